@@ -1,0 +1,323 @@
+"""The job file: one strict, typed tree. YAML goes in, the resolved YAML goes out with the run.
+
+Every field says what it is for; an unknown field is an error. Fields marked ``execution`` may change between two
+starts of the same run; all others shape the data and are fingerprinted (DESIGN: two kinds of settings).
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from s3ray.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+Probability = Annotated[float, Field(gt=0, le=1)]
+EXECUTION = {"execution": True}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class GoldConfig(_Section):
+    """The labelled data and how it is split. The three parts share no row."""
+
+    extrapolate: PositiveInt = 300
+    """Rows whose mistakes are shown to the generator (paper: the gold-eval set)."""
+    select: PositiveInt = 200
+    """Rows on which the student's best epoch is chosen."""
+    test: PositiveInt | Literal["all"] = "all"
+    """Rows on which the last student is scored, once, at the end."""
+    seed: int = 0
+    """Which rows are drawn."""
+
+
+class StrategyConfig(_Section):
+    """Where the prompts come from."""
+
+    name: Literal["gold", "zerogen", "goldgen", "s3"] = "s3"
+    """gold: train on gold. zerogen: labels only. goldgen: imitate any gold row. s3: extrapolate mistakes."""
+    rounds: int = Field(default=2, ge=0, le=20)
+    """Extrapolation rounds R (paper: 2). Used by s3."""
+    seed_examples: int = Field(default=400, ge=0)
+    """Accepted examples of the seed set. Used by s3 and goldgen."""
+    per_mistake: PositiveInt = 1
+    """Examples asked for per mistake (paper: 1). Used by s3 where `rows` is not given."""
+    rows: PositiveInt | None = None
+    """Accepted examples in all, for comparisons at equal size. Required by zerogen and goldgen; with s3 it replaces
+    `per_mistake`: the rounds share what the seed set leaves, going over the mistakes as often as it takes."""
+    rationales: bool = True
+    """Ask for reasons behind each label first and put some into every seed prompt (paper, Algorithm 1). Used by s3."""
+    reasons_per_label: PositiveInt = 20
+    """Reasons kept per label (K in Algorithm 1)."""
+    reasons_per_prompt: PositiveInt = 3
+    """Reasons drawn into one seed prompt (k in Algorithm 1)."""
+    candidates_per_row: PositiveFloat = 8.0
+    """How many requests may be spent per accepted example before a stage gives up and says so."""
+
+    @model_validator(mode="after")
+    def _rows_where_needed(self) -> "StrategyConfig":
+        if self.name in ("zerogen", "goldgen") and self.rows is None:
+            raise ValueError(f"strategy {self.name} needs `rows`, the number of examples to write")
+        if self.rows is not None and self.name in ("s3", "goldgen") and self.rows < self.seed_examples:
+            raise ValueError(f"`rows` ({self.rows}) is less than `seed_examples` ({self.seed_examples})")
+        return self
+
+
+class SamplingConfig(_Section):
+    """How the generator decodes (paper: nucleus sampling at temperature 0.9)."""
+
+    temperature: float = Field(default=0.9, ge=0, le=5)
+    """Randomness; 0 is greedy."""
+    top_p: Probability = 0.9
+    """Nucleus mass."""
+    max_tokens: PositiveInt = 256
+    """Longest generation, in tokens; what is cut there is rejected as truncated."""
+
+
+class FakeConfig(_Section):
+    """The fake engine's script, for plumbing and chaos; it proves nothing about quality or speed."""
+
+    tokens_per_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
+    """Speed of one sequence; 0 answers at once."""
+    start_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
+    """Seconds until the engine is ready."""
+    die_after: int | None = Field(default=None, ge=0, json_schema_extra=EXECUTION)
+    """Each engine process dies after this many answers."""
+
+
+class GeneratorConfig(_Section):
+    """The large language model and the engines that host it."""
+
+    engine: Literal["vllm", "fake"] = "vllm"
+    """vllm: the real thing. fake: deterministic text from the request id."""
+    model: str = ""
+    """Hub id, folder, GGUF file, or package:NAME (weights inside an installed package). The fake engine needs none."""
+    prompt_form: Literal["chat", "completion"] = "chat"
+    """chat: messages through the model's chat template. completion: a text to continue, for base and tiny models."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the model decodes."""
+    max_model_len: PositiveInt = 2048
+    """Longest prompt plus generation, in tokens."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", json_schema_extra=EXECUTION)
+    """auto: the model's own on a GPU; on a CPU bfloat16 where the CPU has it, else float32."""
+    engines: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
+    """Engines in the pool, one Ray actor each."""
+    tensor_parallel: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
+    """GPUs per engine."""
+    max_num_seqs: PositiveInt = Field(default=256, json_schema_extra=EXECUTION)
+    """Sequences that one engine decodes at once."""
+    max_num_batched_tokens: PositiveInt = Field(default=8192, json_schema_extra=EXECUTION)
+    """Tokens that one engine step may process."""
+    gpu_memory_utilization: Probability = Field(default=0.9, json_schema_extra=EXECUTION)
+    """Share of the GPU's memory that one engine may take."""
+    kv_cache_gib: PositiveFloat = Field(default=1.0, json_schema_extra=EXECUTION)
+    """Memory for the KV cache of one engine on a CPU, in GiB."""
+    ready_s: PositiveFloat = Field(default=900.0, json_schema_extra=EXECUTION)
+    """How long an engine may take to start."""
+    max_restarts: int = Field(default=3, ge=0, json_schema_extra=EXECUTION)
+    """How often each engine of the pool may be started again after a death."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you read it."""
+    fake: FakeConfig = FakeConfig()
+    """Script of the fake engine."""
+
+
+class CurationConfig(_Section):
+    """Which generations are kept."""
+
+    clean: bool = True
+    """Reject refusals and truncated texts, strip prefaces and quotes, apply the task's word limits."""
+    near_duplicate: Probability | None = 0.95
+    """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
+
+
+class StudentConfig(_Section):
+    """The small model and its training. It starts from the base checkpoint in every round."""
+
+    model: str = "distilbert/distilbert-base-uncased"
+    """Hub id, folder, or package:NAME."""
+    learning_rate: PositiveFloat = 5.0e-5
+    """Peak rate of AdamW; linear warm-up, linear decay."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps spent warming up."""
+    batch_size: PositiveInt = 16
+    """Rows per optimiser step, over all workers."""
+    epochs: PositiveInt = 4
+    """Passes over the training set; the best one on the selection part is kept."""
+    min_steps: int = Field(default=0, ge=0)
+    """At least this many optimiser steps: small sets get more epochs."""
+    max_length: PositiveInt = 128
+    """Longest input in tokens; longer ones are cut (span tasks: windows with a stride)."""
+    workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
+    """Ray Train workers."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you read it."""
+
+
+class PlacementConfig(_Section):
+    """Who holds which devices when."""
+
+    mode: Literal["split", "swap"] = Field(default="swap", json_schema_extra=EXECUTION)
+    """split: engines and train workers on disjoint devices. swap: all devices generate, then all train."""
+
+
+class ClusterConfig(_Section):
+    """The Ray cluster to run on."""
+
+    address: str = Field(default="auto", json_schema_extra=EXECUTION)
+    """auto: the cluster this process belongs to or that runs on this machine, else one is started here. local: always
+    start one here. HOST:PORT: that cluster."""
+
+
+class RunConfig(_Section):
+    """One run: one task, one strategy, one generator, one student, one seed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, json_schema_extra=EXECUTION)
+    """Name of the run and of its folder."""
+    task: str
+    """Name of a builtin task, or path of a task YAML."""
+    data: str | None = None
+    """Folder with train, validation and test files (.jsonl, .csv or .parquet); replaces the task's own source."""
+    gold: GoldConfig = GoldConfig()
+    """The labelled data."""
+    strategy: StrategyConfig = StrategyConfig()
+    """Where the prompts come from."""
+    generator: GeneratorConfig = GeneratorConfig()
+    """The large language model."""
+    curation: CurationConfig = CurationConfig()
+    """Which generations are kept."""
+    student: StudentConfig = StudentConfig()
+    """The small model."""
+    placement: PlacementConfig = PlacementConfig()
+    """Who holds which devices when."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Where it runs."""
+    store: str = Field(default="runs", json_schema_extra=EXECUTION)
+    """Folder that gets one folder per run; every node must reach it."""
+    seed: int = 0
+    """Seed of generation and training."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether this run needs a generator at all."""
+        return self.strategy.name != "gold"
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read a job file.
+
+    ``overrides`` maps dotted fields (``generator.engines``) to values and wins over the file.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        node = raw
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError("is not a section", where=str(path), field=parent, hint=f"cannot set {dotted}")
+        node[last] = value
+    return validate(RunConfig, raw, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something other than a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("cannot be read", where=str(path), value=error.strerror or "", hint="Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"is not valid YAML{line}: {problem}", where=str(path), hint="Mend the file.") from error
+    if not isinstance(raw, dict):
+        raise InputError("holds no fields", where=str(path), hint="Start from jobs/quickstart.yaml.")
+    return raw
+
+
+def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:
+    """Build a pydantic model, turning the first problem into one message with file, field, value and a way out."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = [str(part) for part in first["loc"]]
+        field = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            names = _names_beside(model, first["loc"][:-1])
+            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Valid here: {', '.join(names)}."
+            raise InputError("unknown field", where=where, field=field, hint=hint) from None
+        if first["type"] == "missing":
+            raise InputError("is missing", where=where, field=field, hint=_doc_of(model, first["loc"])) from None
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[0].lower() + problem[1:]
+        value = "" if isinstance(first["input"], dict) else repr(first["input"])
+        hint = _doc_of(model, first["loc"])
+        raise InputError(problem, where=where, field=field, value=value, hint=hint) from None
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    for part in location:
+        info = model.model_fields.get(str(part))
+        annotation = info.annotation if info else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model
+
+
+def _names_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    section = _model_at(model, location)
+    return list(section.model_fields) if section else []
+
+
+def _doc_of(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    section = _model_at(model, location[:-1]) if location else None
+    info = section.model_fields.get(str(location[-1])) if section else None
+    return " ".join(info.description.split()) if info and info.description else ""
+
+
+def data_shaping(section: BaseModel) -> dict[str, Any]:
+    """The settings of a config that shape the data, as plain values; execution settings are left out."""
+    shaping: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("execution"):
+            continue
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            nested = data_shaping(value)
+            if nested:
+                shaping[name] = nested
+        else:
+            shaping[name] = value
+    return shaping
+
+
+def fingerprint(shaping: dict[str, Any]) -> str:
+    """A short, stable name (16 hex digits) for settings that shape the data."""
+    text = json.dumps(shaping, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The resolved config, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,72 @@
+"""Every error that s3ray raises on purpose, named by the boundary that was crossed.
+
+    S3RayError
+    ├── InputError          what the user gave is wrong; nothing was started            exit code 2
+    └── RunError            the run could not go on; what is on disk is safe            exit code 3
+        ├── PoolError       no engine is left, or none became ready in time
+        ├── TrainerError    Ray Train could not finish a student
+        └── StoreError      the run folder could not be read or written
+    EngineDeadError         inside a generator actor: the engine process is gone for good
+    RequestRefusedError     inside a generator actor: the engine will never answer this request
+
+All of them survive pickling: every argument goes to ``Exception.__init__`` and the text is made in ``__str__``.
+"""
+
+
+class S3RayError(Exception):
+    """Base of the errors that end a command with a message instead of a traceback."""
+
+    exit_code = 3
+
+
+class InputError(S3RayError):
+    """Something the user gave cannot be used: says where (file, field), what (value), why, and a way out."""
+
+    exit_code = 2
+
+    def __init__(self, problem: str, where: str = "", field: str = "", value: str = "", hint: str = "") -> None:
+        super().__init__(problem, where, field, value, hint)
+        self.problem = problem
+        self.where = where
+        self.field = field
+        self.value = value
+        self.hint = hint
+
+    def __str__(self) -> str:
+        head = ": ".join(part for part in (self.where, self.field) if part)
+        text = f"{head}: {self.problem}" if head else self.problem
+        if self.value:
+            text += f" (got {self.value})"
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class RunError(S3RayError):
+    """A run that started cannot finish. ``safe`` says what is on disk, ``hint`` how to go on."""
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.hint}" if self.hint else self.problem
+
+
+class PoolError(RunError):
+    """The generator pool has no engine left, or none became ready within its limit."""
+
+
+class TrainerError(RunError):
+    """Ray Train could not finish a student."""
+
+
+class StoreError(RunError):
+    """The run folder could not be read or written."""
+
+
+class EngineDeadError(Exception):
+    """The engine behind an actor is gone; the actor's process must end so that a fresh one can take its place."""
+
+
+class RequestRefusedError(Exception):
+    """The engine refused one request (too long, say) and will refuse it again; the engine itself is healthy."""

@@ -1,0 +1,274 @@
+"""The values that cross a process boundary: frozen, picklable, and free of heavy imports.
+
+Words are the paper's (S3, arXiv 2310.13671): a *mistake* is a gold example that the student answers wrongly, *seed*
+examples are written without looking at mistakes, *extrapolated* ones are written from a mistake.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """Where an example comes from."""
+
+    GOLD = "gold"
+    SEED = "seed"
+    EXTRAPOLATED = "extrapolated"
+    IMITATED = "imitated"
+
+
+class RejectionReason(StrEnum):
+    """Why a generation does not become an example. The list is closed: reports must balance over it."""
+
+    EMPTY = "empty"
+    REFUSAL = "refusal"
+    TRUNCATED = "truncated"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    UNPARSABLE = "unparsable"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    COPY_OF_PARENT = "copy_of_parent"
+    COPY_OF_GOLD = "copy_of_gold"
+    SURPLUS = "surplus"
+
+
+class FailureReason(StrEnum):
+    """Why a request never became a generation. The list is closed."""
+
+    REFUSED_BY_ENGINE = "refused_by_engine"
+    ENGINE_LOST = "engine_lost"
+    TIMEOUT = "timeout"
+
+
+class OutcomeStatus(StrEnum):
+    """The three ways in which a request can end."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """An answer of extractive question answering: its text and its first character's place in the context."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who wrote an example, in which round, and from which gold example (``parent`` is its id)."""
+
+    source: Source
+    round: int = 0
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One labelled row of a task.
+
+    ``fields`` maps the task's input fields to texts. Classification sets ``label`` (a label's *name*, never its
+    number); extractive question answering sets ``answers`` (several for gold rows that have several references).
+    """
+
+    id: str
+    fields: Mapping[str, str]
+    label: str | None = None
+    answers: tuple[Span, ...] = ()
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """A gold example that the student got wrong: the input of error extrapolation (paper, Algorithm 2).
+
+    ``predicted`` is the label name or answer text that the student gave, ``confidence`` its probability in [0, 1].
+    """
+
+    example: Example
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What to write, not how to word it: the actor renders the prompt from the task's template.
+
+    ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
+    stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
+    prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
+    tasks), ``parent`` the gold example to imitate.
+    """
+
+    id: str
+    index: int
+    stage: str
+    round: int
+    template: str
+    label: str | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+    answer: Span | None = None
+    reasons: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    parent: Example | None = None
+    variant: int = 0
+    group: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A rendered prompt: chat messages (``system`` may be empty) or, for base and tiny models, a text to continue.
+
+    Exactly one of ``user`` and ``text`` is set. ``stop`` are strings at which the completion ends.
+    """
+
+    user: str | None = None
+    system: str = ""
+    text: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What an engine wrote for one request. ``finish_reason`` is ``stop`` or ``length`` (cut at ``max_tokens``)."""
+
+    request_id: str
+    text: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """A generation that was read as what the request asked for: the written text, cleaned."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A generation that cannot be used, and why; ``detail`` is for people."""
+
+    reason: RejectionReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one request ended at an engine, as it is journalled.
+
+    ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
+    can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
+    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target).
+    """
+
+    request_id: str
+    index: int
+    status: OutcomeStatus
+    reason: str = ""
+    detail: str = ""
+    text: str = ""
+    raw: str = ""
+    finish_reason: str = ""
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    engine: str = ""
+    attempt: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """The limits that an engine resolved, whatever was asked for; they go into every report."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    num_kv_tokens: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The metrics of a student on one part of gold, in [0, 1]; ``main`` names the one that decides."""
+
+    main: str
+    values: Mapping[str, float]
+    num_examples: int
+
+    @property
+    def value(self) -> float:
+        """The metric that decides."""
+        return self.values[self.main]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentJob:
+    """One student to train from the base checkpoint, as paths that every worker can reach.
+
+    The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on
+    ``mine_path`` (absent for the last student), and scored on ``test_path`` only where that is given. Files are
+    example tables (``dataset.table_from_examples``). The folder ``output`` receives model, tokenizer and mistakes.
+    """
+
+    round: int
+    train_path: str
+    select_path: str
+    mine_path: str | None
+    test_path: str | None
+    output: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """One epoch of training: mean loss per row, score on the selection part, seconds."""
+
+    epoch: int
+    loss: float
+    select: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentResult:
+    """A trained student: scores, mistakes found, and where the seconds went (``start``, ``train``, ``score``)."""
+
+    round: int
+    num_rows: int
+    best_epoch: int
+    epochs: tuple[EpochReport, ...]
+    select: Score
+    mine: Score | None
+    test: Score | None
+    mistakes: tuple[Mistake, ...]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """What became of a round's requests. ``requested = accepted + sum(rejected) + sum(failed)``, or it is refused."""
+
+    round: int
+    requested: int
+    accepted: int
+    rejected: Mapping[str, int]
+    failed: Mapping[str, int]
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    generate_s: float
+
+    def __post_init__(self) -> None:
+        ended = self.accepted + sum(self.rejected.values()) + sum(self.failed.values())
+        if ended != self.requested:
+            raise ValueError(f"round {self.round} does not balance: {self.requested} requested, {ended} ended")
