@@ -7,6 +7,7 @@ starts of the same run; all others shape the data and are fingerprinted (DESIGN:
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from s3ray.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 Probability = Annotated[float, Field(gt=0, le=1)]
-EXECUTION = {"execution": True}
+EXECUTION: dict[str, Any] = {"execution": True}
 
 
 class _Section(BaseModel):
@@ -241,7 +242,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError("cannot be read", where=str(path), value=error.strerror or "", hint="Check the path.") from error
+        raise InputError(
+            "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -312,7 +315,7 @@ def data_shaping(section: BaseModel) -> dict[str, Any]:
     return shaping
 
 
-def fingerprint(shaping: dict[str, Any]) -> str:
+def fingerprint(shaping: Mapping[str, Any]) -> str:
     """A short, stable name (16 hex digits) for settings that shape the data."""
     text = json.dumps(shaping, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -321,3 +324,15 @@ def fingerprint(shaping: dict[str, Any]) -> str:
 def to_yaml(config: BaseModel) -> str:
     """The resolved config, every default spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def data_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two trees of data-shaping settings, one line per field."""
+    lines: list[str] = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += data_changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name} was {before!r}, is {after!r}")
+    return lines

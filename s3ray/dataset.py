@@ -1,14 +1,30 @@
-"""Example tables: how rows of a task lie in Parquet, the same for gold, synthetic and exported data.
+"""The training set of a round: which texts are kept, and how rows lie in Parquet.
+
+Example tables are the same for gold, synthetic and exported data.
 
 Columns: ``id``, one string column per input field of the task, ``label`` (classification) or ``answers`` (span: a
 list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from s3ray.types import Example, Origin, Source, Span
+from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.stage import Verdict
+from s3ray.tasks import Task
+from s3ray.types import (
+    Example,
+    GenerationRequest,
+    Mistake,
+    Origin,
+    Outcome,
+    OutcomeStatus,
+    Rejection,
+    RejectionReason,
+    Source,
+    Span,
+)
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())]))
 
@@ -46,3 +62,157 @@ def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]
         )
         for row in table.to_pylist()
     ]
+
+
+class ExampleJudge:
+    """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before."""
+
+    def __init__(
+        self, task: Task, gold: Iterable[Example], kept: Iterable[Example], near_duplicate: float | None
+    ) -> None:
+        """``kept`` are the synthetic rows of earlier rounds and stages."""
+        self.examples: list[Example] = []
+        self._task = task
+        self._gold = DuplicateIndex(near_duplicate)
+        self._synthetic = DuplicateIndex(near_duplicate)
+        for example in gold:
+            self._gold.add(example.id, example.fields[task.written])
+        for example in kept:
+            self._synthetic.add(example.id, example.fields[task.written], scope=self._scope(example.fields))
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep the text as an example, or say which row it copies."""
+        copied = self._gold.find(outcome.text)
+        if copied is not None:
+            return Rejection(reason=RejectionReason.COPY_OF_GOLD, detail=f"of {copied[1]}")
+        scope = self._scope(request.context)
+        copied = self._synthetic.find(outcome.text, scope=scope)
+        if copied is not None:
+            return Rejection(reason=copied[0], detail=f"of {copied[1]}")
+        example = self._task.example(request, outcome.text)
+        self._synthetic.add(example.id, outcome.text, scope=scope)
+        self.examples.append(example)
+        return None
+
+    def _scope(self, fields: Mapping[str, str]) -> str:
+        return "\x1f".join(fields[name] for name in self._task.context_fields)
+
+
+class ReasonJudge:
+    """Collects reasons per label until there are K of each (paper, Algorithm 1, step 1)."""
+
+    def __init__(self, task: Task, num_per_label: int) -> None:
+        self.reasons: dict[str, list[str]] = {label: [] for label in task.labels}
+        self._task = task
+        self._num_per_label = num_per_label
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep the reasons of an answer that are new."""
+        kept = self.reasons[request.label or ""]
+        read = self._task.read_reasons(outcome.text)
+        if not read:
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no reason in it")
+        known = {reason.casefold() for reason in kept}
+        new = [reason for reason in dict.fromkeys(read) if reason.casefold() not in known]
+        if not new:
+            return Rejection(reason=RejectionReason.DUPLICATE, detail="only reasons that were known")
+        kept.extend(new[: self._num_per_label - len(kept)])
+        return None
+
+
+def table_from_mistakes(mistakes: Sequence[Mistake], fields: Sequence[str], has_labels: bool) -> pa.Table:
+    """An example table with two more columns: ``predicted`` and ``confidence``."""
+    table = table_from_examples((mistake.example for mistake in mistakes), fields, has_labels)
+    table = table.append_column("predicted", pa.array([mistake.predicted for mistake in mistakes], pa.string()))
+    return table.append_column("confidence", pa.array([mistake.confidence for mistake in mistakes], pa.float64()))
+
+
+def mistakes_from_table(table: pa.Table, fields: Sequence[str]) -> list[Mistake]:
+    """Read a table that ``table_from_mistakes`` wrote."""
+    examples = examples_from_table(table, fields)
+    columns = zip(examples, table["predicted"].to_pylist(), table["confidence"].to_pylist(), strict=True)
+    return [
+        Mistake(example=example, predicted=predicted, confidence=confidence)
+        for example, predicted, confidence in columns
+    ]
+
+
+_OUTCOME_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("index", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("text", pa.string()),
+        ("raw", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_prompt_tokens", pa.int64()),
+        ("num_cached_tokens", pa.int64()),
+        ("num_output_tokens", pa.int64()),
+        ("engine", pa.string()),
+        ("attempt", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+
+
+def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
+    """One chunk of the journal, a row per outcome."""
+    names = _OUTCOME_SCHEMA.names
+    columns = {name: [getattr(outcome, name) for outcome in outcomes] for name in names}
+    columns["status"] = [outcome.status.value for outcome in outcomes]
+    return pa.table(columns, schema=_OUTCOME_SCHEMA)
+
+
+def outcomes_from_table(table: pa.Table) -> list[Outcome]:
+    """Read a chunk of the journal."""
+    return [Outcome(**row | {"status": OutcomeStatus(row["status"])}) for row in table.to_pylist()]
+
+
+def requests_table(verdicts: Sequence[Verdict]) -> pa.Table:
+    """What was asked and how it ended, a row per request, in the order of the sequence."""
+    rows = [
+        {
+            "request_id": verdict.request.id,
+            "index": verdict.request.index,
+            "stage": verdict.request.stage,
+            "template": verdict.request.template,
+            "label": verdict.request.label,
+            "parent": verdict.request.parent.id if verdict.request.parent else None,
+            "variant": verdict.request.variant,
+            "seed": verdict.request.seed,
+            "status": verdict.status.value,
+            "reason": verdict.reason,
+            "engine": verdict.outcome.engine,
+            "num_output_tokens": verdict.outcome.num_output_tokens,
+            "seconds": verdict.outcome.seconds,
+        }
+        for verdict in verdicts
+    ]
+    names = ("request_id", "stage", "template", "label", "parent", "status", "reason", "engine")
+    types = dict.fromkeys(names, pa.string()) | {"seconds": pa.float64()}
+    order = ["request_id", "index", "stage", "template", "label", "parent", "variant", "seed", "status", "reason"]
+    order += ["engine", "num_output_tokens", "seconds"]
+    return pa.Table.from_pylist(rows, schema=pa.schema([(name, types.get(name, pa.int64())) for name in order]))
+
+
+def rejected_table(verdicts: Sequence[Verdict]) -> pa.Table:
+    """What was not kept and why, with the text as cleaned and as the engine wrote it."""
+    names = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
+    rows = [
+        {
+            "request_id": verdict.request.id,
+            "stage": verdict.request.stage,
+            "status": verdict.status.value,
+            "reason": verdict.reason,
+            "detail": verdict.detail,
+            "label": verdict.request.label,
+            "parent": verdict.request.parent.id if verdict.request.parent else None,
+            "text": verdict.outcome.text,
+            "raw": verdict.outcome.raw,
+        }
+        for verdict in verdicts
+        if verdict.status is not OutcomeStatus.ACCEPTED
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))

@@ -216,7 +216,7 @@ class StudentJob:
     """One student to train from the base checkpoint, as paths that every worker can reach.
 
     The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on
-    ``mine_path`` (absent for the last student), and scored on ``test_path`` only where that is given. Files are
+    ``mine_path``, and scored on ``test_path`` where that is given (the last student's alone). Files are
     example tables (``dataset.table_from_examples``). The folder ``output`` receives model, tokenizer and mistakes.
     """
 

@@ -1,0 +1,118 @@
+"""The command line: run, plan, status, report, export.
+
+Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
+safe; 130 interrupted.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from s3ray.config import RunConfig, load_config
+from s3ray.errors import InputError, S3RayError
+from s3ray.store import RunStore
+
+app = typer.Typer(
+    name="s3ray",
+    help="Let a large language model write the training set of a small model, guided by the small model's mistakes.\n\n"
+    "Start with: s3ray plan jobs/quickstart.yaml, then s3ray run jobs/quickstart.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file such as jobs/quickstart.yaml.", metavar="JOB.yaml")]
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", metavar="RUN")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder; default: the job's store and name.", metavar="DIR")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one field, e.g. --set generator.engines=4.", metavar="FIELD=VALUE"),
+]
+
+
+@app.command()
+def run(job: JobFile, out: Out = None, set_: Settings = None) -> None:
+    """Run a job to the end, or go on where an interrupted start of it stopped.
+
+    Live progress on a terminal, plain lines elsewhere. Ends with a table of the rounds; the folder then holds the
+    student, the dataset, metrics.json and report.html.
+    """
+    # Ray, torch and transformers take seconds to import: a mistyped job file is refused before that.
+    config = _load(job, set_)
+    from s3ray.running import run_job
+
+    run_job(config, str(job), _folder(config, out), Console())
+
+
+@app.command()
+def plan(job: JobFile, out: Out = None, set_: Settings = None) -> None:
+    """Check a job and say what would be started, without starting it."""
+    config = _load(job, set_)
+    from s3ray.running import plan_job
+
+    plan_job(config, str(job), _folder(config, out), Console())
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Say where a run stands: running, finished or interrupted, and what is on disk."""
+    from s3ray.monitor.summary import status_text
+
+    Console().print(status_text(RunStore.existing(run), time.time()))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report: one HTML page that needs no network."""
+    from s3ray.monitor.report import write_report
+
+    Console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder; default: dataset/ in the run.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Write the synthetic dataset of a run: Parquet and a dataset card, for datasets.load_dataset."""
+    from s3ray.export import export_dataset
+
+    Console().print(f"Dataset: {export_dataset(RunStore.existing(run), out)}", soft_wrap=True)
+
+
+def _load(job: Path, settings: list[str] | None) -> RunConfig:
+    return load_config(job, dict(_setting(text) for text in settings or ()))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
+    return field, yaml.safe_load(value)
+
+
+def _folder(config: RunConfig, out: Path | None) -> Path:
+    return out if out is not None else Path(config.store) / config.name
+
+
+def main() -> None:
+    """Entry point: errors that s3ray raises on purpose end as a message and an exit code, not as a traceback."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except S3RayError as error:
+        console.print(f"s3ray: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("s3ray: interrupted; the same command goes on from here.", markup=False)
+        sys.exit(130)

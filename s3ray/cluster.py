@@ -1,0 +1,109 @@
+"""Joining or starting a Ray cluster, and what its nodes have."""
+
+import os
+import socket
+
+import ray
+import torch
+
+from s3ray.errors import InputError
+from s3ray.generator.placement import NodeFacts
+
+_CONNECT_S = 5.0
+
+
+def connect(address: str, where: str = "") -> str:
+    """Join or start a cluster as ``cluster.address`` says; returns a few words that say which.
+
+    Raises:
+        InputError: no Ray cluster answers at the address.
+    """
+    return join_running(address, where) or _start()
+
+
+def join_running(address: str, where: str = "") -> str | None:
+    """Join the cluster that ``cluster.address`` means, if there is one; returns a few words that say which.
+
+    Raises:
+        InputError: the address names a cluster and none answers there.
+    """
+    if address == "local":
+        return None
+    if address != "auto":
+        _require_listener(address, where)
+        return _join(address, where)
+    if os.environ.get("RAY_ADDRESS"):
+        return _join(os.environ["RAY_ADDRESS"], where)
+    try:
+        return _join("auto", where)
+    except InputError:
+        return None
+
+
+def node_facts() -> list[NodeFacts]:
+    """The living nodes of the joined cluster, in a stable order."""
+    nodes = [
+        NodeFacts(
+            node_id=node["NodeID"],
+            num_cpus=int(node["Resources"].get("CPU", 0)),
+            num_gpus=int(node["Resources"].get("GPU", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: node.node_id)
+
+
+def local_facts() -> list[NodeFacts]:
+    """This machine as the only node: what a locally started Ray would have."""
+    return [NodeFacts(node_id="local", num_cpus=_num_cores(), num_gpus=torch.cuda.device_count())]
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _join(address: str, where: str) -> str:
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "Start one with `ray start --head`, or set cluster.address to local."
+        raise InputError(
+            f"no Ray cluster answers there: {str(error).splitlines()[0]}",
+            where=where,
+            field="cluster.address",
+            value=address,
+            hint=hint,
+        ) from error
+    return f"on the Ray cluster at {context.address_info['gcs_address']}"
+
+
+def _start() -> str:
+    ray.init(
+        address="local",
+        num_cpus=_num_cores(),
+        num_gpus=torch.cuda.device_count(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    return "on a Ray cluster started on this machine"
+
+
+def _require_listener(address: str, where: str) -> None:
+    """Ray retries an address where nobody listens for a minute; this answers at once."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        hint = "Write HOST:PORT (6379 is the port of `ray start --head`), auto, or local."
+        raise InputError("is no address", where=where, field="cluster.address", value=address, hint=hint)
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        hint = "Check host and port; `ray start --head` prints them."
+        raise InputError(
+            f"nobody listens there ({error.strerror or error})",
+            where=where,
+            field="cluster.address",
+            value=address,
+            hint=hint,
+        ) from error

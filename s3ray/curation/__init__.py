@@ -1,0 +1,1 @@
+"""Which generations are kept: cleaning of one text, and copies among many."""

@@ -1,0 +1,290 @@
+"""The rounds, in the order of the paper (S3, arXiv 2310.13671, Algorithms 1 to 3). No Ray, torch or vLLM import.
+
+Every step leaves its result on disk before the next begins and is passed over if it is there, so the same command
+goes on after any interruption. Only the driver writes the run folder's rounds and students.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from s3ray.config import RunConfig
+from s3ray.dataset import (
+    ExampleJudge,
+    ReasonJudge,
+    examples_from_table,
+    mistakes_from_table,
+    outcomes_from_table,
+    rejected_table,
+    requests_table,
+    table_from_examples,
+    table_from_mistakes,
+    table_from_outcomes,
+)
+from s3ray.errors import RunError
+from s3ray.monitor.events import EventLog
+from s3ray.stage import Judge, Stage, StagePlan, Verdict
+from s3ray.store import RunStore
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import RoundContext
+from s3ray.tasks import Task
+from s3ray.tasks.gold import GoldSplit
+from s3ray.types import Example, Mistake, Outcome, OutcomeStatus, StudentJob, StudentResult
+
+
+class Generator(Protocol):
+    """What the driver needs of a pool of engines."""
+
+    def generate(self, source: Stage) -> Iterator[list[Outcome]]:
+        """Answer the requests of a stage; yields outcomes as they arrive."""
+        ...
+
+    def pause(self) -> None:
+        """Make way for training; the next ``generate`` brings the engines back."""
+        ...
+
+
+class Trainer(Protocol):
+    """What the driver needs of student training."""
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """Train one student from the base checkpoint and mine its mistakes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the driver puts together."""
+
+    config: RunConfig
+    task: Task
+    gold: GoldSplit
+    store: RunStore
+    events: EventLog
+    fingerprint: str
+    generator: Generator
+    trainer: Trainer
+
+
+class Driver:
+    """Runs the rounds of one run to the end, from wherever the folder stands."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._store = parts.store
+        self._task = parts.task
+        self._strategy = make_strategy(parts.config.strategy)
+
+    def run(self) -> None:
+        """Do what is left of every round: write, train, find mistakes.
+
+        Raises:
+            RunError: the run cannot go on; everything finished so far is on disk.
+        """
+        self._keep_gold()
+        for round_ in range(self._strategy.last_round + 1):
+            if round_ not in self._store.rounds():
+                self._write_round(round_)
+            if round_ not in self._store.students():
+                self._train_student(round_)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        self._parts.events.emit(event, **fields)
+
+    def _keep_gold(self) -> None:
+        gold = self._parts.gold
+        parts = {"extrapolate": gold.extrapolate, "select": gold.select, "test": gold.test}
+        for part, examples in parts.items():
+            if not self._store.has(self._store.gold(part)):
+                self._store.write_table(self._store.gold(part), self._table(examples))
+
+    def _table(self, examples: Sequence[Example]) -> pa.Table:
+        return table_from_examples(examples, self._task.fields, self._task.has_labels)
+
+    # -- writing a round -------------------------------------------------------------------------------------------
+
+    def _write_round(self, round_: int) -> None:
+        """All stages of a round, then its tables, then the marker that closes it."""
+        started = time.monotonic()
+        config = self._parts.config
+        context = self._context(round_)
+        verdicts: list[Verdict] = []
+        stages: dict[str, dict[str, Any]] = {}
+        reason_plan = self._strategy.reason_stage(context)
+        if reason_plan is not None:
+            reasons = ReasonJudge(self._task, config.strategy.reasons_per_label)
+            stages[reason_plan.name] = self._run_stage(round_, reason_plan, reasons, verdicts)
+            self._store.write_json(self._store.in_round(round_, "reasons.json"), reasons.reasons)
+            context = self._context(round_, reasons.reasons)
+        gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
+        judge = ExampleJudge(self._task, gold, self._synthetic(round_), config.curation.near_duplicate)
+        for plan in self._strategy.example_stages(context):
+            stages[plan.name] = self._run_stage(round_, plan, judge, verdicts)
+        self._close_round(round_, judge.examples, verdicts, stages, time.monotonic() - started)
+
+    def _context(self, round_: int, reasons: Mapping[str, Sequence[str]] | None = None) -> RoundContext:
+        config = self._parts.config
+        return RoundContext(
+            round=round_,
+            task=self._task,
+            gold=self._parts.gold.extrapolate,
+            contexts=self._parts.gold.contexts,
+            mistakes=self._mistakes(round_ - 1),
+            reasons=reasons or {},
+            with_reasons=self._task.has_reasons(config.generator.prompt_form),
+            fingerprint=self._parts.fingerprint,
+            seed=config.seed,
+        )
+
+    def _mistakes(self, student: int) -> list[Mistake]:
+        """Mistakes on gold, never on synthetic rows: what is extrapolated stays anchored in real data."""
+        name = self._store.in_student(student, "mistakes.parquet")
+        return mistakes_from_table(self._store.read_table(name), self._task.fields) if student >= 0 else []
+
+    def _synthetic(self, num_rounds: int) -> list[Example]:
+        """The synthetic rows of the first ``num_rounds`` rounds."""
+        tables = [self._store.read_table(self._store.in_round(num, "accepted.parquet")) for num in range(num_rounds)]
+        return [example for table in tables for example in examples_from_table(table, self._task.fields)]
+
+    def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, verdicts: list[Verdict]) -> dict[str, Any]:
+        """One stage to its end. Outcomes are on disk before they count."""
+        started = time.monotonic()
+        chunks = self._store.read_chunks(round_, plan.name)
+        known = [outcome for chunk in chunks for outcome in outcomes_from_table(chunk)]
+        stage = Stage(plan, judge, known)
+        place = {"round": round_, "phase": "generate", "stage": plan.name}
+        self._emit("stage_started", **place, target=plan.target, known=len(known))
+        stage.replay()
+        if not stage.finished:
+            for outcomes in self._parts.generator.generate(stage):
+                name = self._store.write_chunk(round_, plan.name, table_from_outcomes(outcomes))
+                stage.settle(outcomes)
+                counts = _chunk_counts(outcomes)
+                self._emit(
+                    "chunk_written", **place, chunk=name, **counts, accepted=stage.num_accepted, target=plan.target
+                )
+        verdicts.extend(stage.verdicts)
+        summary = _summary(stage.verdicts) | {"seconds": time.monotonic() - started, "short": stage.missing}
+        self._emit("stage_finished", **place, **summary)
+        return summary
+
+    def _close_round(
+        self,
+        round_: int,
+        examples: Sequence[Example],
+        verdicts: Sequence[Verdict],
+        stages: Mapping[str, Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        store = self._store
+        store.write_table(store.in_round(round_, "requests.parquet"), requests_table(verdicts))
+        store.write_table(store.in_round(round_, "rejected.parquet"), rejected_table(verdicts))
+        store.write_table(store.in_round(round_, "accepted.parquet"), self._table(examples))
+        if self._strategy.trains_on_gold:
+            training = store.read_table(store.gold("extrapolate"))
+        else:
+            names = [store.in_round(num, "accepted.parquet") for num in range(round_ + 1)]
+            training = pa.concat_tables([store.read_table(name) for name in names])
+            if not training.num_rows:
+                raise RunError(
+                    f"round {round_} wrote no example that was kept",
+                    f"See why in {store.path(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
+                    "probably do not suit this generator.",
+                )
+        store.write_table(store.in_round(round_, "train.parquet"), training)
+        written = [verdict for verdict in verdicts if verdict.request.stage != "reasons"]
+        totals = _summary(written) | {"seconds": seconds}
+        report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
+        store.write_json(store.in_round(round_, "round.json"), report)
+        self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
+
+    # -- the student -----------------------------------------------------------------------------------------------
+
+    def _train_student(self, round_: int) -> None:
+        """A fresh student on all rows so far; the test part is read by the last one only."""
+        self._parts.generator.pause()
+        store, config = self._store, self._parts.config
+        is_last = round_ == self._strategy.last_round
+        num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
+        self._emit("student_started", round=round_, phase="train", rows=num_rows, workers=config.student.workers)
+        result = self._parts.trainer.train(
+            StudentJob(
+                round=round_,
+                train_path=str(store.path(store.in_round(round_, "train.parquet"))),
+                select_path=str(store.path(store.gold("select"))),
+                mine_path=str(store.path(store.gold("extrapolate"))),
+                test_path=str(store.path(store.gold("test"))) if is_last else None,
+                output=str(store.path(f"students/{round_}")),
+                seed=config.seed,
+            )
+        )
+        self._keep_student(round_, result)
+
+    def _keep_student(self, round_: int, result: StudentResult) -> None:
+        store, task = self._store, self._task
+        mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
+        store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
+        report = {
+            "round": round_,
+            "rows": result.num_rows,
+            "best_epoch": result.best_epoch,
+            "epochs": [
+                {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
+                for epoch in result.epochs
+            ],
+            "select": dict(result.select.values),
+            "mistakes": len(result.mistakes),
+            "mined": result.mine.num_examples if result.mine else None,
+            "seconds": dict(result.seconds),
+        }
+        test = {"test": dict(result.test.values) if result.test else None}
+        test |= {"num_test": result.test.num_examples if result.test else None}
+        mine = {"mine": dict(result.mine.values) if result.mine else None, "main": result.select.main}
+        store.write_json(store.in_student(round_, "score.json"), report | mine | test)
+        self._emit("student_finished", phase="score", **report)
+        if result.test is not None:
+            values = dict(result.test.values)
+            self._emit("test_scored", round=round_, phase="score", test=values, num_examples=result.test.num_examples)
+
+
+def _chunk_counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    by_status: dict[OutcomeStatus, Counter[str]] = {status: Counter() for status in OutcomeStatus}
+    engines: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        by_status[outcome.status][outcome.reason] += 1
+        engine = engines.setdefault(outcome.engine, Counter())
+        engine["rows"] += 1
+        engine["output_tokens"] += outcome.num_output_tokens
+    return {
+        "rows": len(outcomes),
+        "ok": by_status[OutcomeStatus.ACCEPTED].total(),
+        "rejected": dict(by_status[OutcomeStatus.REJECTED]),
+        "failed": dict(by_status[OutcomeStatus.FAILED]),
+        **_tokens(outcomes),
+        "engines": {name: dict(counts) for name, counts in engines.items()},
+    }
+
+
+def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Counts of requests by how they ended; they balance because every request has exactly one verdict."""
+    rejected = Counter(verdict.reason for verdict in verdicts if verdict.status is OutcomeStatus.REJECTED)
+    failed = Counter(verdict.reason for verdict in verdicts if verdict.status is OutcomeStatus.FAILED)
+    return {
+        "requested": len(verdicts),
+        "accepted": sum(verdict.status is OutcomeStatus.ACCEPTED for verdict in verdicts),
+        "rejected": dict(rejected.most_common()),
+        "failed": dict(failed.most_common()),
+        **_tokens([verdict.outcome for verdict in verdicts]),
+    }
+
+
+def _tokens(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return {
+        "prompt_tokens": sum(outcome.num_prompt_tokens for outcome in outcomes),
+        "cached_tokens": sum(outcome.num_cached_tokens for outcome in outcomes),
+        "output_tokens": sum(outcome.num_output_tokens for outcome in outcomes),
+    }

@@ -1,0 +1,59 @@
+"""What happened in a run, one JSON line an event: the truth that progress, status and the report are made from.
+
+Invariant: an event is in ``events.jsonl`` before any listener hears of it, and its name is one of ``EVENTS``.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from s3ray.store import RunStore
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+# Every event also carries time (unix seconds), run, attempt (1 for the first start of the run) and event.
+EVENTS: dict[str, str] = {
+    "run_started": "A driver took the run up, for the first time or again (resumed).",
+    "engine_starting": "An engine of the pool is loading its model.",
+    "engine_ready": "An engine can take work; its resolved limits are in the event.",
+    "engine_lost": "An engine died with requests in flight; they go to others.",
+    "engine_stopped": "An engine was ended on purpose.",
+    "stage_started": "A stage of a round began, or went on with the outcomes known from disk.",
+    "chunk_written": "A chunk of outcomes is in the journal.",
+    "stage_finished": "A stage has its examples, or gave up and says what is short.",
+    "round_closed": "The round's tables are on disk and its counts balance.",
+    "student_started": "A fresh student is being trained on all rounds so far.",
+    "student_finished": "The student, its score on the selection part and its mistakes are on disk.",
+    "test_scored": "The last student answered the test part, once.",
+    "run_finished": "The run is complete.",
+    "run_failed": "The run could not go on; what is on disk is safe.",
+}
+
+
+class EventLog:
+    """The pen of one attempt of one run."""
+
+    def __init__(self, store: RunStore, run: str, attempt: int, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._run = run
+        self._attempt = attempt
+        self._clock = clock
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Hand every later event to ``listener``, after it is on disk."""
+        self._listeners.append(listener)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event and tell the listeners.
+
+        Raises:
+            ValueError: ``event`` is not in ``EVENTS``.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"unknown event {event!r}; known: {', '.join(EVENTS)}")
+        record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event, **fields}
+        self._store.append_events([record])
+        for listener in self._listeners:
+            listener(record)

@@ -1,0 +1,128 @@
+"""metrics.json: what a run came to, in numbers, gathered from the files of its folder.
+
+Invariant: every round balances (requested = accepted + rejected + failed), or there is no metrics.json.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s3ray.config import read_yaml
+from s3ray.errors import StoreError
+from s3ray.monitor.view import RunView
+from s3ray.store import RunStore
+from s3ray.types import RoundReport
+
+SCHEMA = 1
+_NOTHING_WRITTEN: dict[str, Any] = {
+    "requested": 0,
+    "accepted": 0,
+    "rejected": {},
+    "failed": {},
+    "prompt_tokens": 0,
+    "cached_tokens": 0,
+    "output_tokens": 0,
+    "seconds": 0.0,
+    "stages": {},
+}
+
+
+def run_identity(store: RunStore) -> dict[str, Any]:
+    """Which run this is, read from its folder: the keys that ``build_metrics`` puts in front of the numbers."""
+    config = read_yaml(store.path("config.yaml"))
+    generator, name = config["generator"], config["strategy"]["name"]
+    span = store.has(store.gold("select")) and "answers" in store.read_table(store.gold("select")).column_names
+    return {
+        "run": config["name"],
+        "task": _task_name(config["task"]),
+        "kind": "span" if span else "classification",
+        "strategy": name,
+        "generator": None if name == "gold" else generator["model"] or generator["engine"],
+        "student": config["student"]["model"],
+        "seed": config["seed"],
+        "engines": generator["engines"],
+        "workers": config["student"]["workers"],
+        "fingerprint": store.read_json("fingerprint.json")["fingerprint"],
+    }
+
+
+def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json (schema 1), of a finished run or of what there is of an unfinished one.
+
+    ``identity`` holds the keys of ``run_identity``. A round counts once its round.json or score.json is on disk;
+    scores and mistakes are None while its student is not trained.
+
+    Raises:
+        StoreError: a file cannot be read, or a round does not balance.
+    """
+    view = RunView.replay(store.events())
+    students = {num: store.read_json(store.in_student(num, "score.json")) for num in store.students()}
+    written = {num: store.read_json(store.in_round(num, "round.json")) for num in store.rounds()}
+    rounds = []
+    for num in sorted({*students, *written}):
+        row = written.get(num, _NOTHING_WRITTEN)
+        # The events know the seconds of all attempts, and which of them were spent waiting for engines.
+        generate_s = view.spent.get((num, "generate"), row["seconds"])
+        rounds.append(_round(row, students.get(num), num, generate_s, view.spent[num, "engines"]))
+    last = students[max(students)] if students else None
+    phases = ("generate", "train", "score", "start")
+    return {
+        "schema": SCHEMA,
+        **identity,
+        "metric": last["main"] if last else None,
+        "rounds": rounds,
+        "test": {**last["test"], "num_examples": last["num_test"]} if last and last["test"] else None,
+        "seconds": {"total": view.total_s} | {phase: sum(r["seconds"][phase] for r in rounds) for phase in phases},
+        "attempts": view.attempt,
+        "engines_lost": view.num_lost,
+    }
+
+
+def _task_name(task: str) -> str:
+    """A task given as a file goes by the file's name: metrics and cards are passed on, and no path belongs in them."""
+    return Path(task).stem if task.endswith((".yaml", ".yml")) else task
+
+
+def _round(
+    written: Mapping[str, Any], student: Mapping[str, Any] | None, num: int, generate_s: float, waited_s: float
+) -> dict[str, Any]:
+    _check_balance(num, written)
+    seconds = student["seconds"] if student else {"start": 0.0, "train": 0.0, "score": 0.0}
+    copied = ("requested", "accepted", "rejected", "failed", "prompt_tokens", "cached_tokens", "output_tokens")
+    mined = student["mined"] if student else None
+    # The rate counts the tokens of every stage that took time; the round's own counts leave stage `reasons` out.
+    tokens = sum(stage["output_tokens"] for stage in written["stages"].values())
+    return {
+        "round": num,
+        **{name: written[name] for name in copied},
+        "output_tokens_per_s": tokens / generate_s if generate_s else None,
+        "rows": student["rows"] if student else written.get("rows", 0),
+        "select": student["select"] if student else None,
+        "mistakes": student["mistakes"] if student and mined is not None else None,
+        "mined": mined,
+        "best_epoch": student["best_epoch"] if student else None,
+        "seconds": {
+            "generate": generate_s,
+            "train": seconds["train"],
+            "score": seconds["score"],
+            "start": seconds["start"] + waited_s,
+        },
+        "stages": written["stages"],
+    }
+
+
+def _check_balance(num: int, written: Mapping[str, Any]) -> None:
+    try:
+        RoundReport(
+            round=num,
+            requested=written["requested"],
+            accepted=written["accepted"],
+            rejected=written["rejected"],
+            failed=written["failed"],
+            num_prompt_tokens=written["prompt_tokens"],
+            num_cached_tokens=written["cached_tokens"],
+            num_output_tokens=written["output_tokens"],
+            generate_s=written["seconds"],
+        )
+    except ValueError as error:
+        raise StoreError(str(error), hint="This is a defect of s3ray: please report it with the run folder.") from error

@@ -1,0 +1,164 @@
+"""The report's plots: inline SVG from numbers, coloured by the page's style sheet (classes ``c1`` to ``c8``).
+
+Pure; every text is escaped. Drawn for a width of 460 units, so that letters stay readable on a phone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from s3ray.monitor.progress import duration
+from s3ray.monitor.timeline import Timeline
+
+WIDTH = 460
+ENGINE_COLOURS = ("c1", "c5", "c2", "c4", "c3", "c6")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A coloured piece of a bar: ``colour`` is a class of the style sheet."""
+
+    name: str
+    value: float
+    colour: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A horizontal stacked bar: ``label`` on the left above it, ``note`` on the right."""
+
+    label: str
+    note: str
+    parts: tuple[Part, ...]
+
+
+def stacked_bars(title: str, bars: Sequence[Bar]) -> Markup:
+    """Bars under each other on one scale that starts at zero."""
+    longest = max((sum(part.value for part in bar.parts) for bar in bars), default=0) or 1
+    body = []
+    for i, bar in enumerate(bars):
+        top = i * 44
+        body.append(_text(0, top + 13, bar.label, "label"))
+        body.append(_text(WIDTH, top + 13, bar.note, "value end"))
+        x = 0.0
+        for part in bar.parts:
+            width = part.value / longest * WIDTH
+            body.append(
+                f'<rect class="{part.colour}" x="{x:.1f}" y="{top + 19}" width="{max(width - 1, 0):.1f}" height="14">'
+                f"<title>{escape(part.name)}: {part.value:g}</title></rect>"
+            )
+            x += width
+    return _svg(title, max(len(bars) * 44 - 6, 1), body)
+
+
+def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> Markup:
+    """The score on the selection part by round, and the test score in a column of its own at the end."""
+    values = [*scores.values(), *([] if test is None else [test])]
+    low = max(0.0, math.floor((min(values) - 0.02) * 20) / 20)
+    high = min(1.0, math.ceil((max(values) + 0.03) * 20) / 20)
+    columns = [f"round {num}" for num in scores] + ([] if test is None else ["test"])
+    height = 220
+    step = (WIDTH - _LEFT - _RIGHT) / len(columns)
+    xs = [_LEFT + step * (i + 0.5) for i in range(len(columns))]
+    body = _grid(low, high, height, [f"{tick:.2f}" for tick in _ticks(low, high)])
+    # Many rounds: every other name, so that they do not run into each other.
+    every = math.ceil(len(columns) * 52 / (WIDTH - _LEFT))
+    for i, (x, name) in enumerate(zip(xs, columns, strict=True)):
+        if i % every == 0 or name == "test":
+            body.append(_text(x, height - 10, name, "tick middle"))
+    ys = [_y(value, low, high, height) for value in scores.values()]
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=False))
+    body.append(f'<polyline class="line s1" points="{points}"/>')
+    for x, y, value in zip(xs, ys, scores.values(), strict=False):
+        body.append(f'<circle class="c1" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
+        body.append(_text(x, y - 12, f"{value:.3f}", "value middle"))
+    if test is not None:
+        x, y = xs[-1], _y(test, low, high, height)
+        body.append(f'<path class="c3" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>')
+        body.append(_text(x, y - 11, f"{test:.3f}", "value middle"))
+    return _svg(f"{metric} by round", height, body)
+
+
+def throughput_plot(line: Timeline) -> Markup:
+    """Tokens per second along working time, engines stacked; grey where a student was trained."""
+    height = 220
+    total = line.total
+    high = _ticks(0, max(total) * 1.05)[-1] or 1.0
+    end_s = line.bin_s * len(total)
+    scale = (WIDTH - _LEFT - _RIGHT) / end_s
+    body = []
+    for num, start, stop in line.training:
+        x, width = _LEFT + start * scale, max((stop - start) * scale, 1)
+        body.append(
+            f'<rect class="band" x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{height - _TOP - _BOTTOM}">'
+            f"<title>student {num} is trained: {escape(duration(stop - start))}</title></rect>"
+        )
+    body += _grid(0, high, height, [f"{tick:.0f}" for tick in _ticks(0, high)])
+    base = [0.0] * len(total)
+    stacked = line.rates if len(line.rates) <= len(ENGINE_COLOURS) else {"all engines": total}
+    for colour, (engine, rates) in zip(ENGINE_COLOURS, stacked.items(), strict=False):
+        top = [low + rate for low, rate in zip(base, rates, strict=True)]
+        body.append(_area(base, top, high, height, colour, engine))
+        base = top
+    unit, name = (60.0, "min") if end_s >= 180 else (1.0, "s")
+    for tick in _ticks(0, end_s / unit):
+        if tick * unit <= end_s:
+            body.append(_text(_LEFT + tick * unit * scale, height - 10, f"{tick:g}", "tick middle"))
+    body.append(_text(WIDTH, height - 10, name, "tick end"))
+    return _svg("output tokens per second over time", height, body)
+
+
+def engine_parts(line: Timeline) -> tuple[Part, ...]:
+    """Name, mean rate while writing (tokens/s) and colour of each engine in ``throughput_plot``, for its legend."""
+    if len(line.rates) > len(ENGINE_COLOURS):
+        return (Part(name=f"all {len(line.rates)} engines", value=_mean_busy(line.total), colour="c1"),)
+    pairs = zip(ENGINE_COLOURS, line.rates.items(), strict=False)
+    return tuple(Part(name=engine, value=_mean_busy(rates), colour=colour) for colour, (engine, rates) in pairs)
+
+
+def _mean_busy(rates: Sequence[float]) -> float:
+    busy = [rate for rate in rates if rate > 0]
+    return sum(busy) / len(busy) if busy else 0.0
+
+
+def _area(base: Sequence[float], top: Sequence[float], high: float, height: int, colour: str, name: str) -> str:
+    width = (WIDTH - _LEFT - _RIGHT) / len(top)
+    edges = [(_LEFT + i * width, _LEFT + (i + 1) * width) for i in range(len(top))]
+    upper = [(x, _y(value, 0, high, height)) for pair, value in zip(edges, top, strict=True) for x in pair]
+    lower = [(x, _y(value, 0, high, height)) for pair, value in zip(edges, base, strict=True) for x in pair]
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
+    return f'<polygon class="{colour}" points="{points}"><title>{escape(name)}</title></polygon>'
+
+
+def _grid(low: float, high: float, height: int, labels: Sequence[str]) -> list[str]:
+    lines = []
+    for tick, label in zip(_ticks(low, high), labels, strict=True):
+        y = _y(tick, low, high, height)
+        lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        lines.append(_text(_LEFT - 8, y + 4, label, "tick end"))
+    return lines
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` up to at least ``high``, three to seven of them."""
+    span = max(high - low, 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 5.01)
+    first = math.floor(low / step + 1e-6)
+    return [(first + i) * step for i in range(math.ceil((high - first * step) / step - 1e-6) + 1)]
+
+
+def _y(value: float, low: float, high: float, height: int) -> float:
+    return height - _BOTTOM - (value - low) / max(high - low, 1e-9) * (height - _TOP - _BOTTOM)
+
+
+def _text(x: float, y: float, text: str, style: str) -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _svg(title: str, height: int, body: Sequence[str]) -> Markup:
+    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+    return Markup("").join([Markup(head), *map(Markup, body), Markup("</svg>")])

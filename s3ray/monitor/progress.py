@@ -1,0 +1,236 @@
+"""Progress for people who watch a run: a live table on a terminal, plain lines in a log.
+
+Invariant: shows only what the events say, so that a resumed run shows the same as an undisturbed one.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from s3ray.monitor.events import Event
+from s3ray.monitor.view import RunView, StageView
+
+PLAIN_EVERY_S = 5.0
+
+
+def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress | PlainProgress":
+    """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
+
+    ``view`` is what earlier attempts of the run came to (``RunView.replay``), so that a resumed run shows it.
+    """
+    view = view or RunView()
+    return LiveProgress(console, view) if console.is_terminal else PlainProgress(console, view)
+
+
+class PlainProgress:
+    """One line per milestone, and one at most every ``PLAIN_EVERY_S`` while a stage is being written."""
+
+    def __init__(self, console: Console, view: RunView) -> None:
+        self._console = console
+        self._view = view
+        self._said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        self._view.apply(event)
+        line = milestone(event, self._view)
+        if line is None and event["event"] == "chunk_written" and event["time"] - self._said >= PLAIN_EVERY_S:
+            line = stage_line(self._view)
+        if line is not None:
+            self._said = event["time"]
+            say(self._console, line)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LiveProgress:
+    """A table that is redrawn in place, under the milestones of the run, which stay on the screen."""
+
+    def __init__(self, console: Console, view: RunView, clock: Callable[[], float] = time.time) -> None:
+        self._view = view
+        self._clock = clock
+        # Rich redraws from a thread of its own while the driver's thread folds events in.
+        self._lock = threading.Lock()
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
+        self._live.start()
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        with self._lock:
+            self._view.apply(event)
+            line = milestone(event, self._view)
+        if line is not None:
+            say(self._live.console, line)
+
+    def close(self) -> None:
+        """Take the table off the screen; the milestones stay."""
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        with self._lock:
+            return live_table(self._view, self._clock())
+
+
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: no markup, no colours, no wrapping."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def milestone(event: Event, view: RunView) -> str | None:
+    """The line that stays in the log for this event, or None if it is not worth one."""
+    speak = _MILESTONES.get(event["event"])
+    return speak(event, view) if speak else None
+
+
+def stage_line(view: RunView) -> str:
+    """How far the stage in work is: ``[round 1 extrapolate] 120/200 accepted, 143 tok/s, ETA 35 s``."""
+    stage = view.stage
+    if stage is None:
+        return f"[round {view.round}] {view.phase}"
+    parts = [f"{stage.accepted}{f'/{stage.target}' if stage.target is not None else ''} accepted"]
+    if view.tokens_per_s is not None:
+        parts.append(f"{view.tokens_per_s:.0f} tok/s")
+    if view.eta_s is not None:
+        parts.append(f"ETA {duration(view.eta_s)}")
+    return f"[round {stage.round} {stage.name}] {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``35 s``, ``4 min 10 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counts(by_reason: Mapping[str, int], at_most: int = 20) -> str:
+    """Counts, largest first: ``duplicate 20, truncated 3``; what is beyond ``at_most`` is summed up."""
+    ordered = sorted(((n, reason) for reason, n in by_reason.items() if n), key=lambda item: (-item[0], item[1]))
+    parts = [f"{reason or 'rows'} {n}" for n, reason in ordered[:at_most]]
+    rest = sum(n for n, _ in ordered[at_most:])
+    return ", ".join([*parts, f"other {rest}"] if rest else parts)
+
+
+def scores(values: Mapping[str, float]) -> str:
+    """Metrics as text: ``accuracy 0.812, macro_f1 0.811``."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def _say_run(event: Event, view: RunView) -> str:
+    verb = "goes on" if event["resumed"] else "starts"
+    return f"[run] {event['run']} {verb}: {event['strategy']} on {event['task']}, {event['rounds'] + 1} round(s)"
+
+
+def _say_ready(event: Event, view: RunView) -> str:
+    limits = event["limits"]
+    return (
+        f"[engines] {event['engine']} ready in {duration(event['seconds'])} ({limits['device']}, {limits['dtype']}, "
+        f"{limits['max_num_seqs']} sequences, {limits['max_num_batched_tokens']} tokens a step)"
+    )
+
+
+def _say_lost(event: Event, view: RunView) -> str:
+    return f"[engines] {event['engine']} lost with {event['in_flight']} request(s) in flight: {event['problem']}"
+
+
+def _say_stage(event: Event, view: RunView) -> str:
+    known = f", {event['known']} outcome(s) already on disk" if event["known"] else ""
+    target = "" if event["target"] is None else f" {event['target']} example(s) wanted"
+    return f"[round {event['round']} {event['stage']}] starts:{target or ' reasons wanted'}{known}"
+
+
+def _say_stage_end(event: Event, view: RunView) -> str:
+    short = f"; SHORT of {counts(event['short'])}" if any(event["short"].values()) else ""
+    rejected = f"; rejected {counts(event['rejected'], 4)}" if any(event["rejected"].values()) else ""
+    failed = f"; failed {counts(event['failed'])}" if any(event["failed"].values()) else ""
+    head = f"[round {event['round']} {event['stage']}] done: {event['accepted']} of {event['requested']} accepted"
+    return f"{head} in {duration(event['seconds'])}{rejected}{failed}{short}"
+
+
+def _say_training(event: Event, view: RunView) -> str:
+    return f"[round {event['round']} student] trains on {event['rows']} row(s), {event['workers']} worker(s)"
+
+
+def _say_student(event: Event, view: RunView) -> str:
+    mistakes = "" if event["mined"] is None else f", {event['mistakes']} mistake(s) on {event['mined']} gold rows"
+    took = duration(sum(event["seconds"].values()))
+    return f"[round {event['round']} student] selection {scores(event['select'])}{mistakes} ({took})"
+
+
+def _say_test(event: Event, view: RunView) -> str:
+    return f"[test] {scores(event['test'])} on {event['num_examples']} examples"
+
+
+_MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
+    "run_started": _say_run,
+    "engine_ready": _say_ready,
+    "engine_lost": _say_lost,
+    "stage_started": _say_stage,
+    "stage_finished": _say_stage_end,
+    "student_started": _say_training,
+    "student_finished": _say_student,
+    "test_scored": _say_test,
+    "run_finished": lambda event, view: f"[run] finished in {duration(event['seconds'])}",
+    "run_failed": lambda event, view: f"[run] failed: {event['problem']}",
+}
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------------------
+
+
+def live_table(view: RunView, now: float) -> RenderableType:
+    """What a watcher wants to know at ``now`` (unix seconds), in a few lines."""
+    doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("phase", Text.assemble((f"round {view.round} of {view.last_round}", "bold"), f"  {doing}"))
+    if view.stage is not None and not view.stage.finished:
+        table.add_row("accepted", _stage_bar(view.stage))
+        table.add_row("speed", _speed(view))
+    if view.engines:
+        table.add_row("engines", engines_text(view))
+    if view.rejected(view.round):
+        table.add_row("rejected", counts(view.rejected(view.round), 5))
+    if view.students:
+        table.add_row("selection", scores_by_round(view))
+    table.add_row("running", duration(max(0.0, now - view.attempt_started)))
+    return Group(Text(), table)
+
+
+def engines_text(view: RunView) -> str:
+    """How many engines are in which state: ``2 ready, 1 lost``."""
+    by_state = [(state, list(view.engines.values()).count(state)) for state in ("ready", "starting", "lost", "stopped")]
+    return ", ".join(f"{n} {state}" for state, n in by_state if n)
+
+
+def scores_by_round(view: RunView) -> str:
+    """The first metric of each student on the selection part: ``round 0 accuracy 0.780, round 1 accuracy 0.812``."""
+    firsts = {num: next(iter(event["select"].items())) for num, event in sorted(view.students.items())}
+    return ", ".join(f"round {num} {name} {value:.3f}" for num, (name, value) in firsts.items())
+
+
+def _stage_bar(stage: StageView) -> RenderableType:
+    if stage.target is None:
+        return Text(f"{stage.accepted} of {stage.outcomes} written")
+    row = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(stage.target, 1), completed=stage.accepted, width=30)
+    row.add_row(bar, f"{stage.accepted} / {stage.target}  ({stage.outcomes} written)")
+    return row
+
+
+def _speed(view: RunView) -> str:
+    speed = "waiting for the first chunk" if view.tokens_per_s is None else f"{view.tokens_per_s:.0f} output tokens/s"
+    return speed if view.eta_s is None else f"{speed}, ETA {duration(view.eta_s)}"

@@ -1,0 +1,207 @@
+"""report.html: one page about a run for people, self-contained, made from the files of its folder alone.
+
+Invariant: nothing on the page comes from the network, and every text that a model wrote is escaped.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from s3ray.monitor import examples, plots
+from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.plots import Bar, Part
+from s3ray.monitor.progress import counts, duration
+from s3ray.monitor.timeline import timeline
+from s3ray.monitor.view import RunView
+from s3ray.store import RunStore
+
+_PHASES = (("start", "c7"), ("generate", "c1"), ("train", "c2"), ("score", "c5"))
+_REASON_COLOURS = ("c2", "c4", "c5", "c6", "c3")
+
+
+def write_report(store: RunStore) -> Path:
+    """Write the report of a run, finished or not, and say where it lies.
+
+    Raises:
+        StoreError: a file of the run cannot be read, or a round does not balance.
+        InputError: config.yaml of the run cannot be read.
+    """
+    events = list(store.events())
+    view = RunView.replay(events)
+    metrics = build_metrics(store, run_identity(store))
+    rounds = metrics["rounds"]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(duration=duration, counts=counts, pairs=lambda mapping: list(mapping.items()))
+    source = resources.files("s3ray.monitor").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(
+        m=metrics,
+        result=result_sentence(metrics),
+        unfinished=_unfinished(view),
+        figures=_key_figures(metrics),
+        facts=_facts(store, metrics, view),
+        score_plot=_score_plot(metrics),
+        yields=_yields(rounds),
+        reasons=_reason_rows(rounds),
+        spent=_spent(rounds),
+        line=timeline(events),
+        plots=plots,
+        shorts=_shorts(rounds),
+        data=examples.data_figures(store),
+        stories=examples.stories(store),
+        seeds=examples.seeds(store),
+        given_reasons=_given_reasons(store),
+        made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
+        version=view.about.get("version", ""),
+    )
+    return store.write_text("report.html", page)
+
+
+def result_sentence(metrics: Mapping[str, Any]) -> str:
+    """What came out, in one sentence."""
+    scored = [entry for entry in metrics["rounds"] if entry["select"] is not None]
+    if not scored:
+        return "No student has been trained yet."
+    name = metrics["metric"]
+    first, last = scored[0]["select"][name], scored[-1]["select"][name]
+    if len(scored) == 1:
+        text = f"The student reaches {name} {last:.3f} on the selection part of gold"
+    else:
+        verb = "rose" if last > first else "fell" if last < first else "stayed"
+        text = f"Selection {name} {verb} from {first:.3f} on seed data to {last:.3f} after round {scored[-1]['round']}"
+    if metrics["test"] is None:
+        return f"{text}."
+    return f"{text}; on the test part, read once, the final student scores {metrics['test'][name]:.3f}."
+
+
+def _unfinished(view: RunView) -> str:
+    if view.ended == "finished":
+        return ""
+    if view.ended == "failed":
+        return f"The run failed: {view.problem}"
+    return "This run has not finished: the page shows what is on disk so far."
+
+
+def _key_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(value, name, explanation) of the few numbers that matter most."""
+    rounds, name = metrics["rounds"], metrics["metric"]
+    figures = []
+    if metrics["test"]:
+        figures.append((f"{metrics['test'][name]:.3f}", f"test {name}", f"{metrics['test']['num_examples']} gold rows"))
+    scored = [entry for entry in rounds if entry["select"]]
+    if scored:
+        gain = scored[-1]["select"][name] - scored[0]["select"][name]
+        note = f"{gain:+.3f} since the seed set" if len(scored) > 1 else "one student"
+        figures.append((f"{scored[-1]['select'][name]:.3f}", f"selection {name}", note))
+    requested = sum(entry["requested"] for entry in rounds)
+    if requested:
+        accepted = sum(entry["accepted"] for entry in rounds)
+        figures.append((f"{accepted:,}", "synthetic rows", f"{accepted / requested:.0%} of {requested:,} requests"))
+        tokens = sum(entry["output_tokens"] for entry in rounds)
+        all_tokens = sum((entry["output_tokens_per_s"] or 0) * entry["seconds"]["generate"] for entry in rounds)
+        rate = all_tokens / max(metrics["seconds"]["generate"], 1e-3)
+        figures.append((f"{tokens:,}", "output tokens", f"{rate:,.0f} tokens/s while generating"))
+    note = f"{metrics['attempts']} starts" if metrics["attempts"] > 1 else "in one go"
+    figures.append((duration(metrics["seconds"]["total"]), "working time", note))
+    return figures
+
+
+def _facts(store: RunStore, metrics: Mapping[str, Any], view: RunView) -> list[tuple[str, str]]:
+    gold = {
+        part: store.read_table(store.gold(part)).num_rows
+        for part in ("extrapolate", "select", "test")
+        if store.has(store.gold(part))
+    }
+    lost = f", {metrics['engines_lost']} lost on the way" if metrics["engines_lost"] else ""
+    facts = [
+        ("Task", f"{metrics['task']} ({metrics['kind']})"),
+        ("Strategy", f"{metrics['strategy']}, {len(metrics['rounds'])} of {view.last_round + 1} rounds"),
+        ("Generator", f"{metrics['generator'] or 'none'} on {metrics['engines']} engine(s){lost}"),
+        ("Student", f"{metrics['student']} on {metrics['workers']} worker(s)"),
+        ("Gold", ", ".join(f"{rows} {part}" for part, rows in gold.items()) or "none on disk"),
+        ("Seed", str(metrics["seed"])),
+        ("Fingerprint", metrics["fingerprint"]),
+    ]
+    return facts if metrics["generator"] else [fact for fact in facts if fact[0] != "Generator"]
+
+
+def _score_plot(metrics: Mapping[str, Any]) -> Markup | None:
+    name = metrics["metric"]
+    scores = {entry["round"]: entry["select"][name] for entry in metrics["rounds"] if entry["select"]}
+    return plots.score_plot(name, scores, metrics["test"][name] if metrics["test"] else None) if scores else None
+
+
+def _yields(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[Bar], list[Part]]:
+    """Bars of what became of the requests by round, and their legend with totals."""
+    written = [entry for entry in rounds if entry["requested"]]
+    totals = _totals(written, "rejected")
+    named = [reason for reason, _ in totals.most_common(len(_REASON_COLOURS))]
+    bars = []
+    for entry in written:
+        other = sum(n for reason, n in entry["rejected"].items() if reason not in named)
+        parts = [Part(name="accepted", value=entry["accepted"], colour="c1")]
+        parts += [
+            Part(name=reason, value=entry["rejected"].get(reason, 0), colour=colour)
+            for reason, colour in zip(named, _REASON_COLOURS, strict=False)
+        ]
+        parts += [Part(name="other reasons", value=other, colour="c7")]
+        parts += [Part(name="failed", value=sum(entry["failed"].values()), colour="c8")]
+        note = f"{entry['accepted']} of {entry['requested']} kept ({entry['accepted'] / entry['requested']:.0%})"
+        bars.append(Bar(label=f"round {entry['round']}", note=note, parts=tuple(parts)))
+    return bars, _legend(bars)
+
+
+def _spent(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[Bar], list[Part]]:
+    """Bars of the seconds by phase and round, and their legend with totals."""
+    bars = []
+    for entry in rounds:
+        parts = tuple(Part(name=phase, value=entry["seconds"][phase], colour=colour) for phase, colour in _PHASES)
+        note = duration(sum(part.value for part in parts))
+        bars.append(Bar(label=f"round {entry['round']}", note=note, parts=parts))
+    return bars, _legend(bars)
+
+
+def _legend(bars: Sequence[Bar]) -> list[Part]:
+    totals: dict[tuple[str, str], float] = {}
+    for bar in bars:
+        for part in bar.parts:
+            totals[part.name, part.colour] = totals.get((part.name, part.colour), 0) + part.value
+    return [Part(name=name, value=value, colour=colour) for (name, colour), value in totals.items() if value]
+
+
+def _reason_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int], int]]:
+    """(what became of a request, by round, in all): the rows of the table that must balance."""
+    rows = [("accepted", [entry["accepted"] for entry in rounds])]
+    for kind in ("rejected", "failed"):
+        for reason, _ in _totals(rounds, kind).most_common():
+            rows.append((reason.replace("_", " "), [entry[kind].get(reason, 0) for entry in rounds]))
+    rows.append(("requested", [entry["requested"] for entry in rounds]))
+    return [(name, by_round, sum(by_round)) for name, by_round in rows]
+
+
+def _totals(rounds: Sequence[Mapping[str, Any]], kind: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for entry in rounds:
+        total.update(entry[kind])
+    return +total
+
+
+def _shorts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"Round {entry['round']}, stage {name}, is short of its target: {counts(stage['short'])}."
+        for entry in rounds
+        for name, stage in entry["stages"].items()
+        if any(stage["short"].values())
+    ]
+
+
+def _given_reasons(store: RunStore) -> dict[str, list[str]]:
+    name = store.in_round(0, "reasons.json")
+    return {label: reasons[:4] for label, reasons in store.read_json(name).items()} if store.has(name) else {}

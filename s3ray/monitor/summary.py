@@ -1,0 +1,117 @@
+"""What a run came to, for the terminal: the table at its end, and the state of a run folder at any moment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from s3ray.errors import InputError
+from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, stage_line
+from s3ray.monitor.view import RunView
+from s3ray.store import RunStore
+
+
+def summary_table(metrics: Mapping[str, Any]) -> Table:
+    """The rounds of ``metrics`` (``build_metrics``) as a table of at most 100 columns, readable in a plain log."""
+    title = f"{metrics['run']}: {metrics['strategy']} on {metrics['task']} ({metrics['metric']})"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, width=98, pad_edge=False)
+    for name in ("round", "rows", "mistakes", "select", "test", "generate", "train", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rejected by reason", ratio=1, overflow="fold")
+    main, rounds = metrics["metric"], metrics["rounds"]
+    for entry in rounds:
+        seconds = entry["seconds"]
+        test = metrics["test"] if entry is rounds[-1] else None
+        table.add_row(
+            str(entry["round"]),
+            str(entry["rows"]),
+            "-" if entry["mistakes"] is None else f"{entry['mistakes']}/{entry['mined']}",
+            _score(entry["select"], main),
+            _score(test, main),
+            *(f"{seconds[phase]:.0f} s" for phase in ("generate", "train", "score")),
+            counts({**entry["rejected"], **entry["failed"]}, 3) or "-",
+        )
+    return table
+
+
+def status_text(store: RunStore, now: float) -> RenderableType:
+    """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
+    view = RunView.replay(store.events())
+    state = view.state(now)
+    held = _is_held(store)
+    if held is not None and not view.ended:
+        state = "running" if held else "unknown"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("run", str(view.about.get("run", store.folder.name)))
+    table.add_row("state", _state_text(view, state, now))
+    if state == "running":
+        table.add_row("doing", Text(stage_line(view)))
+    if view.engines and state == "running":
+        table.add_row("engines", engines_text(view))
+    if view.students:
+        table.add_row("selection", scores_by_round(view))
+    if view.test is not None:
+        table.add_row("test", scores(view.test))
+    if view.rejected():
+        table.add_row("rejected", counts(view.rejected()))
+    spent = {phase: seconds for phase, seconds in view.seconds().items() if seconds}
+    if spent:
+        table.add_row("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items()))
+    table.add_row("on disk", _on_disk(store))
+    return Group(table, Text(_what_next(store, state), overflow="fold"))
+
+
+def _score(values: Mapping[str, float] | None, main: str) -> str:
+    return "-" if values is None else f"{values[main]:.3f}"
+
+
+def _state_text(view: RunView, state: str, now: float) -> Text:
+    age = "" if view.updated is None else f", last event {duration(max(0.0, now - view.updated))} ago"
+    attempt = f" (start {view.attempt})" if view.attempt > 1 else ""
+    match state:
+        case "finished":
+            return Text(f"finished{attempt}, after {duration(view.total_s)} of work", style="green")
+        case "failed":
+            return Text(f"failed{attempt}: {view.problem}", style="red")
+        case "running":
+            return Text(f"running{attempt}{age}", style="cyan")
+        case _:
+            return Text(f"not finished{attempt}, and no driver is at work{age}: probably killed", style="yellow")
+
+
+def _is_held(store: RunStore) -> bool | None:
+    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder)."""
+    if not store.has(".lock"):
+        return False
+    try:
+        with store.lock():
+            return False
+    except InputError:
+        return True
+    except PermissionError:
+        return None
+
+
+def _on_disk(store: RunStore) -> str:
+    rounds, students = store.rounds(), store.students()
+    parts = [f"{len(rounds)} finished round(s)", f"{len(students)} student(s)"]
+    chunks = [path for path in store.folder.glob("rounds/*/chunks/*.parquet") if int(path.parts[-3]) not in rounds]
+    if chunks:
+        parts.append(f"{len(chunks)} chunk(s) of the round in work")
+    parts += [name for name in ("dataset", "metrics.json", "report.html") if store.has(name)]
+    return f"{', '.join(parts)}, in {store.folder}"
+
+
+def _what_next(store: RunStore, state: str) -> str:
+    match state:
+        case "finished":
+            data = f"\nTake the data: s3ray export {store.folder} --out DIR" if store.has("dataset") else ""
+            return f"Look at it: s3ray report {store.folder}{data}"
+        case "running":
+            return "Nothing to do. Should it be killed, the same `s3ray run` command goes on from what is on disk."
+    return "Go on with the same `s3ray run` command: what is on disk is kept and not done again."

@@ -1,0 +1,261 @@
+"""What people want to know of a run, folded from its events. Live progress, status and the report read this.
+
+Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
+repeats is set, not added, and the time between two attempts counts for nothing.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from s3ray.monitor.events import Event
+
+RATE_WINDOW_S = 30.0
+SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
+
+State = Literal["running", "finished", "failed", "unknown"]
+Phase = Literal["start", "generate", "train", "score"]
+
+
+@dataclass(slots=True, kw_only=True)
+class StageView:
+    """One stage of one round: how far it is and what its requests became."""
+
+    round: int
+    name: str
+    target: int | None = None
+    accepted: int = 0
+    outcomes: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    output_tokens: int = 0
+    finished: bool = False
+    chunks: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True)
+class RunView:
+    """The state of a run after some of its events.
+
+    ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``engines``
+    maps each engine of the running attempt to ``starting``, ``ready``, ``lost`` or ``stopped``; ``spent`` holds seconds
+    by round and phase, where waiting for engines (``engines``) is apart from the trainer's own ``start``.
+    """
+
+    about: Event = field(default_factory=dict)
+    attempt: int = 0
+    updated: float | None = None
+    attempt_started: float = 0.0
+    total_s: float = 0.0
+    ended: Literal["finished", "failed"] | None = None
+    problem: str = ""
+    round: int = 0
+    stage: StageView | None = None
+    student: int | None = None
+    stages: dict[tuple[int, str], StageView] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
+    num_lost: int = 0
+    closed: dict[int, Event] = field(default_factory=dict)
+    students: dict[int, Event] = field(default_factory=dict)
+    test: dict[str, float] | None = None
+    spent: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
+    _student_s: float = 0.0
+    _points: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    @classmethod
+    def replay(cls, events: Iterable[Event]) -> "RunView":
+        """The view after all of ``events``, oldest first."""
+        view = cls()
+        for event in events:
+            view.apply(event)
+        return view
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in. An event of a name unknown to this version only moves the clock."""
+        if event["attempt"] != self.attempt:
+            self._begin_attempt(event)
+        elif self.updated is not None:
+            self._spend(max(0.0, event["time"] - self.updated))
+        self.updated = event["time"]
+        fold = _FOLDS.get(event["event"])
+        if fold:
+            fold(self, event)
+
+    def state(self, now: float) -> State:
+        """Whether the run goes on at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without a word."""
+        if self.ended:
+            return self.ended
+        return "running" if self.updated is not None and now - self.updated < SILENT_S else "unknown"
+
+    @property
+    def phase(self) -> Phase:
+        """What the run is doing: starting engines, generating, training, or scoring on the test part."""
+        if self.student is not None:
+            return "train"
+        if self._waits_for_engines() or not (self.stages or self.students):
+            return "start"
+        return "score" if self.last_round in self.students else "generate"
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round of this run."""
+        return int(self.about.get("rounds", 0))
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Output tokens per second over the last ``RATE_WINDOW_S`` of chunks of this stage."""
+        return self._rate(2)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until this stage has its target, at its recent rate of acceptance; None where that is unknown."""
+        rate = self._rate(1)
+        if not rate or self.stage is None or self.stage.finished or self.stage.target is None:
+            return None
+        return max(0, self.stage.target - self.stage.accepted) / rate
+
+    def rejected(self, round_: int | None = None) -> Counter[str]:
+        """Rejections of examples by reason, of one round or of all; what stage ``reasons`` lost is no example."""
+        total: Counter[str] = Counter()
+        for stage in self.stages.values():
+            if stage.name != "reasons" and round_ in (None, stage.round):
+                total.update(stage.rejected)
+        return total
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase (``start``, ``generate``, ``train``, ``score``), over all rounds and attempts."""
+        total = dict.fromkeys(("start", "generate", "train", "score"), 0.0)
+        for (_, phase), seconds in self.spent.items():
+            total["start" if phase == "engines" else phase] += seconds
+        return total
+
+    def _begin_attempt(self, event: Event) -> None:
+        self.attempt = event["attempt"]
+        self.attempt_started = event["time"]
+        self.ended, self.problem = None, ""
+        self.stage = self.student = None
+        self.engines.clear()
+        self._points.clear()
+
+    def _spend(self, seconds: float) -> None:
+        self.total_s += seconds
+        if self.student is not None:
+            self._student_s += seconds
+            self.spent[self.student, "train"] += seconds
+        elif self._waits_for_engines():
+            self.spent[max(self.closed, default=-1) + 1, "engines"] += seconds
+        elif self.stage is not None and not self.stage.finished:
+            self.spent[self.stage.round, "generate"] += seconds
+
+    def _waits_for_engines(self) -> bool:
+        states = self.engines.values()
+        return "starting" in states and "ready" not in states
+
+    def _rate(self, column: Literal[1, 2]) -> float | None:
+        if len(self._points) < 2:
+            return None
+        first, last = self._points[0], self._points[-1]
+        return (last[column] - first[column]) / max(last[0] - first[0], 1e-3)
+
+
+def _run_started(view: RunView, event: Event) -> None:
+    view.about = event
+
+
+def _engine(state: str) -> Callable[[RunView, Event], None]:
+    def fold(view: RunView, event: Event) -> None:
+        view.engines[event["engine"]] = state
+        view.num_lost += state == "lost"
+        if state == "ready" and len(view._points) == 1:
+            # The rate of a stage that waited for its engines is measured from the first one that could work.
+            view._points[0] = (event["time"], *view._points[0][1:])
+
+    return fold
+
+
+def _stage_of(view: RunView, event: Event) -> StageView:
+    key = (event["round"], event["stage"])
+    return view.stages.setdefault(key, StageView(round=key[0], name=key[1]))
+
+
+def _stage_started(view: RunView, event: Event) -> None:
+    stage = _stage_of(view, event)
+    stage.target, stage.finished = event["target"], False
+    view.stage, view.round = stage, stage.round
+    view._points = deque([(event["time"], stage.accepted, stage.output_tokens)])
+
+
+def _chunk_written(view: RunView, event: Event) -> None:
+    stage = _stage_of(view, event)
+    name = str(event["chunk"])
+    if name in stage.chunks:
+        return
+    stage.chunks.add(name)
+    stage.accepted = event["accepted"]
+    stage.outcomes += event["rows"]
+    stage.rejected.update(event["rejected"])
+    stage.failed.update(event["failed"])
+    stage.output_tokens += event["output_tokens"]
+    points = view._points
+    points.append((event["time"], stage.accepted, stage.output_tokens))
+    while len(points) > 2 and points[1][0] <= event["time"] - RATE_WINDOW_S:
+        points.popleft()
+
+
+def _stage_finished(view: RunView, event: Event) -> None:
+    stage = _stage_of(view, event)
+    stage.accepted, stage.outcomes = event["accepted"], event["requested"]
+    stage.rejected, stage.failed = Counter(event["rejected"]), Counter(event["failed"])
+    stage.output_tokens, stage.finished = event["output_tokens"], True
+
+
+def _round_closed(view: RunView, event: Event) -> None:
+    view.closed[event["round"]] = event
+    view.stage = None
+
+
+def _student_started(view: RunView, event: Event) -> None:
+    view.round = view.student = event["round"]
+    view._student_s = 0.0
+
+
+def _student_finished(view: RunView, event: Event) -> None:
+    num = event["round"]
+    view.students[num] = event
+    view.student = None
+    # The trainer knows better than the clock between two events what of that time was start, training and scoring.
+    view.spent[num, "train"] -= view._student_s
+    for phase, seconds in event["seconds"].items():
+        view.spent[num, phase] += seconds
+    view._student_s = 0.0
+
+
+def _test_scored(view: RunView, event: Event) -> None:
+    view.test = event["test"]
+
+
+def _run_finished(view: RunView, event: Event) -> None:
+    view.ended = "finished"
+
+
+def _run_failed(view: RunView, event: Event) -> None:
+    view.ended, view.problem = "failed", event["problem"]
+
+
+_FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
+    "run_started": _run_started,
+    "engine_starting": _engine("starting"),
+    "engine_ready": _engine("ready"),
+    "engine_lost": _engine("lost"),
+    "engine_stopped": _engine("stopped"),
+    "stage_started": _stage_started,
+    "chunk_written": _chunk_written,
+    "stage_finished": _stage_finished,
+    "round_closed": _round_closed,
+    "student_started": _student_started,
+    "student_finished": _student_finished,
+    "test_scored": _test_scored,
+    "run_finished": _run_finished,
+    "run_failed": _run_failed,
+}

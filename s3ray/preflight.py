@@ -1,0 +1,95 @@
+"""Everything that can be checked before anything expensive starts (DESIGN: a refused job costs nothing).
+
+Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3ray.config import RunConfig, data_shaping, fingerprint
+from s3ray.errors import InputError
+from s3ray.generator.engines.vllm import resolve_dtype
+from s3ray.generator.placement import NodeFacts, Plan, plan_placement
+from s3ray.tasks import Task, load_task
+from s3ray.tasks.gold import GoldSplit, load_gold
+from s3ray.weights import check_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A checked job: its parts are loaded and fit together."""
+
+    config: RunConfig
+    task: Task
+    gold: GoldSplit
+    settings: dict[str, Any]
+    fingerprint: str
+
+
+def check_job(config: RunConfig, where: str) -> Job:
+    """Load and check what a job names: task, prompts, gold, models.
+
+    Raises:
+        InputError: something is missing or does not fit; says what and where.
+    """
+    task = load_task(config.task, config.data)
+    _check_prompts(config, task, where)
+    check_model(config.student.model, field="student.model", where=where)
+    generator = config.generator
+    if config.generates and generator.engine == "vllm":
+        if not generator.model:
+            hint = "Hub id, folder, GGUF file, or package:NAME."
+            raise InputError("is missing", where=where, field="generator.model", hint=hint)
+        is_chat = generator.prompt_form == "chat"
+        check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
+        _check_lengths(config, where)
+    gold = load_gold(task, config.gold, config.data)
+    settings = _settings(config, task, gold)
+    return Job(config=config, task=task, gold=gold, settings=settings, fingerprint=fingerprint(settings))
+
+
+def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[Job, Plan]:
+    """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
+    plan = plan_placement(job.config, nodes, where)
+    dtype = resolve_dtype(job.config.generator.dtype, plan.device)
+    generator = job.config.generator.model_copy(update={"dtype": dtype})
+    config = job.config.model_copy(update={"generator": generator})
+    resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)
+    return resolved, plan
+
+
+def _check_prompts(config: RunConfig, task: Task, where: str) -> None:
+    form = config.generator.prompt_form
+    if config.generates and not task.has_form(form):
+        other = "completion" if form == "chat" else "chat"
+        hint = f"Write prompts of that form into the task, or set it to {other}."
+        raise InputError(
+            f"task {task.name} has no such prompts", where=where, field="generator.prompt_form", value=form, hint=hint
+        )
+
+
+def _check_lengths(config: RunConfig, where: str) -> None:
+    generator = config.generator
+    if generator.sampling.max_tokens >= generator.max_model_len:
+        raise InputError(
+            "leaves no room for a prompt",
+            where=where,
+            field="generator.sampling.max_tokens",
+            value=str(generator.sampling.max_tokens),
+            hint=f"It must be well below generator.max_model_len ({generator.max_model_len}).",
+        )
+
+
+def _settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
+    """What shapes the data: the job's settings, and task and gold by content, wherever their files lie."""
+    settings = data_shaping(config)
+    rows = [example.id for part in (gold.extrapolate, gold.select, gold.test) for example in part]
+    settings["task"] = task.name
+    settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
+    settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    if Path(config.generator.model).exists():
+        settings["generator"]["model"] = Path(config.generator.model).name
+    return settings

@@ -1,0 +1,176 @@
+"""Puts a run together: the checked job, the cluster, the pool, the trainer, the driver, and what people see of it."""
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from rich.console import Console
+
+from s3ray import __version__
+from s3ray.cluster import connect, join_running, local_facts, node_facts
+from s3ray.config import RunConfig, to_yaml
+from s3ray.driver import Driver, Parts
+from s3ray.errors import InputError, RunError
+from s3ray.export import export_dataset
+from s3ray.generator.placement import Plan
+from s3ray.generator.pool import GeneratorPool
+from s3ray.monitor.events import EventLog
+from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.progress import make_progress
+from s3ray.monitor.report import write_report
+from s3ray.monitor.summary import summary_table
+from s3ray.preflight import Job, check_job, check_placement
+from s3ray.store import RunStore
+from s3ray.strategies import make_strategy
+from s3ray.student.trainer import RayStudentTrainer
+
+
+def plan_job(config: RunConfig, where: str, folder: Path, console: Console) -> None:
+    """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
+
+    Raises:
+        InputError: the job cannot run.
+    """
+    job = check_job(config, where)
+    known = RunStore(folder).check(job.settings)
+    joined = join_running(config.cluster.address, where)
+    job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
+    console.print(f"[bold]{job.config.name}[/]: this job can run {joined or 'on this machine'}.")
+    for line in _plan_lines(job, plan):
+        console.print(f"  {line}", markup=False, highlight=False)
+    state = "goes on with the run in" if known else "would write to"
+    console.print(f"  {state} {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
+    config, gold = job.config, job.gold
+    yield (
+        f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
+        f"{len(gold.test)} test"
+    )
+    strategy = config.strategy
+    if config.generates:
+        size = f"{strategy.rows} rows" if strategy.rows else f"{strategy.seed_examples} seed rows"
+        rounds = make_strategy(strategy).last_round
+        yield f"strategy {strategy.name}: {size}" + (f", {rounds} rounds of extrapolation" if rounds else "")
+        yield (
+            f"generator {config.generator.model or config.generator.engine} ({config.generator.engine}, "
+            f"{config.generator.prompt_form} prompts, {config.generator.dtype})"
+        )
+    else:
+        yield "strategy gold: no generator"
+    yield f"student {config.student.model}"
+    yield from plan.lines()
+    yield f"fingerprint {job.fingerprint}"
+
+
+def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> None:
+    """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
+
+    Raises:
+        InputError: the job cannot run; nothing was started and nothing on disk was touched.
+        RunError: the run could not go on; the message says what is safe and how to go on.
+    """
+    store = RunStore(folder)
+    job = check_job(config, where)
+    store.check(job.settings)
+    console.print(connect(config.cluster.address, where), style="dim", highlight=False)
+    try:
+        job, plan = check_placement(job, node_facts(), where)
+        with store.lock():
+            store.create(job.settings, to_yaml(job.config))
+            events = EventLog(store, job.config.name, attempt=_next_attempt(store))
+            progress = make_progress(console)
+            events.listen(progress)
+            try:
+                with _failures_told(store, events):
+                    _run(job, plan, store, events)
+            finally:
+                progress.close()
+    finally:
+        ray.shutdown()
+    console.print(summary_table(store.read_json("metrics.json")))
+    console.print(f"Run folder: {store.folder}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {store.path('report.html')}", soft_wrap=True, highlight=False)
+
+
+def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
+    started = time.monotonic()
+    config = job.config
+    strategy = make_strategy(config.strategy)
+    events.emit(
+        "run_started",
+        task=job.task.name,
+        strategy=config.strategy.name,
+        generator=(config.generator.model or config.generator.engine) if config.generates else None,
+        student=config.student.model,
+        rounds=strategy.last_round,
+        engines=len(plan.engines),
+        workers=plan.num_workers,
+        version=__version__,
+        fingerprint=job.fingerprint,
+        resumed=bool(store.rounds() or store.students()) or _next_attempt(store) > 1,
+    )
+    pool = GeneratorPool(config.generator, job.task, plan, clean=config.curation.clean, emit=events.emit)
+    trainer = RayStudentTrainer(
+        config.student,
+        job.task,
+        run_name=config.name,
+        storage_path=str(store.path("ray_train")),
+        gpus_per_worker=plan.gpus_per_worker,
+        cpus_per_worker=plan.cpus_per_worker,
+    )
+    parts = Parts(
+        config=config,
+        task=job.task,
+        gold=job.gold,
+        store=store,
+        events=events,
+        fingerprint=job.fingerprint,
+        generator=pool,
+        trainer=trainer,
+    )
+    try:
+        Driver(parts).run()
+    finally:
+        pool.close()
+    if config.generates:
+        export_dataset(store, None)
+    events.emit("run_finished", seconds=time.monotonic() - started)
+    store.write_json("metrics.json", build_metrics(store, run_identity(store)))
+    write_report(store)
+
+
+def _next_attempt(store: RunStore) -> int:
+    return 1 + max((event["attempt"] for event in store.events()), default=0)
+
+
+@contextlib.contextmanager
+def _failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
+    """Whatever ends a run is in its events, and the message says what is safe on disk and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        events.emit("run_failed", problem="interrupted")
+        raise
+    except InputError as error:
+        events.emit("run_failed", problem=str(error))
+        raise
+    except Exception as error:
+        events.emit("run_failed", problem=f"{type(error).__name__}: {error}")
+        if isinstance(error, RunError):
+            raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
+        trace = store.write_text("crash.txt", traceback.format_exc())
+        raise RunError(f"{type(error).__name__}: {error}", f"Traceback: {trace}\n  {_safe(store)}") from error
+
+
+def _safe(store: RunStore) -> str:
+    rounds = ", ".join(map(str, store.rounds())) or "none yet"
+    students = ", ".join(map(str, store.students())) or "none yet"
+    return (
+        f"Safe in {store.folder}: finished rounds: {rounds}; students: {students}; and every chunk of the round under "
+        "way. The same command goes on from there."
+    )

@@ -1,0 +1,103 @@
+"""The student: a pretrained encoder with a new head, its tokenizer, and what it is to answer."""
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from s3ray.config import StudentConfig
+from s3ray.errors import InputError
+from s3ray.student.encode import Encoded, collate, encode
+from s3ray.tasks import Task
+from s3ray.types import Example
+from s3ray.weights import make_tokenizer_portable, resolve_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A model on its device, the tokenizer and the task that go with it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    max_length: int
+    device: torch.device
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Inputs of examples; a span example may give several."""
+        return encode(self.tokenizer, self.task, examples, self.max_length)
+
+    def logits(self, inputs: Sequence[Encoded], through: torch.nn.Module | None = None) -> tuple[torch.Tensor, ...]:
+        """Float32 scores of a batch: labels ``(batch, labels)``, or first and last tokens ``(batch, longest)`` each.
+
+        ``through`` is the model as wrapped for data-parallel training. Padding can never be an answer.
+        """
+        batch = collate(inputs, self.tokenizer.pad_token_id, self.device)
+        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            output = (through or self.model)(**batch)
+        if self.task.has_labels:
+            return (output.logits.float(),)
+        padding = batch["attention_mask"] == 0
+        lowest = torch.finfo(torch.float32).min
+        return (
+            output.start_logits.float().masked_fill(padding, lowest),
+            output.end_logits.float().masked_fill(padding, lowest),
+        )
+
+
+def load_student(config: StudentConfig, task: Task, device: torch.device) -> Student:
+    """Load the base checkpoint with a head for the task. The head is random: seed torch first.
+
+    Raises:
+        InputError: the checkpoint or its tokenizer cannot serve the task.
+    """
+    folder = resolve_model(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if not tokenizer.is_fast:
+        hint = "Choose a model that comes with tokenizer.json."
+        raise InputError("has no fast tokenizer", field="student.model", value=config.model, hint=hint)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    options = {
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "trust_remote_code": config.trust_remote_code,
+        "ignore_mismatched_sizes": True,  # a head for other labels is of no use here
+    }
+    if task.has_labels:
+        id2label = dict(enumerate(task.labels))
+        label2id = {label: number for number, label in id2label.items()}
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=len(id2label), id2label=id2label, label2id=label2id, **options
+        )
+    else:
+        model = AutoModelForQuestionAnswering.from_pretrained(folder, **options)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Student(model=model.to(device), tokenizer=tokenizer, task=task, max_length=config.max_length, device=device)
+
+
+def save_student(student: Student, folder: Path) -> None:
+    """Write model (safetensors) and tokenizer; the folder appears whole or not at all, and replaces an older one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        student.model.save_pretrained(unfinished)
+        student.tokenizer.save_pretrained(unfinished)
+        make_tokenizer_portable(unfinished)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""How training sees the other workers: one process by default, a torch process group under Ray Train.
+
+The loop is written against ``Ranks`` alone, so that it runs without Ray in a debugger.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+Value = TypeVar("Value")
+
+
+class Ranks(Protocol):
+    """The workers that train one student together."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's number."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+
+    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model whose backward pass leaves the mean of all workers' gradients in every worker."""
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every worker's value, in the order of ranks, on every worker."""
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleProcess:
+    """One worker, alone."""
+
+    device: torch.device = field(default_factory=_default_device)
+    rank: int = 0
+    world_size: int = 1
+
+    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model itself."""
+        return model
+
+    def gather(self, value: Value) -> list[Value]:
+        """The value alone."""
+        return [value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessGroup:
+    """One worker of torch's default process group, which exists already."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model wrapped for data-parallel training."""
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every worker's value, pickled and exchanged."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Value | None] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]

@@ -1,0 +1,143 @@
+"""The labelled data: checked row by row and split into parts that share no row.
+
+The extrapolation part is what the generator may see (paper: gold-eval), the selection part chooses the student's best
+epoch, the test part is scored once at the end. The same task, config and data give the same split.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3ray.config import GoldConfig
+from s3ray.curation.clean import normalise
+from s3ray.errors import InputError
+from s3ray.tasks.source import Row, column, find_file, read_file, read_hub
+from s3ray.tasks.task import Task
+from s3ray.types import Example, Origin, Source, Span
+
+_GOLD = Origin(source=Source.GOLD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What is given to the generator where it writes only one of several fields; ``id`` is that of its gold row."""
+
+    id: str
+    fields: Mapping[str, str]
+    answer: Span | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldSplit:
+    """Gold in parts.
+
+    ``contexts`` are what seed examples are written for; there are none where the task has no context fields. Label
+    tasks take them from all of train that is in no other part (labels are not looked at), span tasks from the
+    extrapolation part alone, because an answer is an annotation. ``num_left_out`` counts rows of train and validation
+    that were passed over because their text is already in another part or came before in the same one.
+    """
+
+    extrapolate: tuple[Example, ...]
+    select: tuple[Example, ...]
+    test: tuple[Example, ...]
+    contexts: tuple[Context, ...]
+    num_left_out: int
+
+
+def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSplit:
+    """Read and split the task's data; ``data`` (a folder) replaces the task's own.
+
+    Selection rows come from the validation split if there is one, else from train. A larger part holds the rows of a
+    smaller one of the same seed.
+
+    Raises:
+        InputError: a file, split or column is missing, a row is wrong, or there are fewer rows than asked for.
+    """
+    train, where = _load(task, "train", data, gold.seed)
+    validation, where_validation = _load(task, "validation", data, gold.seed)
+    test, where_test = _load(task, "test", data, gold.seed)
+    test = _first(test, None if gold.test == "all" else gold.test, "test", where_test)
+
+    pool, num_in_test = _distinct(task, validation or train, apart_from=test)
+    select = _first(pool, gold.select, "select", where_validation if validation else where)
+    rest = train if validation else pool[gold.select :]
+    rest, num_in_others = _distinct(task, rest, apart_from=[*test, *select])
+    extrapolate = _first(rest, gold.extrapolate, "extrapolate", where)
+    return GoldSplit(
+        extrapolate=tuple(extrapolate),
+        select=tuple(select),
+        test=tuple(test),
+        contexts=_contexts(task, rest if task.has_labels else extrapolate),
+        num_left_out=num_in_test + num_in_others,
+    )
+
+
+def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Example], str]:
+    """The rows of a split in the order of the seed, and where they came from; no rows for an absent validation."""
+    folder = Path(data) if data else task.data
+    rows: Sequence[Row] = ()
+    if folder:
+        path = find_file(folder, split)
+        where = str(path or folder)
+        rows = read_file(path) if path else ()
+    elif task.spec.source:
+        name: str | None = getattr(task.spec.source, split)
+        where = f"{task.spec.source.hub}, split {name}"
+        rows = read_hub(task.spec.source, name) if name else ()
+    else:
+        raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
+    examples = [_example(task, row, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
+    random.Random(f"{seed} {split}").shuffle(examples)
+    return examples, where
+
+
+def _example(task: Task, row: Row, where: str) -> Example:
+    fields = {}
+    for name in task.fields:
+        source_name = task.spec.columns.get(name, name)
+        source_name = name if source_name not in row and name in row else source_name
+        text = column(row, source_name, where)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError("no text", where, source_name, repr(text), "Fill the field or remove the row.")
+        fields[name] = text
+    column(row, task.target.column, where)
+    return task.make_example(fields, task.target.read_target(row, fields, where), _GOLD)
+
+
+def _first(rows: list[Example], num_rows: int | None, part: str, where: str) -> list[Example]:
+    if not rows:
+        raise InputError("no rows are there for this part", where=where, field=f"gold.{part}", hint="Add rows.")
+    if num_rows is not None and len(rows) < num_rows:
+        hint = f"There are {len(rows)} that no other part has; lower gold.{part} or add rows."
+        raise InputError("more rows than there are", where=where, field=f"gold.{part}", value=str(num_rows), hint=hint)
+    return rows[:num_rows]
+
+
+def _distinct(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[list[Example], int]:
+    """Rows of which each text comes once and is in no other part, and how many were passed over."""
+    seen = {_text_of(task, example) for example in apart_from}
+    kept = []
+    for example in rows:
+        text = _text_of(task, example)
+        if text not in seen:
+            seen.add(text)
+            kept.append(example)
+    return kept, len(rows) - len(kept)
+
+
+def _text_of(task: Task, example: Example) -> tuple[str, ...]:
+    return tuple(normalise(example.fields[name]) for name in task.fields)
+
+
+def _contexts(task: Task, rows: Sequence[Example]) -> tuple[Context, ...]:
+    if not task.context_fields:
+        return ()
+    return tuple(
+        Context(
+            id=example.id,
+            fields={name: example.fields[name] for name in task.context_fields},
+            answer=example.answers[0] if example.answers else None,
+        )
+        for example in rows
+    )

@@ -1,0 +1,94 @@
+"""Rows of a task's data as they lie in a folder of files or on the Hugging Face hub. Reads, and changes nothing."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from s3ray.errors import InputError
+from s3ray.tasks.spec import HubSource
+
+Row = Mapping[str, Any]
+
+_SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+
+def find_file(folder: Path, split: str) -> Path | None:
+    """The file of a split in a data folder; None where a folder has no validation file.
+
+    Raises:
+        InputError: the folder or a needed file is missing, or a split has several files.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", field="data", value=str(folder), hint="Check the path.")
+    found = [path for path in (folder / f"{split}{suffix}" for suffix in _SUFFIXES) if path.is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"several {split} files", where=str(folder), value=names, hint="Leave one of them.")
+    if not found and split != "validation":
+        names = ", ".join(f"{split}{suffix}" for suffix in _SUFFIXES)
+        raise InputError(f"no {split} file", where=str(folder), hint=f"Expected one of {names}.")
+    return found[0] if found else None
+
+
+def read_file(path: Path) -> list[Row]:
+    """All rows of a .jsonl, .csv or .parquet file.
+
+    Raises:
+        InputError: the file cannot be read as what its name says.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            return _read_jsonl(path)
+        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError("cannot be read", where=str(path), value=str(error), hint=f"Is it {path.suffix}?") from error
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"is not JSON: {error.msg}", f"{path}, row {number}", value=line[:80]) from None
+            if not isinstance(row, dict):
+                raise InputError("is not a JSON object", f"{path}, row {number}", value=line[:80])
+            rows.append(row)
+    return rows
+
+
+def read_hub(source: HubSource, split: str) -> list[Row]:
+    """All rows of a split of a hub dataset.
+
+    Raises:
+        InputError: the hub cannot be reached and nothing is cached, or there is no such dataset, config or split.
+    """
+    import datasets
+
+    try:
+        return list(datasets.load_dataset(source.hub, source.config, split=split))
+    except (OSError, ValueError, RuntimeError) as error:
+        hint = "Check the task's `source`; without a network, set `data` to a folder with train and test files."
+        raise InputError(f"cannot load split {split}: {error}", source.hub, "source", split, hint) from error
+
+
+def column(row: Row, name: str, where: str) -> Any:
+    """The value of a column.
+
+    Raises:
+        InputError: the row has no such column; the message names those that it has.
+    """
+    if name in row:
+        return row[name]
+    near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
+    hint = f"Columns there: {', '.join(row)}. The task says which are read: columns, label_column, answers_column."
+    hint = f"Did you mean {near[0]}? {hint}" if near else hint
+    raise InputError("no such column", where=where, field=name, hint=hint)

@@ -1,0 +1,57 @@
+"""What is particular to extractive question answering: the answer is a piece of the context, given to the writer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s3ray.errors import InputError
+from s3ray.tasks import metrics
+from s3ray.tasks.spec import TaskSpec
+from s3ray.types import Example, GenerationRequest, Span
+
+
+class SpanAnswers:
+    """Reads answers from ``column``, judges predictions, scores with SQuAD's exact match and F1."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.column = spec.answers_column
+
+    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict[str, Any]:
+        """The target of a source row, as arguments of ``Example``; answers lie as in SQuAD.
+
+        Raises:
+            InputError: there is no answer, or one does not stand in the context where it is said to.
+        """
+        answers, context = row[self.column], fields["context"]
+        try:
+            texts, starts = answers["text"], answers["answer_start"]
+            pairs = [(str(text), int(start)) for text, start in zip(texts, starts, strict=True)]
+        except (TypeError, KeyError, ValueError):
+            hint = "Expected as in SQuAD: {text: [...], answer_start: [...]}, both of one length."
+            raise InputError("not a list of answers", where, self.column, repr(answers)[:200], hint) from None
+        if not pairs:
+            raise InputError("no answer", where, self.column, hint="Leave unanswerable questions out.")
+        for text, start in pairs:
+            if not text or start < 0 or context[start : start + len(text)] != text:
+                hint = f"The context has {context[max(start, 0) :][: len(text)]!r} there."
+                raise InputError("answer is not in its context", where, self.column, f"{text!r} at {start}", hint)
+        return {"answers": tuple(Span(text=text, start=start) for text, start in pairs)}
+
+    def of_request(self, request: GenerationRequest) -> dict[str, Any]:
+        """The target that a request asks for, as arguments of ``Example``."""
+        return {"answers": (request.answer,)}
+
+    def template_values(self, request: GenerationRequest) -> dict[str, object]:
+        """What the templates may say about the target."""
+        return {"answer": request.answer.text if request.answer else ""}
+
+    def is_correct(self, example: Example, predicted: str) -> bool:
+        """Whether the predicted text equals a reference answer, as SQuAD's exact match compares."""
+        return metrics.exact_match([span.text for span in example.answers], predicted) == 1.0
+
+    def scores(self, examples: Sequence[Example], predicted: Sequence[str]) -> dict[str, float]:
+        """All metrics of this kind, means over questions."""
+        pairs = [([span.text for span in e.answers], text) for e, text in zip(examples, predicted, strict=True)]
+        return {
+            "exact_match": sum(metrics.exact_match(*pair) for pair in pairs) / len(pairs),
+            "f1": sum(metrics.token_f1(*pair) for pair in pairs) / len(pairs),
+        }

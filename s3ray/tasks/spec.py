@@ -1,0 +1,243 @@
+"""What a task's YAML file may say. A new task is such a file and no Python.
+
+A spec that loads is whole: its labels, fields and templates fit together, so a run cannot fail on them later.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from s3ray.config import read_yaml, validate
+from s3ray.tasks.templates import check_template
+
+Form = Literal["chat", "completion"]
+Metric = Literal["accuracy", "macro_f1", "exact_match"]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+_METRICS: dict[str, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "span": ("exact_match",),
+}
+_SPAN_FIELDS = ("question", "context")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Label(_Section):
+    """One class of a classification task."""
+
+    name: str = Field(min_length=1)
+    """What reports, datasets and predictions call it."""
+    value: int | str
+    """Its value in the source's label column."""
+    words: str = Field(min_length=1)
+    """How a prompt says it."""
+
+
+class HubSource(_Section):
+    """A dataset on the Hugging Face hub."""
+
+    hub: str
+    """Its id, or a folder that `datasets.load_dataset` reads."""
+    config: str | None = None
+    """Its configuration, where it has several."""
+    train: str = "train"
+    """Split from which gold is drawn."""
+    validation: str | None = None
+    """Split for choosing the student's best epoch; null: drawn from train."""
+    test: str = "test"
+    """Split on which the last student is scored."""
+
+
+class ChatTemplate(_Section):
+    """A prompt for chat models: two messages, Jinja2."""
+
+    system: str = ""
+    """System message; empty: none."""
+    user: str = Field(min_length=1)
+    """The order."""
+
+
+class CompletionTemplate(_Section):
+    """A prompt for base and tiny models: a text to continue, Jinja2."""
+
+    text: str = Field(min_length=1)
+    """Ends where the model goes on, best inside an opened quotation."""
+    stop: Strings = ()
+    """Strings at which the continuation ends."""
+
+
+class ChatPrompts(_Section):
+    """The chat prompts of a task."""
+
+    reasons: ChatTemplate | None = None
+    """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
+    seed: ChatTemplate
+    """Asks for a new text with a label, from scratch."""
+    extrapolate: ChatTemplate
+    """Asks for a new text like a gold example."""
+
+
+class CompletionPrompts(_Section):
+    """The completion prompts of a task."""
+
+    reasons: CompletionTemplate | None = None
+    """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
+    seed: CompletionTemplate
+    """Asks for a new text with a label, from scratch."""
+    extrapolate: CompletionTemplate
+    """Asks for a new text like a gold example."""
+
+
+class Prompts(_Section):
+    """The prompts of a task, in one form or both; a job picks the form that suits its generator."""
+
+    chat: ChatPrompts | None = None
+    """For instruction-tuned models."""
+    completion: CompletionPrompts | None = None
+    """For base and tiny models."""
+
+
+class Limits(_Section):
+    """Length of the written text in words; what is outside is rejected."""
+
+    min_words: PositiveInt = 1
+    """Fewest words."""
+    max_words: PositiveInt = 400
+    """Most words."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_words < self.min_words:
+            raise ValueError(f"max_words ({self.max_words}) is less than min_words ({self.min_words})")
+        return self
+
+
+class TaskSpec(_Section):
+    """What is being learned: the data, the labels, and how a language model is asked for more."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Name of the task."""
+    kind: Literal["classification", "span"]
+    """classification: one label for the fields. span: a piece of the field `context` answers the field `question`."""
+    description: str = ""
+    """One sentence for people."""
+    metric: Metric | None = None
+    """What decides; default: accuracy for classification, exact_match for span (F1 is reported beside it)."""
+    fields: Strings = Field(min_length=1)
+    """Input fields of the student, in the order in which it reads them. Span tasks: [question, context]."""
+    writes: str
+    """The field that the generator writes; all others are given to it from gold."""
+    columns: Mapping[str, str] = {}
+    """Columns of the source, for fields that are called differently there; a field's own name is read too."""
+    label_column: str = "label"
+    """Column with the label (classification)."""
+    answers_column: str = "answers"
+    """Column with the answers, as in SQuAD: {text: [...], answer_start: [...]} (span)."""
+    labels: tuple[Label, ...] = Field(default=(), strict=False)
+    """The classes (classification)."""
+    source: HubSource | None = None
+    """Where the data lies on the hub."""
+    data: str | None = None
+    """Folder with train, validation and test files, relative to this file; wins over `source`."""
+    attributes: Mapping[str, Strings] = {}
+    """Lists from which prompts draw at random, for variety; templates say `vary.NAME`."""
+    prompts: Prompts
+    """How the generator is asked."""
+    limits: Limits = Limits()
+    """Length of the written text."""
+
+    @property
+    def deciding_metric(self) -> Metric:
+        """The metric that decides, default resolved."""
+        return self.metric or _METRICS[self.kind][0]
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """The fields that are given to the generator."""
+        return tuple(name for name in self.fields if name != self.writes)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _check_fields(self)
+        _check_labels(self)
+        if self.metric and self.metric not in _METRICS[self.kind]:
+            raise ValueError(f"metric {self.metric} does not suit a {self.kind} task; use {_METRICS[self.kind][0]}")
+        if not (self.prompts.chat or self.prompts.completion):
+            raise ValueError("prompts are missing: give `prompts.chat`, `prompts.completion` or both")
+        empty = [name for name, values in self.attributes.items() if not values]
+        if empty:
+            raise ValueError(f"attribute {empty[0]} has no values; list some or remove it")
+        return self
+
+
+def _check_fields(spec: TaskSpec) -> None:
+    if len(set(spec.fields)) < len(spec.fields):
+        raise ValueError(f"fields repeat a name: {', '.join(spec.fields)}")
+    if spec.kind == "span" and spec.fields != _SPAN_FIELDS:
+        raise ValueError(f"a span task has the fields [question, context], not [{', '.join(spec.fields)}]")
+    if spec.writes not in spec.fields:
+        raise ValueError(f"writes names {spec.writes!r}, which is not a field; fields are {', '.join(spec.fields)}")
+    if spec.kind == "span" and spec.writes != "question":
+        raise ValueError("a span task writes the question, for a given context and answer")
+    strangers = [name for name in spec.columns if name not in spec.fields]
+    if strangers:
+        raise ValueError(f"columns names {strangers[0]!r}, which is not a field; fields are {', '.join(spec.fields)}")
+
+
+def _check_labels(spec: TaskSpec) -> None:
+    if spec.kind == "span":
+        if spec.labels:
+            raise ValueError("a span task has no labels; remove `labels`")
+        return
+    if len(spec.labels) < 2:
+        raise ValueError(f"a classification task needs two labels or more, not {len(spec.labels)}")
+    for what, values in (
+        ("name", [label.name for label in spec.labels]),
+        ("value", [str(label.value) for label in spec.labels]),
+        ("words", [label.words for label in spec.labels]),
+    ):
+        double = next((value for value in values if values.count(value) > 1), None)
+        if double is not None:
+            raise ValueError(f"two labels share the {what} {double!r}; each needs its own")
+
+
+def load_spec(path: Path) -> TaskSpec:
+    """Read a task's YAML file.
+
+    Raises:
+        InputError: the file cannot be read, a field is wrong, or a template has an error or uses an unknown name.
+    """
+    spec = validate(TaskSpec, read_yaml(path), str(path))
+    for form, stage, part, source in template_parts(spec):
+        check_template(source, legal_names(spec, stage), where=str(path), field=f"prompts.{form}.{stage}.{part}")
+    return spec
+
+
+def template_parts(spec: TaskSpec) -> list[tuple[Form, str, str, str]]:
+    """All templates of a task as (form, template name, part, source)."""
+    forms: dict[Form, BaseModel | None] = {"chat": spec.prompts.chat, "completion": spec.prompts.completion}
+    return [
+        (form, name, part, getattr(template, part))
+        for form, prompts in forms.items()
+        for name in ("reasons", "seed", "extrapolate")
+        if (template := getattr(prompts, name, None)) is not None
+        for part in ("system", "user", "text")
+        if hasattr(template, part)
+    ]
+
+
+def legal_names(spec: TaskSpec, stage: str) -> frozenset[str]:
+    """The names that a template may use: plain ones, and dotted ones such as ``context.premise``."""
+    names = {"label", "labels"} if spec.kind == "classification" else {"answer"}
+    if stage == "reasons":
+        return frozenset(names | {"num_reasons"})
+    names |= {f"context.{name}" for name in spec.context_fields}
+    names |= {f"vary.{name}" for name in spec.attributes}
+    if stage == "seed":
+        return frozenset(names | {"reasons"})
+    return frozenset(names | {f"parent.{name}" for name in spec.fields})

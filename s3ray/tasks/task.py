@@ -1,0 +1,227 @@
+"""A task at work: renders prompts, reads what a model wrote, makes examples, scores predictions.
+
+It knows nothing of engines, rounds or the files of a run, and pickles as its spec.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from jinja2 import Template, TemplateError
+
+from s3ray.curation.clean import clean_text, is_refusal, normalise, read_list
+from s3ray.errors import InputError
+from s3ray.tasks.classification import Classification
+from s3ray.tasks.span import SpanAnswers
+from s3ray.tasks.spec import Form, TaskSpec, load_spec, template_parts
+from s3ray.tasks.templates import compile_template
+from s3ray.types import (
+    Example,
+    GenerationRequest,
+    Origin,
+    Parsed,
+    Prompt,
+    Rejection,
+    RejectionReason,
+    Score,
+    Source,
+    Span,
+)
+
+NUM_REASONS = 10
+"""Reasons that one ``reasons`` prompt asks for."""
+
+_BUILTIN = Path(__file__).parent / "builtin"
+_KINDS: dict[str, type[Classification] | type[SpanAnswers]] = {"classification": Classification, "span": SpanAnswers}
+_SOURCES = {"seed": Source.SEED, "extrapolate": Source.EXTRAPOLATED, "imitate": Source.IMITATED}
+
+
+class Task:
+    """What is being learned. ``data`` is the folder of its data, None for a task that lives on the hub."""
+
+    def __init__(self, spec: TaskSpec, data: Path | None = None) -> None:
+        self.spec = spec
+        self.data = data
+        self.kind = spec.kind
+        self.name = spec.name
+        self.fields = spec.fields
+        self.written = spec.writes
+        self.context_fields = spec.context_fields
+        self.labels = tuple(label.name for label in spec.labels)
+        self.has_labels = spec.kind == "classification"
+        self.metric = spec.deciding_metric
+        self.attributes = spec.attributes
+        self.target = _KINDS[spec.kind](spec)
+        self._templates: dict[tuple[Form, str, str], Template] = {
+            (form, name, part): compile_template(source) for form, name, part, source in template_parts(spec)
+        }
+
+    def __reduce__(self) -> tuple[type["Task"], tuple[TaskSpec, Path | None]]:
+        return Task, (self.spec, self.data)
+
+    def has_form(self, form: Form) -> bool:
+        """Whether the task has prompts of this form."""
+        return getattr(self.spec.prompts, form) is not None
+
+    def has_reasons(self, form: Form) -> bool:
+        """Whether the task can ask for reasons behind a label."""
+        return (form, "reasons", "user") in self._templates or (form, "reasons", "text") in self._templates
+
+    def render(self, request: GenerationRequest, form: Form) -> Prompt:
+        """The prompt of a request. The task must have the form and the request's template."""
+        values: dict[str, Any] = {
+            "context": request.context,
+            "vary": request.attributes,
+            "reasons": list(request.reasons),
+            "num_reasons": NUM_REASONS,
+            "parent": request.parent.fields if request.parent else {},
+            **self.target.template_values(request),
+        }
+
+        def part(name: str) -> str:
+            return self._templates[form, request.template, name].render(values)
+
+        if form == "chat":
+            return Prompt(system=part("system").strip(), user=part("user").strip())
+        prompts = self.spec.prompts.completion
+        return Prompt(text=part("text"), stop=getattr(prompts, request.template).stop)
+
+    def read(self, request: GenerationRequest, text: str, finish_reason: str, clean: bool) -> Parsed | Rejection:
+        """What a generation says, or why it cannot be used.
+
+        With ``clean`` off the text is taken as it is, and only what can never be an example is rejected: nothing, no
+        word at all, or the parent once more. Of reasons, what is parsed holds one per line.
+        """
+        if request.template == "reasons":
+            return self._read_as_reasons(text, finish_reason)
+        written = clean_text(text) if clean else text.strip()
+        rejection = self._unclean(written, finish_reason) if clean else None
+        if rejection:
+            return rejection
+        if not written:
+            return Rejection(reason=RejectionReason.EMPTY)
+        if not normalise(written):
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no word in it")
+        if request.parent and normalise(written) == normalise(request.parent.fields[self.written]):
+            return Rejection(reason=RejectionReason.COPY_OF_PARENT, detail=f"parent {request.parent.id}")
+        return Parsed(text=written)
+
+    def _read_as_reasons(self, text: str, finish_reason: str) -> Parsed | Rejection:
+        reasons = read_list(text)
+        if finish_reason == "length":
+            reasons = reasons[:-1]
+        if not reasons:
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no reason in it")
+        return Parsed(text="\n".join(reasons))
+
+    def _unclean(self, written: str, finish_reason: str) -> Rejection | None:
+        limits = self.spec.limits
+        num_words = len(written.split())
+        if finish_reason == "length":
+            return Rejection(reason=RejectionReason.TRUNCATED, detail=f"cut after {num_words} words")
+        if is_refusal(written):
+            return Rejection(reason=RejectionReason.REFUSAL, detail=written[:80])
+        if 0 < num_words < limits.min_words:
+            return Rejection(reason=RejectionReason.TOO_SHORT, detail=f"{num_words} words, least {limits.min_words}")
+        if num_words > limits.max_words:
+            return Rejection(reason=RejectionReason.TOO_LONG, detail=f"{num_words} words, most {limits.max_words}")
+        return None
+
+    def read_reasons(self, text: str) -> tuple[str, ...]:
+        """The reasons that a model listed, cleaned, each once."""
+        return read_list(text)
+
+    def example(self, request: GenerationRequest, text: str) -> Example:
+        """The example that a request and its accepted text make.
+
+        The recorded label or answer is the one that was asked for (paper, Algorithm 1); nobody checks it here.
+        """
+        origin = Origin(
+            source=_SOURCES[request.stage],
+            round=request.round,
+            parent=request.parent.id if request.parent else None,
+        )
+        fields = {name: text if name == self.written else request.context[name] for name in self.fields}
+        return self.make_example(fields, self.target.of_request(request), origin)
+
+    def make_example(self, fields: Mapping[str, str], target: Mapping[str, Any], origin: Origin) -> Example:
+        """An example whose id is a hash (16 hex digits) of its fields and its target, wherever it comes from."""
+        example = Example(id="", fields=fields, origin=origin, **target)
+        spans = [(span.text, span.start) for span in example.answers]
+        content = json.dumps([[fields[name] for name in self.fields], example.label, spans])
+        return Example(id=xxhash.xxh64_hexdigest(content.encode()), fields=fields, origin=origin, **target)
+
+    def is_correct(self, example: Example, predicted: str) -> bool:
+        """Whether a student's answer (a label name, or an answer's text) is right."""
+        return self.target.is_correct(example, predicted)
+
+    def score(self, examples: Sequence[Example], predicted: Sequence[str]) -> Score:
+        """All metrics of the task, in [0, 1]: accuracy and macro-F1, or SQuAD's exact match and F1.
+
+        Raises:
+            ValueError: there are no examples, or not as many predictions.
+        """
+        if not examples or len(examples) != len(predicted):
+            raise ValueError(f"cannot score {len(predicted)} predictions on {len(examples)} examples")
+        return Score(main=self.metric, values=self.target.scores(examples, predicted), num_examples=len(examples))
+
+
+def builtin_names() -> tuple[str, ...]:
+    """The tasks that come with the package."""
+    return tuple(sorted(path.stem for path in _BUILTIN.glob("*.yaml")))
+
+
+def load_task(name_or_path: str, data: str | None = None) -> Task:
+    """Load a builtin task by name, or a task YAML by path; ``data`` replaces the task's own data folder.
+
+    Raises:
+        InputError: there is no such task, or its YAML is wrong.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        names = builtin_names()
+        if name_or_path not in names:
+            near = difflib.get_close_matches(name_or_path, names, n=1)
+            hint = f"Builtin tasks: {', '.join(names)}. Or give the path of a task's YAML file."
+            hint = f"Did you mean {near[0]}? {hint}" if near else hint
+            raise InputError("no such task", field="task", value=repr(name_or_path), hint=hint)
+        path = _BUILTIN / f"{name_or_path}.yaml"
+    spec = load_spec(path)
+    folder = data or (path.parent / spec.data if spec.data else None)
+    task = Task(spec, Path(folder) if folder else None)
+    _try_templates(task, str(path))
+    return task
+
+
+def _try_templates(task: Task, where: str) -> None:
+    """Render every template once per label: what depends on a label's words shows only then."""
+    fields = dict.fromkeys(task.fields, "some text")
+    parent = Example(id="", fields=fields, origin=Origin(source=Source.GOLD))
+    attributes = {name: values[0] for name, values in task.attributes.items()}
+    for form, name in dict.fromkeys((form, name) for form, name, _, _ in template_parts(task.spec)):
+        for label in task.labels or (None,):
+            for reasons in ((), ("some reason",)) if name == "seed" else ((),):
+                request = GenerationRequest(
+                    id="",
+                    index=0,
+                    stage=name,
+                    round=0,
+                    template=name,
+                    label=label,
+                    context=fields,
+                    answer=Span(text="some", start=0),
+                    reasons=reasons,
+                    attributes=attributes,
+                    parent=parent,
+                    group="",
+                    seed=0,
+                )
+                try:
+                    task.render(request, form)
+                except (TemplateError, TypeError, ValueError) as error:
+                    field, value = f"prompts.{form}.{name}", f"label {label}" if label else ""
+                    hint = "What a template looks up by `label` needs the words of every label."
+                    raise InputError(f"template cannot be rendered: {error}", where, field, value, hint) from None

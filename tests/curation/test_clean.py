@@ -1,0 +1,119 @@
+import pytest
+
+from s3ray.curation.clean import clean_text, is_refusal, normalise, read_list
+
+WRAPPED = [
+    ("Sure! Here is a review:\n\nThe pasta was cold.", "The pasta was cold."),
+    ("Sure, here's a negative sentence about a phone: The screen cracked at once.", "The screen cracked at once."),
+    ("Certainly!\n\nThe pasta was cold.", "The pasta was cold."),
+    ("Here is the question you asked for:\n**Question:** Who won the game?", "Who won the game?"),
+    ('"The pasta was cold."', "The pasta was cold."),
+    ("“The pasta was cold.”", "The pasta was cold."),
+    ("`The pasta was cold.`", "The pasta was cold."),
+    ("'It's a film that doesn't end.'", "It's a film that doesn't end."),
+    ('Review: "The pasta was cold."', "The pasta was cold."),
+    ('"Review: The pasta was cold."', "The pasta was cold."),
+    ("**Movie Review:** A dull film.", "A dull film."),
+    ("1. The pasta was cold.\n2. The waiter was rude.", "The pasta was cold."),
+    ("- The pasta was cold.", "The pasta was cold."),
+    ("The pasta was cold.\n\nNote: I kept it short.", "The pasta was cold."),
+    ("The pasta was cold.\n\n(Note: this review is negative.)", "The pasta was cold."),
+    ("Who won the game?\nAnswer: Denver", "Who won the game?"),
+    ("The pasta was cold.\n\nI hope this helps! Let me know if you need more.", "The pasta was cold."),
+    ('"The pasta was cold."\n\nThis review expresses a negative opinion.', "The pasta was cold."),
+    ('"The pasta was cold." (This sentence is negative.)', "The pasta was cold."),
+    ('The pasta was cold." The second customer', "The pasta was cold."),
+    ("  The  pasta\t was\n\n\ncold. ", "The pasta was\ncold."),
+    ("assistant: The pasta was cold.", "The pasta was cold."),
+]
+
+UNTOUCHED = [
+    "I can't recommend this film to anyone.",
+    "Rating: 1 out of 10.",
+    "Cinematography: The film was shot in an interesting way.",
+    '"Casablanca" is a masterpiece.',
+    '"Alien" is still better than "Prometheus"',
+    'He calls it "art", I call it a waste of time.',
+    'The 5" screen is too small.',
+    "Here is a film that nobody needs.",
+    "Sure, the food is good, but the service is not.",
+    "2 stars for the cook, none for the waiter.",
+    "Note that the battery lasts two hours.",
+    "'Tis a pity, but the dogs' home is closed.",
+    "Answer me this: who pays 20 dollars for a sandwich?",
+    "This review is late, as I only saw the film yesterday.",
+    "Good value, works fine - power via USB, car, or wall outlet.",
+    "First paragraph about the plot.\nSecond paragraph about the actors.",
+]
+
+REFUSALS = [
+    "I'm sorry, but I can't assist with that.",
+    "I cannot write a review of that kind.",
+    "Sorry, I can't help you with this request.",
+    "I apologize, but I am unable to generate such content.",
+    "As an AI language model, I have no opinions about films.",
+    "As an AI, I cannot provide a review of this product.",
+    "I'm just an AI and have never eaten pasta.",
+    "Unfortunately, I cannot comply with this request.",
+]
+
+OPINIONS = [
+    "I can't recommend this film to anyone.",
+    "I can't help but love this film.",
+    "I'm sorry, but this is the worst pizza in town.",
+    "I cannot provide enough praise for the cook.",
+    "I can't write this place off yet.",
+    "Unfortunately, I will not come back.",
+    "As an AI thriller it falls flat.",
+    "I am unable to find any fault with it.",
+]
+
+
+@pytest.mark.parametrize(("raw", "text"), WRAPPED)
+def test_what_surrounds_the_text_goes(raw: str, text: str) -> None:
+    assert clean_text(raw) == text
+
+
+@pytest.mark.parametrize("text", UNTOUCHED)
+def test_a_text_that_needs_no_cleaning_stays_as_it_is(text: str) -> None:
+    assert clean_text(text) == text
+
+
+@pytest.mark.parametrize(("raw", "text"), WRAPPED)
+def test_cleaning_twice_changes_nothing_more(raw: str, text: str) -> None:
+    assert clean_text(clean_text(raw)) == text
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_refusals_are_seen(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", OPINIONS)
+def test_opinions_that_sound_like_refusals_pass(text: str) -> None:
+    assert not is_refusal(text)
+
+
+def test_normal_form_folds_case_punctuation_space_and_unicode_forms() -> None:
+    assert normalise("  The\u00a0PASTA — was, cold!! ") == normalise("the pasta was cold")
+    assert normalise("ﬁne") == "fine"
+    assert normalise("?!…") == ""
+    assert normalise("good") != normalise("food")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "1. It broke\n2. Rude staff.\n3. It broke",
+        "Here are three reasons:\n\n- It broke\n- **Rude staff**",
+        "It broke\n2) rude staff\n2) Rude staff\n\nI hope this helps!",
+    ],
+)
+def test_lists_are_read_item_by_item(raw: str) -> None:
+    first, second = read_list(raw)
+    assert (first, second.lower()) == ("It broke", "rude staff")
+
+
+def test_no_list_gives_no_items() -> None:
+    assert read_list(" \n ") == ()
+    assert read_list("I'm sorry, but I can't assist with that.") == ()

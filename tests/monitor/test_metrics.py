@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from s3ray.errors import StoreError
+from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.store import RunStore
+from tests.monitor.run_folder import new_store, write_run
+
+
+def test_metrics_of_a_finished_run(finished: RunStore) -> None:
+    metrics = build_metrics(finished, run_identity(finished))
+    assert metrics["schema"] == 1
+    assert (metrics["run"], metrics["kind"], metrics["metric"]) == ("quickstart", "classification", "accuracy")
+    assert [entry["rows"] for entry in metrics["rounds"]] == [200, 260, 320]
+    assert [entry["mistakes"] for entry in metrics["rounds"]] == [24, 18, None]
+    assert metrics["test"] == {"accuracy": 0.8267, "macro_f1": 0.8251, "num_examples": 150}
+    assert (metrics["attempts"], metrics["engines_lost"]) == (2, 1)
+
+
+def test_every_round_balances(finished: RunStore) -> None:
+    for entry in build_metrics(finished, run_identity(finished))["rounds"]:
+        ended = entry["accepted"] + sum(entry["rejected"].values()) + sum(entry["failed"].values())
+        assert ended == entry["requested"]
+
+
+def test_a_round_that_does_not_balance_is_refused(finished: RunStore) -> None:
+    name = finished.in_round(1, "round.json")
+    finished.write_json(name, finished.read_json(name) | {"requested": 101})
+    with pytest.raises(StoreError, match="round 1 does not balance"):
+        build_metrics(finished, run_identity(finished))
+
+
+def test_seconds_count_all_attempts_and_keep_waiting_for_engines_apart(finished: RunStore) -> None:
+    metrics = build_metrics(finished, run_identity(finished))
+    first = metrics["rounds"][0]
+    assert first["seconds"]["start"] == pytest.approx(2 * 9 + 6)
+    assert first["output_tokens_per_s"] == pytest.approx(15600 / first["seconds"]["generate"])
+    phases = ("start", "generate", "train", "score")
+    assert sum(metrics["seconds"][phase] for phase in phases) <= metrics["seconds"]["total"]
+
+
+def test_strategy_gold_has_one_round_that_wrote_nothing(tmp_path: Path) -> None:
+    metrics = build_metrics(store := write_run(tmp_path / "gold", "gold"), run_identity(store))
+    assert [(entry["round"], entry["requested"], entry["rows"]) for entry in metrics["rounds"]] == [(0, 0, 120)]
+    assert metrics["generator"] is None
+
+
+def test_a_run_that_has_nothing_yet(tmp_path: Path) -> None:
+    metrics = build_metrics(store := new_store(tmp_path / "run"), run_identity(store))
+    assert (metrics["rounds"], metrics["metric"], metrics["test"], metrics["attempts"]) == ([], None, None, 0)

@@ -1,0 +1,150 @@
+"""A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
+
+from s3ray.config import StudentConfig
+from s3ray.dataset import examples_from_table
+from s3ray.errors import TrainerError
+from s3ray.student.loop import LocalStudentTrainer, find_mistakes, plan_training
+from s3ray.student.model import load_student
+from s3ray.student.predict import Prediction, predict
+from s3ray.student.ranks import SingleProcess
+from s3ray.tasks import Task
+from s3ray.types import Example, Origin, Source, Span, StudentJob
+
+Write = Callable[[str, Task, Sequence[Example]], str]
+CPU = SingleProcess(device=torch.device("cpu"))
+
+
+def read(path: str | None, task: Task) -> list[Example]:
+    assert path is not None
+    return examples_from_table(pq.read_table(path), task.fields)
+
+
+def test_a_student_learns_a_separable_task(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    result = LocalStudentTrainer(config.model_copy(update={"epochs": 6}), reviews).train(job)
+    assert result.test is not None
+    assert result.test.value > 0.9
+    assert result.test.num_examples == 40
+    assert result.num_rows == 49
+    assert result.epochs[-1].loss < result.epochs[0].loss
+    assert set(result.seconds) == {"start", "train", "score"}
+
+
+def test_the_same_seed_gives_the_same_student(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    trainer = LocalStudentTrainer(config, reviews)
+    first = [report.loss for report in trainer.train(job).epochs]
+    assert [report.loss for report in trainer.train(job).epochs] == first
+    assert [report.loss for report in trainer.train(replace(job, seed=8)).epochs] != first
+
+
+def test_the_saved_folder_loads_with_transformers_and_answers_alike(
+    config: StudentConfig, reviews: Task, job: StudentJob
+) -> None:
+    result = LocalStudentTrainer(config, reviews).train(job)
+    model = AutoModelForSequenceClassification.from_pretrained(job.output)
+    tokenizer = AutoTokenizer.from_pretrained(job.output)
+    assert [model.config.id2label[number] for number in range(2)] == list(reviews.labels)
+    assert list(Path(job.output).glob("*.safetensors"))
+    examples = read(job.mine_path, reviews)
+    batch = tokenizer([example.fields["text"] for example in examples], padding=True, return_tensors="pt")
+    predicted = [model.config.id2label[number] for number in model(**batch).logits.argmax(dim=-1).tolist()]
+    wrong = [example.id for example, label in zip(examples, predicted, strict=True) if example.label != label]
+    assert [mistake.example.id for mistake in result.mistakes] == wrong
+
+
+def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    LocalStudentTrainer(config, reviews).train(job)
+    assert [path.name for path in Path(job.output).parent.iterdir()] == ["1"]
+
+
+def test_parts_that_are_not_asked_for_are_not_scored(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    result = LocalStudentTrainer(config, reviews).train(replace(job, mine_path=None, test_path=None))
+    assert (result.mine, result.test, result.mistakes) == (None, None, ())
+
+
+def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) -> None:
+    examples = read(job.mine_path, reviews)[:4]
+    answers = [Prediction(text="positive", confidence=0.6 + number / 10) for number in range(4)]
+    mistakes = find_mistakes(reviews, examples, answers)
+    assert [mistake.example.label for mistake in mistakes] == ["negative", "negative"]
+    assert [mistake.predicted for mistake in mistakes] == ["positive", "positive"]
+    assert [mistake.confidence for mistake in mistakes] == [0.6, 0.8]
+
+
+def test_the_best_epoch_is_kept(config: StudentConfig, reviews: Task, job: StudentJob, write: Write) -> None:
+    # The selection part contradicts the training set: every epoch of learning makes the score worse.
+    opposite = {"positive": "negative", "negative": "positive"}
+    select = [replace(row, label=opposite[row.label or ""]) for row in read(job.select_path, reviews)]
+    job = replace(job, select_path=write("opposite", reviews, select), test_path=write("again", reviews, select))
+    result = LocalStudentTrainer(config.model_copy(update={"epochs": 6}), reviews).train(job)
+    scores = [report.select for report in result.epochs]
+    assert scores[-1] < max(scores)
+    assert result.best_epoch == 1 + scores.index(max(scores))
+    assert result.select.value == max(scores)
+    assert result.test is not None
+    assert result.test.value == max(scores)
+
+
+def test_small_sets_get_more_epochs(config: StudentConfig) -> None:
+    few = config.model_copy(update={"min_steps": 150, "batch_size": 16, "epochs": 4, "warmup": 0.1})
+    plan = plan_training(few, 300)
+    assert (plan.steps_per_epoch, plan.epochs, plan.steps, plan.warmup_steps) == (19, 8, 152, 15)
+    assert plan_training(few, 3000).epochs == 4
+    rates = [plan.rate(step) for step in range(plan.steps + 1)]
+    assert rates[15] == max(rates) == 1.0
+    assert rates[0] == rates[-1] == 0.0
+
+
+def test_a_training_set_without_rows_is_refused(
+    config: StudentConfig, reviews: Task, job: StudentJob, write: Write
+) -> None:
+    with pytest.raises(TrainerError, match="nothing to train"):
+        LocalStudentTrainer(config, reviews).train(replace(job, train_path=write("none", reviews, [])))
+
+
+def test_answers_come_in_the_order_of_the_rows(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    student = load_student(config, reviews, torch.device("cpu"))
+    examples = read(job.test_path, reviews)
+    together = predict(student, examples, CPU)
+    alone = [predict(student, [example], CPU)[0] for example in examples]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.confidence for answer in together] == pytest.approx(
+        [answer.confidence for answer in alone], abs=1e-5
+    )
+    assert all(0.5 <= answer.confidence <= 1 for answer in together)
+
+
+def question(number: int) -> Example:
+    words = ["the", "was", "and", "soup", "film"]
+    padding = " ".join(words[(number + place) % 5] for place in range(3 + number % 12))
+    code = f"{number % 10}{number % 7}"
+    context = f"{padding} lovely {code} {padding}"
+    return Example(
+        id=f"q{number}",
+        fields={"question": "lovely?", "context": context},
+        answers=(Span(text=code, start=context.index(code)),),
+        origin=Origin(source=Source.GOLD),
+    )
+
+
+def test_a_span_student_learns_to_point_at_the_answer(
+    config: StudentConfig, questions: Task, job: StudentJob, write: Write
+) -> None:
+    train, rest = [question(number) for number in range(80)], [question(number) for number in range(200, 220)]
+    path = write("rest", questions, rest)
+    job = replace(job, train_path=write("spans", questions, train), select_path=path, mine_path=path, test_path=None)
+    few = config.model_copy(update={"epochs": 8})
+    result = LocalStudentTrainer(few, questions).train(job)
+    assert result.select.value > 0.9
+    assert result.num_rows == 80
+    for mistake in result.mistakes:
+        assert mistake.predicted in mistake.example.fields["context"]
+    assert AutoModelForQuestionAnswering.from_pretrained(job.output).config.num_labels == 2

@@ -1,0 +1,89 @@
+"""A job file is strict: what is wrong is named with its file, field, value and a way out."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s3ray.config import RunConfig, data_shaping, fingerprint, load_config, to_yaml
+from s3ray.errors import InputError
+
+GOOD = "name: job\ntask: review_sentences\n"
+
+
+def load(tmp_path: Path, text: str, **overrides: object) -> RunConfig:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return load_config(path, {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "generatr: {}\n", ["generatr", "Did you mean `generator`?"]),
+        (GOOD + "generator: {engnes: 2}\n", ["generator.engnes", "Did you mean `engines`?"]),
+        ("name: job\n", ["task", "is missing"]),
+        (GOOD + "student: {epochs: two}\n", ["student.epochs", "valid integer", "'two'"]),
+        (GOOD + "student: {epochs: 0}\n", ["student.epochs", "greater than 0", "0"]),
+        (GOOD + "strategy: {name: s4}\n", ["strategy.name", "'s3'", "'s4'"]),
+        (GOOD + "strategy: {name: zerogen}\n", ["strategy", "needs `rows`"]),
+        (GOOD + "strategy: {name: s3, seed_examples: 50, rows: 20}\n", ["strategy", "20", "50"]),
+        (GOOD + "generator: {sampling: {top_p: 1.5}}\n", ["generator.sampling.top_p", "1.5"]),
+        ("name: ../../etc\ntask: imdb\n", ["name", "../../etc"]),
+        ("name: [\n", ["not valid YAML", "line"]),
+        ("- a list\n", ["holds no fields"]),
+        ("name: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: list[str]) -> None:
+    with pytest.raises(InputError) as refusal:
+        load(tmp_path, text)
+    assert refusal.value.exit_code == 2
+    for part in ["job.yaml", *says]:
+        assert part in str(refusal.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_the_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    assert load(tmp_path, to_yaml(config)) == config
+
+
+def test_every_default_is_in_the_resolved_config(tmp_path: Path) -> None:
+    resolved = yaml.safe_load(to_yaml(load(tmp_path, GOOD)))
+    assert resolved["generator"]["max_num_seqs"] == RunConfig.model_fields["generator"].default.max_num_seqs
+
+
+def test_every_field_says_what_it_is_for() -> None:
+    sections = [RunConfig]
+    for section in sections:
+        for name, info in section.model_fields.items():
+            assert info.description, f"{section.__name__}.{name} has no description"
+            nested = info.annotation
+            if isinstance(nested, type) and hasattr(nested, "model_fields"):
+                sections.append(nested)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shapes"),
+    [
+        ("generator__engines", 4, False),
+        ("generator__max_num_seqs", 8, False),
+        ("student__workers", 2, False),
+        ("cluster__address", "local", False),
+        ("name", "other", False),
+        ("seed", 1, True),
+        ("strategy__rounds", 1, True),
+        ("student__epochs", 9, True),
+        ("generator__sampling__temperature", 0.1, True),
+        ("curation__near_duplicate", 0.5, True),
+    ],
+)
+def test_only_data_shaping_settings_are_fingerprinted(tmp_path: Path, field: str, value: object, shapes: bool) -> None:
+    plain = fingerprint(data_shaping(load(tmp_path, GOOD)))
+    changed = fingerprint(data_shaping(load(tmp_path, GOOD, **{field: value})))
+    assert (plain != changed) is shapes

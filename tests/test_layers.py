@@ -1,0 +1,56 @@
+"""Layers: what coordinates a run can be imported, and so tested and debugged, without the heavy libraries."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("ray", "torch", "transformers", "vllm", "datasets")
+LIGHT = (
+    "s3ray.config",
+    "s3ray.driver",
+    "s3ray.store",
+    "s3ray.tasks",
+    "s3ray.strategies",
+    "s3ray.generator.ledger",
+    "s3ray.generator.dispatch",
+    "s3ray.generator.placement",
+)
+PROBE = """
+import importlib, json, sys
+light, heavy = json.loads(sys.argv[1])
+loaded = {}
+for module in light:
+    importlib.import_module(module)
+    loaded[module] = [name for name in heavy if name in sys.modules]
+print(json.dumps(loaded))
+"""
+
+
+def test_words_and_logic_load_nothing_heavy() -> None:
+    command = [sys.executable, "-c", PROBE, json.dumps([LIGHT, HEAVY])]
+    loaded = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert loaded == {module: [] for module in LIGHT}
+
+
+def test_every_module_is_in_one_layer() -> None:
+    """A module that the contract does not list would escape it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    listed = {f"s3ray.{name.strip()}" for layer in layers for name in layer.split(":")}
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "s3ray").rglob("*.py")}
+    packages = {module.removesuffix(".__init__") for module in modules if module.endswith(".__init__")}
+    stray = {
+        module
+        for module in modules - {f"{package}.__init__" for package in packages}
+        if not any(f"{module}.".startswith(f"{name}.") for name in listed)
+    }
+    assert not stray
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    """import-linter and the wheel both pass over a folder without ``__init__.py``."""
+    folders = {path.parent for path in (ROOT / "s3ray").rglob("*.py")}
+    assert not {folder for folder in folders if not (folder / "__init__.py").exists()}

@@ -1,0 +1,146 @@
+"""A stage gives the same examples whatever the order in which outcomes arrive, and accounts for every request."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3ray.stage import ANY, Stage, StagePlan
+from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
+
+
+def request(index: int, label: str = "a") -> GenerationRequest:
+    return GenerationRequest(
+        id=f"r{index}", index=index, stage="seed", round=0, template="seed", label=label, group="g", seed=index
+    )
+
+
+def endless(labels: str = "a") -> Iterator[GenerationRequest]:
+    index = 0
+    while True:
+        yield request(index, labels[index % len(labels)])
+        index += 1
+
+
+def outcome(asked: GenerationRequest, usable: bool = True) -> Outcome:
+    status = OutcomeStatus.ACCEPTED if usable else OutcomeStatus.REJECTED
+    return Outcome(request_id=asked.id, index=asked.index, status=status, reason="" if usable else "refusal", text="x")
+
+
+class KeepUnless:
+    """Keeps everything except the indices it is told; remembers the order in which it was asked."""
+
+    def __init__(self, refused: set[int] | None = None) -> None:
+        self.refused = refused or set()
+        self.kept: list[int] = []
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        if request.index in self.refused:
+            return Rejection(reason=RejectionReason.DUPLICATE)
+        self.kept.append(request.index)
+        return None
+
+
+def run(stage: Stage, unusable: set[int], draw: random.Random, num_at_once: int) -> None:
+    in_flight: list[GenerationRequest] = []
+    while not stage.finished:
+        in_flight += stage.take(max(0, num_at_once - len(in_flight)))
+        if stage.finished:
+            break
+        assert in_flight, "an unfinished stage must have something under way"
+        asked = in_flight.pop(draw.randrange(len(in_flight)))
+        stage.settle([outcome(asked, asked.index not in unusable)])
+
+
+@settings(deadline=None)
+@given(
+    unusable=st.sets(st.integers(0, 40), max_size=20),
+    refused=st.sets(st.integers(0, 40), max_size=10),
+    seed=st.integers(0, 1000),
+    num_at_once=st.integers(1, 30),
+)
+def test_kept_examples_do_not_depend_on_arrival(
+    unusable: set[int], refused: set[int], seed: int, num_at_once: int
+) -> None:
+    kept = []
+    for draw, width in ((random.Random(0), 1), (random.Random(seed), num_at_once)):
+        judge = KeepUnless(refused)
+        plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 7, "b": 5}, max_requests=200)
+        stage = Stage(plan, judge)
+        run(stage, unusable, draw, width)
+        assert stage.num_accepted == 12
+        assert stage.missing == {}
+        assert len({verdict.request.id for verdict in stage.verdicts}) == len(stage.verdicts)
+        kept.append(judge.kept)
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("num_known", [0, 3, 10, 60])
+def test_a_resumed_stage_ends_as_an_undisturbed_one(num_known: int) -> None:
+    def stage_with(known: list[Outcome]) -> tuple[Stage, KeepUnless]:
+        judge = KeepUnless({4, 9})
+        plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 10, "b": 10}, max_requests=200)
+        return Stage(plan, judge, known), judge
+
+    undisturbed, whole = stage_with([])
+    run(undisturbed, {2, 3}, random.Random(1), 8)
+    known = [outcome(request(index, "ab"[index % 2]), index not in {2, 3}) for index in range(num_known)]
+    resumed, again = stage_with(known)
+    resumed.replay()
+    run(resumed, {2, 3}, random.Random(2), 5)
+    assert again.kept == whole.kept
+    ended = {verdict.request.id for verdict in resumed.verdicts}
+    assert {item.request_id for item in known} <= ended, "an outcome on disk was lost"
+
+
+def test_known_requests_are_not_sent_again() -> None:
+    plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
+    stage = Stage(plan, KeepUnless(), [outcome(request(0)), outcome(request(2))])
+    stage.replay()
+    sent = [asked.id for asked in stage.take(10)]
+    assert sent[:2] == ["r1", "r3"]
+    assert not {"r0", "r2"} & set(sent)
+
+
+def test_without_a_quota_every_request_is_sent_once() -> None:
+    plan = StagePlan(name="extrapolate", requests=iter([request(index) for index in range(5)]))
+    stage = Stage(plan, KeepUnless())
+    taken = stage.take(3)
+    stage.settle([outcome(asked) for asked in taken])
+    taken = stage.take(9)
+    assert [asked.index for asked in taken] == [3, 4]
+    stage.settle([outcome(asked, usable=False) for asked in taken])
+    assert stage.take(1) == []
+    assert stage.finished
+    assert (len(stage.verdicts), stage.num_accepted) == (5, 3)
+
+
+def test_an_empty_stage_is_finished_at_once() -> None:
+    stage = Stage(StagePlan(name="extrapolate", requests=iter(())), KeepUnless())
+    assert stage.take(4) == []
+    assert stage.finished
+
+
+def test_a_label_that_starves_is_named() -> None:
+    judge = KeepUnless({index for index in range(100) if index % 2})
+    plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 3, "b": 3}, max_requests=20)
+    stage = Stage(plan, judge)
+    run(stage, set(), random.Random(0), 6)
+    assert stage.missing == {"b": 3}
+
+
+def test_no_more_is_asked_for_than_the_yield_calls_for() -> None:
+    plan = StagePlan(name="seed", requests=endless(), quota={ANY: 10}, max_requests=1000)
+    stage = Stage(plan, KeepUnless())
+    assert len(stage.take(500)) <= 12
+
+
+def test_an_outcome_settles_once() -> None:
+    plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
+    stage = Stage(plan, KeepUnless())
+    first, *_ = stage.take(2)
+    stage.settle([outcome(first)])
+    with pytest.raises(KeyError):
+        stage.settle([outcome(first)])
