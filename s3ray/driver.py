@@ -241,10 +241,13 @@ class Driver:
             "mined": result.mine.num_examples if result.mine else None,
             "seconds": dict(result.seconds),
         }
-        test = {"test": dict(result.test.values) if result.test else None}
-        test |= {"num_test": result.test.num_examples if result.test else None}
-        mine = {"mine": dict(result.mine.values) if result.mine else None, "main": result.select.main}
-        store.write_json(store.in_student(round_, "score.json"), report | mine | test)
+        more = {
+            "main": result.select.main,
+            "mine": dict(result.mine.values) if result.mine else None,
+            "test": dict(result.test.values) if result.test else None,
+            "num_test": result.test.num_examples if result.test else None,
+        }
+        store.write_json(store.in_student(round_, "score.json"), report | more)
         self._emit("student_finished", phase="score", **report)
         if result.test is not None:
             values = dict(result.test.values)

@@ -22,6 +22,7 @@ from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.progress import make_progress
 from s3ray.monitor.report import write_report
 from s3ray.monitor.summary import summary_table
+from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
@@ -83,7 +84,7 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
         with store.lock():
             store.create(job.settings, to_yaml(job.config))
             events = EventLog(store, job.config.name, attempt=_next_attempt(store))
-            progress = make_progress(console)
+            progress = make_progress(console, RunView.replay(store.events()))
             events.listen(progress)
             try:
                 with _failures_told(store, events):

@@ -74,7 +74,7 @@ def _plan_gpus(config: RunConfig, nodes: Sequence[NodeFacts], num_engines: int, 
     tensor_parallel = 0 if is_fake else config.generator.tensor_parallel
     free = {node.node_id: node.num_gpus for node in nodes}
     total = sum(free.values())
-    engines = []
+    engines: list[EnginePlacement] = []
     for number in range(num_engines):
         node_id = max(free, key=lambda node: free[node])
         if free[node_id] < tensor_parallel:
@@ -121,7 +121,7 @@ def _plan_cpus(config: RunConfig, nodes: Sequence[NodeFacts], num_engines: int, 
             hint=f"At most {total} fit here. Lower `engines`, or run on a larger cluster.",
         )
     per_node = _spread(num_engines, nodes)
-    engines = []
+    engines: list[EnginePlacement] = []
     for node, count in zip(nodes, per_node, strict=True):
         for share in range(count):
             engines.append(

@@ -57,13 +57,13 @@ def stacked_bars(title: str, bars: Sequence[Bar]) -> Markup:
 def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> Markup:
     """The score on the selection part by round, and the test score in a column of its own at the end."""
     values = [*scores.values(), *([] if test is None else [test])]
-    low = max(0.0, math.floor((min(values) - 0.02) * 20) / 20)
-    high = min(1.0, math.ceil((max(values) + 0.03) * 20) / 20)
+    ticks = _ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.03))
+    low, high = ticks[0], ticks[-1]
     columns = [f"round {num}" for num in scores] + ([] if test is None else ["test"])
     height = 220
     step = (WIDTH - _LEFT - _RIGHT) / len(columns)
     xs = [_LEFT + step * (i + 0.5) for i in range(len(columns))]
-    body = _grid(low, high, height, [f"{tick:.2f}" for tick in _ticks(low, high)])
+    body = _grid(ticks, height, "{:.2f}")
     # Many rounds: every other name, so that they do not run into each other.
     every = math.ceil(len(columns) * 52 / (WIDTH - _LEFT))
     for i, (x, name) in enumerate(zip(xs, columns, strict=True)):
@@ -86,7 +86,8 @@ def throughput_plot(line: Timeline) -> Markup:
     """Tokens per second along working time, engines stacked; grey where a student was trained."""
     height = 220
     total = line.total
-    high = _ticks(0, max(total) * 1.05)[-1] or 1.0
+    ticks = _ticks(0, max(total) * 1.05)
+    high = ticks[-1]
     end_s = line.bin_s * len(total)
     scale = (WIDTH - _LEFT - _RIGHT) / end_s
     body = []
@@ -96,7 +97,7 @@ def throughput_plot(line: Timeline) -> Markup:
             f'<rect class="band" x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{height - _TOP - _BOTTOM}">'
             f"<title>student {num} is trained: {escape(duration(stop - start))}</title></rect>"
         )
-    body += _grid(0, high, height, [f"{tick:.0f}" for tick in _ticks(0, high)])
+    body += _grid(ticks, height, "{:,.0f}")
     base = [0.0] * len(total)
     stacked = line.rates if len(line.rates) <= len(ENGINE_COLOURS) else {"all engines": total}
     for colour, (engine, rates) in zip(ENGINE_COLOURS, stacked.items(), strict=False):
@@ -133,12 +134,12 @@ def _area(base: Sequence[float], top: Sequence[float], high: float, height: int,
     return f'<polygon class="{colour}" points="{points}"><title>{escape(name)}</title></polygon>'
 
 
-def _grid(low: float, high: float, height: int, labels: Sequence[str]) -> list[str]:
+def _grid(ticks: Sequence[float], height: int, form: str) -> list[str]:
     lines = []
-    for tick, label in zip(_ticks(low, high), labels, strict=True):
-        y = _y(tick, low, high, height)
+    for tick in ticks:
+        y = _y(tick, ticks[0], ticks[-1], height)
         lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(_text(_LEFT - 8, y + 4, label, "tick end"))
+        lines.append(_text(_LEFT - 8, y + 4, form.format(tick), "tick end"))
     return lines
 
 

@@ -17,9 +17,10 @@ from s3ray.types import Example, GenerationRequest, Mistake, Span
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundContext:
-    """What a strategy may look at in one round. ``gold`` is the extrapolation part; the other parts stay out of sight.
-    ``contexts`` are what seed examples are written for, where the generator writes only one of several fields.
+    """What a strategy may look at in one round.
 
+    ``gold`` is the extrapolation part; the other parts stay out of sight. ``contexts`` are what seed examples are
+    written for, where the generator writes only one of several fields.
     ``fingerprint`` and ``seed`` make request ids and random draws repeatable; ``reasons`` are those kept per label.
     """
 

@@ -16,7 +16,11 @@ def test_score_plot_writes_every_value_inside_the_picture(scores: dict[int, floa
     svg = score_plot("accuracy", scores, test)
     values = [*scores.values(), *([] if test is None else [test])]
     assert {f"{value:.3f}" for value in values} <= set(_texts(svg))
-    assert all(0 <= float(dot.get("cy", "-1")) <= 220 for dot in ET.fromstring(svg).iter("circle"))
+    heights = [float(line.get("y1", "")) for line in ET.fromstring(svg).iter("line")]
+    assert min(heights) >= 14
+    assert max(heights) <= 190
+    dots = [float(dot.get("cy", "")) for dot in ET.fromstring(svg).iter("circle")]
+    assert all(min(heights) <= y <= max(heights) for y in dots)
 
 
 def test_bars_share_one_scale_and_are_escaped() -> None:

@@ -11,7 +11,10 @@ from s3ray.errors import EngineDeadError
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.types import EngineLimits, Generation, Prompt
 
-_WORDS = ["amber", "bridge", "candle", "distant", "every", "field", "garden", "harbor", "island", "jacket", "kitchen", "lantern", "meadow", "night", "orchard", "paper", "quiet", "river", "silver", "table", "under", "valley", "window", "yellow", "basket", "copper", "dinner", "engine", "forest", "guitar", "hollow", "iron"]
+_VOCABULARY = """
+amber bridge candle distant every field garden harbor island jacket kitchen lantern meadow night orchard paper quiet
+river silver table under valley window yellow basket copper dinner engine forest guitar hollow iron
+"""
 
 
 class FakeEngine:
@@ -37,7 +40,7 @@ class FakeEngine:
         """Write the text that belongs to ``seed``; die when the script says so."""
         script = self._config.fake
         draw = random.Random(seed)
-        words = draw.choices(_WORDS, k=draw.randint(6, 24))
+        words = draw.choices(_VOCABULARY.split(), k=draw.randint(6, 24))
         if script.tokens_per_s:
             await asyncio.sleep(len(words) / script.tokens_per_s)
         if script.die_after is not None and self._num_answered >= script.die_after:

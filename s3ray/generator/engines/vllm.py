@@ -86,23 +86,22 @@ class VLLMEngine:
             seed=seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = None
+        prompted = TokensPrompt(prompt_token_ids=token_ids)
         try:
-            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=token_ids), sampling, request_id):
-                pass
+            outputs = [output async for output in self._engine.generate(prompted, sampling, request_id)]
         except VLLMEngineDeadError as error:
             raise EngineDeadError(str(error)) from error
         except (VLLMClientError, ValueError) as error:
             raise RequestRefusedError(f"{type(error).__name__}: {error}") from error
-        if output is None:
+        if not outputs:
             raise EngineDeadError("the engine closed a request without an answer")
-        completion = output.outputs[0]
+        completion = outputs[-1].outputs[0]
         return Generation(
             request_id=request_id,
             text=completion.text,
             finish_reason=completion.finish_reason or "",
             num_prompt_tokens=len(token_ids),
-            num_cached_tokens=output.num_cached_tokens or 0,
+            num_cached_tokens=outputs[-1].num_cached_tokens or 0,
             num_output_tokens=len(completion.token_ids),
         )
 

@@ -1,0 +1,111 @@
+"""The actor without Ray: every request that goes in comes out once, and a dead engine ends the process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from s3ray.config import FakeConfig, GeneratorConfig
+from s3ray.generator import actor as actor_module
+from s3ray.generator.actor import GeneratorActor
+from s3ray.generator.engines.base import EngineSpec
+from s3ray.tasks import load_task
+from s3ray.types import GenerationRequest, Outcome, OutcomeStatus
+
+TASK = load_task("review_sentences")
+
+
+def make_actor(**fake: float) -> GeneratorActor:
+    config = GeneratorConfig(engine="fake", prompt_form="completion", fake=FakeConfig(**fake))  # type: ignore[arg-type]
+    spec = EngineSpec(engine="engine-0", config=config, device="cpu", num_threads=1)
+    return GeneratorActor(spec, TASK, clean=True)
+
+
+def requests(num: int, start: int = 0) -> list[tuple[GenerationRequest, int]]:
+    attributes = {name: values[0] for name, values in TASK.attributes.items()}
+    return [
+        (
+            GenerationRequest(
+                id=f"r{index}",
+                index=index,
+                stage="seed",
+                round=0,
+                template="seed",
+                label="positive",
+                attributes=attributes,
+                group="g",
+                seed=index,
+            ),
+            1,
+        )
+        for index in range(start, start + num)
+    ]
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 30))  # type: ignore[arg-type]
+
+
+async def collect(actor: GeneratorActor, num: int) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    while len(outcomes) < num:
+        outcomes += (await actor.exchange([])).outcomes
+    return outcomes
+
+
+def test_what_goes_in_comes_out_once() -> None:
+    async def scenario() -> None:
+        actor = make_actor(tokens_per_s=2000.0)
+        await actor.start()
+        outcomes = list((await actor.exchange(requests(40))).outcomes)
+        outcomes += await collect(actor, 40 - len(outcomes))
+        assert sorted(outcome.index for outcome in outcomes) == list(range(40))
+        assert (await actor.exchange([])).outcomes == ()
+        assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
+        assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
+
+    run(scenario)
+
+
+def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
+    async def scenario() -> None:
+        texts = []
+        for _ in range(2):
+            actor = make_actor()
+            await actor.start()
+            answer = await actor.exchange(requests(5))
+            outcomes = [*answer.outcomes, *await collect(actor, 5 - len(answer.outcomes))]
+            texts.append({outcome.index: outcome.text for outcome in outcomes})
+        assert texts[0] == texts[1]
+
+    run(scenario)
+
+
+def test_after_an_abort_old_answers_never_mix_with_new_ones() -> None:
+    async def scenario() -> None:
+        actor = make_actor(tokens_per_s=200.0)
+        await actor.start()
+        pending = asyncio.create_task(actor.exchange(requests(20)))
+        await asyncio.sleep(0)
+        await actor.abort()
+        outcomes = list((await actor.exchange(requests(8, start=100))).outcomes)
+        assert (await pending).outcomes == ()
+        outcomes += await collect(actor, 8 - len(outcomes))
+        assert sorted(outcome.index for outcome in outcomes) == list(range(100, 108))
+
+    run(scenario)
+
+
+def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        ended = asyncio.Event()
+        monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
+        actor = make_actor(die_after=3)
+        await actor.start()
+        answer = await actor.exchange(requests(10))
+        assert answer.death is not None
+        assert "3 answers" in answer.death
+        assert len(answer.outcomes) == 3
+        await ended.wait()
+
+    run(scenario)

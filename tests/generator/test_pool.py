@@ -1,0 +1,134 @@
+"""The pool on real Ray with the fake engine: nothing lost, nothing twice, whatever dies."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from s3ray.config import FakeConfig, GeneratorConfig
+from s3ray.errors import PoolError
+from s3ray.generator.placement import EnginePlacement, Plan
+from s3ray.generator.pool import GeneratorPool
+from s3ray.tasks import load_task
+from s3ray.types import GenerationRequest, Outcome
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+TASK = load_task("review_sentences")
+
+
+class Sequence:
+    """A source of ``num`` requests that insists on every one of them, once."""
+
+    def __init__(self, num: int, start: int = 0) -> None:
+        self._todo = [request(index) for index in range(start, start + num)]
+        self.missing = {item.id for item in self._todo}
+
+    @property
+    def finished(self) -> bool:
+        return not self.missing
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        taken, self._todo = self._todo[:num], self._todo[num:]
+        return taken
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self.missing.remove(outcome.request_id)
+
+
+def request(index: int) -> GenerationRequest:
+    return GenerationRequest(
+        id=f"r{index}",
+        index=index,
+        stage="seed",
+        round=0,
+        template="seed",
+        label="positive",
+        attributes={name: values[0] for name, values in TASK.attributes.items()},
+        group="g",
+        seed=index,
+    )
+
+
+def make_pool(events: list[dict[str, Any]], num_engines: int = 2, **settings: Any) -> GeneratorPool:
+    fake = FakeConfig(**settings.pop("fake", {}))
+    config = GeneratorConfig(engine="fake", prompt_form="completion", max_num_seqs=8, fake=fake, **settings)
+    engines = tuple(
+        EnginePlacement(engine=f"engine-{number}", node_id=None, device="cpu", num_gpus=0, num_cpus=0)
+        for number in range(num_engines)
+    )
+    plan = Plan(mode="swap", device="cpu", engines=engines, num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    return GeneratorPool(
+        config, TASK, plan, clean=True, emit=lambda event, **fields: events.append({"event": event, **fields})
+    )
+
+
+def drain(
+    pool: GeneratorPool, source: Sequence, meanwhile: Callable[[int], None] = lambda num: None
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for batch in pool.generate(source):
+        source.settle(batch)
+        outcomes += batch
+        meanwhile(len(outcomes))
+    return outcomes
+
+
+def test_every_request_is_answered_once_by_all_engines() -> None:
+    pool = make_pool([], fake={"tokens_per_s": 300.0})
+    try:
+        outcomes = drain(pool, Sequence(120))
+        again = drain(pool, Sequence(30, start=500))
+    finally:
+        pool.close()
+    assert sorted(outcome.index for outcome in outcomes) == list(range(120))
+    assert {outcome.engine for outcome in outcomes} == {"engine-0", "engine-1"}
+    assert sorted(outcome.index for outcome in again) == list(range(500, 530)), "a second stage is served as well"
+
+
+def test_dying_engines_are_replaced_and_lose_nothing() -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, fake={"die_after": 25}, max_restarts=10)
+    try:
+        outcomes = drain(pool, Sequence(120))
+    finally:
+        pool.close()
+    assert sorted(outcome.index for outcome in outcomes) == list(range(120))
+    assert sum(event["event"] == "engine_lost" for event in events) >= 3
+
+
+def test_a_killed_actor_process_costs_only_time() -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, fake={"tokens_per_s": 100.0})
+    killed: list[int] = []
+
+    def kill_one(num: int) -> None:
+        if num >= 20 and not killed:
+            killed.append(_pid_of_an_engine())
+            os.kill(killed[0], signal.SIGKILL)
+
+    try:
+        outcomes = drain(pool, Sequence(100), kill_one)
+    finally:
+        pool.close()
+    assert sorted(outcome.index for outcome in outcomes) == list(range(100))
+    assert [event["event"] for event in events].count("engine_lost") == 1
+    assert any(outcome.attempt == 2 for outcome in outcomes)
+
+
+def _pid_of_an_engine() -> int:
+    below = psutil.Process().children(recursive=True)
+    return next(process.pid for process in below if "GeneratorActor" in " ".join(process.cmdline()))
+
+
+def test_no_engine_left_ends_with_the_cause() -> None:
+    pool = make_pool([], num_engines=1, fake={"die_after": 0}, max_restarts=1)
+    try:
+        with pytest.raises(PoolError, match="no engine is left.*scripted death"):
+            drain(pool, Sequence(10))
+    finally:
+        pool.close()

@@ -1,0 +1,127 @@
+"""The contract of every task that comes with the package."""
+
+import pickle
+
+import pytest
+
+from s3ray.config import GoldConfig
+from s3ray.tasks import Task, builtin_names, load_task
+from s3ray.tasks.gold import load_gold
+from s3ray.tasks.spec import Form, template_parts
+from s3ray.types import Parsed, Prompt, Rejection, RejectionReason, Source
+from tests.tasks.samples import gold_example, request_of
+
+FORMS: tuple[Form, ...] = ("chat", "completion")
+LONG = "The waiter smiled, the soup was hot, the music was quiet and we stayed for three hours without noticing it."
+
+
+@pytest.fixture(params=builtin_names())
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(request.param)
+
+
+def spoken(prompt: Prompt) -> str:
+    assert (prompt.user is None) != (prompt.text is None)
+    return f"{prompt.system}\n{prompt.user or prompt.text}"
+
+
+def test_the_builtin_tasks_are_those_of_the_paper_and_the_demo() -> None:
+    assert builtin_names() == ("adversarial_qa", "imdb", "qnli", "review_sentences", "rte")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_template_renders_for_every_label(task: Task, form: Form) -> None:
+    assert task.has_form(form)
+    texts = {}
+    for name in dict.fromkeys(name for _, name, _, _ in template_parts(task.spec)):
+        for label in task.labels or (None,):
+            parent = gold_example(task) if name == "extrapolate" else None
+            text = spoken(task.render(request_of(task, name, label, parent=parent), form))
+            assert "{{" not in text
+            assert "{%" not in text
+            texts[name, label] = text
+    assert len(set(texts.values())) == len(texts), "two templates or labels give the same prompt"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prompts_show_what_is_given(task: Task, form: Form) -> None:
+    parent = gold_example(task, number=1)
+    seed = spoken(task.render(request_of(task, "seed", parent=None), form))
+    extrapolate = spoken(task.render(request_of(task, "extrapolate", parent=parent), form))
+    assert parent.fields[task.written] in extrapolate
+    for name in task.context_fields:
+        assert gold_example(task).fields[name] in seed
+        assert parent.fields[name] in extrapolate
+    if parent.answers:
+        assert parent.answers[0].text in seed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_seed_prompts_know_no_gold_text(task: Task, form: Form) -> None:
+    parent = gold_example(task, **{task.written: "Nobody may ever see this."})
+    with_parent = spoken(task.render(request_of(task, "seed", parent=parent), form))
+    assert "Nobody may ever see this" not in with_parent
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_reasons_are_shown_in_seed_prompts(task: Task, form: Form) -> None:
+    assert task.has_reasons(form) == (not task.context_fields)
+    if task.has_reasons(form):
+        prompt = task.render(request_of(task, "seed", reasons=("a purple horse", "a green cow")), form)
+        assert "a purple horse" in spoken(prompt)
+        assert "a green cow" in spoken(prompt)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_attributes_change_seed_prompts(task: Task, form: Form) -> None:
+    last = {name: values[-1] for name, values in task.attributes.items()}
+    if form == "completion" and not any("vary." in source for f, _, _, source in template_parts(task.spec) if f == form):
+        return
+    usual = spoken(task.render(request_of(task, "seed"), form))
+    assert spoken(task.render(request_of(task, "seed", attributes=last), form)) != usual
+
+
+def test_completion_prompts_end_where_the_model_goes_on(task: Task) -> None:
+    for name in ("seed", "extrapolate"):
+        prompt = task.render(request_of(task, name, parent=gold_example(task)), "completion")
+        assert prompt.text is not None
+        assert prompt.text.endswith('"')
+        assert '"' in prompt.stop
+
+
+def test_a_good_answer_becomes_an_example_of_what_was_asked(task: Task) -> None:
+    for label in task.labels or (None,):
+        parent = gold_example(task)
+        request = request_of(task, "extrapolate", label, parent=parent)
+        read = task.read(request, f'"{LONG}"', "stop", clean=True)
+        assert read == Parsed(text=LONG)
+        example = task.example(request, LONG)
+        assert example.fields == {**parent.fields, task.written: LONG}
+        assert tuple(example.fields) == task.fields
+        assert example.label == label
+        assert example.answers == parent.answers
+        assert (example.origin.source, example.origin.round, example.origin.parent) == (Source.EXTRAPOLATED, 1, "g0")
+
+
+def test_the_parent_again_is_no_answer(task: Task) -> None:
+    parent = gold_example(task, **{task.written: LONG})
+    read = task.read(request_of(task, "extrapolate", parent=parent), LONG.upper() + "!", "stop", clean=True)
+    assert isinstance(read, Rejection)
+    assert read.reason is RejectionReason.COPY_OF_PARENT
+
+
+def test_tasks_pickle(task: Task) -> None:
+    again = pickle.loads(pickle.dumps(task))
+    assert again.spec == task.spec
+    assert again.data == task.data
+    assert again.render(request_of(task, "seed"), "chat") == task.render(request_of(task, "seed"), "chat")
+
+
+def test_the_packaged_data_is_whole() -> None:
+    task = load_task("review_sentences")
+    gold = load_gold(task, GoldConfig())
+    assert (len(gold.extrapolate), len(gold.select), len(gold.test)) == (300, 200, 997)
+    assert {example.label for example in gold.test} == {"negative", "positive"}
+    assert gold.contexts == ()
+    assert task.data is not None
+    assert "CC BY 4.0" in (task.data / "LICENSE.md").read_text(encoding="utf-8")
