@@ -161,7 +161,7 @@ def test_s3_follows_the_algorithms(tmp_path: Path) -> None:
             assert example.origin.parent is not None
             assert example.label == mistakes[example.origin.parent].label
     assert [job.test_path is None for job in trainer.jobs] == [True, True, False], "test is read by the last student"
-    assert not set(row.id for row in GOLD.extrapolate) & {row.id for row in _read(trainer.jobs[-1].train_path)}
+    assert not {row.id for row in GOLD.extrapolate} & {row.id for row in _read(trainer.jobs[-1].train_path)}
 
 
 def test_every_seed_prompt_has_reasons_of_its_label(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_driver_killed_while_generating_goes_on(tmp_path: Path, die_after: int
     undisturbed, _, _ = drive(config(tmp_path), tmp_path / "undisturbed")
     with pytest.raises(Interrupted):
         drive(config(tmp_path), tmp_path / "run", ScriptedGenerator(die_after=die_after))
-    store, again, _ = drive(config(tmp_path), tmp_path / "run", ScriptedGenerator(seed=5))
+    store, _, _ = drive(config(tmp_path), tmp_path / "run", ScriptedGenerator(seed=5))
     assert _final(store) == _final(undisturbed)
     journal = _journal(store)
     assert len(set(journal)) == len(journal), "a request was answered twice"

@@ -35,9 +35,6 @@ class DuplicateIndex:
             floor = _lowest_jaccard(threshold)
             self._lsh = MinHashLSH(threshold=floor, num_perm=_NUM_HASHES, weights=_FAVOUR_RECALL)
 
-    def __len__(self) -> int:
-        return len(self._exact)
-
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
         """The kind of copy that the text is, and the original's id: the most similar text's, the earliest of equals."""
         normal = normalise(text)

@@ -103,8 +103,11 @@ def make_request(
 
 
 def reason_plan(context: RoundContext, config: StrategyConfig) -> StagePlan:
-    """Ask often enough for K reasons per label (Algorithm 1, step 1), with room for those that repeat."""
-    num_each = 2 * math.ceil(config.reasons_per_label / NUM_REASONS)
+    """Ask often enough for K reasons per label (Algorithm 1, step 1).
+
+    Four times as many are asked for as are kept, because reasons repeat and small models list few.
+    """
+    num_each = 4 * math.ceil(config.reasons_per_label / NUM_REASONS)
     labels = [label for _ in range(num_each) for label in context.task.labels]
     requests = (
         make_request(

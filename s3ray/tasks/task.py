@@ -98,13 +98,13 @@ class Task:
         if request.template == "reasons":
             return self._read_as_reasons(text, finish_reason)
         written = clean_text(text) if clean else text.strip()
-        rejection = self._unclean(written, finish_reason) if clean else None
-        if rejection:
-            return rejection
         if not written:
             return Rejection(reason=RejectionReason.EMPTY)
         if not normalise(written):
             return Rejection(reason=RejectionReason.UNPARSABLE, detail="no word in it")
+        rejection = self._unclean(written, finish_reason) if clean else None
+        if rejection:
+            return rejection
         if request.parent and normalise(written) == normalise(request.parent.fields[self.written]):
             return Rejection(reason=RejectionReason.COPY_OF_PARENT, detail=f"parent {request.parent.id}")
         return Parsed(text=written)
@@ -124,7 +124,7 @@ class Task:
             return Rejection(reason=RejectionReason.TRUNCATED, detail=f"cut after {num_words} words")
         if is_refusal(written):
             return Rejection(reason=RejectionReason.REFUSAL, detail=written[:80])
-        if 0 < num_words < limits.min_words:
+        if num_words < limits.min_words:
             return Rejection(reason=RejectionReason.TOO_SHORT, detail=f"{num_words} words, least {limits.min_words}")
         if num_words > limits.max_words:
             return Rejection(reason=RejectionReason.TOO_LONG, detail=f"{num_words} words, most {limits.max_words}")

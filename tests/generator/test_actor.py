@@ -43,7 +43,7 @@ def requests(num: int, start: int = 0) -> list[tuple[GenerationRequest, int]]:
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
 async def collect(actor: GeneratorActor, num: int) -> list[Outcome]:

@@ -67,9 +67,7 @@ def make_pool(events: list[dict[str, Any]], num_engines: int = 2, **settings: An
     )
 
 
-def drain(
-    pool: GeneratorPool, source: Sequence, meanwhile: Callable[[int], None] = lambda num: None
-) -> list[Outcome]:
+def drain(pool: GeneratorPool, source: Sequence, meanwhile: Callable[[int], None] = lambda num: None) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for batch in pool.generate(source):
         source.settle(batch)
@@ -122,13 +120,13 @@ def test_a_killed_actor_process_costs_only_time() -> None:
 
 def _pid_of_an_engine() -> int:
     below = psutil.Process().children(recursive=True)
-    return next(process.pid for process in below if "GeneratorActor" in " ".join(process.cmdline()))
+    return next(int(process.pid) for process in below if "GeneratorActor" in " ".join(process.cmdline()))
 
 
 def test_no_engine_left_ends_with_the_cause() -> None:
     pool = make_pool([], num_engines=1, fake={"die_after": 0}, max_restarts=1)
     try:
-        with pytest.raises(PoolError, match="no engine is left.*scripted death"):
+        with pytest.raises(PoolError, match=r"no engine is left.*scripted death"):
             drain(pool, Sequence(10))
     finally:
         pool.close()

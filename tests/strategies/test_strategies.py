@@ -149,11 +149,11 @@ def test_contract(name: str, task: Task, round_: int) -> None:
     assert [request.id for request in requests] == [request.id for request in again]
     assert len({request.id for request in requests}) == len(requests)
     assert len({request.seed for request in requests}) >= 0.9 * len(requests)
-    reseeded = [plan for plan in plans(name, context(task, round_, seed=1, fingerprint="g"), **settings)]
+    reseeded = list(plans(name, context(task, round_, seed=1, fingerprint="g"), **settings))
     assert not {request.id for plan in reseeded for request in first(plan, 40)} & {request.id for request in requests}
     for form in ("chat", "completion"):
         for request in requests:
-            prompt = task.render(request, form)  # type: ignore[arg-type]
+            prompt = task.render(request, form)
             assert prompt.text or prompt.user
 
 

@@ -21,10 +21,10 @@ TOPICS: dict[str, Any] = {
         "completion": {
             "reasons": {"text": "{{ num_reasons }} signs of {{ label }}, not of {{ labels | join(', ') }}:\n1."},
             "seed": {
-                "text": "{{ context.title }} in {{ vary.place }}{% for r in reasons %}, {{ r }}{% endfor %} ({{ label }}): \"\n",
+                "text": '{{ context.title }} in {{ vary.place }}, {{ reasons | join(", ") }} ({{ label }}): "\n',
                 "stop": ['"'],
             },
-            "extrapolate": {"text": "{{ context.title }} ({{ label }}): {{ parent.text }}\nLike it: \""},
+            "extrapolate": {"text": '{{ context.title }} ({{ label }}): {{ parent.text }}\nLike it: "'},
         }
     },
 }
@@ -42,9 +42,10 @@ ANSWERS: dict[str, Any] = {
 }
 
 
-def gold_example(task: Task, number: int = 0, **fields: str) -> Example:
+def gold_example(task: Task, number: int = 0, written: str | None = None) -> Example:
     """A gold row of any task, without its data."""
-    filled = {name: f"Row {number}: the {name} says that Anna won the old silver cup." for name in task.fields} | fields
+    filled = {name: f"Row {number}: the {name} says that Anna won the old silver cup." for name in task.fields}
+    filled[task.written] = written or filled[task.written]
     span = Span(text="Anna", start=filled[task.fields[-1]].find("Anna"))
     return Example(
         id=f"g{number}",

@@ -58,7 +58,7 @@ def test_prompts_show_what_is_given(task: Task, form: Form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_seed_prompts_know_no_gold_text(task: Task, form: Form) -> None:
-    parent = gold_example(task, **{task.written: "Nobody may ever see this."})
+    parent = gold_example(task, written="Nobody may ever see this.")
     with_parent = spoken(task.render(request_of(task, "seed", parent=parent), form))
     assert "Nobody may ever see this" not in with_parent
 
@@ -75,10 +75,9 @@ def test_reasons_are_shown_in_seed_prompts(task: Task, form: Form) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_attributes_change_seed_prompts(task: Task, form: Form) -> None:
     last = {name: values[-1] for name, values in task.attributes.items()}
-    if form == "completion" and not any("vary." in source for f, _, _, source in template_parts(task.spec) if f == form):
-        return
+    is_used = any("vary." in text for (f, name, _, text) in template_parts(task.spec) if (f, name) == (form, "seed"))
     usual = spoken(task.render(request_of(task, "seed"), form))
-    assert spoken(task.render(request_of(task, "seed", attributes=last), form)) != usual
+    assert (spoken(task.render(request_of(task, "seed", attributes=last), form)) != usual) == is_used
 
 
 def test_completion_prompts_end_where_the_model_goes_on(task: Task) -> None:
@@ -104,7 +103,7 @@ def test_a_good_answer_becomes_an_example_of_what_was_asked(task: Task) -> None:
 
 
 def test_the_parent_again_is_no_answer(task: Task) -> None:
-    parent = gold_example(task, **{task.written: LONG})
+    parent = gold_example(task, written=LONG)
     read = task.read(request_of(task, "extrapolate", parent=parent), LONG.upper() + "!", "stop", clean=True)
     assert isinstance(read, Rejection)
     assert read.reason is RejectionReason.COPY_OF_PARENT

@@ -41,8 +41,7 @@ def test_a_chat_prompt_has_two_messages(make_task: Make, answers: Spec) -> None:
     ("raw", "finish", "reason"),
     [
         ("", "stop", RejectionReason.EMPTY),
-        ('"', "stop", RejectionReason.EMPTY),
-        ("?! ... --", "stop", RejectionReason.UNPARSABLE),
+        ("?!", "stop", RejectionReason.UNPARSABLE),
         ("The match was cut off in the", "length", RejectionReason.TRUNCATED),
         ("I'm sorry, but I can't assist with that.", "stop", RejectionReason.REFUSAL),
         ("Goal!", "stop", RejectionReason.TOO_SHORT),
@@ -64,7 +63,7 @@ def test_the_word_limits_belong_to_the_text(make_task: Make, topics: Spec) -> No
 
 def test_without_cleaning_a_text_is_taken_as_it_is(make_task: Make, topics: Spec) -> None:
     task = make_task(topics)
-    request = request_of(task, "extrapolate", parent=gold_example(task, text="The match was lost."))
+    request = request_of(task, "extrapolate", parent=gold_example(task, written="The match was lost."))
     raw = "Sure! Here is a review that is far too long and was cut off in the"
     assert task.read(request, f" {raw}\n", "length", clean=False) == Parsed(text=raw)
     assert reason_of(task.read(request, " \n", "stop", clean=False)) is RejectionReason.EMPTY

@@ -1,0 +1,1 @@
+"""One program per question that is asked of the system; ``results/`` keeps what they found."""

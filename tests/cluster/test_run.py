@@ -1,0 +1,207 @@
+"""`s3ray run` as a user starts it, with fake engines on a Ray of its own: killed anywhere, it ends in the same data."""
+
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+from s3ray.store import RunStore
+
+pytestmark = pytest.mark.ray
+
+WAIT_S = 150
+SLOW = "tokens_per_s: 40"
+FAST = "tokens_per_s: 4000"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a student of a few thousand parameters, so that training costs nothing."""
+    folder = tmp_path_factory.mktemp("student")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += ["##" + letter for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    shape = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertForSequenceClassification(shape).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def write_job(folder: Path, student: Path, engines: int = 2, fake: str = FAST, name: str = "job") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"name: {name}\ntask: review_sentences\ngold: {{extrapolate: 30, select: 20, test: 20}}\n"
+        "strategy: {name: s3, rounds: 1, seed_examples: 60, rows: 80, reasons_per_label: 5}\n"
+        f"generator: {{engine: fake, engines: {engines}, prompt_form: completion, max_num_seqs: 4,"
+        f" max_restarts: 100, fake: {{{fake}}}}}\n"
+        f"student: {{model: {student}, epochs: 1, max_length: 32}}\ncluster: {{address: local}}\n"
+    )
+    return path
+
+
+def start(job: Path, out: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", "from s3ray.cli import main; main()", "run", str(job), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(job: Path, out: Path) -> str:
+    process = start(job, out)
+    text, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, text
+    return text
+
+
+def events(out: Path, name: str) -> list[dict[str, Any]]:
+    if not (out / "events.jsonl").exists():
+        return []
+    return [event for event in RunStore(out).events() if event["event"] == name]
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline, "the run did not get there"
+        time.sleep(0.05)
+
+
+def kill_driver(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate(timeout=WAIT_S)
+
+
+def dataset(out: Path) -> str:
+    """Digest of the final synthetic set, byte by byte."""
+    (file,) = sorted((out / "dataset").rglob("*.parquet"))
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def check_books(out: Path) -> None:
+    """Each request stands once in the journal, and every round balances."""
+    store = RunStore(out)
+    metrics = store.read_json("metrics.json")
+    for round_ in store.rounds():
+        asked = store.read_table(store.in_round(round_, "requests.parquet"))["request_id"].to_pylist()
+        stages = {path.name.rsplit("-", 1)[0] for path in store.path(f"rounds/{round_}/chunks").iterdir()}
+        chunks = [chunk for stage in stages for chunk in store.read_chunks(round_, stage)]
+        answered = Counter(name for chunk in chunks for name in chunk["request_id"].to_pylist())
+        assert set(answered.values()) == {1}
+        assert sorted(answered) == sorted(asked)
+        counts = metrics["rounds"][round_]
+        ended = counts["accepted"] + sum(counts["rejected"].values()) + sum(counts["failed"].values())
+        assert counts["requested"] == ended
+    assert set(metrics["test"]) >= {"accuracy", "num_examples"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(student: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    text = finish(write_job(folder, student), folder / "run")
+    assert "accuracy" in text
+    assert (folder / "run" / "report.html").exists()
+    check_books(folder / "run")
+    return dataset(folder / "run")
+
+
+def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
+    out = tmp_path / "run"
+    slow = write_job(tmp_path, student, engines=3, fake=SLOW)
+    process = start(slow, out)
+    wait_for(process, lambda: len(events(out, "chunk_written")) >= 8)
+    kill_driver(process)
+    process = start(slow, out)
+    wait_for(process, lambda: bool(events(out, "student_started")))
+    kill_driver(process)
+    finish(write_job(tmp_path, student, engines=1), out)
+    assert [event["resumed"] for event in events(out, "run_started")] == [False, True, True]
+    check_books(out)
+    assert dataset(out) == undisturbed
+
+
+def test_killed_and_dying_engines_end_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
+    out = tmp_path / "run"
+    process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
+    wait_for(process, lambda: len(events(out, "chunk_written")) >= 3)
+    below = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in below if "GeneratorActor" in " ".join(child.cmdline())).kill()
+    text, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, text
+    assert len(events(out, "engine_lost")) >= 2
+    check_books(out)
+    assert dataset(out) == undisturbed
+
+
+def test_a_run_without_engines_left_says_how_to_go_on(tmp_path: Path, student: Path, undisturbed: str) -> None:
+    job = write_job(tmp_path, student)
+    dying = write_job(tmp_path, student, name="dying", fake="die_after: 9")
+    dying.write_text(dying.read_text().replace("max_restarts: 100", "max_restarts: 0"))
+    out = tmp_path / "run"
+    process = start(dying, out)
+    text, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 3
+    assert "no engine is left" in text
+    assert "The same command goes on" in text
+    assert "Traceback" not in text
+    kept = sorted(path.name for path in (out / "rounds/0/chunks").iterdir())
+    assert kept
+    finish(job, out)
+    assert set(kept) <= {path.name for path in (out / "rounds/0/chunks").iterdir()}
+    check_books(out)
+    assert dataset(out) == undisturbed
+
+
+def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path, undisturbed: str) -> None:
+    job = write_job(tmp_path, student)
+    job.write_text(job.read_text().replace("address: local", "address: auto"))
+    out = tmp_path / "run"
+    ray = str(Path(sys.executable).parent / "ray")
+    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port")}
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_listener(ports["dashboard-agent-listen-port"])
+        inner = "from s3ray.cli import main; main()"
+        entrypoint = [sys.executable, "-c", f'"{inner}"', "run", str(job), "--out", str(out)]
+        submit = [ray, "job", "submit", "--address", address, "--", *entrypoint]
+        done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "on the Ray cluster at" in done.stdout
+    finally:
+        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            process.terminate()
+        head.wait(WAIT_S)
+    check_books(out)
+    assert dataset(out) == undisturbed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_listener(port: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens on port {port}"
+            time.sleep(0.2)

@@ -1,0 +1,168 @@
+"""The real engine on a tiny random model: limits, seeds, refusals, prefix cache, and a killed EngineCore."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from s3ray.config import GeneratorConfig, SamplingConfig
+from s3ray.generator.placement import EnginePlacement, Plan
+from s3ray.generator.pool import GeneratorPool
+from s3ray.tasks import load_task
+from s3ray.types import Example, FailureReason, GenerationRequest, Origin, Outcome, Source
+
+pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+TASK = load_task("review_sentences")
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random 2-layer Llama whose tokens are characters."""
+    folder = tmp_path_factory.mktemp("llama")
+    letters = [chr(code) for code in range(32, 127)] + ["\n", "<eos>", "<unk>"]
+    vocabulary = {letter: place for place, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>"
+    )
+    fast.save_pretrained(folder)
+    shape = LlamaConfig(
+        vocab_size=len(letters),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=vocabulary["<eos>"],
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+class Sequence:
+    """A source of given requests."""
+
+    def __init__(self, requests: list[GenerationRequest]) -> None:
+        self._todo = list(requests)
+        self.missing = {request.id for request in requests}
+
+    @property
+    def finished(self) -> bool:
+        return not self.missing
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        taken, self._todo = self._todo[:num], self._todo[num:]
+        return taken
+
+
+@dataclass
+class Running:
+    """A pool of one engine that tests share, and what it told."""
+
+    pool: GeneratorPool
+    events: list[dict[str, Any]]
+
+    def answers(self, requests: list[GenerationRequest]) -> Iterator[list[Outcome]]:
+        source = Sequence(requests)
+        for batch in self.pool.generate(source):
+            source.missing -= {outcome.request_id for outcome in batch}
+            yield batch
+
+    def all_answers(self, requests: list[GenerationRequest]) -> dict[str, Outcome]:
+        return {outcome.request_id: outcome for batch in self.answers(requests) for outcome in batch}
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def running(tiny_llama: Path, local_ray: None) -> Iterator[Running]:
+    config = GeneratorConfig(
+        model=str(tiny_llama),
+        prompt_form="completion",
+        max_model_len=1024,
+        max_num_seqs=8,
+        max_num_batched_tokens=1024,
+        sampling=SamplingConfig(max_tokens=24),
+        dtype="float32",
+    )
+    placement = EnginePlacement(engine="engine-0", node_id=None, device="cpu", num_gpus=0, num_cpus=0)
+    plan = Plan(mode="swap", device="cpu", engines=(placement,), num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    events: list[dict[str, Any]] = []
+    pool = GeneratorPool(
+        config, TASK, plan, clean=False, emit=lambda event, **fields: events.append({"event": event, **fields})
+    )
+    yield Running(pool=pool, events=events)
+    pool.close()
+
+
+def requests(num: int, parent: str | None = None, start: int = 0) -> list[GenerationRequest]:
+    gold = None
+    if parent is not None:
+        gold = Example(id="gold", fields={"text": parent}, label="positive", origin=Origin(source=Source.GOLD))
+    return [
+        GenerationRequest(
+            id=f"{'seed' if gold is None else 'rewrite'}-{index}",
+            index=index,
+            stage="seed" if gold is None else "extrapolate",
+            round=0,
+            template="seed" if gold is None else "extrapolate",
+            label="positive",
+            attributes={name: values[0] for name, values in TASK.attributes.items()},
+            parent=gold,
+            group="g",
+            seed=index,
+        )
+        for index in range(start, start + num)
+    ]
+
+
+def test_every_request_is_answered_within_the_limits_asked_for(running: Running) -> None:
+    outcomes = running.all_answers(requests(40))
+    assert len(outcomes) == 40
+    assert all(0 < outcome.num_output_tokens <= 24 for outcome in outcomes.values())
+    limits = running.of("engine_ready")[0]["limits"]
+    assert (limits["max_num_seqs"], limits["max_num_batched_tokens"], limits["max_model_len"]) == (8, 1024, 1024)
+    assert limits["dtype"] == "float32"
+    assert limits["num_kv_tokens"] > 1024
+
+
+def test_a_request_is_answered_alike_whenever_it_is_asked(running: Running) -> None:
+    first = running.all_answers(requests(6))
+    alone = running.all_answers(requests(1, start=3))
+    assert alone["seed-3"].raw == first["seed-3"].raw
+    assert len({outcome.raw for outcome in first.values()}) == 6, "seeds must differ between requests"
+
+
+def test_prompts_with_a_common_beginning_are_computed_once(running: Running) -> None:
+    outcomes = running.all_answers(requests(12, parent="the same mistake is shown to every one of these requests"))
+    assert sum(outcome.num_cached_tokens > 0 for outcome in outcomes.values()) >= 4
+
+
+def test_a_prompt_that_is_too_long_fails_alone(running: Running) -> None:
+    too_long = requests(1, parent="long " * 400)
+    outcomes = running.all_answers([*too_long, *requests(4)])
+    assert outcomes["rewrite-0"].reason == FailureReason.REFUSED_BY_ENGINE.value
+    assert "1000 fit" in outcomes["rewrite-0"].detail
+    assert all(outcomes[f"seed-{index}"].raw for index in range(4))
+
+
+def test_a_killed_engine_core_is_replaced_and_loses_nothing(running: Running) -> None:
+    num_lost = len(running.of("engine_lost"))
+    asked = requests(60, start=100)
+    seen: list[str] = []
+    for batch in running.answers(asked):
+        if not seen:
+            below = psutil.Process().children(recursive=True)
+            next(child for child in below if "EngineCore" in " ".join(child.cmdline())).kill()
+        seen += [outcome.request_id for outcome in batch]
+    assert sorted(seen) == sorted(request.id for request in asked)
+    assert len(running.of("engine_lost")) == num_lost + 1

