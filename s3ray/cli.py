@@ -49,7 +49,7 @@ def run(job: JobFile, out: Out = None, set_: Settings = None) -> None:
     config = _load(job, set_)
     from s3ray.running import run_job
 
-    run_job(config, str(job), _folder(config, out), Console())
+    run_job(config, str(job), _folder(config, out), _console())
 
 
 @app.command()
@@ -58,7 +58,7 @@ def plan(job: JobFile, out: Out = None, set_: Settings = None) -> None:
     config = _load(job, set_)
     from s3ray.running import plan_job
 
-    plan_job(config, str(job), _folder(config, out), Console())
+    plan_job(config, str(job), _folder(config, out), _console())
 
 
 @app.command()
@@ -66,7 +66,7 @@ def status(run: RunFolder) -> None:
     """Say where a run stands: running, finished or interrupted, and what is on disk."""
     from s3ray.monitor.summary import status_text
 
-    Console().print(status_text(RunStore.existing(run), time.time()))
+    _console().print(status_text(RunStore.existing(run), time.time()))
 
 
 @app.command()
@@ -74,7 +74,7 @@ def report(run: RunFolder) -> None:
     """Write a run's report: one HTML page that needs no network."""
     from s3ray.monitor.report import write_report
 
-    Console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
+    _console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
 
 
 @app.command()
@@ -87,7 +87,13 @@ def export(
     """Write the synthetic dataset of a run: Parquet and a dataset card, for datasets.load_dataset."""
     from s3ray.export import export_dataset
 
-    Console().print(f"Dataset: {export_dataset(RunStore.existing(run), out)}", soft_wrap=True)
+    _console().print(f"Dataset: {export_dataset(RunStore.existing(run), out)}", soft_wrap=True)
+
+
+def _console() -> Console:
+    """Standard output; wide enough for the tables where it is a file and has no width of its own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
 
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:

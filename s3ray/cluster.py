@@ -5,6 +5,7 @@ import socket
 
 import ray
 import torch
+from ray._private.services import find_bootstrap_address
 
 from s3ray.errors import InputError
 from s3ray.generator.placement import NodeFacts
@@ -32,12 +33,11 @@ def join_running(address: str, where: str = "") -> str | None:
     if address != "auto":
         _require_listener(address, where)
         return _join(address, where)
-    if os.environ.get("RAY_ADDRESS"):
-        return _join(os.environ["RAY_ADDRESS"], where)
-    try:
-        return _join("auto", where)
-    except InputError:
+    # Ray's own address="auto" would also join the private Ray of any other program on this machine.
+    found = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
+    if not found or (not os.environ.get("RAY_ADDRESS") and not _listens(found)):
         return None
+    return _join(found, where)
 
 
 def node_facts() -> list[NodeFacts]:
@@ -96,14 +96,20 @@ def _require_listener(address: str, where: str) -> None:
     if not host or not port.isdigit():
         hint = "Write HOST:PORT (6379 is the port of `ray start --head`), auto, or local."
         raise InputError("is no address", where=where, field="cluster.address", value=address, hint=hint)
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except OSError as error:
-        hint = "Check host and port; `ray start --head` prints them."
+    if not _listens(address):
         raise InputError(
-            f"nobody listens there ({error.strerror or error})",
+            "nobody listens there",
             where=where,
             field="cluster.address",
             value=address,
-            hint=hint,
-        ) from error
+            hint="Check host and port; `ray start --head` prints them.",
+        )
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True

@@ -174,8 +174,8 @@ class ClusterConfig(_Section):
     """The Ray cluster to run on."""
 
     address: str = Field(default="auto", json_schema_extra=EXECUTION)
-    """auto: the cluster this process belongs to or that runs on this machine, else one is started here. local: always
-    start one here. HOST:PORT: that cluster."""
+    """auto: the cluster that RAY_ADDRESS names or that `ray start` started on this machine, else one is started here.
+    local: always start one here. HOST:PORT: that cluster."""
 
 
 class RunConfig(_Section):
@@ -185,7 +185,7 @@ class RunConfig(_Section):
     """Name of the run and of its folder."""
     task: str
     """Name of a builtin task, or path of a task YAML."""
-    data: str | None = None
+    data: str | None = Field(default=None, json_schema_extra=EXECUTION)
     """Folder with train, validation and test files (.jsonl, .csv or .parquet); replaces the task's own source."""
     gold: GoldConfig = GoldConfig()
     """The labelled data."""

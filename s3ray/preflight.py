@@ -13,6 +13,7 @@ from s3ray.config import RunConfig, data_shaping, fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.generator.placement import NodeFacts, Plan, plan_placement
+from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
 from s3ray.weights import check_model
@@ -37,7 +38,16 @@ def check_job(config: RunConfig, where: str) -> Job:
     """
     task = load_task(config.task, config.data)
     _check_prompts(config, task, where)
-    check_model(config.student.model, field="student.model", where=where)
+    student = config.student
+    check_model(student.model, field="student.model", where=where, max_length=student.max_length)
+    if not task.has_labels and student.max_length < MIN_SPAN_LENGTH:
+        raise InputError(
+            "is too short for question and passage",
+            where=where,
+            field="student.max_length",
+            value=str(student.max_length),
+            hint=f"Span tasks need {MIN_SPAN_LENGTH} or more; 384 is usual.",
+        )
     generator = config.generator
     if config.generates and generator.engine == "vllm":
         if not generator.model:
@@ -90,6 +100,7 @@ def _settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
     settings["task"] = task.name
     settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
     settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
-    if Path(config.generator.model).exists():
-        settings["generator"]["model"] = Path(config.generator.model).name
+    for part, model in (("generator", config.generator.model), ("student", config.student.model)):
+        if model and Path(model).exists():
+            settings[part]["model"] = Path(model).name
     return settings

@@ -217,7 +217,7 @@ class StudentJob:
 
     The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on
     ``mine_path``, and scored on ``test_path`` where that is given (the last student's alone). Files are
-    example tables (``dataset.table_from_examples``). The folder ``output`` receives model, tokenizer and mistakes.
+    example tables (``dataset.table_from_examples``). The folder ``output`` receives model and tokenizer.
     """
 
     round: int

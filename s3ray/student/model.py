@@ -96,6 +96,9 @@ def save_student(student: Student, folder: Path) -> None:
         student.model.save_pretrained(unfinished)
         student.tokenizer.save_pretrained(unfinished)
         make_tokenizer_portable(unfinished)
+        # safetensors writes files that only their owner can read; a run folder is often shared.
+        for file in unfinished.iterdir():
+            file.chmod(file.stat().st_mode | 0o444)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)

@@ -38,15 +38,8 @@ def test_two_workers_train_the_student_that_one_process_trains(
     assert AutoModelForSequenceClassification.from_pretrained(job.output).config.num_labels == 2
     assert together.seconds["start"] > 0
     assert signal.getsignal(signal.SIGINT) is interrupt
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_training_again_starts_from_the_base_checkpoint(
-    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
-) -> None:
-    trainer = on_ray(config.model_copy(update={"epochs": 1}), reviews, tmp_path / "train")
-    first = trainer.train(job)
-    assert [report.loss for report in trainer.train(job).epochs] == [report.loss for report in first.epochs]
+    again = trainer.train(job)  # at the base checkpoint, not where Ray Train left the student of the same job
+    assert [report.loss for report in again.epochs] == [report.loss for report in together.epochs]
 
 
 @pytest.mark.usefixtures("local_ray")
