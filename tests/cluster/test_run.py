@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import psutil
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
+from benchmarks.journal import audit
 from s3ray.store import RunStore
 
 pytestmark = pytest.mark.ray
@@ -88,20 +88,11 @@ def dataset(out: Path) -> str:
 
 
 def check_books(out: Path) -> None:
-    """Each request stands once in the journal, and every round balances."""
-    store = RunStore(out)
-    metrics = store.read_json("metrics.json")
-    for round_ in store.rounds():
-        asked = store.read_table(store.in_round(round_, "requests.parquet"))["request_id"].to_pylist()
-        stages = {path.name.rsplit("-", 1)[0] for path in store.path(f"rounds/{round_}/chunks").iterdir()}
-        chunks = [chunk for stage in stages for chunk in store.read_chunks(round_, stage)]
-        answered = Counter(name for chunk in chunks for name in chunk["request_id"].to_pylist())
-        assert set(answered.values()) == {1}
-        assert sorted(answered) == sorted(asked)
-        counts = metrics["rounds"][round_]
-        ended = counts["accepted"] + sum(counts["rejected"].values()) + sum(counts["failed"].values())
-        assert counts["requested"] == ended
-    assert set(metrics["test"]) >= {"accuracy", "num_examples"}
+    """Each request stands once in the journal, every round balances, and the student was tested."""
+    books = audit(out)
+    assert books["rounds"] == 2
+    assert (books["lost"], books["duplicated"], books["unbalanced"]) == (0, 0, 0)
+    assert set(RunStore(out).read_json("metrics.json")["test"]) >= {"accuracy", "num_examples"}
 
 
 @pytest.fixture(scope="module")
