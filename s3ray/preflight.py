@@ -11,7 +11,7 @@ from typing import Any
 
 from s3ray.config import RunConfig, data_shaping, fingerprint
 from s3ray.errors import InputError
-from s3ray.generator.engines.vllm import resolve_dtype
+from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
 from s3ray.generator.placement import NodeFacts, Plan, plan_placement
 from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
@@ -64,7 +64,7 @@ def check_job(config: RunConfig, where: str) -> Job:
 def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[Job, Plan]:
     """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
     plan = plan_placement(job.config, nodes, where)
-    dtype = resolve_dtype(job.config.generator.dtype, plan.device)
+    dtype = resolve_dtype(job.config.generator.dtype, plan.device, read_cpu_flags())
     generator = job.config.generator.model_copy(update={"dtype": dtype})
     config = job.config.model_copy(update={"generator": generator})
     resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)

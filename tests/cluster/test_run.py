@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from benchmarks.journal import audit
 from s3ray.store import RunStore
+from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
 
@@ -25,17 +25,8 @@ FAST = "tokens_per_s: 4000"
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a student of a few thousand parameters, so that training costs nothing."""
-    folder = tmp_path_factory.mktemp("student")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
-    words += ["##" + letter for letter in "abcdefghijklmnopqrstuvwxyz"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
-    shape = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertForSequenceClassification(shape).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    return folder
+    """A student so small that training costs nothing."""
+    return make_bert(tmp_path_factory.mktemp("student"))
 
 
 def write_job(folder: Path, student: Path, engines: int = 2, fake: str = FAST, name: str = "job") -> Path:

@@ -2,65 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from s3ray.config import GeneratorConfig, SamplingConfig
 from s3ray.generator.placement import EnginePlacement, Plan
 from s3ray.generator.pool import GeneratorPool
-from s3ray.tasks import load_task
-from s3ray.types import Example, FailureReason, GenerationRequest, Origin, Outcome, Source
+from s3ray.types import FailureReason, GenerationRequest, Outcome
+from tests.models import make_llama
+from tests.sources import TASK, InsistentSource, make_request
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-
-TASK = load_task("review_sentences")
-
-
-@pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random 2-layer Llama whose tokens are characters."""
-    folder = tmp_path_factory.mktemp("llama")
-    letters = [chr(code) for code in range(32, 127)] + ["\n", "<eos>", "<unk>"]
-    vocabulary = {letter: place for place, letter in enumerate(letters)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>"
-    )
-    fast.save_pretrained(folder)
-    shape = LlamaConfig(
-        vocab_size=len(letters),
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=vocabulary["<eos>"],
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    return folder
-
-
-class Sequence:
-    """A source of given requests."""
-
-    def __init__(self, requests: list[GenerationRequest]) -> None:
-        self._todo = list(requests)
-        self.missing = {request.id for request in requests}
-
-    @property
-    def finished(self) -> bool:
-        return not self.missing
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        taken, self._todo = self._todo[:num], self._todo[num:]
-        return taken
 
 
 @dataclass
@@ -71,9 +25,9 @@ class Running:
     events: list[dict[str, Any]]
 
     def answers(self, requests: list[GenerationRequest]) -> Iterator[list[Outcome]]:
-        source = Sequence(requests)
+        source = InsistentSource(requests)
         for batch in self.pool.generate(source):
-            source.missing -= {outcome.request_id for outcome in batch}
+            source.settle(batch)
             yield batch
 
     def all_answers(self, requests: list[GenerationRequest]) -> dict[str, Outcome]:
@@ -84,9 +38,9 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(tiny_llama: Path, local_ray: None) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Running]:
     config = GeneratorConfig(
-        model=str(tiny_llama),
+        model=str(make_llama(tmp_path_factory.mktemp("llama"))),
         prompt_form="completion",
         max_model_len=1024,
         max_num_seqs=8,
@@ -105,24 +59,7 @@ def running(tiny_llama: Path, local_ray: None) -> Iterator[Running]:
 
 
 def requests(num: int, parent: str | None = None, start: int = 0) -> list[GenerationRequest]:
-    gold = None
-    if parent is not None:
-        gold = Example(id="gold", fields={"text": parent}, label="positive", origin=Origin(source=Source.GOLD))
-    return [
-        GenerationRequest(
-            id=f"{'seed' if gold is None else 'rewrite'}-{index}",
-            index=index,
-            stage="seed" if gold is None else "extrapolate",
-            round=0,
-            template="seed" if gold is None else "extrapolate",
-            label="positive",
-            attributes={name: values[0] for name, values in TASK.attributes.items()},
-            parent=gold,
-            group="g",
-            seed=index,
-        )
-        for index in range(start, start + num)
-    ]
+    return [make_request(index, parent) for index in range(start, start + num)]
 
 
 def test_every_request_is_answered_within_the_limits_asked_for(running: Running) -> None:
@@ -150,8 +87,8 @@ def test_prompts_with_a_common_beginning_are_computed_once(running: Running) -> 
 def test_a_prompt_that_is_too_long_fails_alone(running: Running) -> None:
     too_long = requests(1, parent="long " * 400)
     outcomes = running.all_answers([*too_long, *requests(4)])
-    assert outcomes["rewrite-0"].reason == FailureReason.REFUSED_BY_ENGINE.value
-    assert "1000 fit" in outcomes["rewrite-0"].detail
+    assert outcomes["extrapolate-0"].reason == FailureReason.REFUSED_BY_ENGINE.value
+    assert "1000 fit" in outcomes["extrapolate-0"].detail
     assert all(outcomes[f"seed-{index}"].raw for index in range(4))
 
 

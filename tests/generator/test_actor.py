@@ -9,10 +9,8 @@ from s3ray.config import FakeConfig, GeneratorConfig
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.tasks import load_task
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus
-
-TASK = load_task("review_sentences")
+from tests.sources import TASK, make_request
 
 
 def make_actor(**fake: float) -> GeneratorActor:
@@ -22,24 +20,7 @@ def make_actor(**fake: float) -> GeneratorActor:
 
 
 def requests(num: int, start: int = 0) -> list[tuple[GenerationRequest, int]]:
-    attributes = {name: values[0] for name, values in TASK.attributes.items()}
-    return [
-        (
-            GenerationRequest(
-                id=f"r{index}",
-                index=index,
-                stage="seed",
-                round=0,
-                template="seed",
-                label="positive",
-                attributes=attributes,
-                group="g",
-                seed=index,
-            ),
-            1,
-        )
-        for index in range(start, start + num)
-    ]
+    return [(make_request(index), 1) for index in range(start, start + num)]
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:

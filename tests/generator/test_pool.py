@@ -12,46 +12,10 @@ from s3ray.config import FakeConfig, GeneratorConfig
 from s3ray.errors import PoolError
 from s3ray.generator.placement import EnginePlacement, Plan
 from s3ray.generator.pool import GeneratorPool
-from s3ray.tasks import load_task
-from s3ray.types import GenerationRequest, Outcome
+from s3ray.types import Outcome
+from tests.sources import TASK, InsistentSource, make_request
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-
-TASK = load_task("review_sentences")
-
-
-class Sequence:
-    """A source of ``num`` requests that insists on every one of them, once."""
-
-    def __init__(self, num: int, start: int = 0) -> None:
-        self._todo = [request(index) for index in range(start, start + num)]
-        self.missing = {item.id for item in self._todo}
-
-    @property
-    def finished(self) -> bool:
-        return not self.missing
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        taken, self._todo = self._todo[:num], self._todo[num:]
-        return taken
-
-    def settle(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            self.missing.remove(outcome.request_id)
-
-
-def request(index: int) -> GenerationRequest:
-    return GenerationRequest(
-        id=f"r{index}",
-        index=index,
-        stage="seed",
-        round=0,
-        template="seed",
-        label="positive",
-        attributes={name: values[0] for name, values in TASK.attributes.items()},
-        group="g",
-        seed=index,
-    )
 
 
 def make_pool(events: list[dict[str, Any]], num_engines: int = 2, **settings: Any) -> GeneratorPool:
@@ -67,8 +31,9 @@ def make_pool(events: list[dict[str, Any]], num_engines: int = 2, **settings: An
     )
 
 
-def drain(pool: GeneratorPool, source: Sequence, meanwhile: Callable[[int], None] = lambda num: None) -> list[Outcome]:
+def drain(pool: GeneratorPool, requests: range, meanwhile: Callable[[int], None] = lambda num: None) -> list[Outcome]:
     outcomes: list[Outcome] = []
+    source = InsistentSource([make_request(index) for index in requests])
     for batch in pool.generate(source):
         source.settle(batch)
         outcomes += batch
@@ -79,8 +44,8 @@ def drain(pool: GeneratorPool, source: Sequence, meanwhile: Callable[[int], None
 def test_every_request_is_answered_once_by_all_engines() -> None:
     pool = make_pool([], fake={"tokens_per_s": 300.0})
     try:
-        outcomes = drain(pool, Sequence(120))
-        again = drain(pool, Sequence(30, start=500))
+        outcomes = drain(pool, range(120))
+        again = drain(pool, range(500, 530))
     finally:
         pool.close()
     assert sorted(outcome.index for outcome in outcomes) == list(range(120))
@@ -92,7 +57,7 @@ def test_dying_engines_are_replaced_and_lose_nothing() -> None:
     events: list[dict[str, Any]] = []
     pool = make_pool(events, fake={"die_after": 25}, max_restarts=10)
     try:
-        outcomes = drain(pool, Sequence(120))
+        outcomes = drain(pool, range(120))
     finally:
         pool.close()
     assert sorted(outcome.index for outcome in outcomes) == list(range(120))
@@ -110,7 +75,7 @@ def test_a_killed_actor_process_costs_only_time() -> None:
             os.kill(killed[0], signal.SIGKILL)
 
     try:
-        outcomes = drain(pool, Sequence(100), kill_one)
+        outcomes = drain(pool, range(100), kill_one)
     finally:
         pool.close()
     assert sorted(outcome.index for outcome in outcomes) == list(range(100))
@@ -127,6 +92,6 @@ def test_no_engine_left_ends_with_the_cause() -> None:
     pool = make_pool([], num_engines=1, fake={"die_after": 0}, max_restarts=1)
     try:
         with pytest.raises(PoolError, match=r"no engine is left.*scripted death"):
-            drain(pool, Sequence(10))
+            drain(pool, range(10))
     finally:
         pool.close()

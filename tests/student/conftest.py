@@ -5,41 +5,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from s3ray.config import StudentConfig
 from s3ray.dataset import table_from_examples
 from s3ray.tasks import Task, load_task
 from s3ray.types import Example, Origin, Source, StudentJob
+from tests.models import make_bert
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
 SIGNS = {"positive": ("lovely", "superb", "charming"), "negative": ("dreadful", "dull", "broken")}
 SUBJECTS = ("film", "phone", "soup", "hotel", "song", "book", "chair")
 
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a random 2-layer BERT; without dropout, so that one and two workers compute the same."""
-    folder = tmp_path_factory.mktemp("tiny_bert")
+    """A folder with a BERT that knows the words of these reviews."""
     words = [word for sign in SIGNS.values() for word in sign] + [*SUBJECTS, "the", "was", "and"]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *words]
-    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        classifier_dropout=0.0,
-        initializer_range=0.15,  # so small a model hardly passes a signal on with the usual 0.02
-    )
-    BertModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
-    return str(folder)
+    return str(make_bert(tmp_path_factory.mktemp("tiny_bert"), words))
 
 
 @pytest.fixture(scope="session")

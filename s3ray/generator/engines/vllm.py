@@ -6,8 +6,8 @@ prompt.
 """
 
 import asyncio
-import contextlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.types import EngineLimits, Generation, Prompt
 from s3ray.weights import resolve_model
+
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 and Arm
 
 
 class VLLMEngine:
@@ -34,7 +36,7 @@ class VLLMEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        dtype = resolve_dtype(config.dtype, self._spec.device)
+        dtype = resolve_dtype(config.dtype, self._spec.device, read_cpu_flags())
         on_cpu = self._spec.device == "cpu"
         batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
         arguments = AsyncEngineArgs(
@@ -121,14 +123,23 @@ class VLLMEngine:
             self._engine = None
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """The number format to load a model in: on a CPU ``auto`` is bfloat16 only where the CPU computes with it."""
+def resolve_dtype(dtype: str, device: str, cpu_flags: Collection[str]) -> str:
+    """The number format to load a model in: on a CPU ``auto`` is bfloat16 only where the CPU computes with it.
+
+    Emulated bfloat16 is several times slower than float32.
+    """
     if dtype != "auto" or device != "cpu":
         return dtype
-    flags = ""
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "float32" if _BFLOAT16_FLAGS.isdisjoint(cpu_flags) else "bfloat16"
+
+
+def read_cpu_flags() -> frozenset[str]:
+    """What this machine's CPU reports that it can do; nothing where Linux does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split())
 
 
 def _set_environment(spec: EngineSpec) -> None:

@@ -1,0 +1,47 @@
+"""Requests without a strategy, and a source that hands them to a pool."""
+
+from collections.abc import Sequence
+
+from s3ray.tasks import Task, load_task
+from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
+
+TASK: Task = load_task("review_sentences")
+
+
+def make_request(index: int, parent: str | None = None) -> GenerationRequest:
+    """A request for a positive review sentence, from scratch or like ``parent``."""
+    origin = Origin(source=Source.GOLD)
+    gold = None if parent is None else Example(id="gold", fields={"text": parent}, label="positive", origin=origin)
+    stage = "seed" if gold is None else "extrapolate"
+    return GenerationRequest(
+        id=f"{stage}-{index}",
+        index=index,
+        stage=stage,
+        round=0,
+        template=stage,
+        label="positive",
+        attributes={name: values[0] for name, values in TASK.attributes.items()},
+        parent=gold,
+        group="g",
+        seed=index,
+    )
+
+
+class InsistentSource:
+    """Hands out its requests in order and is finished when each of them was settled once."""
+
+    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
+        self._todo = list(requests)
+        self._missing = {request.id for request in requests}
+
+    @property
+    def finished(self) -> bool:
+        return not self._missing
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        taken, self._todo = self._todo[:num], self._todo[num:]
+        return taken
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._missing.remove(outcome.request_id)
