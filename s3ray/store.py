@@ -32,6 +32,7 @@ class RunStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
+        self._num_chunks: dict[tuple[int, str], int] = {}
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -183,9 +184,12 @@ class RunStore:
 
     def write_chunk(self, round_: int, stage: str, table: pa.Table) -> str:
         """Add one chunk of outcomes to a stage's journal; returns its name."""
-        known = [int(path.stem.rsplit("-", 1)[1]) for path in self._chunks(round_, stage)]
-        name = self.in_round(round_, f"chunks/{stage}-{max(known, default=-1) + 1:06d}.parquet")
+        if (round_, stage) not in self._num_chunks:
+            known = [int(path.stem.rsplit("-", 1)[1]) for path in self._chunks(round_, stage)]
+            self._num_chunks[round_, stage] = max(known, default=-1) + 1
+        name = self.in_round(round_, f"chunks/{stage}-{self._num_chunks[round_, stage]:06d}.parquet")
         self.write_table(name, table)
+        self._num_chunks[round_, stage] += 1
         return name
 
     def read_chunks(self, round_: int, stage: str) -> Iterator[pa.Table]:

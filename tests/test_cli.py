@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from s3ray.cli import main
-from s3ray.tasks import load_task
 
 JOB = """\
 name: job
@@ -186,11 +185,3 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert s3ray(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
     assert all(command in text for command in ("run", "plan", "status", "report", "export"))
-
-
-def test_the_quickstart_is_a_valid_job() -> None:
-    from s3ray.config import load_config
-
-    root = Path(__file__).parent.parent
-    config = load_config(root / "jobs" / "quickstart.yaml")
-    assert load_task(config.task).has_form(config.generator.prompt_form)

@@ -206,7 +206,7 @@ class GeneratorPool:
             problems = "; ".join(f"{seat.engine}: {seat.problem}" for seat in self._seats)
             raise PoolError(
                 f"no engine is left ({problems})",
-                "What was written is on disk. Mend the cause and give the same command again to go on.",
+                "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
             )
 
     def _abort(self) -> None:
