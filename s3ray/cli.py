@@ -119,6 +119,3 @@ def main() -> None:
     except S3RayError as error:
         console.print(f"s3ray: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("s3ray: interrupted; the same command goes on from here.", markup=False)
-        sys.exit(130)

@@ -53,12 +53,13 @@ class StrategyConfig(_Section):
     """Accepted examples in all, for comparisons at equal size. Required by zerogen and goldgen; with s3 it replaces
     `per_mistake`: the rounds share what the seed set leaves, going over the mistakes as often as it takes."""
     rationales: bool = True
-    """Ask for reasons behind each label first and put some into every seed prompt (paper, Algorithm 1). Used by s3."""
+    """Ask for reasons behind each label first and put some into every seed prompt (paper, Algorithm 1). Used by s3
+    and goldgen."""
     reasons_per_label: PositiveInt = 20
     """Reasons kept per label (K in Algorithm 1)."""
     reasons_per_prompt: PositiveInt = 3
     """Reasons drawn into one seed prompt (k in Algorithm 1)."""
-    candidates_per_row: PositiveFloat = 8.0
+    candidates_per_row: float = Field(default=8.0, ge=1)
     """How many requests may be spent per accepted example before a stage gives up and says so."""
 
     @model_validator(mode="after")
@@ -67,6 +68,10 @@ class StrategyConfig(_Section):
             raise ValueError(f"strategy {self.name} needs `rows`, the number of examples to write")
         if self.rows is not None and self.name in ("s3", "goldgen") and self.rows < self.seed_examples:
             raise ValueError(f"`rows` ({self.rows}) is less than `seed_examples` ({self.seed_examples})")
+        if self.name == "s3" and not self.seed_examples:
+            raise ValueError("strategy s3 needs `seed_examples`, or its first student has nothing to learn from")
+        if self.name == "s3" and not self.rounds and self.rows not in (None, self.seed_examples):
+            raise ValueError(f"with `rounds` 0 only the {self.seed_examples} `seed_examples` are written, not `rows`")
         return self
 
 
@@ -117,8 +122,10 @@ class GeneratorConfig(_Section):
     """Tokens that one engine step may process."""
     gpu_memory_utilization: Probability = Field(default=0.9, json_schema_extra=EXECUTION)
     """Share of the GPU's memory that one engine may take."""
-    kv_cache_gib: PositiveFloat = Field(default=1.0, json_schema_extra=EXECUTION)
+    kv_cache_gib: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
     """Memory for the KV cache of one engine on a CPU, in GiB."""
+    request_s: PositiveFloat = Field(default=600.0, json_schema_extra=EXECUTION)
+    """How long one request may take; after that it ends as failed (timeout)."""
     ready_s: PositiveFloat = Field(default=900.0, json_schema_extra=EXECUTION)
     """How long an engine may take to start."""
     max_restarts: int = Field(default=3, ge=0, json_schema_extra=EXECUTION)

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import yaml
 
 from s3ray.config import read_yaml
-from s3ray.errors import InputError
-from s3ray.monitor.examples import text_fields
+from s3ray.errors import InputError, StoreError
+from s3ray.monitor.examples import find_task, text_fields, written_field
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.store import RunStore
 
@@ -33,8 +33,8 @@ def export_dataset(store: RunStore, out: Path | None) -> Path:
     """Write the accepted rows of all finished rounds and their card to ``out`` (None: the run's own ``dataset/``).
 
     Raises:
-        InputError: the run has no finished round, or ``out`` is there and not empty. Nothing was written.
-        StoreError: a file of the run cannot be read.
+        InputError: the run has no finished round, or ``out`` is there and not empty, or cannot be written.
+        StoreError: a file of the run cannot be read, or its own ``dataset/`` cannot be written.
     """
     tables = [store.read_table(store.in_round(num, "accepted.parquet")) for num in store.rounds()]
     if not sum(table.num_rows for table in tables):
@@ -43,52 +43,70 @@ def export_dataset(store: RunStore, out: Path | None) -> Path:
             where=str(store.folder),
             hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
         )
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is there and not empty", where=str(out), field="--out", hint="Give a new folder.")
     table = pa.concat_tables(tables)
-    folder = RunStore(out or store.path("dataset"))  # for its whole-file writes
+    card = dataset_card(table, build_metrics(store, run_identity(store)), _recipe(store, table))
+    if out is None:
+        return _write(store.path("dataset"), table, card)
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError("is there and not empty", where=str(out), field="--out", hint="Give a new folder.")
+        return _write(out, table, card)
+    except (OSError, StoreError) as error:
+        hint = "Give a new folder where you may write."
+        raise InputError("cannot be used", where=str(out), field="--out", value=str(error), hint=hint) from error
+
+
+def _write(out: Path, table: pa.Table, card: str) -> Path:
+    folder = RunStore(out)  # for its whole-file writes
     folder.write_table(_DATA, table)
-    folder.write_text(_CARD, dataset_card(table, build_metrics(store, run_identity(store)), _recipe(store)))
+    folder.write_text(_CARD, card)
     return folder.folder
 
 
 def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """The card (README.md) of a dataset: YAML head for ``datasets``, then where every row comes from.
 
-    ``metrics`` is ``build_metrics``; ``recipe`` holds ``sampling``, ``gold`` (rows by part), ``copied`` (rows by field
-    whose text is a gold row's) and ``gold_seed``.
+    ``metrics`` is ``build_metrics``; ``recipe`` holds ``sampling``, ``gold_seed``, ``gold`` (rows by part),
+    ``context_fields`` (given to the generator from gold), ``num_contexts`` (distinct ones), ``num_elsewhere`` (those
+    not in the extrapolation part), ``reasons`` (whether seeds could have some) and ``licence`` (gold's, if known).
     """
     parts = [
         f"---\n{yaml.safe_dump(_head(table, metrics), sort_keys=False)}---",
         f"# {metrics['run']}: synthetic data for {metrics['task']}",
-        _made(metrics, recipe),
+        _made(table, metrics, recipe),
         f"## Columns\n\n{_columns(table)}",
         f"## Rows by round\n\n{_rows_by_round(table, metrics)}",
         f"## What was rejected\n\n{_rejected(metrics)}",
         f"## How good a student became on it\n\n{_scores(metrics)}",
-        f"## Gold data and licence\n\n{_gold(metrics, recipe)}",
+        f"## Gold data and licence\n\n{_gold(table, metrics, recipe)}",
         f"## To make it again\n\nFingerprint of the settings: `{metrics['fingerprint']}`; seed {metrics['seed']}, "
         f"gold drawn with seed {recipe['gold_seed']}; sampling: {recipe['sampling']}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _recipe(store: RunStore) -> dict[str, Any]:
+def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
     config = read_yaml(store.path("config.yaml"))
-    parts = [part for part in ("extrapolate", "select", "test") if store.has(store.gold(part))]
-    gold = {part: store.read_table(store.gold(part)) for part in parts}
-    copied: dict[str, int] = {}
-    for num in store.rounds() if "extrapolate" in gold else []:
-        rows = store.read_table(store.in_round(num, "accepted.parquet"))
-        for name in text_fields(gold["extrapolate"]):
-            same = pc.is_in(rows[name], value_set=pc.unique(gold["extrapolate"][name]))
-            copied[name] = copied.get(name, 0) + (pc.sum(same).as_py() or 0)
+    gold = {part: store.read_table(store.gold(part)) for part in ("extrapolate", "select", "test")}
+    task = find_task(store, table.column_names)
+    written = task.written if task else written_field([table], gold["extrapolate"])
+    context_fields = [name for name in text_fields(table) if name != written]
+    contexts = _distinct(table, context_fields)
+    licence = task.data / "LICENSE.md" if task and task.data else None
     return {
         "sampling": ", ".join(f"{name} {value}" for name, value in config["generator"]["sampling"].items()),
         "gold_seed": config["gold"]["seed"],
         "gold": {part: rows.num_rows for part, rows in gold.items()},
-        "copied": copied,
+        "context_fields": context_fields,
+        "num_contexts": len(contexts),
+        "num_elsewhere": len(contexts - _distinct(gold["extrapolate"], context_fields)),
+        "reasons": any(store.has(store.in_round(num, "reasons.json")) for num in store.rounds()),
+        "licence": licence.read_text(encoding="utf-8").strip() if licence and licence.is_file() else None,
     }
+
+
+def _distinct(table: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
+    return set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
 def _head(table: pa.Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,15 +120,23 @@ def _head(table: pa.Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _made(metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def _made(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    given, target = _names(recipe["context_fields"]), "answer" if metrics["kind"] == "span" else "label"
+    seed = f"its {target} and gold text ({given})" if given else f"its {target}, without gold text"
+    if recipe["reasons"]:
+        seed += ", and from reasons that the model had listed before"
     how = {
-        "zerogen": "Every row was written from its label alone.",
-        "goldgen": "A seed set was written from labels alone; the other rows imitate labelled gold rows.",
-        "s3": "A seed set was written first; then, round by round, a student was trained on everything written so far, "
-        "and new rows were written from the gold rows that it answered wrongly (Synthesis Step by Step, "
-        "arXiv 2310.13671).",
-    }[metrics["strategy"]]
-    return f"Written by the language model `{metrics['generator']}` with s3ray, strategy `{metrics['strategy']}`. {how}"
+        "seed": f"each written from {seed}",
+        "imitated": f"each written like a gold row, with that row's {target}",
+        "extrapolated": f"each written like a gold row that a student got wrong, with that row's {target}; round by "
+        "round, the student was trained on everything written so far (Synthesis Step by Step, arXiv 2310.13671)",
+    }
+    numbers = Counter(table["source"].to_pylist())
+    rows = "\n".join(
+        f"- {numbers[source]} rows (`{source}`): {text}." for source, text in how.items() if numbers[source]
+    )
+    head = f"Written by the language model `{metrics['generator']}` with s3ray, strategy `{metrics['strategy']}`:"
+    return f"{head}\n\n{rows}"
 
 
 def _columns(table: pa.Table) -> str:
@@ -159,17 +185,29 @@ def _scores(metrics: Mapping[str, Any]) -> str:
     return f"Student: `{metrics['student']}`, trained on synthetic rows only.\n\n{_table(['student', *names], rows)}"
 
 
-def _gold(metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    used = ", ".join(f"{n} rows ({part})" for part, n in recipe["gold"].items())
-    copied = ", ".join(f"`{name}` in {n} rows" for name, n in recipe["copied"].items() if n)
-    text = f"Gold rows used on the way: {used or 'none'}. They are not part of this dataset."
-    if copied:
-        text += f" Texts that were given to the generator, not written by it, are the gold data's own: {copied}."
+def _gold(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    used = [f"{num} rows ({part})" for part, num in recipe["gold"].items()]
+    copied = "They are not part of this dataset."
+    if recipe["context_fields"]:
+        used.append(f"{recipe['num_elsewhere']} context(s) from other training rows")
+        names = _names([*recipe["context_fields"], *(["answers"] if metrics["kind"] == "span" else [])])
+        copied = (
+            f"The generator was given {names}, it did not write them: in all {table.num_rows} rows they are the gold "
+            f"data's own, word for word ({recipe['num_contexts']} distinct contexts). No other text of gold is in here."
+        )
+    licence = "its licence is not known to s3ray: look it up where the data comes from"
+    if recipe["licence"]:
+        quoted = recipe["licence"].replace("\n", "\n> ")
+        licence = f"its licence file says:\n\n> {quoted}"
     return (
-        f"{text}\n\nRows written from gold rows may lean on their wording. Before you pass this dataset on, look at "
-        f"the licence of the gold data (task `{metrics['task']}`) and at the terms of the generator "
-        f"(`{metrics['generator']}`)."
+        f"Gold used on the way: {', '.join(used)}. {copied}\n\nRows written from gold may lean on its wording. Before "
+        f"you pass this dataset on, look at the terms of the generator (`{metrics['generator']}`) and at the gold data "
+        f"(task `{metrics['task']}`); {licence}{'' if recipe['licence'] else '.'}"
     )
+
+
+def _names(fields: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in fields)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -13,7 +13,7 @@ from s3ray import __version__
 from s3ray.cluster import connect, join_running, local_facts, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Driver, Parts
-from s3ray.errors import InputError, RunError
+from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
 from s3ray.generator.placement import Plan
 from s3ray.generator.pool import GeneratorPool
@@ -50,7 +50,7 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
     config, gold = job.config, job.gold
     yield (
         f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
-        f"{len(gold.test)} test"
+        f"{len(gold.test)} test" + (f" ({gold.num_left_out} rows left out)" if gold.num_left_out else "")
     )
     strategy = config.strategy
     if config.generates:
@@ -82,6 +82,7 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
     try:
         job, plan = check_placement(job, node_facts(), where)
         with store.lock():
+            store.check(job.settings)  # once more, with nobody beside us
             store.create(job.settings, to_yaml(job.config))
             events = EventLog(store, job.config.name, attempt=_next_attempt(store))
             progress = make_progress(console, RunView.replay(store.events()))
@@ -155,17 +156,19 @@ def _failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        events.emit("run_failed", problem="interrupted")
-        raise
-    except InputError as error:
-        events.emit("run_failed", problem=str(error))
+        events.emit("run_failed", problem="interrupted; the same command goes on from here")
         raise
     except Exception as error:
-        events.emit("run_failed", problem=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is the one to tell
+            events.emit("run_failed", problem=f"{type(error).__name__}: {error}")
         if isinstance(error, RunError):
             raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
-        trace = store.write_text("crash.txt", traceback.format_exc())
-        raise RunError(f"{type(error).__name__}: {error}", f"Traceback: {trace}\n  {_safe(store)}") from error
+        if isinstance(error, InputError):
+            raise RunError(str(error), _safe(store)) from error
+        with contextlib.suppress(StoreError):
+            store.write_text("crash.txt", traceback.format_exc())
+        hint = f"The traceback is in {store.path('crash.txt')}.\n  {_safe(store)}"
+        raise RunError(f"{type(error).__name__}: {error}", hint) from error
 
 
 def _safe(store: RunStore) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from s3ray.errors import StoreError
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 ANY = ""
@@ -65,6 +66,8 @@ class Stage:
         self.finished = False
         self._judge = judge
         self._known = {outcome.request_id: outcome for outcome in known}
+        self._last_known = max((outcome.index for outcome in self._known.values()), default=-1)
+        self._resend: deque[GenerationRequest] = deque()
         self._num_drawn = 0
         self._exhausted = False
         self._deferred: dict[str, deque[GenerationRequest]] = {}
@@ -92,14 +95,15 @@ class Stage:
         """Up to ``num`` requests to send. Few or none do not mean the end: ``finished`` says that."""
         taken: list[GenerationRequest] = []
         while len(taken) < num and not self.finished:
-            request = self._from_deferred() or self._draw()
+            is_resent = bool(self._resend)
+            request = self._resend.popleft() if is_resent else self._from_deferred() or self._draw()
             if request is None:
                 self._finish_if_done()
                 break
             key = self._key(request)
             if self._is_full(key):
                 self._pass_over(request)
-            elif self._wants(key):
+            elif is_resent or self._wants(key):
                 self._send(request, key)
                 taken.append(request)
             else:
@@ -111,17 +115,21 @@ class Stage:
     def replay(self) -> None:
         """Settle what an earlier start left on disk, so that a stage that was complete needs no engine.
 
-        Requests that come up on the way and have no outcome are kept for ``take``.
+        Requests on the way that have no outcome were lost with that start: they are sent again before any other,
+        since later outcomes wait for them.
+
+        Raises:
+            StoreError: an outcome belongs to no request of this stage.
         """
-        while self._known and not self.finished and (request := self._draw()) is not None:
+        while self._known and not self.finished and (request := self._draw_known()) is not None:
             key = self._key(request)
-            if self._is_full(key):
-                self._pass_over(request)
-            elif request.id in self._known:
+            if request.id in self._known:
                 self._send(request, key)
                 self.settle([self._known.pop(request.id)])
+            elif self._is_full(key):
+                self._pass_over(request)
             else:
-                self._deferred.setdefault(key, deque()).append(request)
+                self._resend.append(request)
         self._finish_if_done()
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
@@ -154,6 +162,16 @@ class Stage:
         if request.index != self._num_drawn:
             raise ValueError(f"request {request.id} has index {request.index}, expected {self._num_drawn}")
         self._num_drawn += 1
+        return request
+
+    def _draw_known(self) -> GenerationRequest | None:
+        """The next request as long as outcomes on disk lie ahead."""
+        request = self._draw() if self._num_drawn <= self._last_known else None
+        if request is None and self._known:
+            raise StoreError(
+                f"the journal of stage {self.plan.name} has {len(self._known)} outcomes of requests it never makes",
+                "Another version of s3ray wrote them. Start a new run with another `name` or --out.",
+            )
         return request
 
     def _from_deferred(self) -> GenerationRequest | None:
@@ -226,12 +244,12 @@ class Stage:
                     self._conclude(request, outcome, self._key(request))
             self._waiting.clear()
             self._conclude_known()
-        elif self._exhausted and not self._in_flight and not any(self._deferred.values()):
+        elif self._exhausted and not self._in_flight and not self._resend and not any(self._deferred.values()):
             self.finished = True
 
     def _conclude_known(self) -> None:
         """Account for outcomes of an earlier start that lie beyond the end of the stage."""
-        while self._known and (request := self._draw()) is not None:
+        while self._known and (request := self._draw_known()) is not None:
             outcome = self._known.pop(request.id, None)
             if outcome is not None:
                 self._conclude(request, outcome, self._key(request))

@@ -64,7 +64,8 @@ class RunStore:
             raise InputError(
                 "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
             )
-        if not self.folder.exists() or all(path.name == ".lock" for path in self.folder.iterdir()):
+        # A start that was killed at once may have left its lock and an unfinished file, both hidden.
+        if not self.folder.exists() or all(path.name.startswith(".") for path in self.folder.iterdir()):
             return False
         try:
             known = json.loads((self.folder / _FINGERPRINT).read_text(encoding="utf-8"))
@@ -82,8 +83,8 @@ class RunStore:
 
     def create(self, settings: Mapping[str, Any], config_yaml: str) -> None:
         """Say in the folder whose it is; of a known run only execution settings in ``config.yaml`` may change."""
-        self.write_text("config.yaml", config_yaml)
         self.write_json(_FINGERPRINT, {"fingerprint": fingerprint(settings), "settings": settings})
+        self.write_text("config.yaml", config_yaml)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -146,14 +147,17 @@ class RunStore:
 
     def _write(self, name: str, content: "bytes | pa.Buffer") -> None:
         target = self.path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.writing")
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {error.strerror}") from error
 
     # -- what lies where -------------------------------------------------------------------------------------------
 
@@ -206,11 +210,13 @@ class RunStore:
         """Append events to ``events.jsonl``; a line that a crash cut short is closed first."""
         path = self.path("events.jsonl")
         text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
-        with path.open("ab") as handle:
-            if handle.tell() and not _ends_line(path):
-                handle.write(b"\n")
-            handle.write(text.encode())
-            handle.flush()
+        try:
+            with path.open("ab") as handle:
+                if handle.tell() and not _ends_line(path):
+                    handle.write(b"\n")
+                handle.write(text.encode())
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events of all attempts, oldest first; a line that a crash cut short is passed over."""

@@ -40,6 +40,7 @@ class FailureReason(StrEnum):
     REFUSED_BY_ENGINE = "refused_by_engine"
     ENGINE_LOST = "engine_lost"
     TIMEOUT = "timeout"
+    ERROR = "error"
 
 
 class OutcomeStatus(StrEnum):
@@ -124,7 +125,8 @@ class GenerationRequest:
 class Prompt:
     """A rendered prompt: chat messages (``system`` may be empty) or, for base and tiny models, a text to continue.
 
-    Exactly one of ``user`` and ``text`` is set. ``stop`` are strings at which the completion ends.
+    Exactly one of ``user`` and ``text`` is set. ``stop`` are strings at which the completion ends; what one says beyond
+    quotes and white space stays (``". "`` leaves the full stop).
     """
 
     user: str | None = None

@@ -23,6 +23,11 @@ from s3ray.errors import InputError, RunError
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_PLACES_AFTER_PADDING = (
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Model types that count places from ``pad_token_id + 1``, so that they read fewer tokens than they have places."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
 Problem = Callable[[str, str], InputError]
@@ -79,9 +84,20 @@ def check_model(
         raise problem("the folder has no tokenizer", f"Put one of {', '.join(_TOKENIZER_FILES)} beside config.json.")
     if needs_chat_template and not _has_chat_template(place, problem):
         raise problem("the tokenizer has no chat template", "Use an instruction-tuned model, or the completion style.")
-    room = config.get("max_position_embeddings")
-    if max_length is not None and isinstance(room, int) and max_length > room:
+    room = _room(config)
+    if max_length is not None and room is not None and max_length > room:
         raise problem(f"reads at most {room} tokens, and {max_length} are asked for", f"Ask for {room} at most.")
+
+
+def _room(config: dict[str, Any]) -> int | None:
+    """The longest input in tokens, where the config says it."""
+    places = config.get("max_position_embeddings")
+    if not isinstance(places, int):
+        return None
+    if config.get("model_type") not in _PLACES_AFTER_PADDING:
+        return places
+    padding = config.get("pad_token_id")
+    return places - 1 - (1 if padding is None else int(padding))  # 1 is what all of them have unless they say otherwise
 
 
 def make_tokenizer_portable(folder: Path) -> None:
@@ -226,13 +242,31 @@ def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None])
                 if unfinished.exists():  # left by a process that was killed: the lock is ours, so nobody writes there
                     shutil.rmtree(unfinished)
                 convert(path, unfinished)
-                unfinished.rename(target)
+                put_in_place(unfinished, target)
     except Timeout:
         raise RunError(
             f"waited {CONVERT_LIMIT_S} s for another process to convert {path}",
             f"If none is at work, remove {target}.lock",
         ) from None
     return target
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
+    for path in (*unfinished.rglob("*"), unfinished):
+        _sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _convert(path: Path, folder: Path) -> None:

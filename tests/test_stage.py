@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3ray.errors import StoreError
 from s3ray.stage import ANY, Stage, StagePlan
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
@@ -93,6 +94,38 @@ def test_a_resumed_stage_ends_as_an_undisturbed_one(num_known: int) -> None:
     assert again.kept == whole.kept
     ended = {verdict.request.id for verdict in resumed.verdicts}
     assert {item.request_id for item in known} <= ended, "an outcome on disk was lost"
+
+
+@settings(deadline=None)
+@given(
+    known=st.sets(st.integers(0, 60)),
+    unusable=st.sets(st.integers(0, 60), max_size=40),
+    seed=st.integers(0, 100),
+    width=st.integers(1, 20),
+)
+def test_any_journal_is_gone_on_from(known: set[int], unusable: set[int], seed: int, width: int) -> None:
+    def fresh(known_outcomes: list[Outcome]) -> tuple[Stage, KeepUnless]:
+        judge = KeepUnless()
+        plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 6, "b": 9}, max_requests=400)
+        return Stage(plan, judge, known_outcomes), judge
+
+    undisturbed, whole = fresh([])
+    run(undisturbed, unusable, random.Random(0), 1)
+    on_disk = [outcome(request(index, "ab"[index % 2]), index not in unusable) for index in known]
+    resumed, again = fresh(on_disk)
+    resumed.replay()
+    run(resumed, unusable, random.Random(seed), width)
+    assert again.kept == whole.kept
+    ended = [verdict.request.id for verdict in resumed.verdicts]
+    assert len(set(ended)) == len(ended)
+    assert {item.request_id for item in on_disk} <= set(ended), "an outcome on disk is missing from the books"
+
+
+def test_outcomes_of_strangers_are_refused() -> None:
+    plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
+    stranger = Outcome(request_id="stranger", index=1, status=OutcomeStatus.ACCEPTED, text="x")
+    with pytest.raises(StoreError, match="never makes"):
+        Stage(plan, KeepUnless(), [outcome(request(0)), stranger]).replay()
 
 
 def test_known_requests_are_not_sent_again() -> None:

@@ -37,6 +37,12 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert (store.folder / "fingerprint.json").read_bytes() == before
 
 
+def test_a_start_killed_at_once_leaves_a_usable_folder(tmp_path: Path) -> None:
+    for name in (".lock", ".fingerprint.json.writing"):
+        (tmp_path / name).write_text("")
+    assert RunStore(tmp_path).check(SETTINGS) is False
+
+
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not an s3ray run"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -11,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from s3ray.errors import InputError
-from s3ray.weights import check_model, convert_once, resolve_model
+from s3ray.weights import check_model, convert_once, put_in_place, resolve_model
 
 
 @pytest.fixture
@@ -132,6 +133,32 @@ def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
 
 def test_inputs_longer_than_the_model_reads_are_refused(folder: Path) -> None:
     assert "at most 512 tokens" in refused(folder, max_length=1024).problem
+
+
+@pytest.mark.parametrize("padding", [{"pad_token_id": 1}, {}])
+def test_roberta_reads_fewer_tokens_than_it_has_places(folder: Path, padding: dict[str, int]) -> None:
+    config = {"model_type": "xlm-roberta", "max_position_embeddings": 514, **padding}
+    (folder / "config.json").write_text(json.dumps(config))
+    check_model(str(folder), field="student.model", where="job.yaml", max_length=512)
+    assert "at most 512 tokens" in refused(folder, max_length=513).problem
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished, folder = tmp_path / ".1.tmp", tmp_path / "1"
+    (unfinished / "deep").mkdir(parents=True)
+    (unfinished / "deep" / "weights").write_text("new")
+    folder.mkdir()
+    (folder / "old").touch()
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (folder / "deep").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    put_in_place(unfinished, folder)
+    assert sorted(synced[:-1]) == [(".1.tmp", False), ("deep", False), ("weights", False)]
+    assert synced[-1] == (tmp_path.name, True)
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["weights"]
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:

@@ -8,17 +8,25 @@ import re
 import unicodedata
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+_OBLIGING_WORDS = r"(?:sure|certainly|of course|absolutely|okay|ok)\b(?: thing)?"
+_OPENER = r"(?:here is|here['\u2019]s|here are|below is|the following is)\b"
+_WRITING = r"(?:review|sentence|question|statement|hypothesis|paragraph|text|response)s?\b[^\n:]{0,120}"
+# A preface names what was written ("Here is a review of a phone:") or ends its line; "Here's the problem: ..." is text.
 _PREFACE = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|okay|ok|here is|here's|here are|below is|the following is)\b"
-    r"[^\n:]{0,160}:\s*",
+    rf"^(?:(?:{_OBLIGING_WORDS}\W{{0,3}})?{_OPENER}[^\n:]{{0,80}}?"
+    rf"\b(?:{_WRITING}|(?:version|example|message|answer|one)s?):\s*"
+    rf"|(?:{_OBLIGING_WORDS}|{_OPENER})[^\n:]{{0,160}}:(?:\s*\n|\s*(?=[\"\u201c])))",
     re.IGNORECASE,
 )
-_OBLIGING = re.compile(r"^(?:sure|certainly|of course|absolutely|okay)(?: thing)?[!.,]*\s*\n+", re.IGNORECASE)
+_OBLIGING = re.compile(rf"^{_OBLIGING_WORDS}[!.,]*\s*\n+", re.IGNORECASE)
 _ROLE = re.compile(
-    r"^[*#]{0,3}(?:assistant|answer|response|output|text|sentence|statement|hypothesis|question|new question|review"
-    r"|(?:movie|film|customer|new|similar|positive|negative) review)(?: \d+)?[*]{0,2}:[*]{0,2}\s*",
+    r"^[*#]{0,3}(?:assistant|sentence|statement|hypothesis|question|new question|review"
+    r"|(?:movie|film|customer|new|similar|positive|negative) review"
+    r"|(?:answer|response|output|text)(?=:[*]{0,2}\s*[\n\"]))(?: \d+)?[*]{0,2}:[*]{0,2}\s*",
     re.IGNORECASE,
 )
+_EMPHASIS = re.compile(r"(?<![\w*])\*\*([^\s*](?:.*?[^\s*])?)\*\*(?![\w*])")
+_REMARK = re.compile(r'^("[^"]+")\s*\((?:note|this)\b[^()]*\)\W*$', re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(?:\(?\d{1,2}[.)]|[-*\u2022])\s+")
 _TRAILER = re.compile(
     r"^\W{0,3}(?:note\b[^\n]{0,40}:|explanation\s*:|answer\s*:|word count|i hope (?:this|that) helps|let me know if"
@@ -26,16 +34,27 @@ _TRAILER = re.compile(
     r"(?:is|was|uses|reflects|captures|expresses|conveys|highlights|shows|follows|can|cannot|does|asks)\b)",
     re.IGNORECASE,
 )
-_UNABLE = r"i(?:'m| am) (?:unable|not able) to|i (?:cannot|can not|can't|won't|will not|could not|couldn't)"
-_REFUSED = (
-    r"(?:assist|comply|fulfil+|help (?:you|with)|complete (?:this|that|your)|continue with|engage in"
-    r"|(?:write|provide|generate|create|produce) (?:you |reviews?\b|(?:a|an|any|the|that|such)\b))"
+_MODEL = r"an? (?:ai (?:language )?(?:model|assistant)|(?:large )?language model|ai(?=[,.;!]| and\b| so\b|$))"
+_SORRY = r"(?:(?:i(?:'m| am) (?:very |really )?sorry|sorry|i apologi[sz]e|unfortunately|my apologies)\W+(?:but )?)?"
+_CANNOT = r"(?:i(?:'m| am) (?:unable|not able) to|i (?:cannot|can not|can't))"
+_WILL_NOT = r"(?:i(?:'m| am) not comfortable with|i (?:won't|will not))"
+# Opinions decline too ("I can't write this place off"): what is declined must be a model's work, not any object.
+_ASKED = (
+    r"(?!(?:\w+ )?(?:enough|more|much)\b)(?:[\w'-]+ ){0,4}?"
+    r"(?:contents?|text|responses?|answers?|information|requests?|prompts?|conversations?|discussions?)\b"
+)
+_MAKE = r"(?:write|generate|create|provide|produce|fulfil+|complete|continue with|engage in)"
+_PIECE = (
+    r"(?:an?|any|the|this|that|such|such a) (?:(?:negative|positive|fake|false|movie|film|customer|product) )?"
+    r"(?:reviews?|sentences?|questions?|statements?|hypothesis)\b"
 )
 _REFUSAL = re.compile(
-    r"^\W{0,3}(?:(?:i(?:'m| am) (?:very |really )?sorry|sorry|i apologi[sz]e|unfortunately|my apologies)\W+(?:but )?)?"
-    rf"(?:(?:as an ai\b[^.\n]{{0,60}}?,? )?(?:{_UNABLE}) {_REFUSED}"
-    r"|as an ai (?:language )?(?:model|assistant)\W+(?:i|my)\b"
-    r"|i(?:'m| am) (?:just |only )?an ai\b)",
+    rf"^\W{{0,3}}{_SORRY}(?:(?:{_CANNOT}|{_WILL_NOT}) (?:assist|comply|help (?:you|with)|{_MAKE} {_ASKED})"
+    rf"|{_CANNOT} (?:write|generate|create|provide|produce) {_PIECE}"
+    r"|i(?:'m| am) not comfortable (?:writing|generating|creating|providing|producing|engaging)\b"
+    rf"|as {_MODEL}[^.,\n]{{0,60}}\W+(?:i|my)\b"
+    rf"|i(?:'m| am) (?:just |only )?{_MODEL}"
+    rf"|i (?:do not|don't|cannot|can't)\b[^.\n]{{0,100}}\b(?:i am|i'm) (?:just |only )?{_MODEL})",
     re.IGNORECASE,
 )
 _MAX_ITEM_WORDS = 25
@@ -56,13 +75,13 @@ def clean_text(raw: str) -> str:
     """Take away what surrounds a generated text; the rest keeps its words, letter case and paragraphs.
 
     Removed: prefaces ("Sure! Here is a review:"), role labels, list marks (of a list, the first item stays), trailing
-    notes, enclosing quotation marks, a closing one that was opened in the prompt, superfluous white space.
+    notes, enclosing quotation marks and emphasis, superfluous white space.
     """
     text = _OBLIGING.sub("", _fold_space(raw), count=1)
     text = _PREFACE.sub("", text, count=1).strip()
     text = _ROLE.sub("", _without_trailers(text), count=1).strip()
     text = _ROLE.sub("", _first_item(text), count=1).strip()
-    text = _unquote(_after_closing_quote(text).replace("**", "").strip())
+    text = _unquote(_REMARK.sub(r"\1", _EMPHASIS.sub(r"\1", text)).strip())
     return _unquote(_ROLE.sub("", text, count=1).strip())
 
 
@@ -72,7 +91,7 @@ def read_list(raw: str) -> tuple[str, ...]:
     for line in _fold_space(raw).splitlines():
         if line.endswith(":") or _PREFACE.match(line) or _TRAILER.match(line):
             continue
-        item = _unquote(_LIST_MARK.sub("", line).replace("**", "").strip()).rstrip(" .;,")
+        item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,")
         if normalise(item) and len(item.split()) <= _MAX_ITEM_WORDS and not is_refusal(item):
             items.setdefault(normalise(item), item)
     return tuple(items.values())
@@ -102,17 +121,6 @@ def _first_item(text: str) -> str:
             break
         kept.append(line)
     return "\n".join(kept)
-
-
-def _after_closing_quote(text: str) -> str:
-    """Cut at a double quotation mark that closes what nothing in the text opened."""
-    if text[:1] == '"':
-        end = re.search(r'(?<=\S)"(?=\s*\n|\s*\((?:note|this)\b)', text[1:], re.IGNORECASE)
-        return text[: end.end() + 1] if end and text[1 : end.start() + 1].count('"') % 2 == 0 else text
-    if text.count('"') % 2 == 0:
-        return text
-    end = re.search(r'(?<=[^\s\d])"(?=\s|$)', text)
-    return text[: end.start()].strip() if end and text[: end.start()].count('"') % 2 == 0 else text
 
 
 def _unquote(text: str) -> str:

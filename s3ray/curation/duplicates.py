@@ -1,21 +1,21 @@
-"""Copies among texts: exact ones by hash of the normalised text, near ones by MinHash candidates that are verified.
+"""Copies among texts: exact ones by hash of the normalised text, near ones by a search that misses none.
 
 One index serves the synthetic rows; another one, filled with gold, is the leak guard. What ``find`` answers depends
 on the texts added before and their order, on nothing else.
 """
 
-import numpy as np
+import math
+from collections import defaultdict
+
 import xxhash
-from datasketch import MinHash, MinHashLSH
+from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from s3ray.curation.clean import normalise
 from s3ray.types import RejectionReason
 
-_NGRAM = 3
-_NUM_HASHES = 64
-_HASH_SEED = 1
-_FAVOUR_RECALL = (0.2, 0.8)
+# Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
+_ROUNDING = 1e-6
 
 
 class DuplicateIndex:
@@ -28,12 +28,7 @@ class DuplicateIndex:
     def __init__(self, threshold: float | None) -> None:
         self._threshold = threshold
         self._exact: dict[int, str] = {}
-        self._texts: list[tuple[str, str, str]] = []
-        self._blank = MinHash(num_perm=_NUM_HASHES, seed=_HASH_SEED, hashfunc=xxhash.xxh32_intdigest)
-        self._lsh = None
-        if threshold is not None:
-            floor = _lowest_jaccard(threshold)
-            self._lsh = MinHashLSH(threshold=floor, num_perm=_NUM_HASHES, weights=_FAVOUR_RECALL)
+        self._near: defaultdict[str, _Pieces] = defaultdict(lambda: _Pieces(threshold or 1.0))
 
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
         """The kind of copy that the text is, and the original's id: the most similar text's, the earliest of equals."""
@@ -41,17 +36,10 @@ class DuplicateIndex:
         original = self._exact.get(_key(normal, scope))
         if original is not None:
             return RejectionReason.DUPLICATE, original
-        if self._lsh is None or self._threshold is None:
+        if self._threshold is None or scope not in self._near:
             return None
-        best, best_similarity = None, self._threshold
-        for position in sorted(self._lsh.query(self._minhash(normal))):
-            other, other_scope, other_id = self._texts[position]
-            if other_scope != scope:
-                continue
-            similarity = Levenshtein.normalized_similarity(normal, other, score_cutoff=best_similarity)
-            if similarity > best_similarity or (best is None and similarity >= best_similarity):
-                best, best_similarity = other_id, similarity
-        return None if best is None else (RejectionReason.NEAR_DUPLICATE, best)
+        original = self._near[scope].most_similar(normal)
+        return None if original is None else (RejectionReason.NEAR_DUPLICATE, original)
 
     def add(self, id: str, text: str, scope: str = "") -> None:
         """Remember a text; of exact copies the first id stays."""
@@ -60,22 +48,47 @@ class DuplicateIndex:
         if key in self._exact:
             return
         self._exact[key] = id
-        if self._lsh is not None:
-            self._lsh.insert(len(self._texts), self._minhash(normal))
-            self._texts.append((normal, scope, id))
+        if self._threshold is not None:
+            self._near[scope].add(id, normal)
 
-    def _minhash(self, normal: str) -> MinHash:
-        grams = {normal[start : start + _NGRAM] for start in range(max(1, len(normal) - _NGRAM + 1))}
-        minhash = self._blank.copy()
-        minhash.update_batch([gram.encode() for gram in sorted(grams)])
-        return minhash
+
+class _Pieces:
+    """Texts found again by their pieces (pigeonhole; Li et al., Pass-Join, VLDB 2011).
+
+    A text is cut into one piece more than a near copy of it can have edits, so that a near copy holds at least one of
+    the pieces unchanged. An index takes some 10 bytes a character at a threshold of 0.95.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._texts: list[tuple[str, str]] = []
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
+
+    def add(self, id: str, normal: str) -> None:
+        num_edits = self._most_edits(len(normal))
+        size = len(normal) // (num_edits + 1)
+        for start in range(0, (num_edits + 1) * size, size) if size else (0,):
+            self._places[normal[start : start + size]].append(len(self._texts))
+        self._texts.append((id, normal))
+
+    def most_similar(self, normal: str) -> str | None:
+        shortest = math.ceil(len(normal) * self._threshold - _ROUNDING)
+        longest = math.floor(len(normal) / self._threshold + _ROUNDING)
+        sizes = {length // (self._most_edits(length) + 1) for length in range(shortest, longest + 1)}
+        pieces = {normal[start : start + size] for size in sizes for start in range(len(normal) - size + 1)}
+        positions = {position for piece in pieces & self._places.keys() for position in self._places[piece]}
+        best = process.extractOne(
+            normal,
+            {n: self._texts[n][1] for n in sorted(positions) if shortest <= len(self._texts[n][1]) <= longest},
+            scorer=Levenshtein.normalized_similarity,
+            score_cutoff=self._threshold - _ROUNDING,
+        )
+        return None if best is None else self._texts[best[2]][0]
+
+    def _most_edits(self, length: int) -> int:
+        """How many edits a text of this length may be from a near copy, the longest one included."""
+        return math.floor(length * (1 - self._threshold) / self._threshold + _ROUNDING)
 
 
 def _key(normal: str, scope: str) -> int:
     return xxhash.xxh64_intdigest(f"{scope}\0{normal}".encode())
-
-
-def _lowest_jaccard(similarity: float) -> float:
-    """The smallest n-gram overlap of two texts at this edit similarity: an edit changes at most n n-grams of each."""
-    changed = _NGRAM * (1 - similarity)
-    return float(np.clip((1 - changed) / (1 + changed), 0.1, 0.95))

@@ -19,16 +19,6 @@ class Ledger:
         self._returned: deque[GenerationRequest] = deque()
         self._num_lost: dict[str, int] = {}
 
-    @property
-    def num_in_flight(self) -> int:
-        """Requests held by engines."""
-        return sum(len(requests) for requests in self._held.values())
-
-    @property
-    def num_returned(self) -> int:
-        """Requests that wait to be handed out again."""
-        return len(self._returned)
-
     def num_held_by(self, engine: str) -> int:
         """Requests in flight at one engine."""
         return len(self._held.get(engine, ()))

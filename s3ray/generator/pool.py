@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from s3ray.config import GeneratorConfig
-from s3ray.errors import PoolError
+from s3ray.errors import InputError, PoolError
 from s3ray.generator.actor import Exchange, GeneratorActor
 from s3ray.generator.dispatch import room
 from s3ray.generator.engines.base import EngineSpec
@@ -27,6 +27,8 @@ Emit = Callable[..., None]
 _MAX_ATTEMPTS = 3
 _POLL_S = 1.0
 _STOP_S = 20.0
+_SILENCE_S = 120.0
+_SHARD = 32
 
 
 class RequestSource(Protocol):
@@ -50,7 +52,7 @@ class _Seat:
     actor: Any = None
     limits: EngineLimits | None = None
     call: Any = None
-    started: float = 0.0
+    called: float = 0.0
     num_restarts: int = 0
     problem: str = ""
     is_given_up: bool = False
@@ -71,6 +73,7 @@ class GeneratorPool:
         self._releases_devices = plan.mode == "swap" and plan.device == "gpu"
         self._seats = [_Seat(placement=placement) for placement in plan.engines]
         self._ledger = Ledger(_MAX_ATTEMPTS)
+        self._epoch = 0
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -86,7 +89,7 @@ class GeneratorPool:
             self.close()
 
     def close(self) -> None:
-        """Stop every engine and wait until its process is gone."""
+        """Stop every engine; one that does not stop in time is killed."""
         closing = [seat.actor.close.remote() for seat in self._seats if seat.limits is not None]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_STOP_S)
@@ -97,9 +100,7 @@ class GeneratorPool:
 
     def _launch(self, seat: _Seat) -> None:
         placement = seat.placement
-        spec = EngineSpec(
-            engine=seat.engine, config=self._config, device=placement.device, num_threads=_threads(placement)
-        )
+        spec = EngineSpec(engine=seat.engine, config=self._config, device=placement.device)
         options: dict[str, Any] = {
             "num_cpus": placement.num_cpus,
             "num_gpus": placement.num_gpus,
@@ -117,7 +118,7 @@ class GeneratorPool:
         )
         seat.limits = None
         seat.call = seat.actor.start.remote()
-        seat.started = time.monotonic()
+        seat.called = time.monotonic()
         self._emit("engine_starting", engine=seat.engine)
 
     def _remove(self, seat: _Seat) -> None:
@@ -135,6 +136,7 @@ class GeneratorPool:
             PoolError: no engine is left.
         """
         self.start()
+        self._epoch += 1
         while not source.finished:
             self._feed(source)
             if source.finished:
@@ -145,47 +147,64 @@ class GeneratorPool:
         self._abort()
 
     def _feed(self, source: RequestSource) -> None:
-        for seat in sorted(self._seats, key=lambda seat: self._ledger.num_held_by(seat.engine)):
-            if seat.limits is None or seat.call is not None:
-                continue
-            num = room(seat.limits, self._ledger.num_held_by(seat.engine))
+        """Deal requests to the engines that wait for work, in small shards, so that a short stage keeps all busy."""
+        waiting = [seat for seat in self._seats if seat.limits is not None and seat.call is None]
+        dealt: dict[str, list[GenerationRequest]] = {seat.engine: [] for seat in waiting}
+        hungry = list(waiting)
+        while hungry:
+            seat = min(hungry, key=lambda seat: self._ledger.num_held_by(seat.engine))
+            assert seat.limits is not None  # only seats with a ready engine wait for work
+            num = min(_SHARD, room(seat.limits, self._ledger.num_held_by(seat.engine)))
             requests = self._ledger.take_returned(num)
             requests += source.take(num - len(requests))
             self._ledger.hand_out(seat.engine, requests)
+            dealt[seat.engine] += requests
+            if not requests:
+                hungry.remove(seat)
+        for seat in waiting:
             if self._ledger.num_held_by(seat.engine):
-                numbered = [(request, self._ledger.attempt(request.id)) for request in requests]
-                seat.call = seat.actor.exchange.remote(numbered)
+                numbered = [(request, self._ledger.attempt(request.id)) for request in dealt[seat.engine]]
+                seat.call = seat.actor.exchange.remote(self._epoch, numbered)
+                seat.called = time.monotonic()
 
     def _next_outcomes(self) -> list[Outcome]:
+        """Wait for answers; all that are there become one batch."""
         calls = {seat.call: seat for seat in self._seats if seat.call is not None}
         if not calls:
             self._raise_if_empty()
             raise RuntimeError("the source is not finished but gives no request")
-        done, _ = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
+        done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
+        if done and rest:
+            done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         outcomes: list[Outcome] = []
         for call in done:
             outcomes += self._receive(calls[call])
-        for seat in calls.values():
-            if seat.limits is None and seat.call and time.monotonic() - seat.started > self._config.ready_s:
-                outcomes += self._lose(seat, f"was not ready after {self._config.ready_s:.0f} s (generator.ready_s)")
+        for call, seat in calls.items():
+            limit = self._config.ready_s if seat.limits is None else _SILENCE_S
+            if seat.call is call and time.monotonic() - seat.called > limit:
+                problem = f"was not ready after {limit:.0f} s (generator.ready_s)"
+                outcomes += self._lose(seat, problem if seat.limits is None else f"did not answer for {limit:.0f} s")
         return outcomes
 
     def _receive(self, seat: _Seat) -> list[Outcome]:
         call, seat.call = seat.call, None
         try:
             answer = ray.get(call)
-        except ray.exceptions.RayActorError as error:
-            return self._lose(seat, _first_line(error))
         except ray.exceptions.RayTaskError as error:
-            # The actor lives but its code raised: it would raise again, so this seat stays empty.
-            seat.is_given_up = True
+            # What is wrong with the input is wrong for every later start too.
+            seat.is_given_up = isinstance(error.cause, InputError)
             return self._lose(seat, _first_line(error.cause or error))
+        except ray.exceptions.RayError as error:
+            return self._lose(seat, _first_line(error))
         if isinstance(answer, Exchange):
             outcomes = self._ledger.settle(seat.engine, answer.outcomes)
-            return outcomes + (self._lose(seat, answer.death) if answer.death else [])
+            problem = answer.death
+            if not answer.num_running and self._ledger.num_held_by(seat.engine):
+                problem = problem or "lost sight of requests that it was given"
+            return outcomes + (self._lose(seat, problem) if problem else [])
         seat.limits = answer
         limits = {name: getattr(answer, name) for name in answer.__slots__}
-        self._emit("engine_ready", engine=seat.engine, seconds=time.monotonic() - seat.started, limits=limits)
+        self._emit("engine_ready", engine=seat.engine, seconds=time.monotonic() - seat.called, limits=limits)
         return []
 
     def _lose(self, seat: _Seat, problem: str) -> list[Outcome]:
@@ -211,19 +230,11 @@ class GeneratorPool:
 
     def _abort(self) -> None:
         """Give up what is still under way; its answers are not wanted."""
-        self._ledger.drop()
+        holders = self._ledger.drop()
         for seat in self._seats:
-            if seat.limits is not None and seat.call is not None:
+            if seat.engine in holders:
                 seat.call = None
-                seat.actor.abort.remote()
-
-
-def _threads(placement: EnginePlacement) -> int:
-    cores = ray.nodes()
-    for node in cores:
-        if node["NodeID"] == placement.node_id:
-            return max(1, int(node["Resources"].get("CPU", 1)) // placement.num_shares)
-    return 1
+                seat.actor.abort.remote(self._epoch)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s3ray.config import read_yaml
+from s3ray.errors import InputError
 from s3ray.store import RunStore
+from s3ray.tasks import Task, load_task
 
 MAX_CHARS = 420
 _NOT_FIELDS = {"id", "label", "answers", "source", "parent", "predicted"}
@@ -97,13 +100,24 @@ def data_figures(store: RunStore) -> list[DataFigures]:
     tables = [(name, table) for name, table in tables if table.num_rows]
     if not tables:
         return []
+    task = find_task(store, tables[0][1].column_names)
     written = [table for name, table in tables if name != "gold"]
-    field = written_field(written, store.read_table(store.gold("extrapolate")))
+    field = task.written if task else written_field(written, store.read_table(store.gold("extrapolate")))
     return [_figures(name, table, field) for name, table in tables]
 
 
+def find_task(store: RunStore, columns: Sequence[str]) -> Task | None:
+    """The task of a run whose tables have ``columns``; None where config.yaml no longer leads to it."""
+    config = read_yaml(store.path("config.yaml"))
+    try:
+        task = load_task(config["task"], config["data"])
+    except InputError:  # the file was moved or changed, or its path starts from another folder: a run must outlive that
+        return None
+    return task if set(task.fields) <= set(columns) else None
+
+
 def written_field(tables: Sequence[pa.Table], gold: pa.Table) -> str:
-    """The field that the generator writes: the one with the fewest texts of gold, of equals the most varied."""
+    """Guess which field was written: the one with the fewest texts of gold, of equals the most varied."""
 
     def rank(name: str) -> tuple[int, int]:
         columns = [table[name] for table in tables or [gold]]

@@ -35,17 +35,12 @@ def timeline(events: Iterable[Event]) -> Timeline:
     end = placed[-1][0] if placed else 0.0
     bin_s = max(end / NUM_BINS, 1e-3)
     rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * NUM_BINS)
-    for start, now, event in _spans(placed, "chunk_written", {"stage_started", "engine_ready", "chunk_written"}):
-        for engine, share in event["engines"].items():
-            if share["output_tokens"]:
-                _spread(rates[engine], start, now, share["output_tokens"], bin_s)
-    training = [
-        (event["round"], start, now) for start, now, event in _spans(placed, "student_finished", {"student_started"})
-    ]
+    for engine, start, now, tokens in _shares(placed):
+        _spread(rates[engine], start, now, tokens, bin_s)
     return Timeline(
         bin_s=bin_s,
         rates={engine: tuple(row) for engine, row in sorted(rates.items())},
-        training=tuple(training),
+        training=tuple(_training(placed)),
     )
 
 
@@ -60,13 +55,31 @@ def _working_time(events: Iterable[Event]) -> list[tuple[float, Event]]:
     return placed
 
 
-def _spans(placed: Sequence[tuple[float, Event]], name: str, begins: set[str]) -> Iterable[tuple[float, float, Event]]:
+def _shares(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[str, float, float, int]]:
+    """(engine, start, end, tokens) of every chunk: written since the chunk before, or since that engine was ready."""
+    start, ready = 0.0, dict[str, float]()
+    for now, event in placed:
+        match event["event"]:
+            case "engine_ready":
+                ready.setdefault(event["engine"], now)
+            case "engine_lost":
+                # What it wrote before it was lost comes with the next chunk, so that its second start is no beginning.
+                ready.setdefault(event["engine"], start)
+            case "chunk_written":
+                for engine, share in event["engines"].items():
+                    if share["output_tokens"]:
+                        yield engine, ready.get(engine, start), now, share["output_tokens"]
+        if event["event"] in ("stage_started", "chunk_written"):
+            start, ready = now, {}
+
+
+def _training(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[int, float, float]]:
     start = 0.0
     for now, event in placed:
-        if event["event"] == name:
-            yield start, now, event
-        if event["event"] in begins:
+        if event["event"] == "student_started":
             start = now
+        elif event["event"] == "student_finished":
+            yield event["round"], start, now
 
 
 def _spread(row: list[float], start: float, end: float, tokens: int, bin_s: float) -> None:

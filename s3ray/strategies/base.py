@@ -178,7 +178,7 @@ def rewrite_plan(
         return StagePlan(name=stage, requests=_rewrites(context, stage, parents, per_parent or 1, num_passes=1))
     if not parents:
         return StagePlan(name=stage, requests=iter(()), quota={ANY: num})
-    each = max(1, math.ceil(num / len(parents)))
+    each = max(1, num // len(parents))  # at most, so that every parent has its turn before the quota is full
     max_requests = math.ceil(num * candidates_per_row)
     requests = _rewrites(context, stage, parents, each, num_passes=math.ceil(max_requests / (each * len(parents))))
     return StagePlan(name=stage, requests=requests, quota={ANY: num}, max_requests=max_requests)

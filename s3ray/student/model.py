@@ -1,7 +1,6 @@
 """The student: a pretrained encoder with a new head, its tokenizer, and what it is to answer."""
 
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from s3ray.errors import InputError
 from s3ray.student.encode import Encoded, collate, encode
 from s3ray.tasks import Task
 from s3ray.types import Example
-from s3ray.weights import make_tokenizer_portable, resolve_model
+from s3ray.weights import make_tokenizer_portable, put_in_place, resolve_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +89,14 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
 
 def save_student(student: Student, folder: Path) -> None:
     """Write model (safetensors) and tokenizer; the folder appears whole or not at all, and replaces an older one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        student.model.save_pretrained(unfinished)
-        student.tokenizer.save_pretrained(unfinished)
-        make_tokenizer_portable(unfinished)
-        # safetensors writes files that only their owner can read; a run folder is often shared.
-        for file in unfinished.iterdir():
-            file.chmod(file.stat().st_mode | 0o444)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    if unfinished.exists():  # left by a process that was killed
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    student.model.save_pretrained(unfinished)
+    student.tokenizer.save_pretrained(unfinished)
+    make_tokenizer_portable(unfinished)
+    # safetensors writes files that only their owner can read; a run folder is often shared.
+    for file in unfinished.iterdir():
+        file.chmod(file.stat().st_mode | 0o444)
+    put_in_place(unfinished, folder)

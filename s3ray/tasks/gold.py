@@ -34,8 +34,9 @@ class GoldSplit:
 
     ``contexts`` are what seed examples are written for; there are none where the task has no context fields. Label
     tasks take them from all of train that is in no other part (labels are not looked at), span tasks from the
-    extrapolation part alone, because an answer is an annotation. ``num_left_out`` counts rows of train and validation
-    that were passed over because their text is already in another part or came before in the same one.
+    extrapolation part alone, because an answer is an annotation; no context stands in a test or selection row.
+    ``num_left_out`` counts rows of train and validation that were passed over because their text is already in another
+    part or came before in the same one, and rows that give no context because theirs is in another part.
     """
 
     extrapolate: tuple[Example, ...]
@@ -52,7 +53,8 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     smaller one of the same seed.
 
     Raises:
-        InputError: a file, split or column is missing, a row is wrong, or there are fewer rows than asked for.
+        InputError: a file, split or column is missing, a split is empty, a row is wrong, there are fewer rows than
+            asked for, or no context is left.
     """
     train, where = _load(task, "train", data, gold.seed)
     validation, where_validation = _load(task, "validation", data, gold.seed)
@@ -64,30 +66,38 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     rest = train if validation else pool[gold.select :]
     rest, num_in_others = _distinct(task, rest, apart_from=[*test, *select])
     extrapolate = _first(rest, gold.extrapolate, "extrapolate", where)
+    contexts, num_in_held_out = _contexts(task, rest if task.has_labels else extrapolate, apart_from=[*test, *select])
+    if task.context_fields and not contexts:
+        hint = "Add rows to train whose given fields are in no test or validation row."
+        raise InputError(
+            "no context is left to write for", where=where, field=", ".join(task.context_fields), hint=hint
+        )
     return GoldSplit(
         extrapolate=tuple(extrapolate),
         select=tuple(select),
         test=tuple(test),
-        contexts=_contexts(task, rest if task.has_labels else extrapolate),
-        num_left_out=num_in_test + num_in_others,
+        contexts=contexts,
+        num_left_out=num_in_test + num_in_others + num_in_held_out,
     )
 
 
 def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Example], str]:
     """The rows of a split in the order of the seed, and where they came from; no rows for an absent validation."""
     folder = Path(data) if data else task.data
-    rows: Sequence[Row] = ()
+    rows: Sequence[Row] | None
     if folder:
         path = find_file(folder, split)
         where = str(path or folder)
-        rows = read_file(path) if path else ()
+        rows = read_file(path) if path else None
     elif task.spec.source:
         name: str | None = getattr(task.spec.source, split)
         where = f"{task.spec.source.hub}, split {name}"
-        rows = read_hub(task.spec.source, name) if name else ()
+        rows = read_hub(task.spec.source, name) if name else None
     else:
         raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
-    examples = [_example(task, row, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
+    if rows is not None and not rows:
+        raise InputError(f"no {split} rows are there", where=where, hint="Add rows; validation may be left out whole.")
+    examples = [_example(task, row, f"{where}, row {number}") for number, row in enumerate(rows or (), start=1)]
     random.Random(f"{seed} {split}").shuffle(examples)
     return examples, where
 
@@ -116,28 +126,33 @@ def _first(rows: list[Example], num_rows: int | None, part: str, where: str) -> 
 
 def _distinct(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[list[Example], int]:
     """Rows of which each text comes once and is in no other part, and how many were passed over."""
-    seen = {_text_of(task, example) for example in apart_from}
+    seen = {_text_of(example, task.fields) for example in apart_from}
     kept = []
     for example in rows:
-        text = _text_of(task, example)
+        text = _text_of(example, task.fields)
         if text not in seen:
             seen.add(text)
             kept.append(example)
     return kept, len(rows) - len(kept)
 
 
-def _text_of(task: Task, example: Example) -> tuple[str, ...]:
-    return tuple(normalise(example.fields[name]) for name in task.fields)
+def _text_of(example: Example, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(normalise(example.fields[name]) for name in names)
 
 
-def _contexts(task: Task, rows: Sequence[Example]) -> tuple[Context, ...]:
-    if not task.context_fields:
-        return ()
-    return tuple(
+def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[tuple[Context, ...], int]:
+    """What the rows give to the generator, and how many give nothing because their context is in another part."""
+    names = task.context_fields
+    if not names:
+        return (), 0
+    taken = {_text_of(example, names) for example in apart_from}
+    contexts = tuple(
         Context(
             id=example.id,
-            fields={name: example.fields[name] for name in task.context_fields},
+            fields={name: example.fields[name] for name in names},
             answer=example.answers[0] if example.answers else None,
         )
         for example in rows
+        if _text_of(example, names) not in taken
     )
+    return contexts, len(rows) - len(contexts)

@@ -44,7 +44,7 @@ def read_file(path: Path) -> list[Row]:
     try:
         if path.suffix == ".jsonl":
             return _read_jsonl(path)
-        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+        table = _read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError("cannot be read", where=str(path), value=str(error), hint=f"Is it {path.suffix}?") from error
     rows: list[Row] = table.to_pylist()
@@ -63,6 +63,15 @@ def _read_jsonl(path: Path) -> list[Row]:
                 raise InputError("is not a JSON object", f"{path}, row {number}", value=line[:80])
             rows.append(row)
     return rows
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """All columns as strings: a text that looks like a date is a text, and the label 01 is not 1."""
+    multiline = csv.ParseOptions(newlines_in_values=True)
+    with csv.open_csv(path, parse_options=multiline) as reader:
+        names = reader.schema.names
+    as_strings = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return csv.read_csv(path, parse_options=multiline, convert_options=as_strings)
 
 
 def read_hub(source: HubSource, split: str) -> list[Row]:

@@ -21,6 +21,7 @@ _METRICS: dict[str, tuple[Metric, ...]] = {
     "span": ("exact_match",),
 }
 _SPAN_FIELDS = ("question", "context")
+_TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "predicted", "confidence")
 
 
 class _Section(BaseModel):
@@ -178,6 +179,10 @@ class TaskSpec(_Section):
 def _check_fields(spec: TaskSpec) -> None:
     if len(set(spec.fields)) < len(spec.fields):
         raise ValueError(f"fields repeat a name: {', '.join(spec.fields)}")
+    taken = next((name for name in spec.fields if name in _TABLE_COLUMNS), None)
+    if taken:
+        way_out = f"call it {taken}_text, say, and map that to {taken!r} in `columns`"
+        raise ValueError(f"field {taken!r} has the name of a column of s3ray's own tables; {way_out}")
     if spec.kind == "span" and spec.fields != _SPAN_FIELDS:
         raise ValueError(f"a span task has the fields [question, context], not [{', '.join(spec.fields)}]")
     if spec.writes not in spec.fields:

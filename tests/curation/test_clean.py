@@ -1,6 +1,10 @@
+import json
+import re
+
 import pytest
 
 from s3ray.curation.clean import clean_text, is_refusal, normalise, read_list
+from s3ray.tasks import load_task
 
 WRAPPED = [
     ("Sure! Here is a review:\n\nThe pasta was cold.", "The pasta was cold."),
@@ -22,7 +26,12 @@ WRAPPED = [
     ("The pasta was cold.\n\nI hope this helps! Let me know if you need more.", "The pasta was cold."),
     ('"The pasta was cold."\n\nThis review expresses a negative opinion.', "The pasta was cold."),
     ('"The pasta was cold." (This sentence is negative.)', "The pasta was cold."),
-    ('The pasta was cold." The second customer', "The pasta was cold."),
+    ("Sure, here's one: The pasta was cold.", "The pasta was cold."),
+    ("Okay! A negative review:\nThe pasta was cold.", "The pasta was cold."),
+    ('Sure, as you asked: "The pasta was cold."', "The pasta was cold."),
+    ("Here\u2019s a similar example:\n\nThe pasta was cold.", "The pasta was cold."),
+    ("**The pasta was cold.**", "The pasta was cold."),
+    ("The pasta was **really** cold.", "The pasta was really cold."),
     ("  The  pasta\t was\n\n\ncold. ", "The pasta was\ncold."),
     ("assistant: The pasta was cold.", "The pasta was cold."),
 ]
@@ -43,6 +52,18 @@ UNTOUCHED = [
     "Answer me this: who pays 20 dollars for a sandwich?",
     "This review is late, as I only saw the film yesterday.",
     "Good value, works fine - power via USB, car, or wall outlet.",
+    "Here's the problem: the plot makes no sense.",
+    "Certainly not for kids: it is bloody.",
+    "Okay so I went in with low expectations: wrong.",
+    "Here is a film that has it all: love, war and a dog.",
+    "Absolutely the best scene: the duel.",
+    "Here's a movie with one thing going for it: the cast.",
+    "Output: weak and noisy.",
+    "1/2 out of ****",
+    "** from ****",
+    "What a piece of s**t, I was f**king bored, and so was my a**hole of a dog.",
+    "***SPOILERS*** The dog did it.",
+    'He said "never, and left. I call this "art" without shame.',
     "First paragraph about the plot.\nSecond paragraph about the actors.",
 ]
 
@@ -55,6 +76,14 @@ REFUSALS = [
     "As an AI, I cannot provide a review of this product.",
     "I'm just an AI and have never eaten pasta.",
     "Unfortunately, I cannot comply with this request.",
+    "I'm sorry, but I can't generate content that is negative.",
+    "I cannot create explicit content.",
+    "As an AI, I don't have personal experiences with restaurants.",
+    "As a language model, I can't taste food.",
+    "As a large language model trained by a company, I do not watch films.",
+    "I don't have personal opinions as I am an AI language model.",
+    "I'm sorry, but I am not comfortable writing that.",
+    "I can\u2019t fulfill that request.",
 ]
 
 OPINIONS = [
@@ -66,6 +95,14 @@ OPINIONS = [
     "Unfortunately, I will not come back.",
     "As an AI thriller it falls flat.",
     "I am unable to find any fault with it.",
+    "I can't create a playlist on this phone.",
+    "I could not complete this book, so boring.",
+    "I am unable to complete this game because it crashes",
+    "I won't write a long review because the film is not worth it.",
+    "I cannot continue with this show; it is awful.",
+    "I am an AI researcher and this film gets it wrong.",
+    "As an AI enthusiast, I enjoyed it.",
+    "I can't provide enough information about the plot without giving it away.",
 ]
 
 
@@ -92,6 +129,26 @@ def test_refusals_are_seen(text: str) -> None:
 @pytest.mark.parametrize("text", OPINIONS)
 def test_opinions_that_sound_like_refusals_pass(text: str) -> None:
     assert not is_refusal(text)
+
+
+def gold_texts() -> list[str]:
+    folder = load_task("review_sentences").data
+    assert folder is not None
+    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line)["text"] for line in lines]
+
+
+def test_gold_needs_no_cleaning_but_for_list_marks() -> None:
+    texts = [" ".join(text.split()) for text in gold_texts()]
+    changed = [(text, clean_text(text)) for text in texts if clean_text(text) != text]
+    assert len(texts) == 2979
+    assert len(changed) == 6
+    for text, cleaned in changed:
+        assert cleaned == re.sub(r"^(?:[-*]|1\.) ", "", text)
+
+
+def test_no_gold_text_is_taken_for_a_refusal() -> None:
+    assert not [text for text in gold_texts() if is_refusal(text)]
 
 
 def test_normal_form_folds_case_punctuation_space_and_unicode_forms() -> None:

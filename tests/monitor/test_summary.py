@@ -1,9 +1,12 @@
 import io
 from pathlib import Path
 
+import yaml
 from rich.console import Console, RenderableType
 
 from s3ray.monitor.events import EventLog
+from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.report import write_report
 from s3ray.monitor.summary import status_text, summary_table
 from s3ray.store import RunStore
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk, write_run
@@ -32,6 +35,17 @@ def test_summary_has_a_row_per_round_and_the_test_score_in_the_last_one(finished
 def test_summary_of_gold_alone(tmp_path: Path) -> None:
     text = _shown(summary_table(write_run(tmp_path / "gold", "gold").read_json("metrics.json")))
     assert "0.827" in text
+
+
+def test_a_run_whose_task_is_a_file_goes_by_the_file_s_name(finished: RunStore, clock: Clock) -> None:
+    config = yaml.safe_load(finished.path("config.yaml").read_text())
+    finished.write_text("config.yaml", yaml.safe_dump(config | {"task": "/elsewhere/my_reviews.yaml"}))
+    metrics = build_metrics(finished, run_identity(finished))
+    assert "quickstart: s3 on my_reviews (accuracy)" in _shown(summary_table(metrics))
+    assert "3 finished round(s)" in _shown(status_text(finished, clock.now))
+    page = write_report(finished).read_text(encoding="utf-8")
+    assert "kept (59%)" in page
+    assert "/elsewhere" not in page
 
 
 def test_status_while_a_driver_holds_the_folder(tmp_path: Path, clock: Clock) -> None:

@@ -20,5 +20,39 @@ def test_nothing_is_written_while_a_student_is_trained(finished: RunStore) -> No
         assert not any(line.total[first:last])
 
 
+def _rates(*happened: tuple[float, str, dict[str, object]]) -> dict[str, list[float]]:
+    """The highest rate of each engine from (time, event, fields)."""
+    line = timeline({"time": time, "attempt": 1, "event": event, **fields} for time, event, fields in happened)
+    return {engine: [max(rates), sum(rates) * line.bin_s] for engine, rates in line.rates.items()}
+
+
+def _chunk(**tokens: int) -> dict[str, object]:
+    return {"engines": {engine: {"rows": 1, "output_tokens": num} for engine, num in tokens.items()}}
+
+
+def test_a_second_engine_that_becomes_ready_does_not_squeeze_the_tokens_of_the_first() -> None:
+    rates = _rates(
+        (0, "stage_started", {}),
+        (10, "engine_ready", {"engine": "a"}),
+        (39, "engine_ready", {"engine": "b"}),
+        (40, "chunk_written", _chunk(a=3000, b=100)),
+    )
+    assert rates["a"] == pytest.approx([100, 3000], rel=0.02)
+    assert rates["b"][1] == pytest.approx(100)
+    assert rates["b"][0] <= 101
+
+
+@pytest.mark.parametrize("ready", [[], [(1.0, "engine_ready", {"engine": "a"})]])
+def test_an_engine_that_was_restarted_wrote_before_it_too(ready: list[tuple[float, str, dict[str, object]]]) -> None:
+    rates = _rates(
+        (0, "stage_started", {}),
+        *ready,
+        (20, "engine_lost", {"engine": "a"}),
+        (39, "engine_ready", {"engine": "a"}),
+        (40, "chunk_written", _chunk(a=4000)),
+    )
+    assert rates["a"] == pytest.approx([100, 4000], rel=0.03)
+
+
 def test_a_run_without_events_has_an_empty_timeline() -> None:
     assert timeline([]).total == ()

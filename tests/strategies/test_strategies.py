@@ -112,11 +112,16 @@ def test_s3_at_a_fixed_size_shares_the_rows_over_the_rounds() -> None:
 
 
 def test_variants_of_one_mistake_follow_each_other_and_share_a_prefix() -> None:
-    (plan,) = plans("s3", context(REVIEWS, round_=1), seed_examples=0, rows=16, rounds=1)
+    (plan,) = plans("s3", context(REVIEWS, round_=1), seed_examples=1, rows=17, rounds=1)
     requests = first(plan, 16)
     parents = [request.parent.id for request in requests if request.parent]
     assert [parents[start : start + 4].count(parents[start]) for start in range(0, 16, 4)] == [4, 4, 4, 4]
     assert len({request.group for request in requests}) == 4
+
+
+def test_every_mistake_has_its_turn_before_the_rows_are_full() -> None:
+    (plan,) = plans("s3", context(REVIEWS, round_=1, num_mistakes=12), seed_examples=1, rows=14, rounds=1)
+    assert len({request.parent.id for request in first(plan, 13) if request.parent}) == 12
 
 
 def test_zerogen_sees_labels_only() -> None:

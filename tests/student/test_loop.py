@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
 from s3ray.config import StudentConfig
 from s3ray.dataset import examples_from_table
 from s3ray.errors import TrainerError
 from s3ray.student.loop import LocalStudentTrainer, find_mistakes, plan_training
-from s3ray.student.model import load_student
+from s3ray.student.model import load_student, save_student
 from s3ray.student.predict import Prediction, predict
 from s3ray.student.ranks import SingleProcess
 from s3ray.tasks import Task
@@ -61,8 +62,13 @@ def test_the_saved_folder_loads_with_transformers_and_answers_alike(
 
 
 def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
-    LocalStudentTrainer(config, reviews).train(job)
+    killed = Path(job.output).with_name(".1.tmp")
+    killed.mkdir(parents=True)
+    (killed / "model.safetensors").write_bytes(b"half")
+    save_student(load_student(config, reviews, torch.device("cpu")), Path(job.output))
     assert [path.name for path in Path(job.output).parent.iterdir()] == ["1"]
+    assert load_file(Path(job.output) / "model.safetensors")
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in Path(job.output).iterdir())
 
 
 def test_parts_that_are_not_asked_for_are_not_scored(config: StudentConfig, reviews: Task, job: StudentJob) -> None:

@@ -13,6 +13,7 @@ from s3ray.curation.clean import normalise
 from s3ray.errors import InputError
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit, load_gold
+from s3ray.tasks.source import read_file
 from s3ray.types import Source, Span
 
 Make = Callable[[dict[str, Any]], Task]
@@ -22,7 +23,7 @@ Rows = list[dict[str, Any]]
 
 def news(first: int, num: int) -> Rows:
     return [
-        {"title": f"Title {n % 7}", "body": f"Story number {n}.", "label": "m" if n % 2 else 1}
+        {"title": f"Title {n}", "body": f"Story number {n}.", "label": "m" if n % 2 else 1}
         for n in range(first, first + num)
     ]
 
@@ -54,7 +55,7 @@ def test_rows_become_gold_examples(task: Task, folder: str) -> None:
     gold = load_gold(task, GoldConfig(extrapolate=10, select=5), folder)
     assert [len(part) for part in (gold.extrapolate, gold.select, gold.test)] == [10, 5, 20]
     example = next(example for example in gold.test if example.fields["text"] == "Story number 101.")
-    assert (example.label, example.fields["title"]) == ("money", "Title 3")
+    assert (example.label, example.fields["title"]) == ("money", "Title 101")
     assert (example.origin.source, example.origin.parent) == (Source.GOLD, None)
     assert len({example.id for example in gold.test}) == 20
 
@@ -105,6 +106,23 @@ def test_contexts_of_label_tasks_come_from_all_rows_that_no_other_part_has(task:
     assert not {context.id for context in gold.contexts} & {example.id for example in (*gold.select, *gold.test)}
 
 
+def test_contexts_of_the_test_and_selection_parts_are_left_out_and_counted(task: Task, tmp_path: Path) -> None:
+    train, validation, test = news(0, 10), news(50, 4), news(100, 4)
+    validation[0]["title"] = "title 3!"
+    test[0]["title"] = " TITLE 4"
+    data = write(tmp_path / "data", train=train, validation=validation, test=test)
+    gold = load_gold(task, GoldConfig(extrapolate=5, select=4), data)
+    assert {context.fields["title"] for context in gold.contexts} == {f"Title {n}" for n in (0, 1, 2, *range(5, 10))}
+    assert gold.num_left_out == 2
+
+
+def test_without_any_context_the_data_is_refused(task: Task, tmp_path: Path) -> None:
+    rows = [{**row, "title": "News"} for row in news(0, 20)]
+    problem = refusal(task, write(tmp_path / "data", train=rows[:15], test=rows[15:]))
+    assert "no context is left" in problem
+    assert "title" in problem
+
+
 def test_a_folder_may_use_the_fields_own_names(task: Task, tmp_path: Path) -> None:
     rows = [{"title": row["title"], "text": row["body"], "label": row["label"]} for row in news(0, 9)]
     data = write(tmp_path / "data", train=rows[:6], test=rows[6:])
@@ -116,13 +134,32 @@ def test_csv_and_parquet_hold_the_same_rows_as_jsonl(task: Task, tmp_path: Path)
     config = GoldConfig(extrapolate=4, select=4)
     expected = load_gold(task, config, write(tmp_path / "jsonl", train=rows, test=rows[:4]))
     other = tmp_path / "other"
-    other.mkdir()
+    write_csv(other / "test.csv", rows[:4])
     pq.write_table(pa.Table.from_pylist(rows), other / "train.parquet")
-    with (other / "test.csv").open("w", newline="", encoding="utf-8") as file:
+    assert load_gold(task, config, str(other)) == expected
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows[:4])
-    assert load_gold(task, config, str(other)) == expected
+        writer.writerows(rows)
+
+
+def test_csv_texts_may_have_several_lines_in_files_of_any_size(tmp_path: Path) -> None:
+    paragraph = 'He said "no", and left.\n\nThe, end.\n'
+    rows = [{"body": f"{n}\n{paragraph * 20}", "label": str(n)} for n in range(3000)]
+    path = tmp_path / "train.csv"
+    write_csv(path, rows)
+    assert path.stat().st_size > 2 << 20
+    assert read_file(path) == rows
+
+
+def test_csv_values_are_read_as_they_stand(tmp_path: Path) -> None:
+    rows = [{"body": "2024-05-01", "label": "01"}, {"body": "2024-05-02 10:00", "label": "02"}]
+    write_csv(tmp_path / "train.csv", rows)
+    assert read_file(tmp_path / "train.csv") == rows
 
 
 def passages(answer: str, start: int) -> Rows:
@@ -219,7 +256,22 @@ def test_more_rows_than_there_are_is_refused(task: Task, folder: str) -> None:
 def test_an_empty_split_is_refused(task: Task, tmp_path: Path) -> None:
     data = write(tmp_path / "data", train=news(0, 9))
     (tmp_path / "data" / "test.jsonl").write_text("", encoding="utf-8")
-    assert "gold.test: no rows" in refusal(task, data)
+    assert "no test rows" in refusal(task, data)
+
+
+def test_an_empty_validation_file_is_not_taken_as_none(task: Task, folder: str) -> None:
+    (Path(folder) / "validation.jsonl").write_text("", encoding="utf-8")
+    problem = refusal(task, folder)
+    assert "validation.jsonl: no validation rows" in problem
+
+
+def test_an_empty_validation_split_of_the_hub_is_refused(
+    make_task: Make, topics: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = {"train": news(0, 12), "dev": [], "test": news(100, 3)}
+    monkeypatch.setattr("s3ray.tasks.gold.read_hub", lambda source, split: splits[split])
+    task = make_task(topics | {"source": {"hub": "some/news", "validation": "dev"}})
+    assert "some/news, split dev: no validation rows" in refusal(task, None)
 
 
 @pytest.mark.parametrize("line", ["{", "[1, 2]"])

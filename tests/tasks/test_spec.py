@@ -50,6 +50,13 @@ def test_what_does_not_fit_together_is_refused(make_task: Make, topics: Spec, ch
         assert word in problem
 
 
+@pytest.mark.parametrize("name", ["id", "label", "answers", "source", "round", "parent", "predicted", "confidence"])
+def test_a_field_may_not_be_called_like_a_column_of_the_tables(make_task: Make, topics: Spec, name: str) -> None:
+    problem = str(refusal(make_task, topics | {"fields": [name, "text"]}))
+    assert f"field {name!r}" in problem
+    assert "`columns`" in problem
+
+
 @pytest.mark.parametrize("same", ["name", "value", "words"])
 def test_labels_are_told_apart(make_task: Make, topics: Spec, same: str) -> None:
     topics["labels"][1][same] = topics["labels"][0][same]

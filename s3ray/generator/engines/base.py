@@ -9,12 +9,12 @@ from s3ray.types import EngineLimits, Generation, Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """All that an actor needs to build its engine: the job's settings and the device that was planned for it."""
+    """All that an actor needs to build its engine: the job's settings, and the device and cores that are its own."""
 
     engine: str
     config: GeneratorConfig
     device: str
-    num_threads: int
+    num_threads: int = 1
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ from s3ray.generator.engines.base import EngineSpec
 from s3ray.types import EngineLimits, Generation, Prompt
 from s3ray.weights import resolve_model
 
+_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 and Arm
 
 
@@ -98,10 +99,14 @@ class VLLMEngine:
         if not outputs:
             raise EngineDeadError("the engine closed a request without an answer")
         completion = outputs[-1].outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            raise RequestRefusedError(f"the engine ended the request with {completion.finish_reason!r}")
+        # vLLM leaves the stop string out; a full stop at which it stopped belongs to the sentence.
+        stopped_at = completion.stop_reason if isinstance(completion.stop_reason, str) else ""
         return Generation(
             request_id=request_id,
-            text=completion.text,
-            finish_reason=completion.finish_reason or "",
+            text=completion.text + stopped_at.strip(_NOT_TEXT),
+            finish_reason=completion.finish_reason,
             num_prompt_tokens=len(token_ids),
             num_cached_tokens=outputs[-1].num_cached_tokens or 0,
             num_output_tokens=len(completion.token_ids),
@@ -145,7 +150,7 @@ def read_cpu_flags() -> frozenset[str]:
 def _set_environment(spec: EngineSpec) -> None:
     """What vLLM reads from the environment; must be set before it is imported."""
     if spec.device == "cpu":
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(spec.config.kv_cache_gib)))
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(spec.config.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
