@@ -18,7 +18,7 @@ from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
 
-WAIT_S = 150
+WAIT_S = 240
 SLOW = "tokens_per_s: 40"
 FAST = "tokens_per_s: 4000"
 
@@ -164,6 +164,11 @@ def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path,
         done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "on the Ray cluster at" in done.stdout
+        named = write_job(tmp_path, student, name="named")
+        named.write_text(named.read_text().replace("address: local", f"address: '127.0.0.1:{ports['port']}'"))
+        command = [sys.executable, "-c", inner, "plan", str(named)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert "can run on the Ray cluster at" in done.stdout, done.stderr
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
             process.terminate()
