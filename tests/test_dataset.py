@@ -1,0 +1,108 @@
+"""What enters the dataset: no copy of gold, no row twice; and tables that read back as what they were."""
+
+from dataclasses import replace
+
+import pytest
+
+from s3ray.dataset import (
+    ExampleJudge,
+    ReasonJudge,
+    examples_from_table,
+    mistakes_from_table,
+    outcomes_from_table,
+    table_from_examples,
+    table_from_mistakes,
+    table_from_outcomes,
+)
+from s3ray.tasks import Task, load_task
+from s3ray.types import (
+    Example,
+    GenerationRequest,
+    Mistake,
+    Origin,
+    Outcome,
+    OutcomeStatus,
+    RejectionReason,
+    Source,
+    Span,
+)
+from tests.sources import make_request
+
+REVIEWS = load_task("review_sentences")
+QNLI = load_task("qnli")
+
+
+def gold(task: Task, **fields: str) -> Example:
+    return task.make_example(fields, {"label": task.labels[0]}, Origin(source=Source.GOLD))
+
+
+def written(text: str) -> Outcome:
+    return Outcome(request_id="r", index=0, status=OutcomeStatus.ACCEPTED, text=text, raw=text)
+
+
+def verdict(judge: ExampleJudge, text: str, request: GenerationRequest | None = None) -> RejectionReason | None:
+    rejection = judge.judge(request or make_request(0), written(text))
+    return rejection.reason if rejection else None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The soup was cold and the waiter forgot us twice.",
+        "the soup was cold, and the waiter forgot us twice",
+        "The soup was cold and the waiter forgot us twice!!",
+        "The soup was colt and the waiter forgot us twice.",
+    ],
+)
+def test_copies_of_gold_are_rejected(text: str) -> None:
+    kept = gold(REVIEWS, text="The soup was cold and the waiter forgot us twice.")
+    judge = ExampleJudge(REVIEWS, [kept], [], near_duplicate=0.95)
+    assert verdict(judge, text) is RejectionReason.COPY_OF_GOLD
+    assert judge.examples == []
+
+
+def test_copies_of_earlier_rows_are_rejected_by_kind() -> None:
+    earlier = replace(gold(REVIEWS, text="A warm and funny film."), origin=Origin(source=Source.SEED))
+    judge = ExampleJudge(REVIEWS, [], [earlier], near_duplicate=0.9)
+    assert verdict(judge, "A warm and funny film") is RejectionReason.DUPLICATE
+    assert verdict(judge, "A warm and funny films") is RejectionReason.NEAR_DUPLICATE
+    assert verdict(judge, "The battery died after a week.") is None
+    assert verdict(judge, "The battery died after a week.") is RejectionReason.DUPLICATE
+    assert [example.fields["text"] for example in judge.examples] == ["The battery died after a week."]
+
+
+def test_the_same_question_may_be_asked_of_two_sentences_but_no_question_of_gold() -> None:
+    judge = ExampleJudge(QNLI, [gold(QNLI, question="Who won?", sentence="Ann won.")], [], near_duplicate=0.95)
+    requests = [
+        replace(make_request(0), label="entailment", context={"sentence": sentence})
+        for sentence in ("Rome lies on the Tiber.", "Paris lies on the Seine.")
+    ]
+    assert [verdict(judge, "Where does it lie?", request) for request in requests] == [None, None]
+    assert verdict(judge, "Where does it lie?", requests[0]) is RejectionReason.DUPLICATE
+    assert verdict(judge, "Who won?", requests[0]) is RejectionReason.COPY_OF_GOLD
+
+
+def test_reasons_are_kept_once_and_up_to_k() -> None:
+    judge = ReasonJudge(REVIEWS, num_per_label=3)
+    request = make_request(0)
+    assert judge.judge(request, written("1. Slow service\n2. Cold food")) is None
+    repeated = judge.judge(request, written("1. slow service\n2. cold food"))
+    assert repeated is not None
+    assert repeated.reason is RejectionReason.DUPLICATE
+    assert judge.judge(request, written("1. Cold food\n2. High prices\n3. Loud music")) is None
+    assert judge.reasons == {"negative": [], "positive": ["Slow service", "Cold food", "High prices"]}
+
+
+def test_tables_read_back() -> None:
+    labelled = gold(REVIEWS, text="Fine.")
+    answers = (Span(text="the Tiber", start=13), Span(text="Tiber", start=17))
+    fields = {"question": "Where?", "context": "Rome lies on the Tiber."}
+    origin = Origin(source=Source.EXTRAPOLATED, round=2, parent="p")
+    spanned = Example(id="s", fields=fields, answers=answers, origin=origin)
+    assert examples_from_table(table_from_examples([labelled], ("text",), True), ("text",)) == [labelled]
+    names = ("question", "context")
+    assert examples_from_table(table_from_examples([spanned], names, False), names) == [spanned]
+    mistake = Mistake(example=spanned, predicted="Rome", confidence=0.25)
+    assert mistakes_from_table(table_from_mistakes([mistake], names, False), names) == [mistake]
+    outcome = replace(written("x"), reason="", engine="engine-0", num_output_tokens=3, seconds=0.5)
+    assert outcomes_from_table(table_from_outcomes([outcome])) == [outcome]
