@@ -209,8 +209,9 @@ def _has_chat_template(folder: Path, problem: Problem) -> bool:
 
 
 def _check_gguf(path: Path, needs_chat_template: bool, problem: Problem) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise problem("reading GGUF needs the package `gguf`", "pip install 's3ray[gguf]'")
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise problem(f"reading GGUF needs the package `{package}`", "pip install 's3ray[gguf]'")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise problem("is not a GGUF file", "Fetch the file again.")
