@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run coul
 safe; 130 interrupted.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -111,9 +112,17 @@ def _folder(config: RunConfig, out: Path | None) -> Path:
     return out if out is not None else Path(config.store) / config.name
 
 
+def _bring_ray_token() -> None:
+    """Clusters of Ray 2.60 ask for a token; Ray shows the one on this machine only in token mode, set before import."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or file.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def main() -> None:
     """Entry point: errors that s3ray raises on purpose end as a message and an exit code, not as a traceback."""
     console = Console(stderr=True, highlight=False)
+    _bring_ray_token()
     try:
         app()
     except S3RayError as error:

@@ -67,7 +67,10 @@ def _join(address: str, where: str) -> str:
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "Start one with `ray start --head`, or set cluster.address to local."
+        hint = (
+            "Start one with `ray start --head`, or set cluster.address to local. A cluster that asks for a token wants "
+            "it in ~/.ray/auth_token or RAY_AUTH_TOKEN."
+        )
         raise InputError(
             f"no Ray cluster answers there: {str(error).splitlines()[0]}",
             where=where,

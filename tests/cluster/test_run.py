@@ -1,6 +1,7 @@
 """`s3ray run` as a user starts it, with fake engines on a Ray of its own: killed anywhere, it ends in the same data."""
 
 import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path,
         inner = "from s3ray.cli import main; main()"
         entrypoint = [sys.executable, "-c", f'"{inner}"', "run", str(job), "--out", str(out)]
         submit = [ray, "job", "submit", "--address", address, "--", *entrypoint]
-        done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        with_token = os.environ | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
+        done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False, env=with_token)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "on the Ray cluster at" in done.stdout
         named = write_job(tmp_path, student, name="named")
