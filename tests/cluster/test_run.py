@@ -160,7 +160,7 @@ def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path,
     try:
         wait_for_listener(ports["dashboard-agent-listen-port"])
         inner = "from s3ray.cli import main; main()"
-        entrypoint = [sys.executable, "-c", f'"{inner}"', "run", str(job), "--out", str(out)]
+        entrypoint = [sys.executable, "-c", inner, "run", str(job), "--out", str(out)]
         submit = [ray, "job", "submit", "--address", address, "--", *entrypoint]
         with_token = os.environ | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
         done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False, env=with_token)
