@@ -17,7 +17,7 @@ from tests.tasks.samples import gold_example, request_of
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 FORMS: tuple[Form, ...] = ("chat", "completion")
-NUM_SEEDS = 3
+NUM_SEEDS = 4
 
 
 def requests(task: Task, form: Form) -> Iterator[GenerationRequest]:
