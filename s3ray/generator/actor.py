@@ -84,6 +84,7 @@ class GeneratorActor:
                 await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
             except TimeoutError:
                 break
+        await self._check_engine()
         if epoch != self._epoch:
             return Exchange(outcomes=())  # nobody waits for this answer; what is finished belongs to a later call
         outcomes, self._finished = tuple(self._finished), []
@@ -111,6 +112,12 @@ class GeneratorActor:
         self._running = set()
         self._finished = []
         self._changed.set()
+
+    async def _check_engine(self) -> None:
+        try:
+            await self._engine.check()
+        except EngineDeadError as error:
+            self._death = self._death or str(error)
 
     async def _answer(self, request: GenerationRequest, attempt: int) -> None:
         started = time.monotonic()

@@ -92,14 +92,21 @@ def test_a_prompt_that_is_too_long_fails_alone(running: Running) -> None:
     assert all(outcomes[f"seed-{index}"].num_output_tokens for index in range(4))
 
 
-def test_a_killed_engine_core_is_replaced_and_loses_nothing(running: Running) -> None:
+def kill_engine_core() -> None:
+    below = psutil.Process().children(recursive=True)
+    next(child for child in below if "EngineCore" in " ".join(child.cmdline())).kill()
+
+
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_a_killed_engine_core_is_replaced_and_loses_nothing(running: Running, is_idle: bool) -> None:
     num_lost = len(running.of("engine_lost"))
     asked = requests(60, start=100)
     seen: list[str] = []
+    if is_idle:
+        kill_engine_core()
     for batch in running.answers(asked):
-        if not seen:
-            below = psutil.Process().children(recursive=True)
-            next(child for child in below if "EngineCore" in " ".join(child.cmdline())).kill()
+        if not seen and not is_idle:
+            kill_engine_core()
         seen += [outcome.request_id for outcome in batch]
     assert sorted(seen) == sorted(request.id for request in asked)
     assert len(running.of("engine_lost")) == num_lost + 1

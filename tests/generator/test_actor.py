@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from s3ray.config import FakeConfig, GeneratorConfig
+from s3ray.errors import EngineDeadError
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
@@ -92,6 +93,23 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
         assert answer.death is not None
         assert "3 answers" in answer.death
         assert len(answer.outcomes) == 3
+        await ended.wait()
+
+    run(scenario)
+
+
+def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        ended = asyncio.Event()
+        monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
+        actor = make_actor(tokens_per_s=0.001)
+        await actor.start()
+
+        async def gone() -> None:
+            raise EngineDeadError("gone in silence")
+
+        actor._engine.check = gone  # type: ignore[method-assign]
+        assert (await actor.exchange(1, requests(3))).death == "gone in silence"
         await ended.wait()
 
     run(scenario)

@@ -39,6 +39,14 @@ class Engine(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Do nothing while the engine lives; asked for every few seconds.
+
+        Raises:
+            EngineDeadError: the engine is gone, even if its open requests do not know it.
+        """
+        ...
+
     async def close(self) -> None:
         """Free what the engine holds."""
         ...

@@ -55,5 +55,8 @@ class FakeEngine:
             num_output_tokens=len(words),
         )
 
+    async def check(self) -> None:
+        """A fake engine dies only as its script says."""
+
     async def close(self) -> None:
         """Nothing to free."""

@@ -121,6 +121,15 @@ class VLLMEngine:
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    async def check(self) -> None:
+        """Ask vLLM: requests that are open when its process dies may otherwise wait for ever."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
+
+        try:
+            await self._engine.check_health()
+        except VLLMEngineDeadError as error:
+            raise EngineDeadError(str(error)) from error
+
     async def close(self) -> None:
         """Stop the engine's process."""
         if self._engine is not None:
