@@ -155,7 +155,7 @@ class RunStore:
                 handle.flush()
                 os.fsync(handle.fileno())
             temporary.replace(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
         except OSError as error:
             raise StoreError(f"{target} cannot be written: {error.strerror}") from error
 
@@ -235,8 +235,9 @@ def _ends_line(path: Path) -> bool:
         return handle.read(1) == b"\n"
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

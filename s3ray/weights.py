@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from s3ray.errors import InputError, RunError
+from s3ray.store import sync
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
@@ -255,19 +256,11 @@ def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None])
 def put_in_place(unfinished: Path, folder: Path) -> None:
     """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
     for path in (*unfinished.rglob("*"), unfinished):
-        _sync(path)
+        sync(path)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 def _convert(path: Path, folder: Path) -> None:
