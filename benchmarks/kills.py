@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.journal import audit
+from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from s3ray.store import RunStore
 
@@ -62,18 +61,16 @@ class Attempt:
 
     def kill_below(self, name: str) -> None:
         """Kill -9 one process below the driver whose command line has this name."""
-        for process in psutil.Process(self._process.pid).children(recursive=True):
-            if name in " ".join(process.cmdline()):
-                process.kill()
-                return
-        raise SystemExit(f"no {name} process to kill")
+        process = next(below(name, self._process.pid), None)
+        if process is None:
+            raise SystemExit(f"no {name} process to kill")
+        process.kill()
 
     def wait_for_cpu_time(self, name: str, seconds: float) -> None:
         """Wait until a process below the driver has computed for so long: training steps leave no events."""
 
         def is_computing() -> bool:
-            below = psutil.Process(self._process.pid).children(recursive=True)
-            return any(name in " ".join(each.cmdline()) and each.cpu_times().user > seconds for each in below)
+            return any(each.cpu_times().user > seconds for each in below(name, self._process.pid))
 
         self.wait_for(is_computing)
 

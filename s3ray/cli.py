@@ -14,8 +14,9 @@ import typer
 import yaml
 from rich.console import Console
 
-from s3ray.config import RunConfig, load_config
+from s3ray.config import RunConfig
 from s3ray.errors import InputError, S3RayError
+from s3ray.jobfile import load_config
 from s3ray.store import RunStore
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ import torch
 from ray._private.services import find_bootstrap_address
 
 from s3ray.errors import InputError
-from s3ray.generator.placement import NodeFacts
+from s3ray.generator.plan import NodeFacts
 
 _CONNECT_S = 5.0
 
@@ -47,6 +47,7 @@ def node_facts() -> list[NodeFacts]:
             node_id=node["NodeID"],
             num_cpus=int(node["Resources"].get("CPU", 0)),
             num_gpus=int(node["Resources"].get("GPU", 0)),
+            accelerator=node["Labels"].get("ray.io/accelerator-type", ""),
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -4,19 +4,14 @@ Every field says what it is for; an unknown field is an error. Fields marked ``e
 starts of the same run; all others shape the data and are fingerprinted (DESIGN: two kinds of settings).
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from s3ray.errors import InputError
-
-Model = TypeVar("Model", bound=BaseModel)
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
 
@@ -83,7 +78,10 @@ class SamplingConfig(_Section):
     top_p: Probability = 0.9
     """Nucleus mass."""
     max_tokens: PositiveInt = 256
-    """Longest generation, in tokens; what is cut there is rejected as truncated."""
+    """Longest generation, in tokens; what is cut there is written once more with `retry_max_tokens`."""
+    retry_max_tokens: PositiveInt | None = None
+    """Limit of that second try; what is cut there too is rejected as truncated. null: twice `max_tokens`; the same as
+    `max_tokens`: no second try."""
 
 
 class FakeConfig(_Section):
@@ -93,17 +91,37 @@ class FakeConfig(_Section):
     """Speed of one sequence; 0 answers at once."""
     start_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
     """Seconds until the engine is ready."""
+    delay_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
+    """Seconds that every request takes beside its tokens."""
     die_after: int | None = Field(default=None, ge=0, json_schema_extra=EXECUTION)
     """Each engine process dies after this many answers."""
+    hang_after: int | None = Field(default=None, ge=0, json_schema_extra=EXECUTION)
+    """Each engine process answers nothing any more after this many answers, and looks healthy."""
+    poison_every: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
+    """A request whose sampling seed is divisible by this ends the engine, wherever and however often it is asked."""
+    takes_gpus: bool = Field(default=False, json_schema_extra=EXECUTION)
+    """Reserve GPUs as a real engine does, to try a placement on a cluster (pretend GPUs will do)."""
+
+
+class EndpointConfig(_Section):
+    """A server that speaks OpenAI's protocol."""
+
+    url: str
+    """Base URL, such as https://api.openai.com/v1; without user, password or query."""
+    model: str = ""
+    """The name under which this server serves `generator.model`; empty: that very name."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key wherever the engine runs. Servers without keys need none."""
 
 
 class GeneratorConfig(_Section):
     """The large language model and the engines that host it."""
 
-    engine: Literal["vllm", "fake"] = "vllm"
-    """vllm: the real thing. fake: deterministic text from the request id."""
+    engine: Literal["vllm", "openai", "fake"] = "vllm"
+    """vllm: the real thing. openai: servers that speak OpenAI's protocol. fake: deterministic text from the request."""
     model: str = ""
-    """Hub id, folder, GGUF file, or package:NAME (weights inside an installed package). The fake engine needs none."""
+    """Hub id, folder, GGUF file, or package:NAME (weights inside an installed package); with `openai` the name that the
+    endpoints know. The fake engine needs none."""
     prompt_form: Literal["chat", "completion"] = "chat"
     """chat: messages through the model's chat template. completion: a text to continue, for base and tiny models."""
     sampling: SamplingConfig = SamplingConfig()
@@ -114,24 +132,37 @@ class GeneratorConfig(_Section):
     """auto: the model's own on a GPU; on a CPU bfloat16 where the CPU has it, else float32."""
     engines: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
     """Engines in the pool, one Ray actor each."""
+    min_engines: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
+    """Begin when at least so many of `engines` fit; the others join when nodes do. null: all must fit."""
     tensor_parallel: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
-    """GPUs per engine."""
+    """GPUs per engine, or per stage of an engine: on one node, or across nodes where no node has so many."""
+    pipeline_parallel: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
+    """Stages per engine, of `tensor_parallel` GPUs each: on one node where they fit, else across nodes."""
+    gpu_share: Probability = Field(default=1.0, json_schema_extra=EXECUTION)
+    """Part of a GPU per engine: 0.5 puts two engines on each GPU. Below 1 for engines of one GPU only."""
+    accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
+    """Type of GPU that engines need (Ray's label ray.io/accelerator-type: H100, A10G ...); null: any."""
     max_num_seqs: PositiveInt = Field(default=256, json_schema_extra=EXECUTION)
     """Sequences that one engine decodes at once."""
     max_num_batched_tokens: PositiveInt = Field(default=8192, json_schema_extra=EXECUTION)
     """Tokens that one engine step may process."""
     gpu_memory_utilization: Probability = Field(default=0.9, json_schema_extra=EXECUTION)
-    """Share of the GPU's memory that one engine may take."""
+    """Part of a GPU's memory that one engine may take; where `gpu_share` is below 1, part of its share of it."""
     kv_cache_gib: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
     """Memory for the KV cache of one engine on a CPU, in GiB."""
     request_s: PositiveFloat = Field(default=600.0, json_schema_extra=EXECUTION)
     """How long one request may take; after that it ends as failed (timeout)."""
     ready_s: PositiveFloat = Field(default=900.0, json_schema_extra=EXECUTION)
     """How long an engine may take to start."""
-    max_restarts: int = Field(default=3, ge=0, json_schema_extra=EXECUTION)
-    """How often each engine of the pool may be started again after a death."""
+    stall_s: PositiveFloat = Field(default=300.0, json_schema_extra=EXECUTION)
+    """An engine with requests under way that finishes none and computes nothing for so long is killed and replaced."""
+    max_restarts: int = Field(default=5, ge=0, json_schema_extra=EXECUTION)
+    """How often each engine of the pool may be started again within an hour; after that the others go on without it."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you read it."""
+    endpoints: list[EndpointConfig] = Field(default=[], json_schema_extra=EXECUTION)
+    """Servers of the `openai` engine; the engines of the pool take them in turn, each with `max_num_seqs` requests at
+    once at the most."""
     fake: FakeConfig = FakeConfig()
     """Script of the fake engine."""
 
@@ -166,6 +197,8 @@ class StudentConfig(_Section):
     """Longest input in tokens; longer ones are cut (span tasks: windows with a stride)."""
     workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
     """Ray Train workers."""
+    accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
+    """Type of GPU that train workers need (Ray's label ray.io/accelerator-type); null: any."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you read it."""
 
@@ -217,96 +250,6 @@ class RunConfig(_Section):
     def generates(self) -> bool:
         """Whether this run needs a generator at all."""
         return self.strategy.name != "gold"
-
-
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a job file.
-
-    ``overrides`` maps dotted fields (``generator.engines``) to values and wins over the file.
-
-    Raises:
-        InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
-    """
-    path = Path(path)
-    raw = read_yaml(path)
-    for dotted, value in (overrides or {}).items():
-        *parents, last = dotted.split(".")
-        node = raw
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise InputError("is not a section", where=str(path), field=parent, hint=f"cannot set {dotted}")
-        node[last] = value
-    return validate(RunConfig, raw, str(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with the safe loader.
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds something other than a mapping.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"is not valid YAML{line}: {problem}", where=str(path), hint="Mend the file.") from error
-    if not isinstance(raw, dict):
-        raise InputError("holds no fields", where=str(path), hint="Start from jobs/quickstart.yaml.")
-    return raw
-
-
-def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:
-    """Build a pydantic model, turning the first problem into one message with file, field, value and a way out."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        location = [str(part) for part in first["loc"]]
-        field = ".".join(location)
-        if first["type"] == "extra_forbidden":
-            names = _names_beside(model, first["loc"][:-1])
-            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Valid here: {', '.join(names)}."
-            raise InputError("unknown field", where=where, field=field, hint=hint) from None
-        if first["type"] == "missing":
-            raise InputError("is missing", where=where, field=field, hint=_doc_of(model, first["loc"])) from None
-        problem = first["msg"].removeprefix("Value error, ")
-        problem = problem[0].lower() + problem[1:]
-        value = "" if isinstance(first["input"], dict) else repr(first["input"])
-        hint = _doc_of(model, first["loc"])
-        raise InputError(problem, where=where, field=field, value=value, hint=hint) from None
-
-
-def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section at a location, through optional sections and lists of sections."""
-    for part in location:
-        if isinstance(part, int):
-            continue
-        info = model.model_fields.get(part)
-        candidates = [info.annotation, *get_args(info.annotation)] if info else []
-        sections = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-        if not sections:
-            return None
-        model = sections[0]
-    return model
-
-
-def _names_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    section = _model_at(model, location)
-    return list(section.model_fields) if section else []
-
-
-def _doc_of(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    section = _model_at(model, location[:-1]) if location else None
-    info = section.model_fields.get(str(location[-1])) if section else None
-    return " ".join(info.description.split()) if info and info.description else ""
 
 
 def data_shaping(section: BaseModel) -> dict[str, Any]:

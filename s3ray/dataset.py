@@ -6,12 +6,11 @@ Columns: ``id``, one string column per input field of the task, ``label`` (class
 list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 from s3ray.curation.duplicates import DuplicateIndex
-from s3ray.stage import Verdict
 from s3ray.tasks import Task
 from s3ray.types import (
     Example,
@@ -19,7 +18,6 @@ from s3ray.types import (
     Mistake,
     Origin,
     Outcome,
-    OutcomeStatus,
     Rejection,
     RejectionReason,
     Source,
@@ -68,11 +66,16 @@ class ExampleJudge:
     """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before."""
 
     def __init__(
-        self, task: Task, gold: Iterable[Example], kept: Iterable[Example], near_duplicate: float | None
+        self,
+        task: Task,
+        gold: Iterable[Example],
+        kept: Iterable[Example],
+        near_duplicate: float | None,
+        keep: Callable[[Example], None],
     ) -> None:
-        """``kept`` are the synthetic rows of earlier rounds and stages."""
-        self.examples: list[Example] = []
+        """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one."""
         self._task = task
+        self._keep = keep
         self._gold = DuplicateIndex(near_duplicate)
         self._synthetic = DuplicateIndex(near_duplicate)
         for example in gold:
@@ -91,7 +94,7 @@ class ExampleJudge:
             return Rejection(reason=copied[0], detail=f"of {copied[1]}")
         example = self._task.example(request, outcome.text)
         self._synthetic.add(example.id, outcome.text, scope=scope)
-        self.examples.append(example)
+        self._keep(example)
         return None
 
     def _scope(self, fields: Mapping[str, str]) -> str:
@@ -135,84 +138,3 @@ def mistakes_from_table(table: pa.Table, fields: Sequence[str]) -> list[Mistake]
         Mistake(example=example, predicted=predicted, confidence=confidence)
         for example, predicted, confidence in columns
     ]
-
-
-_OUTCOME_SCHEMA = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("index", pa.int64()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("text", pa.string()),
-        ("raw", pa.string()),
-        ("finish_reason", pa.string()),
-        ("num_prompt_tokens", pa.int64()),
-        ("num_cached_tokens", pa.int64()),
-        ("num_output_tokens", pa.int64()),
-        ("engine", pa.string()),
-        ("attempt", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
-
-
-def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
-    """One chunk of the journal, a row per outcome."""
-    names = _OUTCOME_SCHEMA.names
-    columns = {name: [getattr(outcome, name) for outcome in outcomes] for name in names}
-    columns["status"] = [outcome.status.value for outcome in outcomes]
-    return pa.table(columns, schema=_OUTCOME_SCHEMA)
-
-
-def outcomes_from_table(table: pa.Table) -> list[Outcome]:
-    """Read a chunk of the journal."""
-    return [Outcome(**row | {"status": OutcomeStatus(row["status"])}) for row in table.to_pylist()]
-
-
-def requests_table(verdicts: Sequence[Verdict]) -> pa.Table:
-    """What was asked and how it ended, a row per request, in the order of the sequence."""
-    rows = [
-        {
-            "request_id": verdict.request.id,
-            "index": verdict.request.index,
-            "stage": verdict.request.stage,
-            "template": verdict.request.template,
-            "label": verdict.request.label,
-            "parent": verdict.request.parent.id if verdict.request.parent else None,
-            "variant": verdict.request.variant,
-            "seed": verdict.request.seed,
-            "status": verdict.status.value,
-            "reason": verdict.reason,
-            "engine": verdict.outcome.engine,
-            "num_output_tokens": verdict.outcome.num_output_tokens,
-            "seconds": verdict.outcome.seconds,
-        }
-        for verdict in verdicts
-    ]
-    names = ("request_id", "stage", "template", "label", "parent", "status", "reason", "engine")
-    types = dict.fromkeys(names, pa.string()) | {"seconds": pa.float64()}
-    order = ["request_id", "index", "stage", "template", "label", "parent", "variant", "seed", "status", "reason"]
-    order += ["engine", "num_output_tokens", "seconds"]
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, types.get(name, pa.int64())) for name in order]))
-
-
-def rejected_table(verdicts: Sequence[Verdict]) -> pa.Table:
-    """What was not kept and why, with the text as cleaned and as the engine wrote it."""
-    names = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
-    rows = [
-        {
-            "request_id": verdict.request.id,
-            "stage": verdict.request.stage,
-            "status": verdict.status.value,
-            "reason": verdict.reason,
-            "detail": verdict.detail,
-            "label": verdict.request.label,
-            "parent": verdict.request.parent.id if verdict.request.parent else None,
-            "text": verdict.outcome.text,
-            "raw": verdict.outcome.raw,
-        }
-        for verdict in verdicts
-        if verdict.status is not OutcomeStatus.ACCEPTED
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))

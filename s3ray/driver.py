@@ -5,42 +5,39 @@ goes on after any interruption. Only the driver writes the run folder's rounds a
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from s3ray.books import RoundBooks, Tally, total
 from s3ray.config import RunConfig
 from s3ray.dataset import (
     ExampleJudge,
     ReasonJudge,
     examples_from_table,
     mistakes_from_table,
-    outcomes_from_table,
-    rejected_table,
-    requests_table,
     table_from_examples,
     table_from_mistakes,
-    table_from_outcomes,
 )
 from s3ray.errors import RunError
 from s3ray.monitor.events import EventLog
-from s3ray.stage import Judge, Stage, StagePlan, Verdict
+from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
+from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
-from s3ray.types import Example, Mistake, Outcome, OutcomeStatus, StudentJob, StudentResult
+from s3ray.types import Example, Mistake, StudentJob, StudentResult
 
 
 class Generator(Protocol):
     """What the driver needs of a pool of engines."""
 
-    def generate(self, source: Stage) -> Iterator[list[Outcome]]:
-        """Answer the requests of a stage; yields outcomes as they arrive."""
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        """Answer the requests of a stage; each chunk is on disk and settled before the next is asked for."""
         ...
 
     def pause(self) -> None:
@@ -110,21 +107,21 @@ class Driver:
     def _write_round(self, round_: int) -> None:
         """All stages of a round, then its tables, then the marker that closes it."""
         started = time.monotonic()
-        config = self._parts.config
+        config, task = self._parts.config, self._task
         context = self._context(round_)
-        verdicts: list[Verdict] = []
+        books = RoundBooks(self._store, round_, task.fields, task.has_labels)
         stages: dict[str, dict[str, Any]] = {}
         reason_plan = self._strategy.reason_stage(context)
         if reason_plan is not None:
-            reasons = ReasonJudge(self._task, config.strategy.reasons_per_label)
-            stages[reason_plan.name] = self._run_stage(round_, reason_plan, reasons, verdicts)
+            reasons = ReasonJudge(task, config.strategy.reasons_per_label)
+            stages[reason_plan.name] = self._run_stage(round_, reason_plan, reasons, books)
             self._store.write_json(self._store.in_round(round_, "reasons.json"), reasons.reasons)
             context = self._context(round_, reasons.reasons)
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
-        judge = ExampleJudge(self._task, gold, self._synthetic(round_), config.curation.near_duplicate)
+        judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation.near_duplicate, books.keep)
         for plan in self._strategy.example_stages(context):
-            stages[plan.name] = self._run_stage(round_, plan, judge, verdicts)
-        self._close_round(round_, judge.examples, verdicts, stages, time.monotonic() - started)
+            stages[plan.name] = self._run_stage(round_, plan, judge, books)
+        self._close_round(round_, books, stages, time.monotonic() - started)
 
     def _context(self, round_: int, reasons: Mapping[str, Sequence[str]] | None = None) -> RoundContext:
         config = self._parts.config
@@ -145,45 +142,48 @@ class Driver:
         name = self._store.in_student(student, "mistakes.parquet")
         return mistakes_from_table(self._store.read_table(name), self._task.fields) if student >= 0 else []
 
-    def _synthetic(self, num_rounds: int) -> list[Example]:
+    def _synthetic(self, num_rounds: int) -> Iterator[Example]:
         """The synthetic rows of the first ``num_rounds`` rounds."""
-        tables = [self._store.read_table(self._store.in_round(num, "accepted.parquet")) for num in range(num_rounds)]
-        return [example for table in tables for example in examples_from_table(table, self._task.fields)]
+        for num in range(num_rounds):
+            table = self._store.read_table(self._store.in_round(num, "accepted.parquet"))
+            yield from examples_from_table(table, self._task.fields)
 
-    def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, verdicts: list[Verdict]) -> dict[str, Any]:
+    def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, books: RoundBooks) -> dict[str, Any]:
         """One stage to its end. Outcomes are on disk before they count."""
         started = time.monotonic()
-        chunks = self._store.read_chunks(round_, plan.name)
-        known = [outcome for chunk in chunks for outcome in outcomes_from_table(chunk)]
-        stage = Stage(plan, judge, known)
-        place = {"round": round_, "phase": "generate", "stage": plan.name}
-        self._emit("stage_started", **place, target=plan.target, known=len(known))
-        stage.replay()
-        if not stage.finished:
-            for outcomes in self._parts.generator.generate(stage):
-                name = self._store.write_chunk(round_, plan.name, table_from_outcomes(outcomes))
-                stage.settle(outcomes)
-                counts = _chunk_counts(outcomes)
-                self._emit(
-                    "chunk_written", **place, chunk=name, **counts, accepted=stage.num_accepted, target=plan.target
-                )
-        verdicts.extend(stage.verdicts)
-        summary = _summary(stage.verdicts) | {"seconds": time.monotonic() - started, "short": stage.missing}
-        self._emit("stage_finished", **place, **summary)
+        stage = Stage(plan, judge, books.book)
+        tally = books.tallies.setdefault(plan.name, Tally())
+        with self._parts.events.within(round=round_, phase="generate", stage=plan.name):
+            num_known = self._store.num_journalled(round_, plan.name)
+            self._emit("stage_started", target=plan.target, known=num_known)
+            chunks = self._store.read_chunks(round_, plan.name)
+            stage.replay(outcome for chunk in chunks for outcome in outcomes_from_table(chunk))
+            if not stage.finished:
+                self._generate(round_, stage)
+            seconds = time.monotonic() - started
+            summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
+            self._emit("stage_finished", **summary, given_up=stage.num_under_way)
         return summary
 
+    def _generate(self, round_: int, stage: Stage) -> None:
+        for chunk in self._parts.generator.generate(stage):
+            name = self._store.write_chunk(round_, stage.plan.name, chunk.table)
+            stage.settle(outcomes_from_table(chunk.table))
+            self._emit(
+                "chunk_written",
+                chunk=name,
+                **count_outcomes(chunk.table),
+                engines={engine: dict(report) for engine, report in chunk.engines.items()},
+                accepted=stage.num_accepted,
+                target=stage.plan.target,
+                starving=stage.starving,
+            )
+
     def _close_round(
-        self,
-        round_: int,
-        examples: Sequence[Example],
-        verdicts: Sequence[Verdict],
-        stages: Mapping[str, Mapping[str, Any]],
-        seconds: float,
+        self, round_: int, books: RoundBooks, stages: Mapping[str, Mapping[str, Any]], seconds: float
     ) -> None:
         store = self._store
-        store.write_table(store.in_round(round_, "requests.parquet"), requests_table(verdicts))
-        store.write_table(store.in_round(round_, "rejected.parquet"), rejected_table(verdicts))
-        store.write_table(store.in_round(round_, "accepted.parquet"), self._table(examples))
+        books.close()
         if self._strategy.trains_on_gold:
             training = store.read_table(store.gold("extrapolate"))
         else:
@@ -196,8 +196,8 @@ class Driver:
                     "probably do not suit this generator.",
                 )
         store.write_table(store.in_round(round_, "train.parquet"), training)
-        written = [verdict for verdict in verdicts if verdict.request.stage != "reasons"]
-        totals = _summary(written) | {"seconds": seconds}
+        written = total(tally for stage, tally in books.tallies.items() if stage != "reasons")
+        totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.in_round(round_, "round.json"), report)
         self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
@@ -210,19 +210,18 @@ class Driver:
         store, config = self._store, self._parts.config
         is_last = round_ == self._strategy.last_round
         num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
-        self._emit("student_started", round=round_, phase="train", rows=num_rows, workers=config.student.workers)
-        result = self._parts.trainer.train(
-            StudentJob(
-                round=round_,
-                train_path=str(store.path(store.in_round(round_, "train.parquet"))),
-                select_path=str(store.path(store.gold("select"))),
-                mine_path=str(store.path(store.gold("extrapolate"))),
-                test_path=str(store.path(store.gold("test"))) if is_last else None,
-                output=str(store.path(f"students/{round_}")),
-                seed=config.seed,
-            )
+        job = StudentJob(
+            round=round_,
+            train_path=str(store.path(store.in_round(round_, "train.parquet"))),
+            select_path=str(store.path(store.gold("select"))),
+            mine_path=str(store.path(store.gold("extrapolate"))),
+            test_path=str(store.path(store.gold("test"))) if is_last else None,
+            output=str(store.path(f"students/{round_}")),
+            seed=config.seed,
         )
-        self._keep_student(round_, result)
+        with self._parts.events.within(round=round_, phase="train"):
+            self._emit("student_started", rows=num_rows, workers=config.student.workers)
+            self._keep_student(round_, self._parts.trainer.train(job))
 
     def _keep_student(self, round_: int, result: StudentResult) -> None:
         store, task = self._store, self._task
@@ -251,43 +250,4 @@ class Driver:
         self._emit("student_finished", phase="score", **report)
         if result.test is not None:
             values = dict(result.test.values)
-            self._emit("test_scored", round=round_, phase="score", test=values, num_examples=result.test.num_examples)
-
-
-def _chunk_counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    by_status: dict[OutcomeStatus, Counter[str]] = {status: Counter() for status in OutcomeStatus}
-    engines: dict[str, Counter[str]] = {}
-    for outcome in outcomes:
-        by_status[outcome.status][outcome.reason] += 1
-        engine = engines.setdefault(outcome.engine, Counter())
-        engine["rows"] += 1
-        engine["output_tokens"] += outcome.num_output_tokens
-    return {
-        "rows": len(outcomes),
-        "ok": by_status[OutcomeStatus.ACCEPTED].total(),
-        "rejected": dict(by_status[OutcomeStatus.REJECTED]),
-        "failed": dict(by_status[OutcomeStatus.FAILED]),
-        **_tokens(outcomes),
-        "engines": {name: dict(counts) for name, counts in engines.items()},
-    }
-
-
-def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Counts of requests by how they ended; they balance because every request has exactly one verdict."""
-    rejected = Counter(verdict.reason for verdict in verdicts if verdict.status is OutcomeStatus.REJECTED)
-    failed = Counter(verdict.reason for verdict in verdicts if verdict.status is OutcomeStatus.FAILED)
-    return {
-        "requested": len(verdicts),
-        "accepted": sum(verdict.status is OutcomeStatus.ACCEPTED for verdict in verdicts),
-        "rejected": dict(rejected.most_common()),
-        "failed": dict(failed.most_common()),
-        **_tokens([verdict.outcome for verdict in verdicts]),
-    }
-
-
-def _tokens(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    return {
-        "prompt_tokens": sum(outcome.num_prompt_tokens for outcome in outcomes),
-        "cached_tokens": sum(outcome.num_cached_tokens for outcome in outcomes),
-        "output_tokens": sum(outcome.num_output_tokens for outcome in outcomes),
-    }
+            self._emit("test_scored", phase="score", test=values, num_examples=result.test.num_examples)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from s3ray.config import read_yaml
 from s3ray.errors import InputError, StoreError
+from s3ray.jobfile import read_yaml
 from s3ray.monitor.examples import find_task, text_fields, written_field
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.store import RunStore

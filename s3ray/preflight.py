@@ -4,15 +4,18 @@ Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from s3ray.config import RunConfig, data_shaping, fingerprint
+from s3ray.config import EndpointConfig, RunConfig, data_shaping, fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
-from s3ray.generator.placement import NodeFacts, Plan, plan_placement
+from s3ray.generator.placement import plan_placement
+from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
@@ -49,10 +52,14 @@ def check_job(config: RunConfig, where: str) -> Job:
             hint=f"Span tasks need {MIN_SPAN_LENGTH} or more; 384 is usual.",
         )
     generator = config.generator
+    if config.generates and generator.engine != "fake" and not generator.model:
+        hint = "Hub id, folder, GGUF file, or package:NAME."
+        if generator.engine == "openai":
+            hint = "The name under which the endpoints serve it."
+        raise InputError("is missing", where=where, field="generator.model", hint=hint)
+    if config.generates and generator.engine == "openai":
+        _check_endpoints(generator.endpoints, where)
     if config.generates and generator.engine == "vllm":
-        if not generator.model:
-            hint = "Hub id, folder, GGUF file, or package:NAME."
-            raise InputError("is missing", where=where, field="generator.model", hint=hint)
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
         _check_lengths(config, where)
@@ -64,8 +71,10 @@ def check_job(config: RunConfig, where: str) -> Job:
 def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[Job, Plan]:
     """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
     plan = plan_placement(job.config, nodes, where)
-    dtype = resolve_dtype(job.config.generator.dtype, plan.device, read_cpu_flags())
-    generator = job.config.generator.model_copy(update={"dtype": dtype})
+    generator = job.config.generator
+    if generator.engine == "vllm":
+        dtype = resolve_dtype(generator.dtype, plan.device, read_cpu_flags())
+        generator = generator.model_copy(update={"dtype": dtype})
     config = job.config.model_copy(update={"generator": generator})
     resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)
     return resolved, plan
@@ -91,6 +100,31 @@ def _check_lengths(config: RunConfig, where: str) -> None:
             value=str(generator.sampling.max_tokens),
             hint=f"It must be well below generator.max_model_len ({generator.max_model_len}).",
         )
+
+
+def _check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
+    """No value is shown here: what lies in the wrong field may be a key."""
+    if not endpoints:
+        hint = "The openai engine asks servers: give the url of one or more."
+        raise InputError("is missing", where=where, field="generator.endpoints", hint=hint)
+    for number, endpoint in enumerate(endpoints):
+        field = f"generator.endpoints.{number}"
+        if not _is_plain_url(endpoint.url):
+            hint = "http:// or https://, host and path, such as https://api.openai.com/v1; keys come from key_env."
+            problem = "is not a plain URL (no user, password, query or fragment)"
+            raise InputError(problem, where=where, field=f"{field}.url", hint=hint)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.key_env):
+            hint = "Name the environment variable that holds the key; the key itself belongs into no file."
+            raise InputError("is not the name of a variable", where=where, field=f"{field}.key_env", hint=hint)
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_host = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return has_host and "@" not in parts.netloc and not set(url) & set("?#") and not re.search(r"\s", url)
 
 
 def _settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:

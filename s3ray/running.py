@@ -15,9 +15,10 @@ from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Driver, Parts
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
-from s3ray.generator.placement import Plan
+from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
 from s3ray.monitor.events import EventLog
+from s3ray.monitor.logs import log_from
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.progress import make_progress
 from s3ray.monitor.report import write_report
@@ -57,9 +58,11 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
         size = f"{strategy.rows} rows" if strategy.rows else f"{strategy.seed_examples} seed rows"
         rounds = make_strategy(strategy).last_round
         yield f"strategy {strategy.name}: {size}" + (f", {rounds} rounds of extrapolation" if rounds else "")
+        generator = config.generator
+        dtype = f", {generator.dtype}" if generator.engine == "vllm" else ""
         yield (
-            f"generator {config.generator.model or config.generator.engine} ({config.generator.engine}, "
-            f"{config.generator.prompt_form} prompts, {config.generator.dtype})"
+            f"generator {generator.model or generator.engine} ({generator.engine}, {generator.prompt_form} "
+            f"prompts{dtype})"
         )
     else:
         yield "strategy gold: no generator"
@@ -102,6 +105,7 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
 def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
     started = time.monotonic()
     config = job.config
+    log_from(run=config.name, phase="start")
     strategy = make_strategy(config.strategy)
     events.emit(
         "run_started",
@@ -116,7 +120,7 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
         fingerprint=job.fingerprint,
         resumed=bool(store.rounds() or store.students()) or _next_attempt(store) > 1,
     )
-    pool = GeneratorPool(config.generator, job.task, plan, clean=config.curation.clean, emit=events.emit)
+    pool = GeneratorPool(config, job.task, plan, emit=events.emit)
     trainer = RayStudentTrainer(
         config.student,
         job.task,

@@ -7,7 +7,7 @@ the driver; the pool sees it as a source of requests only.
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, Re
 
 ANY = ""
 """Key of the quota that counts every label."""
+
+_ENOUGH_TO_TELL = 20
+"""Judged requests of a label from which its yield says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +60,17 @@ class Verdict:
 
 
 class Stage:
-    """A stage under way. ``take`` hands out requests, ``settle`` brings their outcomes back, each exactly once."""
+    """A stage under way. ``take`` hands out requests, ``settle`` brings their outcomes back, each exactly once.
 
-    def __init__(self, plan: StagePlan, judge: Judge, known: Iterable[Outcome] = ()) -> None:
-        """``known`` are the outcomes that an earlier start left on disk: their requests are not sent again."""
+    Memory is bounded by what is under way: a verdict is handed on as soon as it is reached.
+    """
+
+    def __init__(self, plan: StagePlan, judge: Judge, book: Callable[[Verdict], None]) -> None:
+        """``book`` takes every verdict, in the order of the sequence (surplus after the end in any order)."""
         self.plan = plan
-        self.verdicts: list[Verdict] = []
         self.finished = False
         self._judge = judge
-        self._known = {outcome.request_id: outcome for outcome in known}
-        self._last_known = max((outcome.index for outcome in self._known.values()), default=-1)
+        self._book = book
         self._resend: deque[GenerationRequest] = deque()
         self._num_drawn = 0
         self._exhausted = False
@@ -75,9 +79,8 @@ class Stage:
         self._waiting: dict[int, tuple[GenerationRequest, Outcome | None]] = {}
         self._next_index = 0
         self._accepted: Counter[str] = Counter()
+        self._judged: Counter[str] = Counter()
         self._outstanding: Counter[str] = Counter()
-        self._num_arrived = 0
-        self._num_usable = 0
         self._finish_if_done()
 
     @property
@@ -90,6 +93,24 @@ class Stage:
         """What the quota still lacks, per label."""
         quota = self.plan.quota or {}
         return {key: quota[key] - self._accepted[key] for key in quota if self._accepted[key] < quota[key]}
+
+    @property
+    def starving(self) -> list[str]:
+        """Labels that will not reach their quota within ``max_requests`` at the yield measured so far."""
+        quota, cap = self.plan.quota, self.plan.max_requests
+        if quota is None or cap is None:
+            return []
+        share = cap / sum(quota.values())
+        return [
+            key
+            for key in quota
+            if self._judged[key] >= _ENOUGH_TO_TELL and self._accepted[key] < self._judged[key] / share
+        ]
+
+    @property
+    def num_under_way(self) -> int:
+        """Requests that were handed out and have not come back."""
+        return len(self._in_flight)
 
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests to send. Few or none do not mean the end: ``finished`` says that."""
@@ -112,24 +133,32 @@ class Stage:
                     break
         return taken
 
-    def replay(self) -> None:
-        """Settle what an earlier start left on disk, so that a stage that was complete needs no engine.
+    def replay(self, journal: Iterable[Outcome]) -> None:
+        """Settle what earlier starts left on disk, in their order, so that a stage that is whole needs no engine.
 
-        Requests on the way that have no outcome were lost with that start: they are sent again before any other,
+        Requests on the way that have no outcome were lost with their start: they are sent again before any other,
         since later outcomes wait for them.
 
         Raises:
             StoreError: an outcome belongs to no request of this stage.
         """
-        while self._known and not self.finished and (request := self._draw_known()) is not None:
+        unanswered: dict[int, GenerationRequest] = {}
+        passed: dict[int, GenerationRequest] = {}
+        for outcome in journal:
+            request = unanswered.pop(outcome.index, None) or passed.pop(outcome.index, None)
+            if request is None:
+                request = self._draw_up_to(outcome.index, unanswered)
+            if request is None or request.id != outcome.request_id:
+                raise _unknown(self.plan.name, outcome)
             key = self._key(request)
-            if request.id in self._known:
-                self._send(request, key)
-                self.settle([self._known.pop(request.id)])
-            elif self._is_full(key):
-                self._pass_over(request)
+            if self.finished or outcome.index < self._next_index or outcome.index in self._waiting:
+                self._conclude(request, outcome, key)
             else:
-                self._resend.append(request)
+                self._send(request, key)
+                self.settle([outcome])
+            self._pass_over_full(unanswered, passed)
+        if not self.finished:
+            self._resend.extend(unanswered[index] for index in sorted(unanswered))
         self._finish_if_done()
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
@@ -141,13 +170,7 @@ class Stage:
         for outcome in outcomes:
             request = self._in_flight.pop(outcome.request_id)
             self._waiting[request.index] = (request, outcome)
-            self._num_arrived += 1
-            self._num_usable += outcome.status is OutcomeStatus.ACCEPTED
         self._judge_in_order()
-
-    def is_in_flight(self, request_id: str) -> bool:
-        """Whether a request was handed out and has not come back."""
-        return request_id in self._in_flight
 
     # -- which requests to send ------------------------------------------------------------------------------------
 
@@ -164,15 +187,21 @@ class Stage:
         self._num_drawn += 1
         return request
 
-    def _draw_known(self) -> GenerationRequest | None:
-        """The next request as long as outcomes on disk lie ahead."""
-        request = self._draw() if self._num_drawn <= self._last_known else None
-        if request is None and self._known:
-            raise StoreError(
-                f"the journal of stage {self.plan.name} has {len(self._known)} outcomes of requests it never makes",
-                "Another version of s3ray wrote them. Start a new run with another `name` or --out.",
-            )
-        return request
+    def _draw_up_to(self, index: int, unanswered: dict[int, GenerationRequest]) -> GenerationRequest | None:
+        """The request at a place of the sequence; those before it have no outcome so far."""
+        while self._num_drawn <= index and (request := self._draw()) is not None:
+            if request.index == index:
+                return request
+            unanswered[request.index] = request
+        return None
+
+    def _pass_over_full(self, unanswered: dict[int, GenerationRequest], passed: dict[int, GenerationRequest]) -> None:
+        """Whoever waits for a label whose quota is full waits for nothing; its outcome, if it has one, is surplus."""
+        blocking = unanswered.get(self._next_index)
+        while blocking is not None and not self.finished and self._is_full(self._key(blocking)):
+            passed[blocking.index] = unanswered.pop(blocking.index)
+            self._pass_over(blocking)
+            blocking = unanswered.get(self._next_index)
 
     def _from_deferred(self) -> GenerationRequest | None:
         for key, requests in self._deferred.items():
@@ -205,7 +234,7 @@ class Stage:
         quota = self.plan.quota
         if quota is None:
             return True
-        measured = (self._num_usable + 4) / (self._num_arrived + 4)
+        measured = (self._accepted[key] + 4) / (self._judged[key] + 4)
         needed = math.ceil((quota[key] - self._accepted[key]) / measured) + 1
         return self._outstanding[key] < needed
 
@@ -230,7 +259,8 @@ class Stage:
                 self._accepted[key] += 1
             else:
                 status, reason, detail = OutcomeStatus.REJECTED, rejection.reason.value, rejection.detail
-        self.verdicts.append(Verdict(request=request, outcome=outcome, status=status, reason=reason, detail=detail))
+        self._judged[key] += 1
+        self._book(Verdict(request=request, outcome=outcome, status=status, reason=reason, detail=detail))
 
     def _finish_if_done(self) -> None:
         if self.finished:
@@ -243,13 +273,12 @@ class Stage:
                 if outcome is not None:
                     self._conclude(request, outcome, self._key(request))
             self._waiting.clear()
-            self._conclude_known()
         elif self._exhausted and not self._in_flight and not self._resend and not any(self._deferred.values()):
             self.finished = True
 
-    def _conclude_known(self) -> None:
-        """Account for outcomes of an earlier start that lie beyond the end of the stage."""
-        while self._known and (request := self._draw_known()) is not None:
-            outcome = self._known.pop(request.id, None)
-            if outcome is not None:
-                self._conclude(request, outcome, self._key(request))
+
+def _unknown(stage: str, outcome: Outcome) -> StoreError:
+    return StoreError(
+        f"the journal of stage {stage} has the outcome of a request that it never makes ({outcome.request_id})",
+        "Another version of s3ray wrote it. Start a new run with another `name` or --out.",
+    )

@@ -139,6 +139,10 @@ class RunStore:
         """Read a Parquet file of the run."""
         return pq.read_table(pa.BufferReader(self._read(name)))
 
+    def table_writer(self, name: str, schema: pa.Schema) -> "TableWriter":
+        """Begin a Parquet file that is written in parts and appears under its name when it is closed."""
+        return TableWriter(self.path(name), schema)
+
     def _read(self, name: str) -> bytes:
         try:
             return self.path(name).read_bytes()
@@ -147,7 +151,7 @@ class RunStore:
 
     def _write(self, name: str, content: "bytes | pa.Buffer") -> None:
         target = self.path(name)
-        temporary = target.with_name(f".{target.name}.writing")
+        temporary = _beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as handle:
@@ -201,6 +205,10 @@ class RunStore:
         for path in self._chunks(round_, stage):
             yield self.read_table(str(path.relative_to(self.folder)))
 
+    def num_journalled(self, round_: int, stage: str) -> int:
+        """Outcomes in a stage's journal."""
+        return sum(pq.read_metadata(path).num_rows for path in self._chunks(round_, stage))
+
     def _chunks(self, round_: int, stage: str) -> list[Path]:
         return sorted(self.path(self.in_round(round_, "chunks")).glob(f"{stage}-*.parquet"))
 
@@ -227,6 +235,48 @@ class RunStore:
             for line in handle:
                 with contextlib.suppress(json.JSONDecodeError):
                     yield json.loads(line)
+
+
+class TableWriter:
+    """One Parquet file of the run, written table by table; absent until it is whole."""
+
+    def __init__(self, target: Path, schema: pa.Schema) -> None:
+        self._target = target
+        self._temporary = _beside(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._temporary, schema)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows.
+
+        Raises:
+            StoreError: the disk does not take them.
+        """
+        if table.num_rows:
+            try:
+                self._writer.write_table(table)
+            except OSError as error:
+                raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        try:
+            self._writer.close()
+            sync(self._temporary)
+            self._temporary.replace(self._target)
+            sync(self._target.parent)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> StoreError:
+        return StoreError(f"{self._target} cannot be written: {error.strerror or error}")
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.writing")
 
 
 def _ends_line(path: Path) -> bool:

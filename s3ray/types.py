@@ -7,6 +7,7 @@ examples are written without looking at mistakes, *extrapolated* ones are writte
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Source(StrEnum):
@@ -35,12 +36,16 @@ class RejectionReason(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a request never became a generation. The list is closed."""
+    """Why a request never became a generation. The list is closed, and each reason has an action before it is final.
 
-    REFUSED_BY_ENGINE = "refused_by_engine"
-    ENGINE_LOST = "engine_lost"
-    TIMEOUT = "timeout"
-    ERROR = "error"
+    A lost engine is no reason by itself: what it held is asked again elsewhere, and alone once it was in flight at two
+    deaths.
+    """
+
+    REFUSED_BY_ENGINE = "refused_by_engine"  # final at once: the engine will refuse it again
+    TIMEOUT = "timeout"  # asked once more, elsewhere where there is an elsewhere
+    POISON = "poison"  # was in flight at two deaths, then ended an engine when it ran alone
+    ERROR = "error"  # final at once: rendering or reading it fails the same way again
 
 
 class OutcomeStatus(StrEnum):
@@ -102,7 +107,7 @@ class GenerationRequest:
     ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
-    tasks), ``parent`` the gold example to imitate.
+    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's.
     """
 
     id: str
@@ -119,6 +124,7 @@ class GenerationRequest:
     variant: int = 0
     group: str
     seed: int
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,17 +168,18 @@ class Rejection:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one request ended at an engine, as it is journalled.
 
     ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
     can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
     order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target).
+    Token counts cover every try, ``seconds`` the time at the engine that answered. A tuple, because millions of them
+    become Arrow columns and back (``outcomes``).
     """
 
     request_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which means nothing here
     status: OutcomeStatus
     reason: str = ""
     detail: str = ""
@@ -197,6 +204,26 @@ class EngineLimits:
     num_kv_tokens: int
     dtype: str
     device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine reports of itself.
+
+    ``num_running`` and ``num_waiting`` are sequences at this moment, ``kv_use`` the share of the KV cache in use (0 to
+    1); the other counts and ``busy_s`` (time with a request under way) have grown since its start. ``capacity`` is how
+    many sequences it wants at once, where that moves (an endpoint that answers 429); None means its resolved limit.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_use: float = 0.0
+    num_preemptions: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    busy_s: float = 0.0
+    capacity: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

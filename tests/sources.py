@@ -1,9 +1,16 @@
 """Requests without a strategy, and a source that hands them to a pool."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from s3ray.config import RunConfig
+from s3ray.generator.placement import plan_placement
+from s3ray.jobfile import validate
 from s3ray.tasks import Task, load_task
 from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
+
+if TYPE_CHECKING:
+    from s3ray.generator.pool import GeneratorPool
 
 TASK: Task = load_task("review_sentences")
 
@@ -25,6 +32,18 @@ def make_request(index: int, parent: str | None = None) -> GenerationRequest:
         group="g",
         seed=index,
     )
+
+
+def make_pool(events: list[dict[str, Any]], *, clean: bool = True, **generator: Any) -> "GeneratorPool":
+    """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
+    from s3ray.cluster import node_facts
+    from s3ray.generator.pool import GeneratorPool
+
+    settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
+    raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
+    config = validate(RunConfig, raw, "test")
+    plan = plan_placement(config, node_facts())
+    return GeneratorPool(config, TASK, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
 
 
 class InsistentSource:

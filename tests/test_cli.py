@@ -169,7 +169,7 @@ def test_plan_says_what_would_be_started_and_writes_nothing(
     Path("job.yaml").write_text(JOB)
     assert s3ray(monkeypatch, "plan", "job.yaml", "--set", "generator.engines=2") == 0
     text = capsys.readouterr().out
-    for part in ("engine-1", "20 rows", "20 extrapolate, 10 select, 10 test", "train worker", "runs/job"):
+    for part in ("engine-0..1", "20 rows", "20 extrapolate, 10 select, 10 test", "train worker", "runs/job"):
         assert part in text
     assert sorted(path.name for path in here.iterdir()) == ["job.yaml"]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s3ray.config import RunConfig, data_shaping, fingerprint, load_config, to_yaml
+from s3ray.config import RunConfig, data_shaping, fingerprint, to_yaml
 from s3ray.errors import InputError
+from s3ray.jobfile import load_config
 
 GOOD = "name: job\ntask: review_sentences\n"
 
@@ -75,6 +76,8 @@ def test_every_field_says_what_it_is_for() -> None:
     [
         ("generator__engines", 4, False),
         ("generator__max_num_seqs", 8, False),
+        ("generator__endpoints", [{"url": "http://host/v1"}], False),
+        ("generator__model", "other", True),
         ("student__workers", 2, False),
         ("cluster__address", "local", False),
         ("name", "other", False),

@@ -9,10 +9,8 @@ from s3ray.dataset import (
     ReasonJudge,
     examples_from_table,
     mistakes_from_table,
-    outcomes_from_table,
     table_from_examples,
     table_from_mistakes,
-    table_from_outcomes,
 )
 from s3ray.tasks import Task, load_task
 from s3ray.types import (
@@ -56,23 +54,25 @@ def verdict(judge: ExampleJudge, text: str, request: GenerationRequest | None = 
 )
 def test_copies_of_gold_are_rejected(text: str) -> None:
     kept = gold(REVIEWS, text="The soup was cold and the waiter forgot us twice.")
-    judge = ExampleJudge(REVIEWS, [kept], [], near_duplicate=0.95)
+    examples: list[Example] = []
+    judge = ExampleJudge(REVIEWS, [kept], [], 0.95, examples.append)
     assert verdict(judge, text) is RejectionReason.COPY_OF_GOLD
-    assert judge.examples == []
+    assert examples == []
 
 
 def test_copies_of_earlier_rows_are_rejected_by_kind() -> None:
     earlier = replace(gold(REVIEWS, text="A warm and funny film."), origin=Origin(source=Source.SEED))
-    judge = ExampleJudge(REVIEWS, [], [earlier], near_duplicate=0.9)
+    examples: list[Example] = []
+    judge = ExampleJudge(REVIEWS, [], [earlier], 0.9, examples.append)
     assert verdict(judge, "A warm and funny film") is RejectionReason.DUPLICATE
     assert verdict(judge, "A warm and funny films") is RejectionReason.NEAR_DUPLICATE
     assert verdict(judge, "The battery died after a week.") is None
     assert verdict(judge, "The battery died after a week.") is RejectionReason.DUPLICATE
-    assert [example.fields["text"] for example in judge.examples] == ["The battery died after a week."]
+    assert [example.fields["text"] for example in examples] == ["The battery died after a week."]
 
 
 def test_the_same_question_may_be_asked_of_two_sentences_but_no_question_of_gold() -> None:
-    judge = ExampleJudge(QNLI, [gold(QNLI, question="Who won?", sentence="Ann won.")], [], near_duplicate=0.95)
+    judge = ExampleJudge(QNLI, [gold(QNLI, question="Who won?", sentence="Ann won.")], [], 0.95, list[Example]().append)
     requests = [
         replace(make_request(0), label="entailment", context={"sentence": sentence})
         for sentence in ("Rome lies on the Tiber.", "Paris lies on the Seine.")
@@ -104,5 +104,3 @@ def test_tables_read_back() -> None:
     assert examples_from_table(table_from_examples([spanned], names, False), names) == [spanned]
     mistake = Mistake(example=spanned, predicted="Rome", confidence=0.25)
     assert mistakes_from_table(table_from_mistakes([mistake], names, False), names) == [mistake]
-    outcome = replace(written("x"), reason="", engine="engine-0", num_output_tokens=3, seconds=0.5)
-    assert outcomes_from_table(table_from_outcomes([outcome])) == [outcome]

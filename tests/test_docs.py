@@ -44,7 +44,7 @@ def test_the_tutorial_task_passes_every_check(
 
 
 def test_every_job_file_is_valid() -> None:
-    from s3ray.config import load_config
+    from s3ray.jobfile import load_config
     from s3ray.tasks import load_task
 
     for path in (ROOT / "jobs").rglob("*.yaml"):

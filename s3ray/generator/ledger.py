@@ -1,79 +1,160 @@
-"""Who has which request. Pure: no clock, no Ray.
+"""Who has which request. Pure: no clock, no Ray, no choice of who gets what (``dispatch`` chooses).
 
-Invariant: a request that was handed out is held by exactly one engine, waits to be handed out again, or has ended.
+Invariant: a request on its way is held by one engine or by two, or it waits (``dispatch`` knows where), or it has
+ended; it ends once, and the copy that another engine holds is then cancelled.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from s3ray.types import FailureReason, GenerationRequest, Outcome, OutcomeStatus
+from s3ray.generator.expectations import Kind
+from s3ray.types import GenerationRequest
+
+
+class Entry:
+    """One request on its way from the source to its end.
+
+    ``num_output_tokens`` and ``num_tokens`` (with the prompt) are expected, and fixed while an engine holds it. Deaths
+    count where the engine was to blame or the request may have been. ``avoid`` is the engine where it timed out.
+    ``mark`` is how far a sequence of its engine had come when it was handed out (``feedback.Feedback.position``).
+    """
+
+    __slots__ = (
+        *("request", "kind", "num_output_tokens", "num_tokens", "num_attempts", "num_deaths", "num_timeouts"),
+        *("num_deaths_alone", "avoid", "mark", "holder", "second"),
+    )
+
+    def __init__(self, request: GenerationRequest, kind: Kind) -> None:
+        self.request = request
+        self.kind = kind
+        self.num_attempts = 0
+        self.num_deaths = 0
+        self.num_deaths_alone = 0
+        self.num_timeouts = 0
+        self.avoid: str | None = None
+        self.mark = 0.0
+        self.holder: Holding | None = None
+        self.second: Holding | None = None
+        self.expect()
+
+    def expect(self) -> None:
+        """Set what it will take by what is known by now; only while it waits. Its own limit scales the answer."""
+        kind, limit = self.kind, self.request.max_tokens
+        num = kind.num_output_tokens if limit is None else limit * kind.ratio
+        self.num_output_tokens = int(num) or 1
+        self.num_tokens = self.num_output_tokens + int(kind.num_prompt_tokens)
+
+
+class Holding:
+    """What one engine holds: requests by index in the order of hand-out, and the copies that it is to give up."""
+
+    __slots__ = ("cancelled", "engine", "entries", "num_tokens")
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
+        self.entries: dict[int, Entry] = {}
+        self.cancelled: list[int] = []
+        self.num_tokens = 0
 
 
 class Ledger:
-    """The requests in flight at each engine, and those that a lost engine gave back."""
+    """The requests in flight at each engine. ``num_in_flight`` counts each once, however many engines hold it."""
 
-    def __init__(self, max_attempts: int) -> None:
-        """``max_attempts``: how often a request may be lost with its engine before it ends as failed."""
-        self._max_attempts = max_attempts
-        self._held: dict[str, dict[str, GenerationRequest]] = {}
-        self._returned: deque[GenerationRequest] = deque()
-        self._num_lost: dict[str, int] = {}
+    def __init__(self) -> None:
+        self.num_in_flight = 0
+        self.num_output_tokens = 0
+        self._holdings: dict[str, Holding] = {}
+
+    def open(self, engine: str) -> None:
+        """An engine holds nothing yet."""
+        self._holdings[engine] = Holding(engine)
+
+    def holding(self, engine: str) -> Holding:
+        """What an engine holds.
+
+        Raises:
+            KeyError: the engine is not open.
+        """
+        return self._holdings[engine]
 
     def num_held_by(self, engine: str) -> int:
-        """Requests in flight at one engine."""
-        return len(self._held.get(engine, ()))
+        """Requests in flight at one engine; 0 for one that is not open."""
+        holding = self._holdings.get(engine)
+        return len(holding.entries) if holding else 0
 
-    def attempt(self, request_id: str) -> int:
-        """The number of the attempt under way, from 1."""
-        return self._num_lost.get(request_id, 0) + 1
+    def in_flight(self) -> Iterator[tuple[Holding, Entry]]:
+        """Each request in flight with its first holder."""
+        for holding in self._holdings.values():
+            for entry in holding.entries.values():
+                if entry.holder is holding:
+                    yield holding, entry
 
-    def take_returned(self, num: int) -> list[GenerationRequest]:
-        """Up to ``num`` of the requests that lost engines gave back, oldest first."""
-        return [self._returned.popleft() for _ in range(min(num, len(self._returned)))]
-
-    def hand_out(self, engine: str, requests: Iterable[GenerationRequest]) -> None:
-        """Note that an engine holds these requests."""
-        self._held.setdefault(engine, {}).update((request.id, request) for request in requests)
-
-    def settle(self, engine: str, outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """The outcomes that end a request; one for a request that the engine does not hold is dropped."""
-        held = self._held.get(engine, {})
-        ended = []
-        for outcome in outcomes:
-            if held.pop(outcome.request_id, None) is not None:
-                self._num_lost.pop(outcome.request_id, None)
-                ended.append(outcome)
-        return ended
-
-    def lose(self, engine: str) -> list[Outcome]:
-        """Take back everything an engine held. Returns failures for requests that were lost too often."""
-        failed = []
-        for request in self._held.pop(engine, {}).values():
-            num_lost = self._num_lost.get(request.id, 0) + 1
-            if num_lost < self._max_attempts:
-                self._num_lost[request.id] = num_lost
-                self._returned.append(request)
+    def hand_out(self, holding: Holding, entries: Iterable[Entry], mark: float) -> None:
+        """Note that an engine holds these requests; each held before by none or by one other engine."""
+        for entry in entries:
+            if entry.holder is None:
+                entry.holder = holding
+                entry.mark = mark
+                self.num_in_flight += 1
+                self.num_output_tokens += entry.num_output_tokens
             else:
-                self._num_lost.pop(request.id, None)
-                failed.append(_lost(request, engine, num_lost))
-        return failed
+                entry.second = holding
+            entry.num_attempts += 1
+            holding.entries[entry.request.index] = entry
+            holding.num_tokens += entry.num_tokens
 
-    def drop(self) -> Sequence[str]:
-        """Forget everything under way (the source wants no more); returns the engines that held something."""
-        engines = [engine for engine, requests in self._held.items() if requests]
-        self._held.clear()
-        self._returned.clear()
-        self._num_lost.clear()
-        return engines
+    def end(self, engine: str, index: int) -> Entry | None:
+        """A request has ended at an engine; another's copy is cancelled. None if the engine does not hold it."""
+        holding = self._holdings.get(engine)
+        entry = holding.entries.pop(index, None) if holding else None
+        if holding is None or entry is None:
+            return None
+        holding.num_tokens -= entry.num_tokens
+        if entry.second is not None:
+            other = entry.holder if entry.second is holding else entry.second
+            assert other is not None  # who has a second holder has a first
+            del other.entries[index]
+            other.num_tokens -= entry.num_tokens
+            other.cancelled.append(index)
+            entry.second = None
+        self._land(entry)
+        return entry
 
+    def release(self, engine: str, index: int) -> Entry | None:
+        """An engine no longer holds a request that has not ended. None if it does not hold it."""
+        holding = self._holdings.get(engine)
+        entry = holding.entries.pop(index, None) if holding else None
+        if holding is None or entry is None:
+            return None
+        holding.num_tokens -= entry.num_tokens
+        self._let_go(holding, entry)
+        return entry
 
-def _lost(request: GenerationRequest, engine: str, num_lost: int) -> Outcome:
-    return Outcome(
-        request_id=request.id,
-        index=request.index,
-        status=OutcomeStatus.FAILED,
-        reason=FailureReason.ENGINE_LOST.value,
-        detail=f"its engine died {num_lost} times while it was in flight",
-        engine=engine,
-        attempt=num_lost,
-    )
+    def close(self, engine: str) -> list[Entry]:
+        """An engine is gone; returns what it held, in the order of hand-out. ``holder`` is set where a copy lives."""
+        holding = self._holdings.pop(engine, None)
+        lost = list(holding.entries.values()) if holding else []
+        for entry in lost:
+            assert holding is not None
+            self._let_go(holding, entry)
+        return lost
+
+    def drop(self) -> list[str]:
+        """Forget every request; engines stay open. Returns those that held something."""
+        holders = [engine for engine, holding in self._holdings.items() if holding.entries]
+        self._holdings = {engine: Holding(engine) for engine in self._holdings}
+        self.num_in_flight = 0
+        self.num_output_tokens = 0
+        return holders
+
+    def _let_go(self, holding: Holding, entry: Entry) -> None:
+        """One of the holders of a request has it no more; the other, if there is one, becomes the first."""
+        if entry.second is None:
+            self._land(entry)
+        else:
+            entry.holder = entry.holder if entry.second is holding else entry.second
+            entry.second = None
+
+    def _land(self, entry: Entry) -> None:
+        entry.holder = None
+        self.num_in_flight -= 1
+        self.num_output_tokens -= entry.num_output_tokens

@@ -1,151 +1,249 @@
-"""What fits where. Pure: facts about nodes in, a plan or a refusal with its arithmetic out."""
+"""What fits where. Pure: facts about nodes in, a plan or a refusal with its arithmetic out.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+An engine is one placement group. GPUs of one node are one bundle, on which vLLM's mp executor works; an engine that
+spans nodes has bundles of one GPU, the only ones that vLLM's Ray executor takes. Engines on CPUs own equal parts of a
+node's cores, and engines that need no device (fake, openai) reserve nothing.
+"""
 
-from s3ray.config import RunConfig
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from s3ray.config import GeneratorConfig, RunConfig
 from s3ray.errors import InputError
+from s3ray.generator.packing import ENGINE_CPUS, EngineShape, FreeNode, GpusByNode, Packing
+from s3ray.generator.plan import Bundle, EnginePlacement, NodeFacts, Plan
+from s3ray.generator.refusals import (
+    check_settings,
+    cpu_engines_refused,
+    gpu_engines_refused,
+    needs_device,
+    workers_refused,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
-    """One node of the cluster: whole CPUs and GPUs that Ray counts there."""
-
-    node_id: str
-    num_cpus: int
-    num_gpus: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnginePlacement:
-    """Where one engine goes.
-
-    On a CPU node it owns every core of the ``share``-th of ``num_shares`` equal parts; on GPUs Ray picks the devices.
-    ``num_cpus`` is what it reserves for its whole life, 0 where it takes turns with the train workers.
-    """
-
-    engine: str
-    node_id: str | None
-    device: str
-    num_gpus: int
-    num_cpus: float
-    share: int = 0
-    num_shares: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Who holds what: the engines, and the train workers' reservation each."""
-
-    mode: str
-    device: str
-    engines: tuple[EnginePlacement, ...]
-    num_workers: int
-    cpus_per_worker: int
-    gpus_per_worker: int
-
-    def lines(self) -> list[str]:
-        """The plan in words, one line per holder."""
-        lines = []
-        for placement in self.engines:
-            holds = f"{placement.num_gpus} GPU" if placement.num_gpus else f"part {placement.share + 1} of "
-            if not placement.num_gpus:
-                holds += f"{placement.num_shares} of the node's cores"
-            lines.append(f"{placement.engine}: {holds}")
-        per = f"{self.gpus_per_worker} GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU"
-        lines.append(f"{self.num_workers} train worker{'s' * (self.num_workers > 1)}: {per} each")
-        return lines
+_PLENTY = 1_000_000
 
 
 def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "") -> Plan:
     """Place the engines and train workers of a run.
 
     Raises:
-        InputError: something does not fit; the message has the arithmetic and what would fit.
+        InputError: something does not fit, or a setting means nothing here; says the arithmetic and what would fit.
     """
-    num_engines = config.generator.engines if config.generates else 0
-    if any(node.num_gpus for node in nodes):
-        return _plan_gpus(config, nodes, num_engines, where)
-    return _plan_cpus(config, nodes, num_engines, where)
-
-
-def _plan_gpus(config: RunConfig, nodes: Sequence[NodeFacts], num_engines: int, where: str) -> Plan:
-    is_fake = config.generator.engine == "fake"
-    tensor_parallel = 0 if is_fake else config.generator.tensor_parallel
-    free = {node.node_id: node.num_gpus for node in nodes}
-    total = sum(free.values())
-    engines: list[EnginePlacement] = []
-    for number in range(num_engines):
-        node_id = max(free, key=lambda node: free[node])
-        if free[node_id] < tensor_parallel:
-            fitting = sum(node.num_gpus // tensor_parallel for node in nodes)
-            raise InputError(
-                f"{num_engines} engines of {tensor_parallel} GPU each do not fit: the cluster has {total} GPUs on "
-                f"{len(nodes)} nodes, an engine stays on one node",
-                where=where,
-                field="generator.engines",
-                hint=f"At most {fitting} such engines fit. Lower `engines` or `tensor_parallel`, or add nodes.",
-            )
-        free[node_id] -= tensor_parallel
-        engines.append(
-            EnginePlacement(
-                engine=f"engine-{number}", node_id=node_id, device="gpu", num_gpus=tensor_parallel, num_cpus=0
-            )
-        )
-    left = sum(free.values()) if config.placement.mode == "split" else total
-    _check_workers(config.student.workers, left, "GPUs", config.placement.mode, where)
-    return Plan(
-        mode=config.placement.mode,
-        device="gpu",
-        engines=tuple(engines),
-        num_workers=config.student.workers,
-        cpus_per_worker=1,
-        gpus_per_worker=1,
-    )
-
-
-def _plan_cpus(config: RunConfig, nodes: Sequence[NodeFacts], num_engines: int, where: str) -> Plan:
-    if config.generator.tensor_parallel > 1 and num_engines and config.generator.engine == "vllm":
-        hint = "Set it to 1, or run on a cluster with GPUs."
-        raise InputError(
-            "needs GPUs, and the cluster has none", where=where, field="generator.tensor_parallel", hint=hint
-        )
-    total = sum(node.num_cpus for node in nodes)
-    is_split = config.placement.mode == "split"
-    takes_cores = config.generator.engine == "vllm"
-    if takes_cores and num_engines > total:
-        raise InputError(
-            f"{num_engines} engines do not fit: every engine needs a core of its own and the cluster has {total} CPUs",
-            where=where,
-            field="generator.engines",
-            hint=f"At most {total} fit here. Lower `engines`, or run on a larger cluster.",
-        )
-    per_node = _spread(num_engines, nodes)
-    engines: list[EnginePlacement] = []
-    for node, count in zip(nodes, per_node, strict=True):
-        for share in range(count):
-            engines.append(
-                EnginePlacement(
-                    engine=f"engine-{len(engines)}",
-                    node_id=node.node_id,
-                    device="cpu",
-                    num_gpus=0,
-                    num_cpus=1 if is_split and takes_cores else 0,
-                    share=share,
-                    num_shares=count,
-                )
-            )
-    left = total - num_engines if is_split and takes_cores else total
+    device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
+    check_settings(config, nodes, device, where)
+    room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
+    if config.student.workers > room:
+        raise workers_refused(config, room, f"{device.upper()}s", 0, 0, where)
+    wanted = config.generator.engines if config.generates else 0
+    if not needs_device(config):
+        engines = _place_anywhere(nodes, wanted)
+    elif device == "gpu":
+        engines = _place_on_gpus(config, nodes, wanted, where)
+    else:
+        engines = _place_on_cores(config, nodes, wanted, where)
     workers = config.student.workers
-    _check_workers(workers, left, "CPUs", config.placement.mode, where)
+    left = sum(node.num_cpus for node in nodes) - sum(item.num_cpus for item in engines)
     return Plan(
         mode=config.placement.mode,
-        device="cpu",
+        device=device,
         engines=tuple(engines),
+        num_wanted=wanted,
         num_workers=workers,
-        cpus_per_worker=max(1, left // workers) if len(nodes) == 1 else 1,
-        gpus_per_worker=0,
+        cpus_per_worker=max(1, int(left // workers)) if device == "cpu" and len(nodes) == 1 else 1,
+        gpus_per_worker=1 if device == "gpu" else 0,
+        worker_accelerator=config.student.accelerator,
     )
+
+
+def place_engine(
+    config: RunConfig,
+    engine: str,
+    nodes: Sequence[NodeFacts],
+    taken: Sequence[EnginePlacement],
+    avoid: Collection[str] = (),
+    *,
+    device: str,
+) -> EnginePlacement | None:
+    """Where one engine could go at this moment beside those in ``taken``; None where nothing fits.
+
+    Used while a run is under way, when an engine has lost its node or a node has joined. ``device`` is the plan's: a
+    cluster whose last node with GPUs is lost is no CPU cluster. Nodes to ``avoid`` are used only where nothing else
+    fits. In split mode the train workers' part stays theirs.
+    """
+    if not nodes:
+        return None
+    if not needs_device(config):
+        usable = [node for node in nodes if node.node_id not in avoid] or nodes
+        num_there = Counter(item.node_id for item in taken)
+        best = max(usable, key=lambda node: node.num_cpus / (num_there[node.node_id] + 1))
+        return _anywhere(engine, best.node_id)
+    if device == "cpu":
+        placement = _place_on_cores_beside(config, nodes, taken, avoid)
+    else:
+        placement = _place_on_gpus_beside(config, nodes, taken, avoid)
+    return placement and replace(placement, engine=engine)
+
+
+def _num_beside(config: RunConfig) -> int:
+    """Train workers that hold devices beside the engines."""
+    return config.student.workers if config.placement.mode == "split" else 0
+
+
+# -- engines on GPUs ---------------------------------------------------------------------------------------------------
+
+
+def _place_on_gpus(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, where: str) -> list[EnginePlacement]:
+    found = _pack(config, nodes, wanted, _num_beside(config))
+    least = config.generator.min_engines or wanted
+    if len(found) < least:
+        raise _gpu_refusal(config, nodes, least, len(found), where)
+    # Neighbours in name are neighbours on a node, fullest nodes first: equal engines then share a line of the plan.
+    order = {node.node_id: place for place, node in enumerate(nodes)}
+    num_there = Counter(item.node_ids for item in found)
+    found.sort(key=lambda item: (-num_there[item.node_ids], order[item.node_id]))
+    return [replace(item, engine=f"engine-{number}") for number, item in enumerate(found)]
+
+
+def _place_on_gpus_beside(
+    config: RunConfig, nodes: Sequence[NodeFacts], taken: Sequence[EnginePlacement], avoid: Collection[str]
+) -> EnginePlacement | None:
+    packing = _packing(config, nodes, _num_beside(config))
+    for item in taken:
+        _hold(packing, item)
+    found = packing.find(avoid)
+    return _on_gpus(config.generator, found) if found else None
+
+
+def _pack(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, num_workers: int) -> list[EnginePlacement]:
+    """As many engines as fit beside so many train workers, at most ``wanted``."""
+    packing = _packing(config, nodes, num_workers)
+    placed: list[EnginePlacement] = []
+    while len(placed) < wanted and (found := packing.find()):
+        placed.append(_on_gpus(config.generator, found))
+        _hold(packing, placed[-1])
+    return placed
+
+
+def _packing(config: RunConfig, nodes: Sequence[NodeFacts], num_workers: int) -> Packing:
+    generator, student = config.generator, config.student
+    shape = EngineShape(
+        tensor_parallel=generator.tensor_parallel,
+        pipeline_parallel=generator.pipeline_parallel,
+        gpu_share=generator.gpu_share,
+    )
+    free = [
+        FreeNode(
+            node_id=node.node_id,
+            num_cpus=node.num_cpus,
+            num_gpus=node.num_gpus,
+            for_engines=generator.accelerator in (None, node.accelerator),
+            for_workers=student.accelerator in (None, node.accelerator),
+        )
+        for node in nodes
+    ]
+    return Packing(free, shape, num_workers)
+
+
+def _hold(packing: Packing, placement: EnginePlacement) -> None:
+    for bundle in placement.bundles:
+        packing.hold(bundle.node_id, bundle.num_gpus, bundle.num_cpus)
+
+
+def _on_gpus(generator: GeneratorConfig, found: GpusByNode) -> EnginePlacement:
+    world_size = generator.tensor_parallel * generator.pipeline_parallel
+    if len(found) == 1:
+        [(node_id, num_gpus)] = found
+        gpus = num_gpus if world_size > 1 else generator.gpu_share
+        bundles: tuple[Bundle, ...] = (Bundle(node_id=node_id, num_cpus=ENGINE_CPUS, num_gpus=gpus),)
+    else:
+        node_ids = [node_id for node_id, num_gpus in found for _ in range(num_gpus)]
+        cpus = [ENGINE_CPUS] + [0] * (world_size - 1)
+        bundles = tuple(
+            Bundle(node_id=node_id, num_cpus=num, num_gpus=1) for node_id, num in zip(node_ids, cpus, strict=True)
+        )
+    return EnginePlacement(
+        engine="",
+        device="gpu",
+        bundles=bundles,
+        executor="ray" if len(found) > 1 else "mp" if world_size > 1 else "uni",
+        memory_share=generator.gpu_memory_utilization * generator.gpu_share,
+    )
+
+
+def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_fitting: int, where: str) -> InputError:
+    """The reason why the engines do not fit: room beside the train workers, CPUs, or GPUs."""
+    beside = _num_beside(config)
+    alone = _pack(config, nodes, least, 0)
+    if len(alone) == least:
+        rest = _packing(config, nodes, 0)
+        for item in alone:
+            _hold(rest, item)
+        return workers_refused(config, rest.room_for_workers, "GPUs", least, num_fitting, where)
+    rich = [replace(node, num_cpus=_PLENTY) for node in nodes]
+    wants_cpus = len(_pack(config, rich, least, beside)) > num_fitting
+    return gpu_engines_refused(config, nodes, least, num_fitting, where, wants_cpus=wants_cpus)
+
+
+# -- engines on cores, and engines that need no device -----------------------------------------------------------------
+
+
+def _place_on_cores(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, where: str) -> list[EnginePlacement]:
+    total = sum(node.num_cpus for node in nodes)
+    fitting = min(wanted, total - _num_beside(config))
+    least = config.generator.min_engines or wanted
+    if least > total:
+        raise cpu_engines_refused(total, least, fitting, where)
+    if least > fitting:
+        raise workers_refused(config, total - least, "CPUs", least, fitting, where)
+    counts = _spread(fitting, nodes)
+    placed = [
+        _on_cores(config, node, share, count)
+        for node, count in zip(nodes, counts, strict=True)
+        for share in range(count)
+    ]
+    return [replace(item, engine=f"engine-{number}") for number, item in enumerate(placed)]
+
+
+def _on_cores(config: RunConfig, node: NodeFacts, share: int, num_shares: int) -> EnginePlacement:
+    """In split mode it reserves a CPU; in swap mode the train workers get them all."""
+    num_cpus = 1 if config.placement.mode == "split" else 0
+    return EnginePlacement(
+        engine="",
+        device="cpu",
+        bundles=(Bundle(node_id=node.node_id, num_cpus=num_cpus, num_gpus=0),),
+        executor="uni",
+        share=share,
+        num_shares=num_shares,
+    )
+
+
+def _place_on_cores_beside(
+    config: RunConfig, nodes: Sequence[NodeFacts], taken: Sequence[EnginePlacement], avoid: Collection[str]
+) -> EnginePlacement | None:
+    """A free part of a node's cores. Engines keep theirs, so a node takes no more engines than it began with."""
+    held = sum(item.num_cpus for item in taken if item.node_id in {node.node_id for node in nodes})
+    is_split = config.placement.mode == "split"
+    if is_split and sum(node.num_cpus for node in nodes) - held < 1 + _num_beside(config):
+        return None
+    options: list[tuple[bool, float, EnginePlacement]] = []
+    for node, count in zip(nodes, _spread(config.generator.engines, nodes), strict=True):
+        there = [item for item in taken if item.node_id == node.node_id]
+        num_shares = there[0].num_shares if there else max(1, min(count, node.num_cpus))
+        shares = set(range(num_shares)) - {item.share for item in there}
+        if shares and node.num_cpus:
+            option = _on_cores(config, node, min(shares), num_shares)
+            options.append((node.node_id not in avoid, node.num_cpus / num_shares, option))
+    return max(options, key=lambda option: option[:2])[2] if options else None
+
+
+def _place_anywhere(nodes: Sequence[NodeFacts], wanted: int) -> list[EnginePlacement]:
+    node_ids = [node.node_id for node, count in zip(nodes, _spread(wanted, nodes), strict=True) for _ in range(count)]
+    return [_anywhere(f"engine-{number}", node_id) for number, node_id in enumerate(node_ids)]
+
+
+def _anywhere(engine: str, node_id: str) -> EnginePlacement:
+    return EnginePlacement(engine=engine, device="cpu", bundles=(Bundle(node_id=node_id, num_cpus=0, num_gpus=0),))
 
 
 def _spread(num_engines: int, nodes: Sequence[NodeFacts]) -> list[int]:
@@ -155,15 +253,3 @@ def _spread(num_engines: int, nodes: Sequence[NodeFacts]) -> list[int]:
         best = max(range(len(nodes)), key=lambda place: nodes[place].num_cpus / (counts[place] + 1))
         counts[best] += 1
     return counts
-
-
-def _check_workers(num_workers: int, left: int, unit: str, mode: str, where: str) -> None:
-    if num_workers <= left:
-        return
-    beside = " beside the engines (placement.mode: split)" if mode == "split" else ""
-    raise InputError(
-        f"{num_workers} train workers do not fit: {left} {unit} are there for them{beside}",
-        where=where,
-        field="student.workers",
-        hint=f"At most {left} fit. Lower `workers`" + (", or use placement.mode: swap." if beside else "."),
-    )

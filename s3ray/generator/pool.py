@@ -1,87 +1,68 @@
 """The pool of engines on Ray: starts them, feeds them, replaces them when they die.
 
 Called by the driver. Engines pull: each holds one ``exchange`` call, and every answer brings it as many new requests
-as it has room for. What a dead engine held goes to the others.
+as the dispatcher has for it. What a dead engine held goes to the others.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
 
+import pyarrow as pa
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from s3ray.config import GeneratorConfig
+from s3ray.cluster import node_facts
+from s3ray.config import RunConfig
 from s3ray.errors import InputError, PoolError
-from s3ray.generator.actor import Exchange, GeneratorActor
-from s3ray.generator.dispatch import room
-from s3ray.generator.engines.base import EngineSpec
-from s3ray.generator.ledger import Ledger
-from s3ray.generator.placement import EnginePlacement, Plan
+from s3ray.generator.actor import Exchange
+from s3ray.generator.dispatch import Dispatcher
+from s3ray.generator.lookahead import RequestSource
+from s3ray.generator.pending import PendingChunk
+from s3ray.generator.placement import place_engine
+from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.generator.policy import PullPolicy
+from s3ray.generator.seat import Seat, SeatState
+from s3ray.generator.supervision import GiveUp, Supervisor
+from s3ray.generator.wire import pack
+from s3ray.outcomes import Chunk
 from s3ray.tasks import Task
-from s3ray.types import EngineLimits, GenerationRequest, Outcome
+from s3ray.types import EngineLimits, FailureReason
 
 Emit = Callable[..., None]
 
-_MAX_ATTEMPTS = 3
+_NODE_DIED = "its node has died"  # Ray has no class of its own for it
+_NO_ROOM = "no node has room for it"
 _POLL_S = 1.0
 _STOP_S = 20.0
 _SILENCE_S = 120.0
-_SHARD = 32
-
-
-class RequestSource(Protocol):
-    """Where requests come from (``stage.Stage``)."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether no request is wanted any more."""
-        ...
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        """Up to ``num`` requests."""
-        ...
-
-
-@dataclass(slots=True, kw_only=True)
-class _Seat:
-    """One place in the pool and the actor that sits in it."""
-
-    placement: EnginePlacement
-    actor: Any = None
-    limits: EngineLimits | None = None
-    call: Any = None
-    called: float = 0.0
-    num_restarts: int = 0
-    problem: str = ""
-    is_given_up: bool = False
-
-    @property
-    def engine(self) -> str:
-        return self.placement.engine
+_NODES_EVERY_S = 3.0
 
 
 class GeneratorPool:
-    """Engines in Ray actors. ``start`` returns at once; the first ``generate`` waits for the first ready engine."""
+    """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine from when it is ready."""
 
-    def __init__(self, config: GeneratorConfig, task: Task, plan: Plan, *, clean: bool, emit: Emit) -> None:
+    def __init__(self, config: RunConfig, task: Task, plan: Plan, *, emit: Emit) -> None:
         self._config = config
         self._task = task
-        self._clean = clean
         self._emit = emit
+        self._device = plan.device
         self._releases_devices = plan.mode == "swap" and plan.device == "gpu"
-        self._seats = [_Seat(placement=placement) for placement in plan.engines]
-        self._ledger = Ledger(_MAX_ATTEMPTS)
+        placements = {placement.engine: placement for placement in plan.engines}
+        names = [f"engine-{number}" for number in range(plan.num_wanted)]
+        self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
+        self._dispatcher = Dispatcher(PullPolicy())
+        self._supervisor = Supervisor(config.generator.max_restarts)
+        self._nodes: list[NodeFacts] = []
+        self._nodes_at = float("-inf")
+        self._alive_at = time.monotonic()
         self._epoch = 0
+        self._pending = PendingChunk()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start every engine that is not running, in parallel."""
-        for seat in self._seats:
-            if seat.actor is None and not seat.is_given_up:
-                self._launch(seat)
+        """Start, in parallel, every engine that is not running and has a place."""
+        self._alive_at = time.monotonic()
+        self._tend()
 
     def pause(self) -> None:
         """Make way for training: engines on GPUs leave in swap mode, others only stay idle."""
@@ -90,151 +71,255 @@ class GeneratorPool:
 
     def close(self) -> None:
         """Stop every engine; one that does not stop in time is killed."""
-        closing = [seat.actor.close.remote() for seat in self._seats if seat.limits is not None]
+        running = [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY)]
+        closing = [seat.begin_close() for seat in running if seat.state is SeatState.READY]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_STOP_S)
+        for seat in running:
+            if seat.state is SeatState.READY:
+                self._dispatcher.leave(seat.engine, is_blamed=False)
+            seat.remove()
+            self._emit("engine_stopped", engine=seat.engine)
+
+    def _tend(self) -> None:
+        """Start what may start: engines whose back-off is over, and engines for which a node has room."""
+        now = time.monotonic()
         for seat in self._seats:
-            if seat.actor is not None:
-                self._remove(seat)
-                self._emit("engine_stopped", engine=seat.engine)
+            if seat.state is SeatState.WAITING and seat.not_before <= now and self._find_place(seat, now):
+                seat.launch(
+                    self._config.generator,
+                    self._task,
+                    run=self._config.name,
+                    clean=self._config.curation.clean,
+                    now=now,
+                )
+                self._emit("engine_starting", engine=seat.engine, nodes=sorted(seat.nodes), restarts=seat.num_restarts)
 
-    def _launch(self, seat: _Seat) -> None:
-        placement = seat.placement
-        spec = EngineSpec(engine=seat.engine, config=self._config, device=placement.device)
-        options: dict[str, Any] = {
-            "num_cpus": placement.num_cpus,
-            "num_gpus": placement.num_gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        if placement.node_id is not None:
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(placement.node_id, soft=True)
-        if not placement.num_gpus:
-            # Ray leaves the GPUs visible to actors that reserve none.
-            options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-        remote = ray.remote(GeneratorActor).options(**options)
-        seat.actor = remote.remote(
-            spec, self._task, clean=self._clean, share=placement.share, num_shares=placement.num_shares
-        )
-        seat.limits = None
-        seat.call = seat.actor.start.remote()
-        seat.called = time.monotonic()
-        self._emit("engine_starting", engine=seat.engine)
+    def _find_place(self, seat: Seat, now: float) -> bool:
+        """Keep the seat's place, or find it another one; False while no node has room."""
+        nodes = self._living(now)
+        shunned = self._supervisor.shunned(now)
+        if seat.placement is not None:
+            if seat.nodes <= {node.node_id for node in nodes} - set(shunned):
+                return True
+            seat.placement = None
+        others = [other.placement for other in self._seats if other is not seat and other.placement is not None]
+        seat.placement = place_engine(self._config, seat.engine, nodes, others, device=self._device, avoid=shunned)
+        if seat.placement is None:
+            if not seat.is_homeless:
+                seat.problem = _NO_ROOM
+                self._emit("engine_waiting", engine=seat.engine, problem=_NO_ROOM, **self._strength())
+            seat.not_before = now + _NODES_EVERY_S
+        seat.is_homeless = seat.placement is None
+        return not seat.is_homeless
 
-    def _remove(self, seat: _Seat) -> None:
-        ray.kill(seat.actor)
-        seat.actor = seat.call = seat.limits = None
+    def _living(self, now: float) -> list[NodeFacts]:
+        if now - self._nodes_at > _NODES_EVERY_S:
+            self._nodes, self._nodes_at = node_facts(), now
+        return self._nodes
+
+    def _strength(self) -> dict[str, int]:
+        """With how many engines the run goes on: k of n."""
+        running = sum(seat.state in (SeatState.STARTING, SeatState.READY) for seat in self._seats)
+        return {"running": running, "wanted": len(self._seats)}
 
     # -- generation ------------------------------------------------------------------------------------------------
 
-    def generate(self, source: RequestSource) -> Iterator[list[Outcome]]:
-        """Answer the requests of ``source`` until it wants no more; yields outcomes as they arrive.
+    def generate(self, source: RequestSource) -> Iterator[Chunk]:
+        """Answer the requests of ``source`` until it wants no more.
 
-        The caller settles each batch with the source before it asks for the next.
+        The caller makes each chunk durable and settles it with the source before it asks for the next.
 
         Raises:
             PoolError: no engine is left.
         """
         self.start()
         self._epoch += 1
+        self._pending = PendingChunk()
         while not source.finished:
             self._feed(source)
             if source.finished:
                 break
-            outcomes = self._next_outcomes()
-            if outcomes:
-                yield outcomes
+            self._wait(source)
+            self._tend()
+            if self._pending.is_due(time.monotonic(), nothing_else=self._dispatcher.is_empty):
+                yield self._pending.take()
         self._abort()
 
     def _feed(self, source: RequestSource) -> None:
-        """Deal requests to the engines that wait for work, in small shards, so that a short stage keeps all busy."""
-        waiting = [seat for seat in self._seats if seat.limits is not None and seat.call is None]
-        dealt: dict[str, list[GenerationRequest]] = {seat.engine: [] for seat in waiting}
-        hungry = list(waiting)
-        while hungry:
-            seat = min(hungry, key=lambda seat: self._ledger.num_held_by(seat.engine))
-            assert seat.limits is not None  # only seats with a ready engine wait for work
-            num = min(_SHARD, room(seat.limits, self._ledger.num_held_by(seat.engine)))
-            requests = self._ledger.take_returned(num)
-            requests += source.take(num - len(requests))
-            self._ledger.hand_out(seat.engine, requests)
-            dealt[seat.engine] += requests
-            if not requests:
-                hungry.remove(seat)
-        for seat in waiting:
-            if self._ledger.num_held_by(seat.engine):
-                numbered = [(request, self._ledger.attempt(request.id)) for request in dealt[seat.engine]]
-                seat.call = seat.actor.exchange.remote(self._epoch, numbered)
-                seat.called = time.monotonic()
+        """Give every engine that waits for work what the dispatcher has for it."""
+        for seat in self._seats:
+            if seat.state is not SeatState.READY or seat.call is not None:
+                continue
+            deal = self._dispatcher.deal(seat.engine, source)
+            if deal.requests or deal.cancel or self._dispatcher.num_in_flight(seat.engine):
+                now = time.monotonic()
+                if deal.requests:
+                    seat.progress_at = now
+                seat.exchange(self._epoch, pack(deal.requests), deal.cancel, now)
 
-    def _next_outcomes(self) -> list[Outcome]:
-        """Wait for answers; all that are there become one batch."""
+    def _wait(self, source: RequestSource) -> None:
+        """Wait for answers and take in all that are there; look after those that are overdue."""
         calls = {seat.call: seat for seat in self._seats if seat.call is not None}
-        if not calls:
-            self._raise_if_empty()
+        if calls:
+            done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
+            if done and rest:
+                done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+            for call in done:
+                self._receive(calls[call])
+            self._look_after([seat for call, seat in calls.items() if seat.call is call])
+        elif waiting := [seat for seat in self._seats if seat.state is SeatState.WAITING]:
+            self._raise_if_forsaken(waiting)
+            time.sleep(_POLL_S / 4)
+        elif all(seat.state is SeatState.GIVEN_UP for seat in self._seats):
+            raise self._no_engine_left()
+        elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")
-        done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
-        if done and rest:
-            done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        outcomes: list[Outcome] = []
-        for call in done:
-            outcomes += self._receive(calls[call])
-        for call, seat in calls.items():
-            limit = self._config.ready_s if seat.limits is None else _SILENCE_S
-            if seat.call is call and time.monotonic() - seat.called > limit:
-                problem = f"was not ready after {limit:.0f} s (generator.ready_s)"
-                outcomes += self._lose(seat, problem if seat.limits is None else f"did not answer for {limit:.0f} s")
-        return outcomes
 
-    def _receive(self, seat: _Seat) -> list[Outcome]:
+    def _look_after(self, silent: list[Seat]) -> None:
+        """End engines that start, answer or compute for too long."""
+        now = time.monotonic()
+        living = {node.node_id for node in self._living(now)}
+        generator = self._config.generator
+        for seat in silent:
+            waited = now - seat.called
+            if not seat.nodes <= living:
+                self._lose(seat, "its node is gone", is_blamed=False)
+            elif seat.state is SeatState.STARTING and waited > generator.ready_s:
+                self._lose(seat, f"was not ready after {generator.ready_s:.0f} s (generator.ready_s)")
+            elif seat.state is SeatState.READY and waited > _SILENCE_S:
+                self._lose(seat, f"did not answer for {_SILENCE_S:.0f} s")
+
+    def _receive(self, seat: Seat) -> None:
         call, seat.call = seat.call, None
         try:
             answer = ray.get(call)
         except ray.exceptions.RayTaskError as error:
-            # What is wrong with the input is wrong for every later start too.
-            seat.is_given_up = isinstance(error.cause, InputError)
-            return self._lose(seat, _first_line(error.cause or error))
+            if isinstance(error.cause, InputError):
+                # What is wrong with the input is wrong for every later start too.
+                self._lose(seat, _first_line(error.cause), is_final=True)
+            else:
+                self._lose(seat, _first_line(error.cause or error))
+        except ray.exceptions.ActorUnavailableError as error:
+            self._ask_again(seat, _first_line(error))
         except ray.exceptions.RayError as error:
-            return self._lose(seat, _first_line(error))
-        if isinstance(answer, Exchange):
-            outcomes = self._ledger.settle(seat.engine, answer.outcomes)
-            problem = answer.death
-            if not answer.num_running and self._ledger.num_held_by(seat.engine):
-                problem = problem or "lost sight of requests that it was given"
-            return outcomes + (self._lose(seat, problem) if problem else [])
-        seat.limits = answer
-        limits = {name: getattr(answer, name) for name in answer.__slots__}
-        self._emit("engine_ready", engine=seat.engine, seconds=time.monotonic() - seat.called, limits=limits)
-        return []
+            is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
+            self._lose(seat, _first_line(error), is_blamed=not is_outside)
+        else:
+            if isinstance(answer, EngineLimits):
+                self._welcome(seat, answer)
+            else:
+                self._take_in(seat, answer)
 
-    def _lose(self, seat: _Seat, problem: str) -> list[Outcome]:
-        """Replace a lost engine, or leave its seat empty after too many deaths; its requests go to the others."""
-        in_flight = self._ledger.num_held_by(seat.engine)
-        failed = self._ledger.lose(seat.engine)
-        self._remove(seat)
-        seat.problem = problem
-        seat.is_given_up |= seat.num_restarts >= self._config.max_restarts
-        self._emit("engine_lost", engine=seat.engine, problem=problem, in_flight=in_flight, restarts=seat.num_restarts)
-        if not seat.is_given_up:
-            seat.num_restarts += 1
-            self._launch(seat)
-        return failed
+    def _welcome(self, seat: Seat, limits: EngineLimits) -> None:
+        now = self._alive_at = time.monotonic()
+        seat.limits, seat.state, seat.problem = limits, SeatState.READY, ""
+        seat.progress_at = now
+        self._dispatcher.join(seat.engine, limits)
+        fields = {name: getattr(limits, name) for name in limits.__slots__}
+        self._emit("engine_ready", engine=seat.engine, seconds=now - seat.called, limits=fields, **self._strength())
 
-    def _raise_if_empty(self) -> None:
-        if all(seat.is_given_up for seat in self._seats):
-            problems = "; ".join(f"{seat.engine}: {seat.problem}" for seat in self._seats)
-            raise PoolError(
-                f"no engine is left ({problems})",
-                "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
+    def _take_in(self, seat: Seat, answer: Exchange) -> None:
+        """Book what an engine finished; see whether it moves."""
+        now = self._alive_at = time.monotonic()
+        table, stats = answer.table, answer.stats
+        if table.num_rows:
+            indexes = table["index"].to_pylist()
+            reasons = table["reason"].to_pylist()
+            late = {index for index, why in zip(indexes, reasons, strict=True) if why == FailureReason.TIMEOUT.value}
+            keep = self._dispatcher.settle(
+                seat.engine,
+                indexes,
+                prompt_tokens=table["num_prompt_tokens"].to_pylist(),
+                output_tokens=table["num_output_tokens"].to_pylist(),
+                timed_out=late,
             )
+            self._pending.add(table if keep is None else table.filter(pa.array(keep)), now)
+        self._dispatcher.report(seat.engine, stats)
+        self._pending.report(seat.engine, table, stats, seat.num_restarts)
+        progress = (stats.num_output_tokens, stats.num_prompt_tokens, stats.kv_use)
+        if table.num_rows or progress != seat.progress:
+            seat.progress, seat.progress_at = progress, now
+        num_held = self._dispatcher.num_in_flight(seat.engine)
+        if answer.death is not None:
+            self._lose(seat, answer.death)
+        elif num_held and not answer.num_running and seat.unreachable_since:
+            self._take_back(seat)
+        elif num_held and not answer.num_running:
+            self._lose(seat, f"lost sight of {num_held} requests that it was given")
+        elif num_held and now - seat.progress_at > self._config.generator.stall_s:
+            self._lose(
+                seat, f"computed nothing for {self._config.generator.stall_s:.0f} s (generator.stall_s): {stats}"
+            )
+        if not self._dispatcher.num_in_flight(seat.engine):
+            seat.unreachable_since = 0.0
+
+    # -- supervision -----------------------------------------------------------------------------------------------
+
+    def _lose(self, seat: Seat, problem: str, *, is_blamed: bool = True, is_final: bool = False) -> None:
+        """Take a lost engine's requests back and say when its seat is filled again, if it is."""
+        now = time.monotonic()
+        loss = self._dispatcher.leave(seat.engine, is_blamed=is_blamed)
+        if loss.poisoned:
+            self._pending.add_poisoned(loss.poisoned, seat.engine, now)
+        node_id = min(seat.nodes)
+        seat.remove()
+        seat.problem = problem
+        self._emit(
+            "engine_lost",
+            engine=seat.engine,
+            problem=problem,
+            in_flight=loss.num_in_flight,
+            poisoned=len(loss.poisoned),
+            restarts=seat.num_restarts,
+            nodes=sorted(seat.nodes),
+        )
+        verdict = self._supervisor.died(seat.engine, node_id, now, is_blamed=is_blamed)
+        if is_final or isinstance(verdict, GiveUp):
+            seat.state = SeatState.GIVEN_UP
+            self._emit("engine_given_up", engine=seat.engine, problem=problem, **self._strength())
+        else:
+            seat.num_restarts += 1
+            seat.not_before = verdict.not_before
+            self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed
+
+    def _ask_again(self, seat: Seat, problem: str) -> None:
+        """The line to an engine is broken: either the network stumbled, or its node died and Ray does not know it yet.
+
+        Asking again finds out which, and saves a healthy engine from being loaded once more.
+        """
+        now = time.monotonic()
+        seat.unreachable_since = seat.unreachable_since or now
+        if seat.state is not SeatState.READY or now - seat.unreachable_since > _SILENCE_S:
+            self._lose(seat, problem)
+        else:
+            seat.exchange(self._epoch, pack([]), [], now)
+
+    def _take_back(self, seat: Seat) -> None:
+        """Requests or answers fell into the gap of a broken line: whoever has room gets these requests."""
+        assert seat.limits is not None, "an engine that answers has limits"
+        self._dispatcher.leave(seat.engine, is_blamed=False)
+        self._dispatcher.join(seat.engine, seat.limits)
+
+    def _raise_if_forsaken(self, waiting: list[Seat]) -> None:
+        """Engines may wait for a node, but not for ever, if none of them is running."""
+        limit = self._config.generator.ready_s
+        if not any(seat.placement for seat in waiting) and time.monotonic() - self._alive_at > limit:
+            raise self._no_engine_left(f" for {limit:.0f} s (generator.ready_s)")
+
+    def _no_engine_left(self, since: str = "") -> PoolError:
+        problems = "; ".join(f"{seat.engine}: {seat.problem}" for seat in self._seats)
+        return PoolError(
+            f"no engine is left{since} ({problems})",
+            "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
+        )
 
     def _abort(self) -> None:
         """Give up what is still under way; its answers are not wanted."""
-        holders = self._ledger.drop()
+        holders = set(self._dispatcher.drop())
         for seat in self._seats:
-            if seat.engine in holders:
-                seat.call = None
-                seat.actor.abort.remote(self._epoch)
+            if seat.state is SeatState.READY and (seat.engine in holders or seat.call is not None):
+                seat.abort(self._epoch)
 
 
 def _first_line(error: BaseException) -> str:

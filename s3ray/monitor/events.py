@@ -3,10 +3,12 @@
 Invariant: an event is in ``events.jsonl`` before any listener hears of it, and its name is one of ``EVENTS``.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from s3ray.monitor.logs import move_log
 from s3ray.store import RunStore
 
 Event = dict[str, Any]
@@ -18,6 +20,8 @@ EVENTS: dict[str, str] = {
     "engine_starting": "An engine of the pool is loading its model.",
     "engine_ready": "An engine can take work; its resolved limits are in the event.",
     "engine_lost": "An engine died with requests in flight; they go to others.",
+    "engine_waiting": "An engine waits for a node with room; the others go on without it.",
+    "engine_given_up": "An engine died too often; the others go on without it.",
     "engine_stopped": "An engine was ended on purpose.",
     "stage_started": "A stage of a round began, or went on with the outcomes known from disk.",
     "chunk_written": "A chunk of outcomes is in the journal.",
@@ -40,10 +44,21 @@ class EventLog:
         self._attempt = attempt
         self._clock = clock
         self._listeners: list[Listener] = []
+        self._place: dict[str, Any] = {}
 
     def listen(self, listener: Listener) -> None:
         """Hand every later event to ``listener``, after it is on disk."""
         self._listeners.append(listener)
+
+    @contextlib.contextmanager
+    def within(self, **place: Any) -> Iterator[None]:
+        """Put ``place`` (round, phase, stage) into every event and log line until the block ends."""
+        before, self._place = self._place, self._place | place
+        move_log(**self._place)
+        try:
+            yield
+        finally:
+            self._place = before
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event and tell the listeners.
@@ -53,7 +68,8 @@ class EventLog:
         """
         if event not in EVENTS:
             raise ValueError(f"unknown event {event!r}; known: {', '.join(EVENTS)}")
-        record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event, **fields}
+        record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event}
+        record |= self._place | fields
         self._store.append_events([record])
         for listener in self._listeners:
             listener(record)

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s3ray.config import read_yaml
 from s3ray.errors import InputError
+from s3ray.jobfile import read_yaml
 from s3ray.store import RunStore
 from s3ray.tasks import Task, load_task
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s3ray.config import read_yaml
 from s3ray.errors import StoreError
+from s3ray.jobfile import read_yaml
+from s3ray.monitor.engines import Usage
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 from s3ray.types import RoundReport
@@ -75,6 +76,29 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
         "seconds": {"total": view.total_s} | {phase: sum(r["seconds"][phase] for r in rounds) for phase in phases},
         "attempts": view.attempt,
         "engines_lost": view.num_lost,
+        "pool": {
+            "engines": {
+                name: {"state": view.engines.get(name), **_usage(engine.usage)}
+                for name, engine in view.pool.by_name.items()
+            },
+            "total": _usage(view.pool.usage),
+        },
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "rows": usage.rows,
+        "output_tokens": usage.output_tokens,
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "prefix_hit_rate": usage.prefix_hit_rate,
+        "peak_running": usage.peak.running,
+        "peak_waiting": usage.peak.waiting,
+        "peak_kv_use": usage.peak.kv_use,
+        "preemptions": usage.preemptions,
+        "restarts": usage.restarts,
+        "busy_share": usage.busy_share,
     }
 
 

@@ -5,6 +5,7 @@ Invariant: shows only what the events say, so that a resumed run shows the same 
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +18,7 @@ from s3ray.monitor.events import Event
 from s3ray.monitor.view import RunView, StageView
 
 PLAIN_EVERY_S = 5.0
+_STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
 
 
 def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress | PlainProgress":
@@ -93,7 +95,7 @@ def milestone(event: Event, view: RunView) -> str | None:
 
 
 def stage_line(view: RunView) -> str:
-    """How far the stage in work is: ``[round 1 extrapolate] 120/200 accepted, 143 tok/s, ETA 35 s``."""
+    """How far the stage in work is: ``[round 1 extrapolate] 120/200 accepted, 143 tok/s, ETA 35 s``; who starves."""
     stage = view.stage
     if stage is None:
         return f"[round {view.round}] {view.phase}"
@@ -102,7 +104,21 @@ def stage_line(view: RunView) -> str:
         parts.append(f"{view.tokens_per_s:.0f} tok/s")
     if view.eta_s is not None:
         parts.append(f"ETA {duration(view.eta_s)}")
-    return f"[round {stage.round} {stage.name}] {', '.join(parts)}"
+    starving = f"; {starving_text(stage)}" if stage.starving else ""
+    return f"[round {stage.round} {stage.name}] {', '.join(parts)}{starving}"
+
+
+def starving_text(stage: StageView) -> str:
+    """Which labels will miss their quota: ``label positive starves: too few of its requests become examples``."""
+    match stage.starving:
+        case [""]:  # one quota for all labels
+            who = "the stage starves: too few of its"
+        case [label]:
+            who = f"label {label} starves: too few of its"
+        case labels:
+            more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+            who = f"labels {', '.join(labels[:5])}{more} starve: too few of their"
+    return f"{who} requests become examples"
 
 
 def duration(seconds: float) -> str:
@@ -121,6 +137,14 @@ def counts(by_reason: Mapping[str, int], at_most: int = 20) -> str:
     parts = [f"{reason or 'rows'} {n}" for n, reason in ordered[:at_most]]
     rest = sum(n for n, _ in ordered[at_most:])
     return ", ".join([*parts, f"other {rest}"] if rest else parts)
+
+
+def short_count(num: int) -> str:
+    """A count in at most five letters: ``950``, ``12.3k``, ``4.6M``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if num >= size:
+            return f"{num / size:.1f}{unit}" if num < 100 * size else f"{num // size}{unit}"
+    return str(num)
 
 
 def scores(values: Mapping[str, float]) -> str:
@@ -145,6 +169,20 @@ def _say_lost(event: Event, view: RunView) -> str:
     return f"[engines] {event['engine']} lost with {event['in_flight']} request(s) in flight: {event['problem']}"
 
 
+def _say_waiting(event: Event, view: RunView) -> str:
+    return f"[engines] {event['engine']} waits: {event['problem']}; {_strength(event)}"
+
+
+def _say_given_up(event: Event, view: RunView) -> str:
+    return f"[engines] {event['engine']} given up: {event['problem']}; {_strength(event)}"
+
+
+def _strength(event: Event) -> str:
+    if not event["running"]:
+        return f"none of {event['wanted']} engine(s) runs"
+    return f"the run goes on with {event['running']} of {event['wanted']} engine(s)"
+
+
 def _say_stage(event: Event, view: RunView) -> str:
     known = f", {event['known']} outcome(s) already on disk" if event["known"] else ""
     target = "" if event["target"] is None else f" {event['target']} example(s) wanted"
@@ -156,7 +194,8 @@ def _say_stage_end(event: Event, view: RunView) -> str:
     rejected = f"; rejected {counts(event['rejected'], 4)}" if any(event["rejected"].values()) else ""
     failed = f"; failed {counts(event['failed'])}" if any(event["failed"].values()) else ""
     head = f"[round {event['round']} {event['stage']}] done: {event['accepted']} of {event['requested']} accepted"
-    return f"{head} in {duration(event['seconds'])}{rejected}{failed}{short}"
+    unneeded = f"; {event['given_up']} under way not needed" if event["given_up"] else ""
+    return f"{head} in {duration(event['seconds'])}{rejected}{failed}{short}{unneeded}"
 
 
 def _say_training(event: Event, view: RunView) -> str:
@@ -177,6 +216,8 @@ _MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
     "run_started": _say_run,
     "engine_ready": _say_ready,
     "engine_lost": _say_lost,
+    "engine_waiting": _say_waiting,
+    "engine_given_up": _say_given_up,
     "stage_started": _say_stage,
     "stage_finished": _say_stage_end,
     "student_started": _say_training,
@@ -200,6 +241,8 @@ def live_table(view: RunView, now: float) -> RenderableType:
     if view.stage is not None and not view.stage.finished:
         table.add_row("accepted", _stage_bar(view.stage))
         table.add_row("speed", _speed(view))
+        if view.stage.starving:
+            table.add_row("quota", Text(starving_text(view.stage), style="yellow"))
     if view.engines:
         table.add_row("engines", engines_text(view))
     if view.rejected(view.round):
@@ -211,9 +254,12 @@ def live_table(view: RunView, now: float) -> RenderableType:
 
 
 def engines_text(view: RunView) -> str:
-    """How many engines are in which state: ``2 ready, 1 lost``."""
-    by_state = [(state, list(view.engines.values()).count(state)) for state in ("ready", "starting", "lost", "stopped")]
-    return ", ".join(f"{n} {state}" for state, n in by_state if n)
+    """How many engines are in which state, and what they have in work: ``2 ready, 1 lost; requests: 24 running``."""
+    by_state = Counter(view.engines.values())
+    states = ", ".join(f"{by_state[state]} {state}" for state in _STATES if by_state[state])
+    load = view.pool.load
+    work = [f"{num} {name}" for name, num in (("running", load.running), ("waiting", load.waiting)) if num]
+    return f"{states}; requests: {', '.join(work)}" if work else states
 
 
 def scores_by_round(view: RunView) -> str:

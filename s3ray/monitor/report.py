@@ -14,14 +14,19 @@ import jinja2
 from markupsafe import Markup
 
 from s3ray.monitor import examples, plots
+from s3ray.monitor.engines import MAX_ENGINES_NAMED
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.plots import Bar, Part
-from s3ray.monitor.progress import counts, duration
+from s3ray.monitor.progress import counts, duration, short_count
 from s3ray.monitor.timeline import timeline
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 
 _PHASES = (("start", "c7"), ("generate", "c1"), ("train", "c2"), ("score", "c5"))
+_ENGINE_COLUMNS = (
+    *("Output tokens", "Prompt tokens", "Prompt cached", "Most running", "Most waiting", "Most KV cache"),
+    *("Preemptions", "Restarts", "Busy"),
+)
 _REASON_COLOURS = ("c2", "c4", "c5", "c6", "c3")
 
 
@@ -54,6 +59,8 @@ def write_report(store: RunStore) -> Path:
         line=timeline(events),
         plots=plots,
         shorts=_shorts(rounds),
+        engines=_engine_rows(metrics["pool"]) if view.pool.has_reported else [],
+        engine_columns=_ENGINE_COLUMNS,
         data=examples.data_figures(store),
         stories=examples.stories(store),
         seeds=examples.seeds(store),
@@ -200,6 +207,37 @@ def _shorts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         for name, stage in entry["stages"].items()
         if any(stage["short"].values())
     ]
+
+
+def _engine_rows(pool: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The cells (``_ENGINE_COLUMNS``) of each engine by name where they are few, and of all together."""
+    engines = pool["engines"]
+    rows = {name: row for name, row in engines.items() if len(engines) <= MAX_ENGINES_NAMED}
+    if len(engines) > 1:
+        rows[f"all {len(engines)}"] = pool["total"]
+    return [(_engine_name(name, row), _engine_cells(row)) for name, row in rows.items()]
+
+
+def _engine_name(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name} ({row['state']})" if row.get("state") in ("lost", "waiting", "given up") else name
+
+
+def _engine_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        short_count(row["output_tokens"]),
+        short_count(row["prompt_tokens"]),
+        _share(row["prefix_hit_rate"]),
+        short_count(row["peak_running"]),
+        short_count(row["peak_waiting"]),
+        f"{row['peak_kv_use']:.0%}",
+        short_count(row["preemptions"]),
+        str(row["restarts"]),
+        _share(row["busy_share"]),
+    ]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _given_reasons(store: RunStore) -> dict[str, list[str]]:

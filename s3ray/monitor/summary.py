@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from s3ray.errors import InputError
-from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, stage_line
+from s3ray.monitor.engines import MAX_ENGINES_NAMED, EngineView, PoolView
+from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, short_count, stage_line
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 
@@ -63,7 +64,43 @@ def status_text(store: RunStore, now: float) -> RenderableType:
     if spent:
         table.add_row("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items()))
     table.add_row("on disk", _on_disk(store))
-    return Group(table, Text(_what_next(store, state), overflow="fold"))
+    parts: list[RenderableType] = [table]
+    if view.pool.has_reported:
+        parts += [Text(), _engines_table(view, is_running=state == "running"), Text()]
+    return Group(*parts, Text(_what_next(store, state), overflow="fold"))
+
+
+def _engines_table(view: RunView, *, is_running: bool) -> Table:
+    """What the engines did so far, and while the run goes on, how they are; narrow enough for 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("engine", no_wrap=True)
+    if is_running:
+        table.add_column("state", no_wrap=True)
+    now = ("run", "wait", "KV") if is_running else ()
+    for name in (*now, "output", "prompt", "cached", "preempt", "restarts", "busy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    engines = view.pool.by_name
+    rows: dict[str, EngineView | PoolView] = {**engines} if len(engines) <= MAX_ENGINES_NAMED else {}
+    if len(engines) > 1:
+        rows[f"all {len(engines)}"] = view.pool
+    for name, row in rows.items():
+        usage, load = row.usage, row.load
+        moment = (view.engines.get(name, ""), str(load.running), str(load.waiting), f"{load.kv_use:.0%}")
+        table.add_row(
+            name,
+            *(moment if is_running else ()),
+            short_count(usage.output_tokens),
+            short_count(usage.prompt_tokens),
+            _share(usage.prefix_hit_rate),
+            short_count(usage.preemptions),
+            str(usage.restarts),
+            _share(usage.busy_share),
+        )
+    return table
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _score(values: Mapping[str, float] | None, main: str) -> str:

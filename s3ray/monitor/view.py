@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from s3ray.monitor.engines import PoolView
 from s3ray.monitor.events import Event
 
 RATE_WINDOW_S = 30.0
@@ -20,7 +21,7 @@ Phase = Literal["start", "generate", "train", "score"]
 
 @dataclass(slots=True, kw_only=True)
 class StageView:
-    """One stage of one round: how far it is and what its requests became."""
+    """One stage of one round: how far it is, what its requests became, and which labels will miss their quota."""
 
     round: int
     name: str
@@ -30,6 +31,7 @@ class StageView:
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
+    starving: list[str] = field(default_factory=list)
     finished: bool = False
     chunks: set[str] = field(default_factory=set)
 
@@ -39,8 +41,9 @@ class RunView:
     """The state of a run after some of its events.
 
     ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``engines``
-    maps each engine of the running attempt to ``starting``, ``ready``, ``lost`` or ``stopped``; ``spent`` holds seconds
-    by round and phase, where waiting for engines (``engines``) is apart from the trainer's own ``start``.
+    maps each engine of the running attempt to ``starting``, ``ready``, ``waiting``, ``lost``, ``given up`` or
+    ``stopped``, and ``pool`` says what each did and has in work; ``spent`` holds seconds by round and phase, where
+    waiting for engines (``engines``) is apart from the trainer's own ``start``.
     """
 
     about: Event = field(default_factory=dict)
@@ -55,12 +58,14 @@ class RunView:
     student: int | None = None
     stages: dict[tuple[int, str], StageView] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
+    pool: PoolView = field(default_factory=PoolView)
     num_lost: int = 0
     closed: dict[int, Event] = field(default_factory=dict)
     students: dict[int, Event] = field(default_factory=dict)
     test: dict[str, float] | None = None
     spent: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
     _student_s: float = 0.0
+    _generate_s: float = 0.0
     _points: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     @classmethod
@@ -136,6 +141,7 @@ class RunView:
         self.ended, self.problem = None, ""
         self.stage = self.student = None
         self.engines.clear()
+        self.pool.begin_attempt()
         self._points.clear()
 
     def _spend(self, seconds: float) -> None:
@@ -147,10 +153,14 @@ class RunView:
             self.spent[max(self.closed, default=-1) + 1, "engines"] += seconds
         elif self.stage is not None and not self.stage.finished:
             self.spent[self.stage.round, "generate"] += seconds
+            self._generate_s += seconds
 
     def _waits_for_engines(self) -> bool:
-        states = self.engines.values()
-        return "starting" in states and "ready" not in states
+        """Whether nothing is written because no engine can work yet, or again."""
+        states = set(self.engines.values())
+        if "ready" in states or self.last_round in self.closed:
+            return False
+        return not states.isdisjoint(("starting", "waiting", "lost"))
 
     def _rate(self, column: Literal[1, 2]) -> float | None:
         if len(self._points) < 2:
@@ -166,6 +176,7 @@ def _run_started(view: RunView, event: Event) -> None:
 def _engine(state: str) -> Callable[[RunView, Event], None]:
     def fold(view: RunView, event: Event) -> None:
         view.engines[event["engine"]] = state
+        view.pool.engine(event["engine"]).note_state(state, event, view._generate_s)
         view.num_lost += state == "lost"
         if state == "ready" and len(view._points) == 1:
             # The rate of a stage that waited for its engines is measured from the first one that could work.
@@ -197,6 +208,9 @@ def _chunk_written(view: RunView, event: Event) -> None:
     stage.rejected.update(event["rejected"])
     stage.failed.update(event["failed"])
     stage.output_tokens += event["output_tokens"]
+    stage.starving = event["starving"]
+    ready = {name for name, state in view.engines.items() if state == "ready"}
+    view.pool.note_chunk(event, ready, view._generate_s)
     points = view._points
     points.append((event["time"], stage.accepted, stage.output_tokens))
     while len(points) > 2 and points[1][0] <= event["time"] - RATE_WINDOW_S:
@@ -208,6 +222,7 @@ def _stage_finished(view: RunView, event: Event) -> None:
     stage.accepted, stage.outcomes = event["accepted"], event["requested"]
     stage.rejected, stage.failed = Counter(event["rejected"]), Counter(event["failed"])
     stage.output_tokens, stage.finished = event["output_tokens"], True
+    stage.starving = []
 
 
 def _round_closed(view: RunView, event: Event) -> None:
@@ -248,6 +263,8 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "engine_starting": _engine("starting"),
     "engine_ready": _engine("ready"),
     "engine_lost": _engine("lost"),
+    "engine_waiting": _engine("waiting"),
+    "engine_given_up": _engine("given up"),
     "engine_stopped": _engine("stopped"),
     "stage_started": _stage_started,
     "chunk_written": _chunk_written,

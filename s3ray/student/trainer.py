@@ -19,6 +19,7 @@ import ray.train.torch
 
 from s3ray.config import StudentConfig
 from s3ray.errors import S3RayError, TrainerError
+from s3ray.monitor.logs import log_from
 from s3ray.student.loop import train_student
 from s3ray.student.ranks import ProcessGroup
 from s3ray.tasks import Task
@@ -80,13 +81,14 @@ class RayStudentTrainer:
         gpus = self._resources["GPU"]
         return ray.train.torch.TorchTrainer(
             _train_on_worker,
-            train_loop_config={"config": self._config, "task": self._task, "job": job},
+            train_loop_config={"config": self._config, "task": self._task, "job": job, "run": self._run_name},
             # NCCL refuses two workers on one GPU; Gloo does not.
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self._config.workers,
                 use_gpu=gpus > 0,
                 resources_per_worker={name: amount for name, amount in self._resources.items() if amount},
+                label_selector=_of_type(self._config.accelerator),
             ),
             run_config=ray.train.RunConfig(
                 name=f"{self._run_name}-student-{job.round}-{uuid.uuid4().hex[:8]}",
@@ -134,6 +136,7 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    log_from(run=settings["run"], round=settings["job"].round, phase="train")
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
@@ -147,3 +150,7 @@ def _num_threads(num_local_workers: int) -> int:
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)
+
+
+def _of_type(accelerator: str | None) -> dict[str, str] | None:
+    return {"ray.io/accelerator-type": accelerator} if accelerator else None

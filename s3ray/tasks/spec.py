@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from s3ray.config import read_yaml, validate
+from s3ray.jobfile import read_yaml, validate
 from s3ray.tasks.templates import check_template
 
 Form = Literal["chat", "completion"]

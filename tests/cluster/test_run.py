@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.journal import audit
+from benchmarks.processes import below
 from s3ray.store import RunStore
 from tests.models import make_bert
 
@@ -116,8 +117,7 @@ def test_killed_and_dying_engines_end_in_the_same_data(tmp_path: Path, student: 
     out = tmp_path / "run"
     process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
     wait_for(process, lambda: len(events(out, "chunk_written")) >= 3)
-    below = psutil.Process(process.pid).children(recursive=True)
-    next(child for child in below if "GeneratorActor" in " ".join(child.cmdline())).kill()
+    next(below("GeneratorActor", process.pid)).kill()
     text, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, text
     assert len(events(out, "engine_lost")) >= 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from s3ray.config import GeneratorConfig, SamplingConfig
+from s3ray.config import GeneratorConfig
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.vllm import VLLMEngine
 from s3ray.tasks import Task, builtin_names, load_task
@@ -35,13 +35,13 @@ async def answer(asked: list[Prompt], seeds: list[int]) -> list[Generation]:
         max_model_len=1024,
         max_num_seqs=32,
         max_num_batched_tokens=1024,
-        sampling=SamplingConfig(max_tokens=64),
     )
     engine = VLLMEngine(EngineSpec(engine="engine-0", config=config, device="cpu", num_threads=2))
     try:
         await engine.start()
         numbered = enumerate(zip(asked, seeds, strict=True))
-        return await asyncio.gather(*(engine.generate(str(place), *given) for place, given in numbered))
+        answers = (engine.generate(str(place), prompt, seed=seed, max_tokens=64) for place, (prompt, seed) in numbered)
+        return await asyncio.gather(*answers)
     finally:
         await engine.close()
 

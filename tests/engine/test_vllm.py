@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import pytest
 
-from s3ray.config import GeneratorConfig, SamplingConfig
-from s3ray.generator.placement import EnginePlacement, Plan
+from benchmarks.processes import below
 from s3ray.generator.pool import GeneratorPool
+from s3ray.outcomes import outcomes_from_table
 from s3ray.types import FailureReason, GenerationRequest, Outcome
 from tests.models import make_llama
-from tests.sources import TASK, InsistentSource, make_request
+from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -26,7 +25,8 @@ class Running:
 
     def answers(self, requests: list[GenerationRequest]) -> Iterator[list[Outcome]]:
         source = InsistentSource(requests)
-        for batch in self.pool.generate(source):
+        for chunk in self.pool.generate(source):
+            batch = list(outcomes_from_table(chunk.table))
             source.settle(batch)
             yield batch
 
@@ -39,20 +39,16 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Running]:
-    config = GeneratorConfig(
-        model=str(make_llama(tmp_path_factory.mktemp("llama"))),
-        prompt_form="completion",
-        max_model_len=1024,
-        max_num_seqs=8,
-        max_num_batched_tokens=1024,
-        sampling=SamplingConfig(max_tokens=24),
-        dtype="float32",
-    )
-    placement = EnginePlacement(engine="engine-0", node_id=None, device="cpu", num_gpus=0, num_cpus=0)
-    plan = Plan(mode="swap", device="cpu", engines=(placement,), num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
     events: list[dict[str, Any]] = []
-    pool = GeneratorPool(
-        config, TASK, plan, clean=False, emit=lambda event, **fields: events.append({"event": event, **fields})
+    pool = make_pool(
+        events,
+        clean=False,
+        engine="vllm",
+        model=str(make_llama(tmp_path_factory.mktemp("llama"))),
+        max_model_len=1024,
+        max_num_batched_tokens=1024,
+        sampling={"max_tokens": 24},
+        dtype="float32",
     )
     yield Running(pool=pool, events=events)
     pool.close()
@@ -85,16 +81,15 @@ def test_prompts_with_a_common_beginning_are_computed_once(running: Running) -> 
 
 
 def test_a_prompt_that_is_too_long_fails_alone(running: Running) -> None:
-    too_long = requests(1, parent="long " * 400)
+    too_long = requests(1, parent="long " * 400, start=40)
     outcomes = running.all_answers([*too_long, *requests(4)])
-    assert outcomes["extrapolate-0"].reason == FailureReason.REFUSED_BY_ENGINE.value
-    assert "1000 fit" in outcomes["extrapolate-0"].detail
+    assert outcomes["extrapolate-40"].reason == FailureReason.REFUSED_BY_ENGINE.value
+    assert "1000 fit" in outcomes["extrapolate-40"].detail
     assert all(outcomes[f"seed-{index}"].num_output_tokens for index in range(4))
 
 
 def kill_engine_core() -> None:
-    below = psutil.Process().children(recursive=True)
-    next(child for child in below if "EngineCore" in " ".join(child.cmdline())).kill()
+    next(below("EngineCore")).kill()
 
 
 @pytest.mark.parametrize("is_idle", [False, True])

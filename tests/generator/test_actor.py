@@ -6,23 +6,36 @@ from dataclasses import replace
 
 import pytest
 
-from s3ray.config import FakeConfig, GeneratorConfig
+from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import GeneratorActor
+from s3ray.generator.actor import Exchange, GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.types import FailureReason, GenerationRequest, Outcome, OutcomeStatus
+from s3ray.generator.wire import pack
+from s3ray.outcomes import outcomes_from_table
+from s3ray.types import FailureReason, Outcome, OutcomeStatus, RejectionReason
 from tests.sources import TASK, make_request
 
 
-def make_actor(**fake: float) -> GeneratorActor:
-    config = GeneratorConfig(engine="fake", prompt_form="completion", fake=FakeConfig(**fake))  # type: ignore[arg-type]
+def make_actor(
+    request_s: float = 600.0, max_tokens: int = 256, retry_max_tokens: int | None = None, **fake: float
+) -> GeneratorActor:
+    config = GeneratorConfig(
+        engine="fake",
+        prompt_form="completion",
+        request_s=request_s,
+        sampling=SamplingConfig(max_tokens=max_tokens, retry_max_tokens=retry_max_tokens),
+        fake=FakeConfig(**fake),  # type: ignore[arg-type]
+    )
     spec = EngineSpec(engine="engine-0", config=config, device="cpu")
-    return GeneratorActor(spec, TASK, clean=True)
+    return GeneratorActor(spec, TASK, run="test", clean=True)
 
 
-def requests(num: int, start: int = 0) -> list[tuple[GenerationRequest, int]]:
-    return [(make_request(index), 1) for index in range(start, start + num)]
+def requests(num: int, start: int = 0) -> bytes:
+    return pack([(make_request(index), 1) for index in range(start, start + num)])
+
+
+NOTHING = pack([])
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -32,18 +45,22 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 async def collect(actor: GeneratorActor, num: int, epoch: int = 1) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < num:
-        outcomes += (await actor.exchange(epoch, [])).outcomes
+        outcomes += outcomes_of(await actor.exchange(epoch, NOTHING))
     return outcomes
+
+
+def outcomes_of(answer: Exchange) -> list[Outcome]:
+    return list(outcomes_from_table(answer.table))
 
 
 def test_what_goes_in_comes_out_once() -> None:
     async def scenario() -> None:
         actor = make_actor(tokens_per_s=2000.0)
         await actor.start()
-        outcomes = list((await actor.exchange(1, requests(40))).outcomes)
+        outcomes = outcomes_of(await actor.exchange(1, requests(40)))
         outcomes += await collect(actor, 40 - len(outcomes))
         assert sorted(outcome.index for outcome in outcomes) == list(range(40))
-        assert (await actor.exchange(1, [])).outcomes == ()
+        assert not (await actor.exchange(1, NOTHING)).table.num_rows
         assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
         assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
 
@@ -57,7 +74,7 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
             actor = make_actor()
             await actor.start()
             answer = await actor.exchange(1, requests(5))
-            outcomes = [*answer.outcomes, *await collect(actor, 5 - len(answer.outcomes))]
+            outcomes = [*outcomes_of(answer), *await collect(actor, 5 - answer.table.num_rows)]
             texts.append({outcome.index: outcome.text for outcome in outcomes})
         assert texts[0] == texts[1]
 
@@ -73,10 +90,10 @@ def test_answers_of_an_earlier_stage_never_mix_with_a_later_one(is_told: bool) -
         await asyncio.sleep(0)
         if is_told:
             await actor.abort(1)
-        outcomes = list((await actor.exchange(2, requests(8, start=100))).outcomes)
+        outcomes = outcomes_of(await actor.exchange(2, requests(8, start=100)))
         await actor.abort(1)  # Ray may deliver it late
-        assert (await pending).outcomes == ()
-        assert (await actor.exchange(1, requests(5, start=50))).outcomes == ()
+        assert not (await pending).table.num_rows
+        assert not (await actor.exchange(1, requests(5, start=50))).table.num_rows
         outcomes += await collect(actor, 8 - len(outcomes), epoch=2)
         assert sorted(outcome.index for outcome in outcomes) == list(range(100, 108))
 
@@ -92,7 +109,7 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
         answer = await actor.exchange(1, requests(10))
         assert answer.death is not None
         assert "3 answers" in answer.death
-        assert len(answer.outcomes) == 3
+        assert answer.table.num_rows == 3
         await ended.wait()
 
     run(scenario)
@@ -117,13 +134,58 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
 
 def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=0.001)
-        actor._request_s = 0.05
+        actor = make_actor(tokens_per_s=0.001, request_s=0.05)
         await actor.start()
         broken = replace(make_request(0), id="broken", template="no-such-prompt")
-        outcomes = list((await actor.exchange(1, [(broken, 1), (make_request(1), 1)])).outcomes)
+        outcomes = outcomes_of(await actor.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
         outcomes += await collect(actor, 2 - len(outcomes))
         reasons = {outcome.request_id: outcome.reason for outcome in outcomes}
         assert reasons == {"broken": FailureReason.ERROR.value, "seed-1": FailureReason.TIMEOUT.value}
+
+    run(scenario)
+
+
+def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
+    async def answers(retry_max_tokens: int | None) -> list[Outcome]:
+        actor = make_actor(max_tokens=12, retry_max_tokens=retry_max_tokens)
+        await actor.start()
+        outcomes = outcomes_of(await actor.exchange(1, requests(30)))
+        return outcomes + await collect(actor, 30 - len(outcomes))
+
+    async def scenario() -> None:
+        once = await answers(12)
+        twice = await answers(None)
+        cut = {outcome.index for outcome in once if outcome.reason == RejectionReason.TRUNCATED.value}
+        assert cut, "some of the fake engine's texts are longer than 12 words"
+        by_index = {outcome.index: outcome for outcome in twice}
+        assert all(by_index[index].reason != RejectionReason.TRUNCATED.value for index in cut)
+        assert all(by_index[index].num_output_tokens > 24 for index in cut), "both tries are paid for"
+        assert len(twice) == 30
+
+    run(scenario)
+
+
+def test_what_another_engine_answered_first_is_given_up() -> None:
+    async def scenario() -> None:
+        actor = make_actor(tokens_per_s=0.001)
+        await actor.start()
+        await asyncio.wait_for(actor.exchange(1, requests(3)), 10)
+        answer = await actor.exchange(1, NOTHING, [0, 2])
+        assert answer.num_running == 1
+        answer = await actor.exchange(1, NOTHING, [0, 1])
+        assert (answer.num_running, answer.table.num_rows) == (0, 0)
+
+    run(scenario)
+
+
+def test_an_engine_says_how_it_is() -> None:
+    async def scenario() -> None:
+        actor = make_actor(tokens_per_s=400.0)
+        await actor.start()
+        await actor.exchange(1, requests(40))
+        await collect(actor, 1)
+        stats = (await actor.exchange(1, NOTHING)).stats
+        assert stats.num_output_tokens >= 6
+        assert stats.busy_s > 0
 
     run(scenario)

@@ -1,97 +1,161 @@
 """The pool on real Ray with the fake engine: nothing lost, nothing twice, whatever dies."""
 
-import os
-import signal
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import psutil
 import pytest
 
-from s3ray.config import FakeConfig, GeneratorConfig
+from benchmarks.processes import below
 from s3ray.errors import PoolError
-from s3ray.generator.placement import EnginePlacement, Plan
 from s3ray.generator.pool import GeneratorPool
-from s3ray.types import Outcome
-from tests.sources import TASK, InsistentSource, make_request
+from s3ray.outcomes import outcomes_from_table
+from s3ray.types import FailureReason, GenerationRequest, Outcome
+from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-
-def make_pool(events: list[dict[str, Any]], num_engines: int = 2, **settings: Any) -> GeneratorPool:
-    fake = FakeConfig(**settings.pop("fake", {}))
-    config = GeneratorConfig(engine="fake", prompt_form="completion", max_num_seqs=8, fake=fake, **settings)
-    engines = tuple(
-        EnginePlacement(engine=f"engine-{number}", node_id=None, device="cpu", num_gpus=0, num_cpus=0)
-        for number in range(num_engines)
-    )
-    plan = Plan(mode="swap", device="cpu", engines=engines, num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
-    return GeneratorPool(
-        config, TASK, plan, clean=True, emit=lambda event, **fields: events.append({"event": event, **fields})
-    )
+Events = list[dict[str, Any]]
 
 
-def drain(pool: GeneratorPool, requests: range, meanwhile: Callable[[int], None] = lambda num: None) -> list[Outcome]:
+def drain(
+    pool: GeneratorPool, requests: list[GenerationRequest], meanwhile: Callable[[int], None] = lambda num: None
+) -> list[Outcome]:
+    """Answer all requests and close the pool."""
+    try:
+        return answer(pool, requests, meanwhile)
+    finally:
+        pool.close()
+
+
+def answer(
+    pool: GeneratorPool, requests: list[GenerationRequest], meanwhile: Callable[[int], None] = lambda num: None
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    source = InsistentSource([make_request(index) for index in requests])
-    for batch in pool.generate(source):
+    source = InsistentSource(requests)
+    for chunk in pool.generate(source):
+        batch = list(outcomes_from_table(chunk.table))
         source.settle(batch)
         outcomes += batch
         meanwhile(len(outcomes))
     return outcomes
 
 
+def asked(num: int, start: int = 0) -> list[GenerationRequest]:
+    return [make_request(index) for index in range(start, start + num)]
+
+
+def indexes(outcomes: list[Outcome]) -> list[int]:
+    return sorted(outcome.index for outcome in outcomes)
+
+
+def names(events: Events) -> Counter[str]:
+    return Counter(event["event"] for event in events)
+
+
 def test_every_request_is_answered_once_by_all_engines() -> None:
-    pool = make_pool([], fake={"tokens_per_s": 300.0})
+    pool = make_pool([], engines=2, fake={"tokens_per_s": 300.0})
     try:
-        outcomes = drain(pool, range(120))
-        again = drain(pool, range(500, 530))
+        outcomes = answer(pool, asked(120))
+        again = answer(pool, asked(30, start=500))
     finally:
         pool.close()
-    assert sorted(outcome.index for outcome in outcomes) == list(range(120))
+    assert indexes(outcomes) == list(range(120))
     assert {outcome.engine for outcome in outcomes} == {"engine-0", "engine-1"}
-    assert sorted(outcome.index for outcome in again) == list(range(500, 530)), "a second stage is served as well"
+    assert indexes(again) == list(range(500, 530)), "a second stage is served as well"
 
 
 def test_dying_engines_are_replaced_and_lose_nothing() -> None:
-    events: list[dict[str, Any]] = []
-    pool = make_pool(events, fake={"die_after": 25}, max_restarts=10)
-    try:
-        outcomes = drain(pool, range(120))
-    finally:
-        pool.close()
-    assert sorted(outcome.index for outcome in outcomes) == list(range(120))
-    assert sum(event["event"] == "engine_lost" for event in events) >= 3
+    events: Events = []
+    pool = make_pool(events, engines=2, fake={"die_after": 25}, max_restarts=20)
+    outcomes = drain(pool, asked(120))
+    assert indexes(outcomes) == list(range(120))
+    assert not any(outcome.reason for outcome in outcomes), "what dies with many engines is not to blame for it"
+    assert names(events)["engine_lost"] >= 3
 
 
 def test_a_killed_actor_process_costs_only_time() -> None:
-    events: list[dict[str, Any]] = []
-    pool = make_pool(events, fake={"tokens_per_s": 100.0})
+    events: Events = []
+    pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0})
     killed: list[int] = []
 
     def kill_one(num: int) -> None:
-        if num >= 20 and not killed:
-            killed.append(_pid_of_an_engine())
-            os.kill(killed[0], signal.SIGKILL)
+        if not killed:
+            process = next(below("GeneratorActor"))
+            killed.append(process.pid)
+            process.kill()
 
-    try:
-        outcomes = drain(pool, range(100), kill_one)
-    finally:
-        pool.close()
-    assert sorted(outcome.index for outcome in outcomes) == list(range(100))
-    assert [event["event"] for event in events].count("engine_lost") == 1
+    outcomes = drain(pool, asked(100), kill_one)
+    assert indexes(outcomes) == list(range(100))
+    assert names(events)["engine_lost"] == 1
     assert any(outcome.attempt == 2 for outcome in outcomes)
 
 
-def _pid_of_an_engine() -> int:
-    below = psutil.Process().children(recursive=True)
-    return next(int(process.pid) for process in below if "GeneratorActor" in " ".join(process.cmdline()))
+def test_a_poisonous_request_ends_alone_and_takes_nobody_along() -> None:
+    events: Events = []
+    requests = [replace(request, seed=request.index * 2 + 1) for request in asked(60)]
+    requests[7] = replace(requests[7], seed=1000)
+    pool = make_pool(events, engines=2, fake={"poison_every": 1000, "tokens_per_s": 300.0}, max_restarts=10)
+    outcomes = drain(pool, requests)
+    assert indexes(outcomes) == list(range(60))
+    assert [outcome.index for outcome in outcomes if outcome.reason == FailureReason.POISON.value] == [7]
+    assert sum(bool(outcome.reason) for outcome in outcomes) == 1
+
+
+def test_an_engine_that_hangs_is_replaced() -> None:
+    events: Events = []
+    pool = make_pool(events, engines=1, fake={"hang_after": 20}, stall_s=1.0, max_restarts=10)
+    outcomes = drain(pool, asked(50))
+    assert indexes(outcomes) == list(range(50))
+    problems = [event["problem"] for event in events if event["event"] == "engine_lost"]
+    assert problems
+    assert all("computed nothing" in problem for problem in problems)
+
+
+def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
+    requests = asked(20)
+    pool = make_pool([], engines=2, fake={"tokens_per_s": 0.5}, request_s=1.0)
+    outcomes = drain(pool, requests)
+    assert indexes(outcomes) == list(range(20))
+    assert {(outcome.reason, outcome.attempt) for outcome in outcomes} == {(FailureReason.TIMEOUT.value, 2)}
+
+
+def test_the_run_goes_on_with_the_engines_that_are_left() -> None:
+    events: Events = []
+    pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0}, max_restarts=0)
+    killed: list[int] = []
+
+    def kill_one(num: int) -> None:
+        if not killed:
+            process = next(below("GeneratorActor"))
+            killed.append(process.pid)
+            process.kill()
+
+    outcomes = drain(pool, asked(100), kill_one)
+    assert indexes(outcomes) == list(range(100))
+    (given_up,) = [event for event in events if event["event"] == "engine_given_up"]
+    assert (given_up["running"], given_up["wanted"]) == (1, 2)
 
 
 def test_no_engine_left_ends_with_the_cause() -> None:
-    pool = make_pool([], num_engines=1, fake={"die_after": 0}, max_restarts=1)
+    pool = make_pool([], engines=1, fake={"die_after": 0}, max_restarts=1)
+    with pytest.raises(PoolError, match=r"no engine is left.*scripted death"):
+        drain(pool, asked(10))
+
+
+def test_every_chunk_says_how_its_engines_are() -> None:
+    pool = make_pool([], engines=2, fake={"tokens_per_s": 300.0})
+    source = InsistentSource(asked(100))
+    rows: Counter[str] = Counter()
     try:
-        with pytest.raises(PoolError, match=r"no engine is left.*scripted death"):
-            drain(pool, range(10))
+        for chunk in pool.generate(source):
+            source.settle(list(outcomes_from_table(chunk.table)))
+            for engine, report in chunk.engines.items():
+                rows[engine] += report["rows"]
+                assert report["busy_s"] > 0
+                assert report["restarts"] == 0
     finally:
         pool.close()
+    assert rows.total() == 100
+    assert len(rows) == 2

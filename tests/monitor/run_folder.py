@@ -33,10 +33,13 @@ _TAILS = (
 
 
 class Clock:
-    """Time that only moves when told."""
+    """Time that only moves when told, and what engines know: when ready, how often again, how long at work since."""
 
     def __init__(self, now: float = 1_790_000_000.0) -> None:
         self.now = now
+        self.ready: dict[str, float] = {}
+        self.restarts: Counter[str] = Counter()
+        self.worked_s: Counter[str] = Counter()
 
     def __call__(self) -> float:
         return self.now
@@ -73,27 +76,56 @@ def start_run(log: EventLog, strategy: str = "s3", resumed: bool = False) -> Non
 
 
 def start_engines(log: EventLog, clock: Clock) -> None:
-    limits = {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "max_model_len": 1024, "num_kv_tokens": 40000}
     for i in range(2):
-        log.emit("engine_starting", engine=f"engine-{i}")
+        log.emit("engine_starting", engine=f"engine-{i}", nodes=["node-0"], restarts=0)
+        clock.restarts[f"engine-{i}"] = 0
     for i in range(2):
         clock.now += 9 + i
-        limits_of_cpu = {**limits, "dtype": "float32", "device": "cpu"}
-        log.emit("engine_ready", engine=f"engine-{i}", seconds=9.0 + i, limits=limits_of_cpu)
+        be_ready(log, clock, f"engine-{i}", 9.0 + i)
 
 
-def write_chunk(log: EventLog, clock: Clock, round_: int, stage: str, num: int, accepted: int, target: int) -> None:
-    """One chunk of 20 outcomes, 12 of them good, 8 seconds after the one before."""
+def be_ready(log: EventLog, clock: Clock, engine: str, seconds: float) -> None:
+    limits = {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "max_model_len": 1024, "num_kv_tokens": 40000}
+    limits_of_cpu = {**limits, "dtype": "float32", "device": "cpu"}
+    log.emit("engine_ready", engine=engine, seconds=seconds, limits=limits_of_cpu, running=2, wanted=2)
+    clock.ready[engine] = clock.now
+    clock.worked_s[engine] = 0
+
+
+def restart_engine(log: EventLog, clock: Clock, engine: str) -> None:
+    """It dies with 14 requests in flight and is ready again at once."""
+    log.emit(
+        "engine_lost", engine=engine, problem="EngineCore ended", in_flight=14, poisoned=0,
+        restarts=clock.restarts[engine], nodes=["node-0"],
+    )  # fmt: skip
+    clock.restarts[engine] += 1
+    log.emit("engine_starting", engine=engine, nodes=["node-0"], restarts=clock.restarts[engine])
+    be_ready(log, clock, engine, 0.0)
+
+
+def write_chunk(
+    log: EventLog, clock: Clock, round_: int, stage: str, num: int, accepted: int, target: int, *starving: str
+) -> None:
+    """One chunk of 20 outcomes, 12 of them good, 8 seconds after the one before. All work, engine-1 4 s of 5."""
     clock.now += 8 + num % 3
+    clock.worked_s.update(dict.fromkeys(clock.ready, 8 + num % 3))
     log.emit(
         "chunk_written", round=round_, stage=stage, chunk=f"rounds/{round_}/chunks/{stage}-{num:06d}.parquet", rows=20,
         ok=14, rejected={"truncated": 4, "duplicate": 4}, failed={}, prompt_tokens=1600, cached_tokens=1200,
-        output_tokens=900 + 37 * (num % 5), accepted=accepted, target=target,
+        output_tokens=900 + 37 * (num % 5), accepted=accepted, target=target, starving=list(starving),
         engines={
-            "engine-0": {"rows": 11, "output_tokens": 500},
-            "engine-1": {"rows": 9, "output_tokens": 400 + 37 * (num % 5)},
+            "engine-0": report(clock, "engine-0", rows=11, output_tokens=500, waiting=3),
+            "engine-1": report(clock, "engine-1", 0.8, rows=9, output_tokens=400 + 37 * (num % 5), running=16),
         },
     )  # fmt: skip
+
+
+def report(clock: Clock, engine: str, busy: float = 1.0, **differs: float) -> dict[str, float]:
+    """What an engine says in a chunk: 100 prompt tokens a second since its start, 75 of them cached."""
+    seconds = clock.now - clock.ready.get(engine, clock.now)
+    state = {"rows": 10, "output_tokens": 0, "running": 24, "waiting": 0, "kv_use": 0.31, "preemptions": 1}
+    state |= {"prompt_tokens": round(100 * seconds), "cached_tokens": round(75 * seconds)}
+    return {**state, "restarts": clock.restarts[engine], "busy_s": busy * clock.worked_s[engine], **differs}
 
 
 def write_run(folder: Path, strategy: str = "s3") -> RunStore:
@@ -135,9 +167,11 @@ def _write_s3(store: RunStore, clock: Clock) -> None:
         for num in range(5):
             write_chunk(log, clock, round_, "extrapolate", num, 12 * (num + 1), 60)
         if round_ == 1:
-            log.emit("engine_lost", engine="engine-1", problem="EngineCore ended", in_flight=14, restarts=1)
+            restart_engine(log, clock, "engine-1")
         write_round(store, log, clock, round_)
         write_student(store, log, clock, round_, rows=200 + 60 * round_, last=round_ == 2)
+    for i in range(2):
+        log.emit("engine_stopped", engine=f"engine-{i}")
     log.emit("run_finished", seconds=412.5)
 
 
@@ -163,7 +197,7 @@ def write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
         store.write_json(store.in_round(0, "reasons.json"), REASONS)
     row = {"round": num, **counts, "rows": 200 + 60 * num, "stages": {stage: {**counts, "short": short}}}
     store.write_json(store.in_round(num, "round.json"), row)
-    log.emit("stage_finished", round=num, stage=stage, **counts, short=short)
+    log.emit("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0)
     log.emit(
         "round_closed",
         round=num,

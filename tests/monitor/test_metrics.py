@@ -40,10 +40,38 @@ def test_seconds_count_all_attempts_and_keep_waiting_for_engines_apart(finished:
     assert sum(metrics["seconds"][phase] for phase in phases) <= metrics["seconds"]["total"]
 
 
+def test_the_pool_adds_up_over_restarts_and_attempts(finished: RunStore) -> None:
+    pool = build_metrics(finished, run_identity(finished))["pool"]
+    written = [event for event in finished.events() if event["event"] == "chunk_written"]
+    total, engines = pool["total"], pool["engines"]
+    assert list(engines) == ["engine-0", "engine-1"]
+    assert total["output_tokens"] == sum(event["output_tokens"] for event in written)
+    for name in ("rows", "output_tokens", "prompt_tokens", "cached_tokens", "preemptions", "restarts"):
+        assert total[name] == sum(engine[name] for engine in engines.values())
+    # engine-1 started three times: once an attempt, and once more after its death.
+    assert (engines["engine-1"]["restarts"], engines["engine-1"]["preemptions"]) == (1, 3)
+    last = {event["attempt"]: event["engines"]["engine-0"]["prompt_tokens"] for event in written}
+    assert engines["engine-0"]["prompt_tokens"] == sum(last.values())
+    assert total["prefix_hit_rate"] == pytest.approx(0.75)
+    assert (total["peak_running"], engines["engine-0"]["state"]) == (40, "stopped")
+    # Neither the pauses for training nor the ten minutes without a driver make an engine idle.
+    shares = [total["busy_share"], *(engine["busy_share"] for engine in engines.values())]
+    assert shares == pytest.approx([0.9, 1.0, 0.8], abs=0.01)
+
+
+def test_docs_name_every_key_of_the_pool(finished: RunStore) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    pool = build_metrics(finished, run_identity(finished))["pool"]
+    for key in {**pool["total"], **pool["engines"]["engine-0"]}:
+        assert f"`{key}`" in page
+
+
 def test_strategy_gold_has_one_round_that_wrote_nothing(tmp_path: Path) -> None:
     metrics = build_metrics(store := write_run(tmp_path / "gold", "gold"), run_identity(store))
     assert [(entry["round"], entry["requested"], entry["rows"]) for entry in metrics["rounds"]] == [(0, 0, 120)]
     assert metrics["generator"] is None
+    assert metrics["pool"]["engines"] == {}
+    assert (metrics["pool"]["total"]["rows"], metrics["pool"]["total"]["prefix_hit_rate"]) == (0, None)
 
 
 def test_a_run_that_has_nothing_yet(tmp_path: Path) -> None:

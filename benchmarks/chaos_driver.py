@@ -1,0 +1,96 @@
+"""One start of a run for ``benchmarks.chaos``: the real driver, pool, journal and engines, a scripted student.
+
+    python -m benchmarks.chaos_driver FOLDER --address HOST:PORT --settings JSON
+
+Training is left out, because what is asked is whether generation survives: the scripted student calls gold rows
+mistakes by a hash of all the rows that it was given, so that one different row changes everything after it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from s3ray.cluster import connect, node_facts
+from s3ray.config import RunConfig, to_yaml
+from s3ray.dataset import examples_from_table
+from s3ray.driver import Driver, Parts
+from s3ray.generator.placement import plan_placement
+from s3ray.generator.pool import GeneratorPool
+from s3ray.jobfile import validate
+from s3ray.monitor.events import EventLog
+from s3ray.store import RunStore
+from s3ray.tasks import load_task
+from s3ray.tasks.gold import load_gold
+from s3ray.types import EpochReport, Mistake, Score, StudentJob, StudentResult
+
+TASK = "review_sentences"
+
+
+class ScriptedTrainer:
+    """Calls every fourth gold row a mistake, which one depending on the rows of the training set."""
+
+    def __init__(self) -> None:
+        self._task = load_task(TASK)
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """See the class."""
+        rows = self._read(job.train_path)
+        digest = xxhash.xxh64_hexdigest(repr([(row.id, row.label, dict(row.fields)) for row in rows]).encode())
+        gold = self._read(str(job.mine_path))
+        missed = [row for row in gold if not xxhash.xxh64_intdigest(f"{digest}{row.id}".encode()) % 4]
+        score = Score(main="accuracy", values={"accuracy": 0.0}, num_examples=len(gold))
+        return StudentResult(
+            round=job.round,
+            num_rows=len(rows),
+            best_epoch=0,
+            epochs=(EpochReport(epoch=0, loss=0.0, select=0.0, seconds=0.0),),
+            select=score,
+            mine=score,
+            test=score if job.test_path else None,
+            mistakes=tuple(Mistake(example=row, predicted="", confidence=0.0) for row in missed),
+            seconds={},
+        )
+
+    def _read(self, path: str) -> list[Any]:
+        file = Path(path)
+        return examples_from_table(RunStore(file.parent).read_table(file.name), self._task.fields)
+
+
+def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
+    """Run, or go on with, one job on the cluster at ``address``."""
+    config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings}, "chaos")
+    task = load_task(TASK)
+    connect(address)
+    plan = plan_placement(config, node_facts())
+    store = RunStore(folder)
+    with store.lock():
+        store.create({"name": config.name}, to_yaml(config))
+        attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
+        events = EventLog(store, config.name, attempt)
+        pool = GeneratorPool(config, task, plan, emit=events.emit)
+        parts = Parts(
+            config=config,
+            task=task,
+            gold=load_gold(task, config.gold),
+            store=store,
+            events=events,
+            fingerprint="chaos",
+            generator=pool,
+            trainer=ScriptedTrainer(),
+        )
+        try:
+            Driver(parts).run()
+        finally:
+            pool.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--settings", required=True, type=json.loads)
+    options = parser.parse_args()
+    run(options.folder, options.address, options.settings)

@@ -1,0 +1,287 @@
+"""One peer of ``benchmarks.throughput`` in a process of its own: s3ray's pool, bare vLLM, or Ray Data LLM.
+
+Started by ``benchmarks.throughput``, which sets the environment that vLLM reads. The clock runs from the first request
+handed over to the last answer, on an engine that has answered a warm-up before. What is not a peer's own business is
+done before: bare vLLM and Ray Data LLM are handed token ids, while the pool renders and tokenises on the clock.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
+from s3ray.cluster import connect, node_facts
+from s3ray.config import RunConfig
+from s3ray.generator.placement import plan_placement
+from s3ray.generator.pool import GeneratorPool
+from s3ray.outcomes import Chunk
+from s3ray.tasks import load_task
+from s3ray.types import EngineLimits, GenerationRequest
+from s3ray.weights import resolve_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a peer did with a part: seconds on the clock, tokens in and out; cached tokens where the peer tells them."""
+
+    seconds: float
+    num_requests: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int | None = None
+
+
+class Peer(Protocol):
+    """Something that answers requests. Made from the config and all parts, which are then answered in their order."""
+
+    def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None: ...
+
+    def answer(self, part: Part) -> Measured:
+        """Answer every request of a part."""
+        ...
+
+    def limits(self) -> Mapping[str, Any] | None:
+        """The fields of ``EngineLimits`` that its engine resolved, where the peer tells them."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine."""
+        ...
+
+
+class Demand:
+    """A source for the pool: hands out its requests in order, and is finished when each of them was answered."""
+
+    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
+        self._todo = list(requests)
+        self._missing = {request.id for request in requests}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request has its answer."""
+        return not self._missing
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        """Up to ``num`` requests."""
+        taken, self._todo = self._todo[:num], self._todo[num:]
+        return taken
+
+    def settle(self, chunk: Chunk) -> None:
+        """Cross off what is answered; a failure or a second answer ends the benchmark."""
+        if "failed" in chunk.table["status"].to_pylist():
+            raise SystemExit(f"requests failed: {set(chunk.table['detail'].to_pylist())}")
+        for request_id in chunk.table["request_id"].to_pylist():
+            self._missing.remove(request_id)
+
+
+class PoolPeer:
+    """s3ray's pool of one engine, on a Ray of its own."""
+
+    def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
+        connect("local")
+        self._limits: Mapping[str, Any] | None = None
+        self._pool = GeneratorPool(
+            config, load_task(config.task), plan_placement(config, node_facts()), emit=self._note
+        )
+
+    def _note(self, event: str, **fields: Any) -> None:
+        if event == "engine_lost":
+            raise SystemExit(f"the engine was lost: {fields['problem']}")
+        if event == "engine_ready":
+            self._limits = fields["limits"]
+
+    def answer(self, part: Part) -> Measured:
+        """From the first ``take`` to the chunk with the last answer."""
+        source = Demand(part.requests)
+        tokens = {"num_prompt_tokens": 0, "num_output_tokens": 0, "num_cached_tokens": 0}
+        started = time.perf_counter()
+        for chunk in self._pool.generate(source):
+            source.settle(chunk)
+            for name in tokens:
+                tokens[name] += sum(chunk.table[name].to_pylist())
+        return Measured(seconds=time.perf_counter() - started, num_requests=len(part.requests), **tokens)
+
+    def limits(self) -> Mapping[str, Any] | None:
+        """As they stand in the event of the engine's start."""
+        return self._limits
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._pool.close()
+
+
+class VLLMPeer:
+    """Bare offline vLLM: all prompts of a part at once."""
+
+    def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
+        from vllm import LLM  # noqa: TID251 - it is what the pool is compared with
+
+        self._config = config
+        self._llm = LLM(model=resolve_model(config.generator.model), **engine_arguments(config))
+
+    def answer(self, part: Part) -> Measured:
+        """One call of ``generate``."""
+        from vllm import SamplingParams, TokensPrompt  # noqa: TID251
+
+        prompts = [TokensPrompt(prompt_token_ids=token_ids) for token_ids in part.token_ids]
+        sampling = [SamplingParams(**sampling_of(self._config, request)) for request in part.requests]
+        started = time.perf_counter()
+        outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        return Measured(
+            seconds=time.perf_counter() - started,
+            num_requests=len(outputs),
+            num_prompt_tokens=sum(len(output.prompt_token_ids) for output in outputs),
+            num_output_tokens=sum(len(output.outputs[0].token_ids) for output in outputs),
+            num_cached_tokens=sum(output.num_cached_tokens or 0 for output in outputs),
+        )
+
+    def limits(self) -> Mapping[str, Any] | None:
+        """Read as s3ray's engine reads them."""
+        resolved = self._llm.llm_engine.vllm_config
+        limits = EngineLimits(
+            max_num_seqs=resolved.scheduler_config.max_num_seqs,
+            max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
+            max_model_len=resolved.model_config.max_model_len,
+            num_kv_tokens=resolved.cache_config.num_gpu_blocks * resolved.cache_config.block_size,
+            dtype=str(resolved.model_config.dtype).removeprefix("torch."),
+            device="cpu",
+        )
+        return asdict(limits)
+
+    def close(self) -> None:
+        """Nothing to do: the engine ends with its process."""
+
+
+class RayDataPeer:
+    """Ray Data LLM, configured in its own favour: token ids in, no stage but the engine's, no metrics, large batches.
+
+    It starts an engine for each execution, so all parts are one dataset, and the rows of a part wait at a gate (a file
+    that appears) until the part before it is answered.
+    """
+
+    def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
+        import ray
+        from ray.data.llm import build_processor
+
+        connect("local")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        self._folder = tempfile.TemporaryDirectory(prefix="s3ray-gates-")
+        self._gates = Path(self._folder.name)
+        # A row that waits holds a worker: it must not be the one that the engine's answers need.
+        per_task = {"num_cpus": len(os.sched_getaffinity(0)) / 8}
+        processor = build_processor(
+            _ray_data_config(config),
+            preprocess=_wait_at(self._gates),
+            postprocess=_keep_counts,
+            preprocess_map_kwargs={**per_task, "concurrency": 1},
+            postprocess_map_kwargs=per_task,
+        )
+        answered = processor(ray.data.from_arrow(_tables(config, parts)))
+        self._batches: Iterator[pa.Table] = iter(
+            answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        )
+
+    def answer(self, part: Part) -> Measured:
+        """Open the gate and collect the rows behind it."""
+        num_requests = num_prompt_tokens = num_output_tokens = 0
+        started = time.perf_counter()
+        (self._gates / part.name).touch()
+        while num_requests < len(part.requests):
+            table = next(self._batches)
+            num_requests += table.num_rows
+            num_prompt_tokens += sum(table["num_input_tokens"].to_pylist())
+            num_output_tokens += sum(table["num_generated_tokens"].to_pylist())
+        return Measured(
+            seconds=time.perf_counter() - started,
+            num_requests=num_requests,
+            num_prompt_tokens=num_prompt_tokens,
+            num_output_tokens=num_output_tokens,
+        )
+
+    def limits(self) -> Mapping[str, Any] | None:
+        """It keeps them to itself."""
+        return None
+
+    def close(self) -> None:
+        """The engine ends with the dataset."""
+        if next(self._batches, None) is not None:
+            raise SystemExit("Ray Data LLM answered more rows than it was given")
+        self._folder.cleanup()
+
+
+def _ray_data_config(config: RunConfig) -> Any:
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    return vLLMEngineProcessorConfig(
+        model_source=resolve_model(config.generator.model),
+        engine_kwargs=engine_arguments(config),
+        concurrency=1,
+        batch_size=BATCH,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        log_engine_metrics=False,
+        placement_group_config={"bundles": [{"CPU": len(os.sched_getaffinity(0)) / 2}]},
+        runtime_env={"env_vars": engine_environment(config)},
+    )
+
+
+def _tables(config: RunConfig, parts: Sequence[Part]) -> list[pa.Table]:
+    """A block for each batch, so that no batch waits for rows of the next part."""
+    tables = []
+    for part in parts:
+        rows = [
+            {"part": part.name, "tokenized_prompt": token_ids, "sampling_params": sampling_of(config, request)}
+            for token_ids, request in zip(part.token_ids, part.requests, strict=True)
+        ]
+        tables += [pa.Table.from_pylist(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    return tables
+
+
+def _wait_at(gates: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def wait(row: dict[str, Any]) -> dict[str, Any]:
+        while not (gates / row["part"]).exists():
+            time.sleep(0.01)
+        return {}
+
+    return wait
+
+
+def _keep_counts(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("num_input_tokens", "num_generated_tokens", "generated_text")}
+
+
+PEERS: dict[str, type[Peer]] = {"pool": PoolPeer, "vllm": VLLMPeer, "ray_data": RayDataPeer}
+
+
+def main() -> None:
+    """Start one peer, warm it up, and measure the parts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("parts", nargs="+", help="parts of the work, in the order of benchmarks.workload")
+    parser.add_argument("--requests", type=int, default=256, help="requests with uneven output limits")
+    parser.add_argument("--out", type=Path, required=True, help="file for the report")
+    options = parser.parse_args()
+    config = make_config()
+    all_parts = make_parts(config, options.requests)
+    warm_up, *measured = (all_parts[name] for name in ("warm-up", *options.parts))
+    started = time.perf_counter()
+    peer = PEERS[options.peer](config, [warm_up, *measured])
+    peer.answer(warm_up)
+    report: dict[str, Any] = {"start_s": time.perf_counter() - started}
+    report["parts"] = {part.name: asdict(peer.answer(part)) for part in measured}
+    report["limits"] = peer.limits()
+    peer.close()
+    options.out.write_text(json.dumps(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""How many requests a second pass through one driver, and what limits them?
+
+    python -m benchmarks.pool_scale
+
+Real Ray actors, each with a fake engine of fixed speed; everything else is real: requests made by the seed strategy,
+prompts rendered and texts read in the actors, outcomes as Arrow, chunks durable in a journal, outcomes judged in order
+(the judge keeps everything: curation has its own price). ``efficiency`` is requests/s against the speed of the engines;
+where it falls, the CPU time of driver, actors and Ray says why.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.processes import below
+from benchmarks.provenance import provenance
+from s3ray.cluster import connect, node_facts
+from s3ray.config import RunConfig
+from s3ray.generator.placement import plan_placement
+from s3ray.generator.pool import GeneratorPool
+from s3ray.jobfile import validate
+from s3ray.outcomes import outcomes_from_table
+from s3ray.stage import Stage, StagePlan, Verdict
+from s3ray.store import RunStore
+from s3ray.strategies.base import RoundContext, seed_plan
+from s3ray.tasks import load_task
+from s3ray.types import GenerationRequest, Outcome, Rejection
+
+TASK = "review_sentences"
+WORDS = 15  # a fake text has 6 to 24
+WARM_UP = 2000
+
+
+class KeepAll:
+    """Judges nothing."""
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep it."""
+        return None
+
+
+def make_config(num_actors: int, rate: float, slots: int) -> RunConfig:
+    """A job whose engines answer ``rate`` requests a second each, ``slots`` at once."""
+    generator = {
+        "engine": "fake",
+        "prompt_form": "completion",
+        "engines": num_actors,
+        "max_num_seqs": slots,
+        "fake": {"tokens_per_s": rate * WORDS / slots},
+    }
+    return validate(RunConfig, {"name": "scale", "task": TASK, "generator": generator}, "pool_scale")
+
+
+def make_stage(config: RunConfig, round_: int, num: int) -> Stage:
+    """A stage of ``num`` seed requests; nothing is booked."""
+    context = RoundContext(round=round_, task=load_task(TASK), gold=(), fingerprint="scale", seed=0)
+    requests = seed_plan(context, config.strategy, num).requests
+
+    def unbooked(verdict: Verdict) -> None:
+        pass
+
+    return Stage(StagePlan(name="seed", requests=requests, max_requests=num), KeepAll(), unbooked)
+
+
+def cpu_times() -> dict[str, float]:
+    """CPU seconds so far of this process, of the actors, and of the rest of Ray."""
+    own = sum(psutil.Process().cpu_times()[:2])
+    actors = sum(sum(process.cpu_times()[:2]) for process in below("GeneratorActor"))
+    everything = sum(sum(process.cpu_times()[:2]) for process in below(""))
+    return {"driver": own, "actors": actors, "ray": everything - actors}
+
+
+def push(pool: GeneratorPool, store: RunStore, stage: Stage) -> int:
+    """Everything that a driver does with a stage but judging; returns the number of outcomes."""
+    num = 0
+    for chunk in pool.generate(stage):
+        store.write_chunk(0, stage.plan.name, chunk.table)
+        stage.settle(outcomes_from_table(chunk.table))
+        num += chunk.table.num_rows
+    return num
+
+
+def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[str, Any]:
+    """Push as many requests as the engines can answer in ``seconds``."""
+    config = make_config(num_actors, rate, slots)
+    pool = GeneratorPool(config, load_task(TASK), plan_placement(config, node_facts()), emit=lambda event, **_: None)
+    with tempfile.TemporaryDirectory(prefix="s3ray-scale-") as folder:
+        store = RunStore(Path(folder))
+        try:
+            push(pool, store, make_stage(config, 0, WARM_UP * num_actors))  # all engines are up, all code was run once
+            num = round(rate * num_actors * seconds)
+            before, started = cpu_times(), time.monotonic()
+            assert push(pool, store, make_stage(config, 1, num)) == num
+            took, after = time.monotonic() - started, cpu_times()
+        finally:
+            pool.close()
+    cores = {name: (after[name] - before[name]) / took for name in after}
+    return {
+        "actors": num_actors,
+        "requests": num,
+        "requests_s": num / took,
+        "efficiency": num / took / (rate * num_actors),
+        "cores": cores,
+        "us_per_request": {name: share * took / num * 1e6 for name, share in cores.items()},
+    }
+
+
+def limit_of(point: dict[str, Any], num_cores: int) -> str:
+    """What kept a measurement from going faster."""
+    cores = point["cores"]
+    parts = ", ".join(f"{name} {share:.2f}" for name, share in cores.items())
+    if cores["driver"] > 0.9:
+        return f"the driver's one thread ({parts} cores)"
+    if sum(cores.values()) > 0.85 * num_cores:
+        return f"the machine's {num_cores} cores ({parts})"
+    return f"none of the processors: the engines' own speed ({parts} cores)"
+
+
+def main() -> None:
+    """Measure all sizes; the last line is a JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--rate", type=float, default=1000.0, help="requests/s of one engine")
+    parser.add_argument("--slots", type=int, default=256, help="sequences that one engine decodes at once")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of work for each measurement")
+    parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
+    options = parser.parse_args()
+    connect("local")
+    points = []
+    for num in options.actors:
+        point = measure(num, options.rate, options.slots, options.seconds)
+        points.append(point)
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in point["cores"].items())
+        print(f"{num:3d} actors: {point['requests_s']:8.0f} requests/s, efficiency {point['efficiency']:.3f}; {shares}")
+    fastest = max(points, key=lambda point: point["requests_s"])
+    result = {
+        "schema": 1,
+        **provenance(),
+        "rate": options.rate,
+        "slots": options.slots,
+        "requests_s": fastest["requests_s"],
+        "actors_at_0_95": max((point["actors"] for point in points if point["efficiency"] >= 0.95), default=0),
+        "limit": limit_of(fastest, len(os.sched_getaffinity(0))),
+        "points": points,
+    }
+    if options.results:
+        options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

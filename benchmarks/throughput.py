@@ -1,0 +1,129 @@
+"""Does the pool lose anything against bare vLLM, and what does it win over Ray Data LLM?
+
+    python -m benchmarks.throughput
+
+A real model (SmolLM2-135M) in real vLLM on this machine's CPU; the same engine settings, the same prompts as token ids,
+the same limits and seeds for each request. One engine at a time, each measurement in a fresh process, peers in
+alternating order, medians. Two kinds of work (``benchmarks.workload``): requests with log-normal output limits, and 8
+variants for each of 32 long contexts, handed over as a careless user has them. ``tok_s`` is output tokens per second
+from the first request handed over to the last answer; start-up is reported apart. ``prefix_distinct_tokens`` of all
+contexts stand against ``limits.num_kv_tokens``; ``prefix_ray_data_sorted_tok_s`` is what Ray Data LLM does for a user
+who sorts the rows by context first. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import provenance
+from benchmarks.workload import BATCH, NUM_VARIANTS, engine_environment, make_config
+
+PARTS = {"pool": ("uneven", "prefix"), "vllm": ("uneven",), "ray_data": ("uneven", "prefix", "sorted")}
+LIMIT_S = 1800.0
+TOLERANCE = 0.03  # of the output tokens: sums of bfloat16 depend on the batch, and so a few texts end elsewhere
+
+Report = dict[str, Any]
+
+
+def run_peer(peer: str, num_requests: int) -> Report:
+    """Start one peer in a process of its own and read its report."""
+    with tempfile.TemporaryDirectory(prefix="s3ray-throughput-") as folder:
+        report, log = Path(folder) / "report.json", Path(folder) / "log"
+        options = ["--requests", str(num_requests), "--out", str(report)]
+        command = [sys.executable, "-m", "benchmarks.peers", peer, *PARTS[peer], *options]
+        environment = os.environ | engine_environment(make_config())
+        with log.open("w") as sink:
+            ended = subprocess.run(command, stdout=sink, stderr=sink, env=environment, timeout=LIMIT_S, check=False)
+        if ended.returncode:
+            raise SystemExit(f"{peer} ended with code {ended.returncode}:\n{log.read_text(errors='replace')[-5000:]}")
+        content: Report = json.loads(report.read_text(encoding="utf-8"))
+        return content
+
+
+def check(runs: dict[str, list[Report]]) -> None:
+    """Refuse to compare peers that did not do the same work with the same engine."""
+    limits = {json.dumps(run["limits"]) for reports in runs.values() for run in reports if run["limits"]}
+    if len(limits) > 1:
+        raise SystemExit(f"engines resolved different limits: {limits}")
+    for part in ("uneven", "prefix"):
+        done = [run["parts"][part] for reports in runs.values() for run in reports if part in run["parts"]]
+        prompt_tokens = {measured["num_prompt_tokens"] for measured in done}
+        output_tokens = {measured["num_output_tokens"] for measured in done}
+        if len(prompt_tokens) > 1 or min(output_tokens) < (1 - TOLERANCE) * max(output_tokens):
+            raise SystemExit(f"{part}: the work differs: {prompt_tokens} prompt tokens, {output_tokens} output tokens")
+
+
+def tok_s(reports: Iterable[Report], part: str) -> list[float]:
+    """Output tokens per second of each repetition."""
+    return [run["parts"][part]["num_output_tokens"] / run["parts"][part]["seconds"] for run in reports]
+
+
+def summarise(runs: dict[str, list[Report]]) -> dict[str, Any]:
+    """Medians over the repetitions, and what is compared of them."""
+    uneven = {peer: statistics.median(tok_s(runs[peer], "uneven")) for peer in PARTS}
+    prefix = {peer: statistics.median(tok_s(runs[peer], "prefix")) for peer in ("pool", "ray_data")}
+    hits = [run["parts"]["prefix"]["num_cached_tokens"] / run["parts"]["prefix"]["num_prompt_tokens"]
+            for run in runs["pool"]]  # fmt: skip
+    return {
+        **{f"{peer}_tok_s": value for peer, value in uneven.items()},
+        "pool_over_vllm": uneven["pool"] / uneven["vllm"],
+        "pool_over_ray_data": uneven["pool"] / uneven["ray_data"],
+        **{f"prefix_{peer}_tok_s": value for peer, value in prefix.items()},
+        "prefix_pool_over_ray_data": prefix["pool"] / prefix["ray_data"],
+        "prefix_hit_rate": statistics.median(hits),
+        "prefix_distinct_tokens": runs["pool"][0]["parts"]["prefix"]["num_prompt_tokens"] // NUM_VARIANTS,
+        "prefix_ray_data_sorted_tok_s": statistics.median(tok_s(runs["ray_data"], "sorted")),
+        "start_s": {peer: statistics.median(run["start_s"] for run in runs[peer]) for peer in PARTS},
+    }
+
+
+def print_table(runs: dict[str, list[Report]]) -> None:
+    """Every measurement, a line for each peer and part."""
+    print(f"{'peer':<10}{'part':<8}{'start s':>8}{'requests':>10}{'prompt':>9}{'output':>8}  tok/s of each repetition")
+    for peer, reports in runs.items():
+        start_s = statistics.median(run["start_s"] for run in reports)
+        for part in PARTS[peer]:
+            first = reports[0]["parts"][part]
+            counts = f"{first['num_requests']:>10}{first['num_prompt_tokens']:>9}{first['num_output_tokens']:>8}"
+            speeds = "  ".join(f"{speed:.1f}" for speed in tok_s(reports, part))
+            print(f"{peer:<10}{part:<8}{start_s:>8.1f}{counts}  {speeds}")
+
+
+def main() -> None:
+    """Measure all peers in turn, compare, and keep the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=256, help=f"with uneven output limits, a multiple of {BATCH}")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/throughput.json"))
+    options = parser.parse_args()
+    if options.requests % BATCH:
+        parser.error(f"--requests must be a multiple of {BATCH}")
+    runs: dict[str, list[Report]] = {peer: [] for peer in PARTS}
+    for repeat in range(options.repeats):
+        order = [*PARTS][repeat % len(PARTS) :] + [*PARTS][: repeat % len(PARTS)]
+        for peer in order:
+            runs[peer].append(run_peer(peer, options.requests))
+            speeds = ", ".join(f"{part} {tok_s(runs[peer][-1:], part)[0]:.1f} tok/s" for part in PARTS[peer])
+            print(f"repetition {repeat + 1}, {peer}: {speeds}", flush=True)
+    check(runs)
+    result = {
+        "schema": 1,
+        **provenance(),
+        **summarise(runs),
+        "limits": runs["pool"][0]["limits"],
+        "runs": runs,
+    }
+    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print_table(runs)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""How many requests to have under way at a server that does not say how many it takes.
+
+``Congestion`` decides and is pure: callers give it the time. ``Gate`` lets requests through as it says.
+
+Additive increase, multiplicative decrease, as TCP finds its window (RFC 5681): doubling until the first trouble, then
+one more per limit's worth of answers; half at each trouble, once per round trip, because all that were under way at
+the same moment tell of the same trouble.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import deque
+
+_START = 16
+_WINDOW = 32
+_HISTORY = 256
+_SLOWER = 3.0
+
+
+class Congestion:
+    """The limit of one server."""
+
+    def __init__(self, ceiling: int) -> None:
+        """``ceiling``: never more than this many."""
+        self.limit = min(_START, ceiling)
+        self._ceiling = ceiling
+        self._is_doubling = True
+        self._num_answered = 0
+        self._cut_at = float("-inf")
+        self._recent: list[float] = []
+        self._history: deque[float] = deque(maxlen=_HISTORY)
+
+    def answered(self, sent: float, now: float, *, is_full: bool) -> None:
+        """One request was answered. The limit grows only where it was used (``is_full``), and so proven."""
+        if is_full:
+            self._num_answered += 1
+        if is_full and (self._is_doubling or self._num_answered >= self.limit):
+            self._num_answered = 0
+            self.limit = min(self._ceiling, self.limit + 1)
+        if sent > self._cut_at:
+            self._watch(sent, now)
+
+    def cut(self, sent: float, now: float) -> None:
+        """A request sent at ``sent`` was too much for the server: half as many from here on."""
+        if sent <= self._cut_at:
+            return
+        self._cut_at = now
+        self._is_doubling = False
+        self._num_answered = 0
+        self._recent = []
+        self.limit = max(1, self.limit // 2)
+
+    def _watch(self, sent: float, now: float) -> None:
+        """A server may queue instead of refusing: cut when a window of answers took far longer than those before."""
+        self._recent.append(now - sent)
+        if len(self._recent) < _WINDOW:
+            return
+        window, self._recent = self._recent, []
+        if self._history and statistics.median(window) > _SLOWER * statistics.median(self._history):
+            self._history.clear()  # if fewer requests do not make it faster, so slow is what it is
+            self.cut(sent, now)
+        self._history.extend(window)
+
+
+class Gate:
+    """Lets as many requests through as the endpoint bears; the others wait in the order in which they came."""
+
+    def __init__(self, ceiling: int) -> None:
+        self._congestion = Congestion(ceiling)
+        self._resume_at = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.num_running = 0
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be under way at once."""
+        return self._congestion.limit
+
+    async def enter(self) -> None:
+        """Wait for a place; who enters must leave."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Make room for the next."""
+        self.num_running -= 1
+        self._admit()
+
+    def answered(self, sent: float, now: float) -> None:
+        """One request was answered; times are those of ``time.monotonic``."""
+        self._congestion.answered(sent, now, is_full=bool(self._waiting))
+        self._admit()
+
+    def cut(self, sent: float, now: float) -> None:
+        """The server had too much, or was away."""
+        self._congestion.cut(sent, now)
+
+    def pause(self, until: float) -> None:
+        """Let nobody in before then."""
+        self._resume_at = max(self._resume_at, until)
+
+    def _admit(self) -> None:
+        pause = self._resume_at - time.monotonic()
+        if pause > 0:
+            if self._timer is None and self._waiting:
+                self._timer = asyncio.get_running_loop().call_later(pause, self._resume)
+            return
+        while self._waiting and self.num_running < self.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else it was given up while it waited
+                self.num_running += 1
+                turn.set_result(None)
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._admit()

@@ -1,0 +1,312 @@
+"""Servers that speak OpenAI's protocol, through the official client: each engine of the pool talks to one of them.
+
+Requests at once adapt to what the server bears (``congestion``); what it is too busy for is asked again until the
+actor's limit for a request ends it. The key is read from the environment of this process and leaves it only in the
+client's header: every text that comes from outside is scrubbed, and errors carry no cause that might hold it.
+"""
+
+import asyncio
+import itertools
+import math
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+import openai
+
+from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
+from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.congestion import Gate
+from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
+
+_CONNECT_S = 10.0
+_UNREACHABLE_S = 60.0
+_BACK_OFF_S = 0.5
+_LONGEST_BACK_OFF_S = 15.0
+_PROBE_TOKENS = 16
+_LONGEST_TEXT = 300
+_SHORTEST_SECRET = 8
+_NO_KEY = "none"  # the client insists on one
+_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
+_KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED)
+_MAY_PASS = (*_KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trouble:
+    """Why a server did not answer.
+
+    ``status`` 0 means that there was no proper HTTP answer. What ``is_final`` concerns this request, and the server
+    will say it again; a server that ``is_busy`` is there and wants fewer requests.
+    """
+
+    text: str
+    status: int = 0
+    is_final: bool = False
+    is_busy: bool = False
+    retry_after_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"HTTP {self.status}: {self.text}" if self.status else self.text
+
+
+class OpenAIEngine:
+    """One endpoint of the job, shared with the engines whose number leads to the same one."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        config = spec.config
+        self._config = config
+        self._place = spec.number % len(config.endpoints)
+        endpoint = config.endpoints[self._place]
+        self._endpoint = endpoint
+        self._model = endpoint.model or config.model
+        self._secret = os.environ.get(endpoint.key_env, "").strip()
+        self._gate = Gate(config.max_num_seqs)
+        self._client: openai.AsyncOpenAI | None = None
+        self._num_open = 0
+        self._failing_since: float | None = None
+        self._death = ""
+        self._num_prompt_tokens = self._num_cached_tokens = self._num_output_tokens = 0
+
+    async def start(self) -> EngineLimits:
+        """Ask the endpoint for a few tokens, as the job will.
+
+        Raises:
+            InputError: it does not take the key, does not know the model, or refuses what is asked of it.
+            EngineDeadError: it cannot be reached.
+        """
+        config = self._config
+        if not all("!" <= letter <= "~" for letter in self._secret):
+            field = f"generator.endpoints.{self._place}.key_env"
+            hint = "It must be one line of ASCII without spaces."
+            raise InputError(f"{self._endpoint.key_env} holds what no header can carry", field=field, hint=hint)
+        connections = httpx2.Limits(max_connections=config.max_num_seqs, max_keepalive_connections=config.max_num_seqs)
+        timeout = openai.Timeout(None, connect=_CONNECT_S)
+        self._client = openai.AsyncOpenAI(
+            api_key=self._secret or _NO_KEY,
+            base_url=self._endpoint.url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(limits=connections, timeout=timeout),
+        )
+        is_chat = config.prompt_form == "chat"
+        prompt = Prompt(user="Say hello.") if is_chat else Prompt(text="Hello")
+        for attempt in itertools.count():
+            answer = await self._ask("probe", prompt, seed=0, max_tokens=_PROBE_TOKENS)
+            if not isinstance(answer, _Trouble):
+                break
+            if answer.is_final or answer.status in _KEY_REFUSED:
+                raise await self._refusal(answer)
+            await self._wait(attempt)
+        return EngineLimits(
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+            num_kv_tokens=config.max_num_seqs * config.max_model_len,
+            dtype="unknown",
+            device="endpoint",
+        )
+
+    async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+        """Complete one prompt; asks again as long as the server is busy or away."""
+        if not self._num_open:
+            self._failing_since = None  # nothing was asked for a while: earlier failures say nothing of this moment
+        self._num_open += 1
+        try:
+            for attempt in itertools.count():
+                await self.check()
+                answer = await self._ask(request_id, prompt, seed=seed, max_tokens=max_tokens)
+                if isinstance(answer, Generation):
+                    self._num_prompt_tokens += answer.num_prompt_tokens
+                    self._num_cached_tokens += answer.num_cached_tokens
+                    self._num_output_tokens += answer.num_output_tokens
+                    return answer
+                if answer.is_final:
+                    raise RequestRefusedError(str(answer))
+                await self._wait(attempt)
+            raise AssertionError("unreachable")
+        finally:
+            self._num_open -= 1
+
+    async def _wait(self, attempt: int) -> None:
+        await self.check()
+        # Without chance: what came back together was held back together, and the gate lets it in one by one.
+        await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2.0 ** min(attempt, 10)))
+
+    async def _ask(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation | _Trouble:
+        """Ask once, as soon as the gate lets it.
+
+        Trouble is returned, not raised: an error from here would carry the client's error, and so the key, with it.
+        """
+        await self._gate.enter()
+        sent = time.monotonic()
+        try:
+            answer = self._read(request_id, await self._send(prompt, seed, max_tokens))
+        except openai.APIStatusError as error:
+            answer = self._status_trouble(error)
+        except (openai.OpenAIError, ValueError) as error:
+            # ValueError: a broken body.
+            cause = error.__cause__ or error
+            answer = _Trouble(text=self._scrub(f"{type(cause).__name__}: {cause}"))
+        finally:
+            self._gate.leave()
+        self._note(answer, sent)
+        return answer
+
+    async def _send(self, prompt: Prompt, seed: int, max_tokens: int) -> Any:
+        assert self._client is not None  # made by ``start``
+        sampling = self._config.sampling
+        stop = list(prompt.stop) or openai.omit
+        if prompt.text is not None:
+            return await self._client.completions.create(
+                model=self._model,
+                prompt=prompt.text,
+                max_tokens=max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=seed,
+                stop=stop,
+            )
+        messages: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        messages.append({"role": "user", "content": prompt.user})
+        return await self._client.chat.completions.create(
+            model=self._model,
+            messages=messages,
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=seed,
+            stop=stop,
+        )
+
+    def _read(self, request_id: str, answer: Any) -> Generation | _Trouble:
+        """Read an answer; servers are less strict than the client's types say."""
+        choices = getattr(answer, "choices", None)
+        if not choices:
+            detail = answer if isinstance(answer, str) else getattr(answer, "error", None)
+            return _Trouble(text=self._scrub(f"an answer without choices: {detail}"))
+        choice, usage = choices[0], getattr(answer, "usage", None)
+        reason = getattr(choice, "finish_reason", None)
+        if reason not in ("stop", "length"):
+            return _Trouble(text=f"the endpoint ended the request with {reason!r}", is_final=True)
+        written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
+        # Some servers say which stop string ended the text; a full stop at which it stopped belongs to the sentence.
+        stopped_at = getattr(choice, "stop_reason", None)
+        details = getattr(usage, "prompt_tokens_details", None)
+        return Generation(
+            request_id=request_id,
+            text=written + (stopped_at.strip(_NOT_TEXT) if isinstance(stopped_at, str) else ""),
+            finish_reason=reason,
+            num_prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
+            num_cached_tokens=getattr(details, "cached_tokens", None) or 0,
+            num_output_tokens=getattr(usage, "completion_tokens", None) or 0,
+        )
+
+    def _status_trouble(self, error: openai.APIStatusError) -> _Trouble:
+        status = error.status_code
+        return _Trouble(
+            text=self._scrub(error.message),
+            status=status,
+            is_final=400 <= status < 500 and status not in _MAY_PASS,
+            # Who has used up his credit is told so with the status of who asks too fast.
+            is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and error.code != "insufficient_quota",
+            retry_after_s=read_retry_after(error.response.headers.get("retry-after", ""), datetime.now(UTC)),
+        )
+
+    def _note(self, answer: Generation | _Trouble, sent: float) -> None:
+        """Learn from an answer: how many requests to have under way, and whether the endpoint is there at all."""
+        now = time.monotonic()
+        if not isinstance(answer, _Trouble) or answer.is_final:
+            self._failing_since = None
+            self._gate.answered(sent, now)
+            return
+        self._gate.pause(now + answer.retry_after_s)
+        if answer.is_busy:
+            self._failing_since = None
+            self._gate.cut(sent, now)
+        elif self._failing_since is None:
+            # The first of a row alone: a server that is away does not want ever fewer requests.
+            self._failing_since = now
+            self._gate.cut(sent, now)
+        elif now - self._failing_since >= _UNREACHABLE_S:
+            self._death = f"{self._endpoint.url} has failed for {now - self._failing_since:.0f} s ({answer})"
+
+    async def _refusal(self, trouble: _Trouble) -> InputError:
+        """What is wrong with the endpoint's settings, as far as its answer tells."""
+        field, value = f"generator.endpoints.{self._place}", self._endpoint.url
+        if trouble.status in _KEY_REFUSED:
+            has_key = "does not take the key" if self._secret else "wants a key"
+            hint = f"The key is read from {self._endpoint.key_env} in the environment of the Ray workers."
+            return InputError(f"the endpoint {has_key} ({trouble})", field=f"{field}.key_env", value=value, hint=hint)
+        if trouble.status == HTTPStatus.NOT_FOUND:
+            names = ", ".join(await self._list_models())
+            hint = f"It serves: {names}." if names else "Check the URL (it usually ends in /v1) and the model's name."
+            problem = f"the endpoint does not know model {self._model} or this URL ({trouble})"
+            return InputError(problem, field=field, value=value, hint=hint)
+        hint = "A server that refuses a trial request refuses every request of the job."
+        return InputError(f"the endpoint refuses what is asked of it ({trouble})", field=field, value=value, hint=hint)
+
+    async def _list_models(self) -> list[str]:
+        """The first few models of the endpoint; none where it does not tell."""
+        assert self._client is not None  # made by ``start``
+        try:
+            page = await self._client.models.list(timeout=_CONNECT_S)
+        except (openai.OpenAIError, ValueError):
+            return []
+        return [self._scrub(str(model.id)) for model in page.data[:5]]
+
+    def _scrub(self, text: str) -> str:
+        return scrub(" ".join(text.split()), self._secret)[:_LONGEST_TEXT]
+
+    def stats(self) -> EngineStats:
+        """Requests under way and held back here, tokens as the endpoint counts them, and the limit of the moment."""
+        return EngineStats(
+            num_running=self._gate.num_running,
+            num_waiting=max(0, self._num_open - self._gate.num_running),
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_cached_tokens=self._num_cached_tokens,
+            num_output_tokens=self._num_output_tokens,
+            capacity=self._gate.limit,
+        )
+
+    async def check(self) -> None:
+        """Tell of an endpoint that has been away for long."""
+        if self._death:
+            raise EngineDeadError(self._death)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+
+def scrub(text: str, secret: str) -> str:
+    """``text`` without the secret, nor any part of it that is 8 or more characters long."""
+    size = min(len(secret), _SHORTEST_SECRET)
+    hidden = [False] * len(text)
+    for start in range(len(secret) - size + 1 if secret else 0):
+        piece = secret[start : start + size]
+        place = text.find(piece)
+        while place >= 0:
+            hidden[place : place + size] = [True] * size
+            place = text.find(piece, place + 1)
+    groups = itertools.groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+    return "".join("***" if is_hidden else "".join(letter for letter, _ in pairs) for is_hidden, pairs in groups)
+
+
+def read_retry_after(header: str, now: datetime) -> float:
+    """Seconds that a ``Retry-After`` header (RFC 9110: seconds or a date) asks to wait; 0 where it says nothing."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(header).astimezone(UTC) - now).total_seconds()
+        except ValueError:
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0

@@ -1,0 +1,149 @@
+"""Which free GPUs one more engine takes: arithmetic on counts, to which ``placement`` gives words.
+
+An engine of one GPU, or of a part of one, goes where most is free, so that such engines spread. A larger engine goes
+where least would be left, so that the next one finds whole nodes. Whatever an engine takes leaves room for the train
+workers that hold GPUs of their own.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+ENGINE_CPUS = 1
+"""CPUs that an engine on GPUs reserves, on the node of its actor."""
+WORKER_CPUS = 1
+"""CPUs that a train worker with a GPU reserves."""
+_UNITS = 10_000
+"""Ray counts parts of a GPU in units of one ten-thousandth."""
+
+GpusByNode = tuple[tuple[str, int], ...]
+"""An engine's nodes with the GPUs that it takes on each; its actor is on the first."""
+
+
+def per_gpu(gpu_share: float) -> int:
+    """How many engines of this share one GPU holds."""
+    return _UNITS // round(gpu_share * _UNITS)
+
+
+def is_countable(gpu_share: float) -> bool:
+    """Whether Ray can count this share: it is a multiple of 0.0001."""
+    units = gpu_share * _UNITS
+    return round(units) >= 1 and abs(units - round(units)) < 1e-6
+
+
+@dataclass(slots=True, kw_only=True)
+class FreeNode:
+    """What is free on one node, and who may have it.
+
+    ``num_gpus`` are whole GPUs; ``num_parts`` counts the engine-sized parts left on GPUs that are already shared.
+    """
+
+    node_id: str
+    num_cpus: float
+    num_gpus: int
+    num_parts: int = 0
+    for_engines: bool = True
+    for_workers: bool = True
+
+    def room_for_workers(self, less_gpus: int = 0, less_cpus: float = 0) -> int:
+        """How many train workers fit, once so much of it is gone."""
+        if not self.for_workers:
+            return 0
+        return max(0, min(self.num_gpus - less_gpus, int((self.num_cpus - less_cpus) // WORKER_CPUS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineShape:
+    """The GPUs of one engine: ``pipeline_parallel`` stages of ``tensor_parallel`` GPUs, or a part of one GPU."""
+
+    tensor_parallel: int
+    pipeline_parallel: int
+    gpu_share: float
+
+    @property
+    def world_size(self) -> int:
+        """GPUs of one engine."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+class Packing:
+    """The free GPUs of a cluster while engines of one shape take them.
+
+    ``nodes`` are given with all that they have; room for ``num_workers`` train workers is never taken.
+    """
+
+    def __init__(self, nodes: Sequence[FreeNode], shape: EngineShape, num_workers: int) -> None:
+        self._nodes = {node.node_id: node for node in nodes}
+        self._shape = shape
+        self._per_gpu = per_gpu(shape.gpu_share)
+        self._largest = max((node.num_gpus for node in nodes if node.for_engines), default=0)
+        self._spare = self.room_for_workers - num_workers
+
+    @property
+    def room_for_workers(self) -> int:
+        """How many train workers fit into what is free."""
+        return sum(node.room_for_workers() for node in self._nodes.values())
+
+    def hold(self, node_id: str, num_gpus: float, num_cpus: float) -> None:
+        """Count these GPUs (whole ones, or one engine's part of one) and CPUs as taken, unless their node is lost."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            return
+        before = node.room_for_workers()
+        node.num_cpus -= num_cpus
+        if num_gpus >= 1:
+            node.num_gpus -= round(num_gpus)
+        elif num_gpus and node.num_parts:
+            node.num_parts -= 1
+        elif num_gpus:
+            node.num_gpus -= 1
+            node.num_parts += self._per_gpu - 1
+        self._spare -= before - node.room_for_workers()
+
+    def find(self, avoid: Collection[str] = ()) -> GpusByNode | None:
+        """The GPUs for one more engine, on nodes to ``avoid`` only where nothing else fits; None where nothing fits."""
+        usable = [node for node in self._nodes.values() if node.for_engines]
+        found = self._find_among([node for node in usable if node.node_id not in avoid])
+        return found or (self._find_among(usable) if avoid else None)
+
+    def _find_among(self, nodes: Sequence[FreeNode]) -> GpusByNode | None:
+        tensor_parallel, world_size = self._shape.tensor_parallel, self._shape.world_size
+        if world_size == 1:
+            fitting = [
+                node for node in nodes if self._num_free(node) and self._may_take(node, 0 if node.num_parts else 1)
+            ]
+            return ((max(fitting, key=self._num_free).node_id, 1),) if fitting else None
+        fitting = [node for node in nodes if node.num_gpus >= world_size and self._may_take(node, world_size)]
+        if fitting:
+            return ((min(fitting, key=lambda node: node.num_gpus).node_id, world_size),)
+        return self._across(nodes, tensor_parallel if tensor_parallel <= self._largest else 1)
+
+    def _across(self, nodes: Sequence[FreeNode], unit: int) -> GpusByNode | None:
+        """Multiples of ``unit`` GPUs per node, on as few nodes as will do.
+
+        vLLM numbers the GPUs of an engine node by node, so a stage of ``unit`` GPUs stays on one node.
+        """
+        missing, spare = self._shape.world_size, self._spare
+        parts: list[tuple[FreeNode, int]] = []
+        # The first node hosts the actor, which needs a CPU; the workers of vLLM on the others need none.
+        for node in sorted(nodes, key=lambda node: (node.num_cpus < ENGINE_CPUS, -node.num_gpus)):
+            num = min(node.num_gpus, missing) // unit * unit
+            while num and self._loss(node, num, ENGINE_CPUS) > max(0, spare):
+                num -= unit
+            if num:
+                spare -= self._loss(node, num, ENGINE_CPUS)
+                missing -= num
+                parts.append((node, num))
+        if missing or parts[0][0].num_cpus < ENGINE_CPUS:
+            return None
+        return tuple((node.node_id, num) for node, num in parts)
+
+    def _num_free(self, node: FreeNode) -> int:
+        """How many engines of one GPU, or of a part, its GPUs hold."""
+        return node.num_gpus * self._per_gpu + node.num_parts
+
+    def _may_take(self, node: FreeNode, num_gpus: int) -> bool:
+        return node.num_cpus >= ENGINE_CPUS and self._loss(node, num_gpus, ENGINE_CPUS) <= max(0, self._spare)
+
+    def _loss(self, node: FreeNode, num_gpus: int, num_cpus: float) -> int:
+        """How many train workers fewer would fit."""
+        return node.room_for_workers() - node.room_for_workers(num_gpus, num_cpus)

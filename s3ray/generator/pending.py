@@ -1,0 +1,81 @@
+"""Answers on their way into the journal: many small tables become one chunk. Pure: times come in as facts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from s3ray.outcomes import Chunk, table_from_outcomes
+from s3ray.types import EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
+
+_CHUNK_ROWS = 4096
+_CHUNK_S = 2.0
+
+
+class PendingChunk:
+    """Collects answers until they are worth a file of their own; a file costs a wait for the disk."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._tables: list[pa.Table] = []
+        self._since = 0.0
+        self._counts: dict[str, list[int]] = {}
+        self._states: dict[str, Mapping[str, Any]] = {}
+
+    def add(self, table: pa.Table, now: float) -> None:
+        """Keep an answer for the next chunk."""
+        if not self.num_rows:
+            self._since = now
+        self.num_rows += table.num_rows
+        self._tables.append(table)
+
+    def add_poisoned(self, poisoned: Sequence[tuple[GenerationRequest, int]], engine: str, now: float) -> None:
+        """End requests that ended too many engines, the last of them ``engine``; each comes with its deaths."""
+        self.add(table_from_outcomes([_poison(request, num, engine) for request, num in poisoned]), now)
+
+    def report(self, engine: str, table: pa.Table, stats: EngineStats, num_restarts: int) -> None:
+        """Note what an engine did and how it is."""
+        counts = self._counts.setdefault(engine, [0, 0])
+        counts[0] += table.num_rows
+        counts[1] += sum(table["num_output_tokens"].to_pylist())
+        self._states[engine] = _state(stats, num_restarts)
+
+    def is_due(self, now: float, *, nothing_else: bool) -> bool:
+        """Whether there is a chunk worth a file; what is answered last does not wait."""
+        return bool(self.num_rows) and (nothing_else or self.num_rows >= _CHUNK_ROWS or now - self._since >= _CHUNK_S)
+
+    def take(self) -> Chunk:
+        """All that waits, as one chunk."""
+        engines = {
+            engine: {"rows": rows, "output_tokens": tokens, **self._states[engine]}
+            for engine, (rows, tokens) in self._counts.items()
+        }
+        chunk = Chunk(table=pa.concat_tables(self._tables).combine_chunks(), engines=engines)
+        self.num_rows, self._tables, self._counts = 0, [], {}
+        return chunk
+
+
+def _state(stats: EngineStats, num_restarts: int) -> dict[str, Any]:
+    """An engine's state as it stands in events; token counts are since its start."""
+    return {
+        "running": stats.num_running,
+        "waiting": stats.num_waiting,
+        "kv_use": round(stats.kv_use, 3),
+        "preemptions": stats.num_preemptions,
+        "prompt_tokens": stats.num_prompt_tokens,
+        "cached_tokens": stats.num_cached_tokens,
+        "restarts": num_restarts,
+        "busy_s": round(stats.busy_s, 2),
+    }
+
+
+def _poison(request: GenerationRequest, num_deaths: int, engine: str) -> Outcome:
+    return Outcome(
+        request_id=request.id,
+        index=request.index,
+        status=OutcomeStatus.FAILED,
+        reason=FailureReason.POISON.value,
+        detail=f"ended {num_deaths} engines, the last time alone",
+        engine=engine,
+        attempt=num_deaths,
+    )

@@ -1,0 +1,103 @@
+"""Reading a job file, or any YAML of ours: a strict typed tree, or one message with what is wrong and a way out."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from s3ray.config import RunConfig
+from s3ray.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read a job file.
+
+    ``overrides`` maps dotted fields (``generator.engines``) to values and wins over the file.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        node = raw
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError("is not a section", where=str(path), field=parent, hint=f"cannot set {dotted}")
+        node[last] = value
+    return validate(RunConfig, raw, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something other than a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"is not valid YAML{line}: {problem}", where=str(path), hint="Mend the file.") from error
+    if not isinstance(raw, dict):
+        raise InputError("holds no fields", where=str(path), hint="Start from jobs/quickstart.yaml.")
+    return raw
+
+
+def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:
+    """Build a pydantic model, turning the first problem into one message with file, field, value and a way out."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = [str(part) for part in first["loc"]]
+        field = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            names = _names_beside(model, first["loc"][:-1])
+            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Valid here: {', '.join(names)}."
+            raise InputError("unknown field", where=where, field=field, hint=hint) from None
+        if first["type"] == "missing":
+            raise InputError("is missing", where=where, field=field, hint=_doc_of(model, first["loc"])) from None
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[0].lower() + problem[1:]
+        value = "" if isinstance(first["input"], dict) else repr(first["input"])
+        hint = _doc_of(model, first["loc"])
+        raise InputError(problem, where=where, field=field, value=value, hint=hint) from None
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section at a location, through optional sections and lists of sections."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        info = model.model_fields.get(part)
+        candidates = [info.annotation, *get_args(info.annotation)] if info else []
+        sections = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+        if not sections:
+            return None
+        model = sections[0]
+    return model
+
+
+def _names_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    section = _model_at(model, location)
+    return list(section.model_fields) if section else []
+
+
+def _doc_of(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    section = _model_at(model, location[:-1]) if location else None
+    info = section.model_fields.get(str(location[-1])) if section else None
+    return " ".join(info.description.split()) if info and info.description else ""

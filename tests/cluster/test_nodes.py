@@ -1,0 +1,114 @@
+"""The pool on a real cluster of several raylets: nodes leave and join while it generates."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from s3ray.generator.pool import GeneratorPool
+from s3ray.outcomes import outcomes_from_table
+from tests.sources import InsistentSource, make_pool, make_request
+
+pytestmark = pytest.mark.ray
+
+SLOW = {"tokens_per_s": 8.0, "takes_gpus": True}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without GPUs and two nodes with two pretend GPUs each."""
+    if ray.is_initialized():
+        pytest.skip("this process has joined another Ray")
+    patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}  # else 15 s for a lost node
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "_system_config": patience})
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, num_gpus=2)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+class Chunks:
+    """Generates chunk by chunk, so that something can happen in between."""
+
+    def __init__(self, pool: GeneratorPool, num: int) -> None:
+        self.indexes: list[int] = []
+        self.problems: list[str] = []
+        self._source = InsistentSource([make_request(index) for index in range(num)])
+        self._chunks = pool.generate(self._source)
+
+    def next(self) -> bool:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            return False
+        outcomes = list(outcomes_from_table(chunk.table))
+        self._source.settle(outcomes)
+        self.indexes += [outcome.index for outcome in outcomes]
+        self.problems += [outcome.detail for outcome in outcomes if outcome.reason]
+        return True
+
+
+def test_a_lost_node_costs_its_requests_in_flight_and_a_new_one_is_used(cluster: Cluster) -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, engines=4, min_engines=2, fake=SLOW)
+    try:
+        chunks = Chunks(pool, 300)
+        chunks.next()
+        lost = next(iter(cluster.worker_nodes))
+        cluster.remove_node(lost, allow_graceful=False)
+        while not named(events, "engine_waiting"):
+            assert chunks.next()
+        joined = cluster.add_node(num_cpus=2, num_gpus=2)
+        while chunks.next():
+            pass
+    finally:
+        pool.close()
+    assert sorted(chunks.indexes) == list(range(300))
+    assert not any("alone" in problem for problem in chunks.problems), "a lost node poisons nothing"
+    gone = {event["engine"] for event in named(events, "engine_lost")}
+    assert len(gone) == 2
+    again = {event["engine"]: event["nodes"] for event in named(events, "engine_starting") if event["restarts"]}
+    assert again == {engine: [joined.node_id] for engine in gone}
+
+
+def test_engines_without_a_place_start_when_a_node_joins(cluster: Cluster) -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, engines=6, min_engines=1, fake=SLOW)
+    try:
+        chunks = Chunks(pool, 300)
+        chunks.next()
+        waiting = {event["engine"] for event in named(events, "engine_waiting")}
+        assert len(waiting) == 2
+        cluster.add_node(num_cpus=2, num_gpus=2)
+        while chunks.next():
+            pass
+    finally:
+        pool.close()
+    assert sorted(chunks.indexes) == list(range(300))
+    assert waiting <= {event["engine"] for event in named(events, "engine_ready")}
+
+
+def test_every_engine_takes_the_place_that_was_planned_for_it(cluster: Cluster) -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, engines=1, tensor_parallel=2, fake=SLOW)
+    more = make_pool(events, engines=2, gpu_share=0.5, fake=SLOW)
+    try:
+        for each in (pool, more):
+            each.start()
+        (first, *_) = [event["nodes"] for event in named(events, "engine_starting")]
+        for each in (pool, more):
+            chunks = Chunks(each, 20)
+            while chunks.next():
+                pass
+            assert sorted(chunks.indexes) == list(range(20))
+    finally:
+        pool.close()
+        more.close()
+    assert first[0] in {node.node_id for node in cluster.worker_nodes}
+
+
+def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == name]

@@ -1,0 +1,154 @@
+"""What every engine owes its actor, whichever it is: the fake one, an endpoint's, and real vLLM."""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+from aiohttp import web
+
+from s3ray.config import EndpointConfig, FakeConfig, GeneratorConfig
+from s3ray.errors import RequestRefusedError
+from s3ray.generator.engines import ENGINES, make_engine
+from s3ray.generator.engines.base import Engine, EngineSpec
+from s3ray.types import EngineLimits, Generation, Prompt
+from tests.endpoints import Answer, Endpoint, refuse
+from tests.models import make_llama
+
+Result = TypeVar("Result")
+SLOTS = 4
+LONG = 1000
+
+
+async def take_time(request: web.Request, body: dict[str, Any]) -> Answer:
+    """A server that refuses what is too long, and is slow enough for a request to be given up."""
+    if len(body["prompt"]) > LONG:
+        return refuse(400, "maximum context length")
+    await asyncio.sleep(0.02)
+    return None
+
+
+@dataclass
+class Running:
+    """An engine that has started, and the loop that it lives in."""
+
+    name: str
+    engine: Engine
+    limits: EngineLimits
+    loop: asyncio.AbstractEventLoop
+
+    def do(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
+
+    async def ask(self, index: int, text: str = "Once upon a time", max_tokens: int = 40) -> Generation:
+        return await self.engine.generate(f"request-{index}", Prompt(text=text), seed=index, max_tokens=max_tokens)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.engine] if name == "vllm" else []) for name in ENGINES],
+)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    loop = asyncio.new_event_loop()
+    endpoint = Endpoint(script=take_time)
+    settings: dict[str, Any] = {"engine": request.param, "model": "writer"}
+    if request.param == "openai":
+        loop.run_until_complete(endpoint.__aenter__())
+        settings["endpoints"] = [EndpointConfig(url=endpoint.url)]
+    if request.param == "vllm":
+        os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"  # this process has threads
+        settings |= {"model": str(make_llama(tmp_path_factory.mktemp("llama"))), "dtype": "float32"}
+    config = GeneratorConfig(
+        prompt_form="completion",
+        max_model_len=LONG,
+        max_num_seqs=SLOTS,
+        max_num_batched_tokens=LONG,
+        fake=FakeConfig(delay_s=0.02),
+        **settings,
+    )
+    engine = make_engine(EngineSpec(engine="engine-0", config=config, device="cpu"))
+    limits = loop.run_until_complete(engine.start())
+    yield Running(name=request.param, engine=engine, limits=limits, loop=loop)
+    loop.run_until_complete(engine.close())
+    loop.run_until_complete(engine.close())  # closing twice is safe
+    loop.run_until_complete(endpoint.__aexit__())
+    loop.close()
+
+
+def test_it_names_the_limits_that_it_keeps(running: Running) -> None:
+    assert running.limits.max_num_seqs == SLOTS
+    assert running.limits.max_model_len == LONG
+    assert running.limits.num_kv_tokens > LONG
+
+
+def test_each_request_has_one_answer_of_its_own_and_the_counts_add_up(running: Running) -> None:
+    async def scenario() -> None:
+        before = running.engine.stats()
+        told = await asyncio.gather(*(running.ask(index) for index in range(30)))
+        assert [generation.request_id for generation in told] == [f"request-{index}" for index in range(30)]
+        assert all(generation.finish_reason in ("stop", "length") for generation in told)
+        assert all(0 < generation.num_output_tokens <= 40 for generation in told)
+        assert all(generation.num_prompt_tokens > 0 for generation in told)
+        after = running.engine.stats()
+        num_written = sum(generation.num_output_tokens for generation in told)
+        assert after.num_output_tokens - before.num_output_tokens == num_written
+        num_read = sum(generation.num_prompt_tokens for generation in told)
+        assert after.num_prompt_tokens - before.num_prompt_tokens == num_read
+        assert (after.num_running, after.num_waiting) == (0, 0)
+
+    running.do(scenario())
+
+
+def test_each_request_has_a_limit_of_its_own(running: Running) -> None:
+    async def scenario() -> None:
+        short = await asyncio.gather(*(running.ask(index, max_tokens=2) for index in range(10)))
+        assert max(generation.num_output_tokens for generation in short) == 2
+        assert "length" in {generation.finish_reason for generation in short}
+        whole = await asyncio.gather(*(running.ask(index) for index in range(10)))
+        assert max(generation.num_output_tokens for generation in whole) > 2
+
+    running.do(scenario())
+
+
+def test_the_same_seed_writes_the_same(running: Running) -> None:
+    async def scenario() -> None:
+        first = await asyncio.gather(*(running.ask(index) for index in range(6)))
+        again = await asyncio.gather(*(running.ask(index) for index in reversed(range(6))))
+        assert [generation.text for generation in first] == [generation.text for generation in reversed(again)]
+
+    running.do(scenario())
+
+
+def test_a_request_that_is_given_up_is_forgotten(running: Running) -> None:
+    async def scenario() -> None:
+        asked = [asyncio.create_task(running.ask(index, max_tokens=900)) for index in range(12)]
+        while not running.engine.stats().num_running:
+            await asyncio.sleep(0.005)
+        stats = running.engine.stats()
+        assert stats.num_running <= SLOTS
+        assert 0 < stats.num_waiting <= 12 - stats.num_running
+        for task in asked:
+            task.cancel()
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+        assert any(isinstance(end, asyncio.CancelledError) for end in ended)
+        assert (running.engine.stats().num_running, running.engine.stats().num_waiting) == (0, 0)
+        assert len(await asyncio.gather(*(running.ask(index) for index in range(8)))) == 8
+
+    running.do(scenario())
+
+
+def test_a_request_that_cannot_be_answered_fails_alone(running: Running) -> None:
+    if running.name == "fake":
+        pytest.skip("the fake engine reads prompts of any length")
+
+    async def scenario() -> None:
+        told = await asyncio.gather(
+            running.ask(0, "long " * LONG), running.ask(1), running.ask(2), return_exceptions=True
+        )
+        assert isinstance(told[0], RequestRefusedError)
+        assert all(isinstance(one, Generation) for one in told[1:])
+        await running.engine.check()
+
+    running.do(scenario())
