@@ -35,6 +35,7 @@ import numpy as np
 
 from benchmarks.provenance import provenance
 from benchmarks.simulation import TOKENS_PER_S, EngineShape, Simulation, Work
+from s3ray.driver import collect_rarely
 from s3ray.generator.policy import BatchBarrier, Policy, PullPolicy, StaticShards
 
 MEDIAN_LIMIT, SIGMA, MIN_LIMIT, MAX_LIMIT = 128, 0.6, 16, 512
@@ -93,7 +94,8 @@ def make_shapes(num_engines: int, num_slots: int, work: Work, seed: int) -> list
 
 
 def run_trial(trial: Trial) -> dict[str, float]:
-    """Run one trial in this process."""
+    """Run one trial in this process, which collects garbage as the driver does."""
+    collect_rarely()
     work = make_work(trial.num_requests, trial.seed, is_blind=trial.is_blind)
     shapes = make_shapes(trial.num_engines, trial.num_slots, work, trial.seed)
     result = Simulation(POLICIES[trial.policy](trial.num_engines), shapes, work).run()

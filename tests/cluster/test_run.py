@@ -21,7 +21,7 @@ from tests.models import make_bert
 pytestmark = pytest.mark.ray
 
 WAIT_S = 240
-SLOW = "tokens_per_s: 40"
+SLOW = "tokens_per_s: 15"
 FAST = "tokens_per_s: 4000"
 
 
@@ -102,7 +102,7 @@ def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Pa
     out = tmp_path / "run"
     slow = write_job(tmp_path, student, engines=3, fake=SLOW)
     process = start(slow, out)
-    wait_for(process, lambda: len(events(out, "chunk_written")) >= 8)
+    wait_for(process, lambda: len(events(out, "chunk_written")) >= 2)
     kill_driver(process)
     process = start(slow, out)
     wait_for(process, lambda: bool(events(out, "student_started")))
@@ -116,7 +116,7 @@ def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Pa
 def test_killed_and_dying_engines_end_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
     out = tmp_path / "run"
     process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
-    wait_for(process, lambda: len(events(out, "chunk_written")) >= 3)
+    wait_for(process, lambda: len(events(out, "chunk_written")) >= 2)
     next(below("GeneratorActor", process.pid)).kill()
     text, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, text

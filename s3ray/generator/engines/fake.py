@@ -82,6 +82,7 @@ class FakeEngine:
         self._due: list[tuple[float, int, Answer, _Job]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0
         self._ticked = 0.0
         self._death = ""
         self._num_answered = self._num_prompt_tokens = self._num_output_tokens = 0
@@ -138,9 +139,10 @@ class FakeEngine:
         if not self._due or self._death:
             return
         when = max(self._due[0][0], self._ticked + _TICK_S)
-        if self._timer is None or when < self._timer.when():
+        if self._timer is None or when < self._wakes_at:
             if self._timer is not None:
                 self._timer.cancel()
+            self._wakes_at = when  # uvloop's timers do not tell, and Ray's workers run on uvloop
             self._timer = loop.call_at(when, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from s3ray.config import FakeConfig, GeneratorConfig
 from s3ray.curation.duplicates import DuplicateIndex
@@ -30,7 +31,10 @@ def ask_all(engine: FakeEngine, seeds: range) -> list[asyncio.Task[Generation]]:
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    """On the loop of Ray's workers as well: its timers are not those of asyncio."""
+    for make_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(asyncio.wait_for(scenario(), 30))
 
 
 def test_texts_are_many_and_of_the_length_they_say() -> None:
