@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.provenance import provenance
 from benchmarks.simulation import TOKENS_PER_S, EngineShape, Simulation, Work
-from s3ray.driver import collect_rarely
+from s3ray.collector import collect_rarely
 from s3ray.generator.policy import BatchBarrier, Policy, PullPolicy, StaticShards
 
 MEDIAN_LIMIT, SIGMA, MIN_LIMIT, MAX_LIMIT = 128, 0.6, 16, 512

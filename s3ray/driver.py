@@ -4,7 +4,6 @@ Every step leaves its result on disk before the next begins and is passed over i
 goes on after any interruption. Only the driver writes the run folder's rounds and students.
 """
 
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from s3ray.books import RoundBooks, Tally, total
+from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.dataset import (
     ExampleJudge,
@@ -66,16 +66,6 @@ class Parts:
     fingerprint: str
     generator: Generator
     trainer: Trainer
-
-
-def collect_rarely() -> None:
-    """Let Python look for cycles of garbage less often in this process.
-
-    What passes through the driver by the million, requests and outcomes, has no cycles, and by default the search takes
-    a quarter of the time that the driver spends on a request.
-    """
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 class Driver:

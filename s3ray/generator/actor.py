@@ -1,6 +1,6 @@
 """The process around one engine: renders prompts, generates, reads and cleans what was written.
 
-A plain class; ``ray.remote`` is applied where placement is known (``pool``). All traffic is one call, ``exchange``:
+Plain classes; ``ray.remote`` is applied where placement is known (``seat``). All traffic is one call, ``exchange``:
 requests in, finished outcomes out as an Arrow table. It answers as soon as there is something worth sending, or after
 a short while, so it is the heartbeat too.
 """
@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
+from s3ray.collector import collect_rarely
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec
@@ -63,7 +65,7 @@ class _Job:
     task: "asyncio.Task[None] | None" = None
 
 
-class GeneratorActor:
+class Writer:
     """Hosts one engine. Every request that comes in goes out as exactly one outcome, unless the engine dies first.
 
     Calls carry the number of the stage's *epoch*, because Ray may start them in another order than they were sent: a
@@ -270,6 +272,31 @@ class GeneratorActor:
             attempt=job.attempt,
             seconds=time.monotonic() - job.started,
         )
+
+
+class GeneratorActor:
+    """What Ray sees of a ``Writer``: Ray wraps every method of an actor's class, and only these calls pay for that."""
+
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        """The arguments of ``Writer``."""
+        collect_rarely()
+        self._writer = Writer(*parts, **settings)
+
+    async def start(self) -> EngineLimits:
+        """See ``Writer.start``."""
+        return await self._writer.start()
+
+    async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int]) -> Exchange:
+        """See ``Writer.exchange``."""
+        return await self._writer.exchange(epoch, packed, cancel)
+
+    async def abort(self, epoch: int) -> None:
+        """See ``Writer.abort``."""
+        await self._writer.abort(epoch)
+
+    async def close(self) -> None:
+        """See ``Writer.close``."""
+        await self._writer.close()
 
 
 def _keep_to_own_cores(spec: EngineSpec, share: int, num_shares: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import Exchange, GeneratorActor
+from s3ray.generator.actor import Exchange, Writer
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.wire import pack
 from s3ray.outcomes import outcomes_from_table
@@ -17,9 +17,9 @@ from s3ray.types import FailureReason, Outcome, OutcomeStatus, RejectionReason
 from tests.sources import TASK, make_request
 
 
-def make_actor(
+def make_writer(
     request_s: float = 600.0, max_tokens: int = 256, retry_max_tokens: int | None = None, **fake: float
-) -> GeneratorActor:
+) -> Writer:
     config = GeneratorConfig(
         engine="fake",
         prompt_form="completion",
@@ -28,7 +28,7 @@ def make_actor(
         fake=FakeConfig(**fake),  # type: ignore[arg-type]
     )
     spec = EngineSpec(engine="engine-0", config=config, device="cpu")
-    return GeneratorActor(spec, TASK, run="test", clean=True)
+    return Writer(spec, TASK, run="test", clean=True)
 
 
 def requests(num: int, start: int = 0) -> bytes:
@@ -42,10 +42,10 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
-async def collect(actor: GeneratorActor, num: int, epoch: int = 1) -> list[Outcome]:
+async def collect(writer: Writer, num: int, epoch: int = 1) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < num:
-        outcomes += outcomes_of(await actor.exchange(epoch, NOTHING))
+        outcomes += outcomes_of(await writer.exchange(epoch, NOTHING))
     return outcomes
 
 
@@ -55,12 +55,12 @@ def outcomes_of(answer: Exchange) -> list[Outcome]:
 
 def test_what_goes_in_comes_out_once() -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=2000.0)
-        await actor.start()
-        outcomes = outcomes_of(await actor.exchange(1, requests(40)))
-        outcomes += await collect(actor, 40 - len(outcomes))
+        writer = make_writer(tokens_per_s=2000.0)
+        await writer.start()
+        outcomes = outcomes_of(await writer.exchange(1, requests(40)))
+        outcomes += await collect(writer, 40 - len(outcomes))
         assert sorted(outcome.index for outcome in outcomes) == list(range(40))
-        assert not (await actor.exchange(1, NOTHING)).table.num_rows
+        assert not (await writer.exchange(1, NOTHING)).table.num_rows
         assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
         assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
 
@@ -71,10 +71,10 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
     async def scenario() -> None:
         texts = []
         for _ in range(2):
-            actor = make_actor()
-            await actor.start()
-            answer = await actor.exchange(1, requests(5))
-            outcomes = [*outcomes_of(answer), *await collect(actor, 5 - answer.table.num_rows)]
+            writer = make_writer()
+            await writer.start()
+            answer = await writer.exchange(1, requests(5))
+            outcomes = [*outcomes_of(answer), *await collect(writer, 5 - answer.table.num_rows)]
             texts.append({outcome.index: outcome.text for outcome in outcomes})
         assert texts[0] == texts[1]
 
@@ -84,17 +84,17 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
 @pytest.mark.parametrize("is_told", [True, False])
 def test_answers_of_an_earlier_stage_never_mix_with_a_later_one(is_told: bool) -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=200.0)
-        await actor.start()
-        pending = asyncio.create_task(actor.exchange(1, requests(20)))
+        writer = make_writer(tokens_per_s=200.0)
+        await writer.start()
+        pending = asyncio.create_task(writer.exchange(1, requests(20)))
         await asyncio.sleep(0)
         if is_told:
-            await actor.abort(1)
-        outcomes = outcomes_of(await actor.exchange(2, requests(8, start=100)))
-        await actor.abort(1)  # Ray may deliver it late
+            await writer.abort(1)
+        outcomes = outcomes_of(await writer.exchange(2, requests(8, start=100)))
+        await writer.abort(1)  # Ray may deliver it late
         assert not (await pending).table.num_rows
-        assert not (await actor.exchange(1, requests(5, start=50))).table.num_rows
-        outcomes += await collect(actor, 8 - len(outcomes), epoch=2)
+        assert not (await writer.exchange(1, requests(5, start=50))).table.num_rows
+        outcomes += await collect(writer, 8 - len(outcomes), epoch=2)
         assert sorted(outcome.index for outcome in outcomes) == list(range(100, 108))
 
     run(scenario)
@@ -104,9 +104,9 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        actor = make_actor(die_after=3)
-        await actor.start()
-        answer = await actor.exchange(1, requests(10))
+        writer = make_writer(die_after=3)
+        await writer.start()
+        answer = await writer.exchange(1, requests(10))
         assert answer.death is not None
         assert "3 answers" in answer.death
         assert answer.table.num_rows == 3
@@ -119,14 +119,14 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        actor = make_actor(tokens_per_s=0.001)
-        await actor.start()
+        writer = make_writer(tokens_per_s=0.001)
+        await writer.start()
 
         async def gone() -> None:
             raise EngineDeadError("gone in silence")
 
-        actor._engine.check = gone  # type: ignore[method-assign]
-        assert (await actor.exchange(1, requests(3))).death == "gone in silence"
+        writer._engine.check = gone  # type: ignore[method-assign]
+        assert (await writer.exchange(1, requests(3))).death == "gone in silence"
         await ended.wait()
 
     run(scenario)
@@ -134,11 +134,11 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
 
 def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=0.001, request_s=0.05)
-        await actor.start()
+        writer = make_writer(tokens_per_s=0.001, request_s=0.05)
+        await writer.start()
         broken = replace(make_request(0), id="broken", template="no-such-prompt")
-        outcomes = outcomes_of(await actor.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
-        outcomes += await collect(actor, 2 - len(outcomes))
+        outcomes = outcomes_of(await writer.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
+        outcomes += await collect(writer, 2 - len(outcomes))
         reasons = {outcome.request_id: outcome.reason for outcome in outcomes}
         assert reasons == {"broken": FailureReason.ERROR.value, "seed-1": FailureReason.TIMEOUT.value}
 
@@ -147,10 +147,10 @@ def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
 
 def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
     async def answers(retry_max_tokens: int | None) -> list[Outcome]:
-        actor = make_actor(max_tokens=12, retry_max_tokens=retry_max_tokens)
-        await actor.start()
-        outcomes = outcomes_of(await actor.exchange(1, requests(30)))
-        return outcomes + await collect(actor, 30 - len(outcomes))
+        writer = make_writer(max_tokens=12, retry_max_tokens=retry_max_tokens)
+        await writer.start()
+        outcomes = outcomes_of(await writer.exchange(1, requests(30)))
+        return outcomes + await collect(writer, 30 - len(outcomes))
 
     async def scenario() -> None:
         once = await answers(12)
@@ -167,12 +167,12 @@ def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
 
 def test_what_another_engine_answered_first_is_given_up() -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=0.001)
-        await actor.start()
-        await asyncio.wait_for(actor.exchange(1, requests(3)), 10)
-        answer = await actor.exchange(1, NOTHING, [0, 2])
+        writer = make_writer(tokens_per_s=0.001)
+        await writer.start()
+        await asyncio.wait_for(writer.exchange(1, requests(3)), 10)
+        answer = await writer.exchange(1, NOTHING, [0, 2])
         assert answer.num_running == 1
-        answer = await actor.exchange(1, NOTHING, [0, 1])
+        answer = await writer.exchange(1, NOTHING, [0, 1])
         assert (answer.num_running, answer.table.num_rows) == (0, 0)
 
     run(scenario)
@@ -180,11 +180,11 @@ def test_what_another_engine_answered_first_is_given_up() -> None:
 
 def test_an_engine_says_how_it_is() -> None:
     async def scenario() -> None:
-        actor = make_actor(tokens_per_s=400.0)
-        await actor.start()
-        await actor.exchange(1, requests(40))
-        await collect(actor, 1)
-        stats = (await actor.exchange(1, NOTHING)).stats
+        writer = make_writer(tokens_per_s=400.0)
+        await writer.start()
+        await writer.exchange(1, requests(40))
+        await collect(writer, 1)
+        stats = (await writer.exchange(1, NOTHING)).stats
         assert stats.num_output_tokens >= 6
         assert stats.busy_s > 0
 

@@ -1,0 +1,20 @@
+"""Twenty random schedules of kills on a real cluster of three raylets end in the same data, byte by byte."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.mark.timeout(1800)
+def test_whatever_is_killed_the_data_are_the_same() -> None:
+    program = [sys.executable, "-m", "benchmarks.chaos", "--schedules", "20", "--seed", "2310"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["schedules"] == 20
+    assert min(result["kills"].values()) > 0, "every kind of kill has hit"
+    assert (result["lost"], result["duplicated"], result["different"], result["unbalanced"]) == (0, 0, 0, 0)
