@@ -21,6 +21,7 @@ import psutil
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from s3ray.cluster import connect, node_facts
+from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
@@ -126,12 +127,13 @@ def main() -> None:
     """Measure all sizes; the last line is a JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--rate", type=float, default=1000.0, help="requests/s of one engine")
-    parser.add_argument("--slots", type=int, default=256, help="sequences that one engine decodes at once")
+    parser.add_argument("--rate", type=float, default=700.0, help="requests/s of one engine")
+    parser.add_argument("--slots", type=int, default=1024, help="sequences that one engine decodes at once")
     parser.add_argument("--seconds", type=float, default=10.0, help="of work for each measurement")
     parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
     options = parser.parse_args()
     connect("local")
+    collect_rarely()  # as the driver does
     points = []
     for num in options.actors:
         point = measure(num, options.rate, options.slots, options.seconds)

@@ -4,7 +4,6 @@ import os
 import socket
 
 import ray
-import torch
 from ray._private.services import find_bootstrap_address
 
 from s3ray.errors import InputError
@@ -57,11 +56,17 @@ def node_facts() -> list[NodeFacts]:
 
 def local_facts() -> list[NodeFacts]:
     """This machine as the only node: what a locally started Ray would have."""
-    return [NodeFacts(node_id="local", num_cpus=_num_cores(), num_gpus=torch.cuda.device_count())]
+    return [NodeFacts(node_id="local", num_cpus=_num_cores(), num_gpus=_num_gpus())]
 
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _num_gpus() -> int:
+    from torch.cuda import device_count  # seconds, and of no use where a cluster is joined
+
+    return device_count()
 
 
 def _join(address: str, where: str) -> str:
@@ -86,7 +91,7 @@ def _start() -> str:
     ray.init(
         address="local",
         num_cpus=_num_cores(),
-        num_gpus=torch.cuda.device_count(),
+        num_gpus=_num_gpus(),
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

@@ -59,11 +59,19 @@ _REFUSAL = re.compile(
 )
 _MAX_ITEM_WORDS = 25
 _NOT_WORDS = re.compile(r"[\W_]+")
+_WORD = re.compile(r"[^\W_]")
+_BLANKS = re.compile(r"[^\S\n]+")
+_LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def normalise(text: str) -> str:
     """Fold what does not make two texts different: case, punctuation, white space, Unicode forms."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def has_word(text: str) -> bool:
+    """Whether a text says anything: of one that does not, ``normalise`` leaves nothing."""
+    return _WORD.search(text) is not None
 
 
 def is_refusal(text: str) -> bool:
@@ -77,12 +85,19 @@ def clean_text(raw: str) -> str:
     Removed: prefaces ("Sure! Here is a review:"), role labels, list marks (of a list, the first item stays), trailing
     notes, enclosing quotation marks and emphasis, superfluous white space.
     """
-    text = _OBLIGING.sub("", _fold_space(raw), count=1)
-    text = _PREFACE.sub("", text, count=1).strip()
-    text = _ROLE.sub("", _without_trailers(text), count=1).strip()
-    text = _ROLE.sub("", _first_item(text), count=1).strip()
-    text = _unquote(_REMARK.sub(r"\1", _EMPHASIS.sub(r"\1", text)).strip())
-    return _unquote(_ROLE.sub("", text, count=1).strip())
+    text = _fold_space(raw)
+    # Most texts are one clean line. What a rule cannot match without is looked for first: that costs next to nothing.
+    if "\n" in text:
+        text = _OBLIGING.sub("", text, count=1)
+    if ":" in text:
+        text = _PREFACE.sub("", text, count=1).strip()
+    text = _without_role(_without_trailers(text))
+    text = _without_role(_first_item(text))
+    if "**" in text:
+        text = _EMPHASIS.sub(r"\1", text)
+    if text.startswith('"'):
+        text = _REMARK.sub(r"\1", text)
+    return _unquote(_without_role(_unquote(text.strip())))
 
 
 def read_list(raw: str) -> tuple[str, ...]:
@@ -98,11 +113,19 @@ def read_list(raw: str) -> tuple[str, ...]:
 
 
 def _fold_space(text: str) -> str:
-    text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n"))
-    return re.sub(r" ?\n[ \n]*", "\n", text).strip()
+    if text.isprintable() and "  " not in text:  # no white space but single blanks
+        return text.strip()
+    text = _BLANKS.sub(" ", text.replace("\r\n", "\n"))
+    return _LINE_ENDS.sub("\n", text).strip()
+
+
+def _without_role(text: str) -> str:
+    return _ROLE.sub("", text, count=1).strip() if ":" in text else text
 
 
 def _without_trailers(text: str) -> str:
+    if "\n" not in text:
+        return text
     kept: list[str] = []
     for line in text.splitlines():
         if kept and _TRAILER.match(line):

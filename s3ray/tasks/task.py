@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 from jinja2 import Template, TemplateError
 
-from s3ray.curation.clean import clean_text, is_refusal, normalise, read_list
+from s3ray.curation.clean import clean_text, has_word, is_refusal, normalise, read_list
 from s3ray.errors import InputError
 from s3ray.tasks.classification import Classification
 from s3ray.tasks.span import SpanAnswers
@@ -100,7 +100,7 @@ class Task:
         written = clean_text(text) if clean else text.strip()
         if not written:
             return Rejection(reason=RejectionReason.EMPTY)
-        if not normalise(written):
+        if not has_word(written):
             return Rejection(reason=RejectionReason.UNPARSABLE, detail="no word in it")
         rejection = self._unclean(written, finish_reason) if clean else None
         if rejection:
