@@ -77,14 +77,22 @@ def cpu_times() -> dict[str, float]:
     return {"driver": own, "actors": actors, "ray": everything - actors}
 
 
-def push(pool: GeneratorPool, store: RunStore, stage: Stage) -> int:
-    """Everything that a driver does with a stage but judging; returns the number of outcomes."""
-    num = 0
+def push(pool: GeneratorPool, store: RunStore, stage: Stage) -> list[tuple[float, int]]:
+    """Everything that a driver does with a stage but judging; returns how many outcomes were on disk when."""
+    progress = [(time.monotonic(), 0)]
     for chunk in pool.generate(stage):
         store.write_chunk(0, stage.plan.name, chunk.table)
         stage.settle(outcomes_from_table(chunk.table))
-        num += chunk.table.num_rows
-    return num
+        progress.append((time.monotonic(), progress[-1][1] + chunk.table.num_rows))
+    return progress
+
+
+def steady_rate(progress: list[tuple[float, int]]) -> float:
+    """Requests/s between the first and the last tenth: engines of long requests are slow to fill and to empty."""
+    num = progress[-1][1]
+    middle = [point for point in progress if 0.1 * num <= point[1] <= 0.9 * num]
+    (began, first), (ended, last) = middle[0], middle[-1]
+    return (last - first) / (ended - began)
 
 
 def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[str, Any]:
@@ -97,16 +105,19 @@ def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[st
             push(pool, store, make_stage(config, 0, WARM_UP * num_actors))  # all engines are up, all code was run once
             num = round(rate * num_actors * seconds)
             before, started = cpu_times(), time.monotonic()
-            assert push(pool, store, make_stage(config, 1, num)) == num
+            progress = push(pool, store, make_stage(config, 1, num))
             took, after = time.monotonic() - started, cpu_times()
         finally:
             pool.close()
+    assert progress[-1][1] == num
+    requests_s = steady_rate(progress)
     cores = {name: (after[name] - before[name]) / took for name in after}
     return {
         "actors": num_actors,
         "requests": num,
-        "requests_s": num / took,
-        "efficiency": num / took / (rate * num_actors),
+        "requests_s": requests_s,
+        "efficiency": requests_s / (rate * num_actors),
+        "driver_rss_mb": psutil.Process().memory_info().rss / 2**20,
         "cores": cores,
         "us_per_request": {name: share * took / num * 1e6 for name, share in cores.items()},
     }
@@ -129,7 +140,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--rate", type=float, default=700.0, help="requests/s of one engine")
     parser.add_argument("--slots", type=int, default=1024, help="sequences that one engine decodes at once")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of work for each measurement")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of work for each measurement")
     parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
     options = parser.parse_args()
     connect("local")

@@ -27,7 +27,7 @@ _WORDS = _VOCABULARY.split()
 _PHRASE_BITS = 14
 _PHRASE_WORDS = 3
 _FEWEST, _MOST = 6, 24
-_TICK_S = 0.01  # answers leave together at most this often: a timer for each costs more than writing the text
+_TICK_S = 0.05  # answers leave together at most this often: a timer for each costs more than writing the text
 
 Answer = asyncio.Future[Generation]
 
