@@ -2,7 +2,7 @@
 
 An engine has a fixed number of slots, and each writes a fixed number of tokens a second; a request that is given when
 all are taken waits there in line. (A real engine's slots slow each other; that softens the cost of idle ones.) It
-answers, like the actor, when a sixth of what is under way is finished, at the latest after two seconds; messages
+answers, like the actor, when a fifth of what is under way is finished, at the latest after two seconds; messages
 take ``LATENCY_S`` each way, during which it goes on. One that dies loses all it held, what it finished since its last
 answer included, and is back, empty, after ``RESTART_S``. The driver's own time costs no virtual time.
 """
@@ -97,7 +97,7 @@ class _Engine:
         self._queue.extend(request.index for request, _ in deal.requests)
         self._fill(now)
         under_way = len(self._running) + len(self._queue)
-        return self._advance(now + REPLY_AFTER_S, max(1, under_way // 6)) if under_way else now
+        return self._advance(now + REPLY_AFTER_S, max(1, under_way // 5)) if under_way else now
 
     def answer(self, now: float) -> tuple[list[int], EngineStats]:
         """What it finished since the last answer, and what it says of itself."""

@@ -101,9 +101,8 @@ class Writer:
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int] = ()) -> Exchange:
         """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
 
-        Answers once a sixth of what is under way is finished, before the engine has nothing left that waits for a slot
-        (a fifth does, ``policy.PullPolicy``), at the latest after two seconds. After the engine's
-        death it gives back what was finished and ends the process.
+        Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``), at
+        the latest after two seconds. After the engine's death it gives back what was finished and ends the process.
         """
         self._begin(epoch)
         if epoch != self._epoch:
@@ -112,7 +111,7 @@ class Writer:
             self._give_up(index)
         for request, attempt in unpack(packed):
             self._take(request, attempt)
-        self._enough = max(1, len(self._jobs) // 6)
+        self._enough = max(1, len(self._jobs) // 5)
         if self._jobs and self._death is None and len(self._finished) < self._enough:
             self._worth_sending.clear()
             waiting = asyncio.ensure_future(self._worth_sending.wait())
