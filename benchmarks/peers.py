@@ -17,14 +17,15 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
-from s3ray.outcomes import Chunk
+from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import load_task
-from s3ray.types import EngineLimits, GenerationRequest
+from s3ray.types import EngineLimits, OutcomeStatus
 from s3ray.weights import resolve_model
 
 
@@ -57,31 +58,6 @@ class Peer(Protocol):
         ...
 
 
-class Demand:
-    """A source for the pool: hands out its requests in order, and is finished when each of them was answered."""
-
-    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
-        self._todo = list(requests)
-        self._missing = {request.id for request in requests}
-
-    @property
-    def finished(self) -> bool:
-        """Whether every request has its answer."""
-        return not self._missing
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        """Up to ``num`` requests."""
-        taken, self._todo = self._todo[:num], self._todo[num:]
-        return taken
-
-    def settle(self, chunk: Chunk) -> None:
-        """Cross off what is answered; a failure or a second answer ends the benchmark."""
-        if "failed" in chunk.table["status"].to_pylist():
-            raise SystemExit(f"requests failed: {set(chunk.table['detail'].to_pylist())}")
-        for request_id in chunk.table["request_id"].to_pylist():
-            self._missing.remove(request_id)
-
-
 class PoolPeer:
     """s3ray's pool of one engine, on a Ray of its own."""
 
@@ -100,11 +76,14 @@ class PoolPeer:
 
     def answer(self, part: Part) -> Measured:
         """From the first ``take`` to the chunk with the last answer."""
-        source = Demand(part.requests)
+        stage = unjudged_stage(iter(part.requests))
         tokens = {"num_prompt_tokens": 0, "num_output_tokens": 0, "num_cached_tokens": 0}
         started = time.perf_counter()
-        for chunk in self._pool.generate(source):
-            source.settle(chunk)
+        for chunk in self._pool.generate(stage):
+            outcomes = list(outcomes_from_table(chunk.table))
+            if failed := {outcome.detail for outcome in outcomes if outcome.status is OutcomeStatus.FAILED}:
+                raise SystemExit(f"requests failed: {failed}")
+            stage.settle(outcomes)
             for name in tokens:
                 tokens[name] += sum(chunk.table[name].to_pylist())
         return Measured(seconds=time.perf_counter() - started, num_requests=len(part.requests), **tokens)

@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
+from benchmarks.stages import unjudged_stage
 from s3ray.cluster import connect, node_facts
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
@@ -27,23 +28,14 @@ from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.jobfile import validate
 from s3ray.outcomes import outcomes_from_table
-from s3ray.stage import Stage, StagePlan, Verdict
+from s3ray.stage import Stage
 from s3ray.store import RunStore
 from s3ray.strategies.base import RoundContext, seed_plan
 from s3ray.tasks import load_task
-from s3ray.types import GenerationRequest, Outcome, Rejection
 
 TASK = "review_sentences"
 WORDS = 15  # a fake text has 6 to 24
 WARM_UP = 2000
-
-
-class KeepAll:
-    """Judges nothing."""
-
-    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """Keep it."""
-        return None
 
 
 def make_config(num_actors: int, rate: float, slots: int) -> RunConfig:
@@ -61,12 +53,7 @@ def make_config(num_actors: int, rate: float, slots: int) -> RunConfig:
 def make_stage(config: RunConfig, round_: int, num: int) -> Stage:
     """A stage of ``num`` seed requests; nothing is booked."""
     context = RoundContext(round=round_, task=load_task(TASK), gold=(), fingerprint="scale", seed=0)
-    requests = seed_plan(context, config.strategy, num).requests
-
-    def unbooked(verdict: Verdict) -> None:
-        pass
-
-    return Stage(StagePlan(name="seed", requests=requests, max_requests=num), KeepAll(), unbooked)
+    return unjudged_stage(seed_plan(context, config.strategy, num).requests, num)
 
 
 def cpu_times() -> dict[str, float]:

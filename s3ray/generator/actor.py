@@ -101,8 +101,8 @@ class Writer:
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int] = ()) -> Exchange:
         """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
 
-        Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``), at
-        the latest after two seconds. After the engine's death it gives back what was finished and ends the process.
+        Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``),
+        at the latest after two seconds. After the engine's death it gives back what was finished and ends the process.
         """
         self._begin(epoch)
         if epoch != self._epoch:

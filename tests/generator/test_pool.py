@@ -54,6 +54,18 @@ def names(events: Events) -> Counter[str]:
     return Counter(event["event"] for event in events)
 
 
+def once_kill_an_engine() -> Callable[[int], None]:
+    """Kills the process of one engine when it is called for the first time."""
+    living = [True]
+
+    def kill(num: int) -> None:
+        if living:
+            living.clear()
+            next(below("GeneratorActor")).kill()
+
+    return kill
+
+
 def test_every_request_is_answered_once_by_all_engines() -> None:
     pool = make_pool([], engines=2, fake={"tokens_per_s": 300.0})
     try:
@@ -78,15 +90,7 @@ def test_dying_engines_are_replaced_and_lose_nothing() -> None:
 def test_a_killed_actor_process_costs_only_time() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0})
-    killed: list[int] = []
-
-    def kill_one(num: int) -> None:
-        if not killed:
-            process = next(below("GeneratorActor"))
-            killed.append(process.pid)
-            process.kill()
-
-    outcomes = drain(pool, asked(100), kill_one)
+    outcomes = drain(pool, asked(100), once_kill_an_engine())
     assert indexes(outcomes) == list(range(100))
     assert names(events)["engine_lost"] == 1
     assert any(outcome.attempt == 2 for outcome in outcomes)
@@ -124,15 +128,7 @@ def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
 def test_the_run_goes_on_with_the_engines_that_are_left() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0}, max_restarts=0)
-    killed: list[int] = []
-
-    def kill_one(num: int) -> None:
-        if not killed:
-            process = next(below("GeneratorActor"))
-            killed.append(process.pid)
-            process.kill()
-
-    outcomes = drain(pool, asked(100), kill_one)
+    outcomes = drain(pool, asked(100), once_kill_an_engine())
     assert indexes(outcomes) == list(range(100))
     (given_up,) = [event for event in events if event["event"] == "engine_given_up"]
     assert (given_up["running"], given_up["wanted"]) == (1, 2)
