@@ -21,11 +21,12 @@ from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig
+from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import load_task
-from s3ray.types import EngineLimits, OutcomeStatus
+from s3ray.types import OutcomeStatus
 from s3ray.weights import resolve_model
 
 
@@ -124,15 +125,7 @@ class VLLMPeer:
 
     def limits(self) -> Mapping[str, Any] | None:
         """Read as s3ray's engine reads them."""
-        resolved = self._llm.llm_engine.vllm_config
-        limits = EngineLimits(
-            max_num_seqs=resolved.scheduler_config.max_num_seqs,
-            max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
-            max_model_len=resolved.model_config.max_model_len,
-            num_kv_tokens=resolved.cache_config.num_gpu_blocks * resolved.cache_config.block_size,
-            dtype=str(resolved.model_config.dtype).removeprefix("torch."),
-            device="cpu",
-        )
+        limits = read_limits(self._llm.llm_engine.vllm_config, "cpu")
         return asdict(limits)
 
     def close(self) -> None:
@@ -159,7 +152,7 @@ class RayDataPeer:
         processor = build_processor(
             _ray_data_config(config),
             preprocess=_wait_at(self._gates),
-            postprocess=_keep_counts,
+            postprocess=_keep_answer,
             preprocess_map_kwargs={**per_task, "concurrency": 1},
             postprocess_map_kwargs=per_task,
         )
@@ -234,7 +227,8 @@ def _wait_at(gates: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return wait
 
 
-def _keep_counts(row: dict[str, Any]) -> dict[str, Any]:
+def _keep_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """The text too: it travels to s3ray's driver as well."""
     return {name: row[name] for name in ("num_input_tokens", "num_generated_tokens", "generated_text")}
 
 

@@ -137,8 +137,7 @@ def _tokenise(config: RunConfig, requests: Sequence[GenerationRequest]) -> list[
     token_ids = []
     for request in requests:
         prompt = task.render(request, config.generator.prompt_form)
-        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user or ""}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
         token_ids.append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
     return token_ids
 

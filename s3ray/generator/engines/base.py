@@ -25,6 +25,14 @@ class EngineSpec:
     memory_share: float = 0.9
 
 
+_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
+
+
+def kept_of_stop(stop_reason: object) -> str:
+    """What of the stop string that ended a text belongs to it: a full stop does, quotes and white space do not."""
+    return stop_reason.strip(_NOT_TEXT) if isinstance(stop_reason, str) else ""
+
+
 class Engine(Protocol):
     """Answers prompts one by one, many at a time.
 

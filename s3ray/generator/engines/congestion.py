@@ -96,9 +96,8 @@ class Gate:
         self._admit()
 
     def answered(self, sent: float, now: float) -> None:
-        """One request was answered; times are those of ``time.monotonic``."""
+        """One request, which is about to leave, was answered; times are those of ``time.monotonic``."""
         self._congestion.answered(sent, now, is_full=bool(self._waiting))
-        self._admit()
 
     def cut(self, sent: float, now: float) -> None:
         """The server had too much, or was away."""

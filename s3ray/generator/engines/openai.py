@@ -20,7 +20,7 @@ import httpx2
 import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.base import EngineSpec, kept_of_stop
 from s3ray.generator.engines.congestion import Gate
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
@@ -32,7 +32,6 @@ _PROBE_TOKENS = 16
 _LONGEST_TEXT = 300
 _SHORTEST_SECRET = 8
 _NO_KEY = "none"  # the client insists on one
-_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
 _KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED)
 _MAY_PASS = (*_KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -71,7 +70,7 @@ class OpenAIEngine:
         self._num_open = 0
         self._failing_since: float | None = None
         self._death = ""
-        self._num_prompt_tokens = self._num_cached_tokens = self._num_output_tokens = 0
+        self._num_prompt_tokens = self._num_cached_tokens = self._num_output_tokens = self._num_replies = 0
 
     async def start(self) -> EngineLimits:
         """Ask the endpoint for a few tokens, as the job will.
@@ -146,43 +145,37 @@ class OpenAIEngine:
         await self._gate.enter()
         sent = time.monotonic()
         try:
-            answer = self._read(request_id, await self._send(prompt, seed, max_tokens))
+            answer = await self._attempt(request_id, prompt, seed, max_tokens)
+            self._note(answer, sent)
+        finally:
+            self._gate.leave()  # after the note: what the answer says of the server holds for who comes next
+        return answer
+
+    async def _attempt(self, request_id: str, prompt: Prompt, seed: int, max_tokens: int) -> Generation | _Trouble:
+        try:
+            return self._read(request_id, await self._send(prompt, seed, max_tokens))
         except openai.APIStatusError as error:
-            answer = self._status_trouble(error)
+            return self._status_trouble(error)
         except (openai.OpenAIError, ValueError) as error:
             # ValueError: a broken body.
             cause = error.__cause__ or error
-            answer = _Trouble(text=self._scrub(f"{type(cause).__name__}: {cause}"))
-        finally:
-            self._gate.leave()
-        self._note(answer, sent)
-        return answer
+            return _Trouble(text=self._scrub(f"{type(cause).__name__}: {cause}"))
 
     async def _send(self, prompt: Prompt, seed: int, max_tokens: int) -> Any:
         assert self._client is not None  # made by ``start``
         sampling = self._config.sampling
-        stop = list(prompt.stop) or openai.omit
+        settings: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+            "stop": list(prompt.stop) or openai.omit,
+        }
         if prompt.text is not None:
-            return await self._client.completions.create(
-                model=self._model,
-                prompt=prompt.text,
-                max_tokens=max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=seed,
-                stop=stop,
-            )
-        messages: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        messages.append({"role": "user", "content": prompt.user})
-        return await self._client.chat.completions.create(
-            model=self._model,
-            messages=messages,
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=seed,
-            stop=stop,
-        )
+            return await self._client.completions.create(prompt=prompt.text, **settings)
+        messages: Any = prompt.messages  # the client has a type for each role
+        return await self._client.chat.completions.create(messages=messages, **settings)
 
     def _read(self, request_id: str, answer: Any) -> Generation | _Trouble:
         """Read an answer; servers are less strict than the client's types say."""
@@ -195,12 +188,10 @@ class OpenAIEngine:
         if reason not in ("stop", "length"):
             return _Trouble(text=f"the endpoint ended the request with {reason!r}", is_final=True)
         written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
-        # Some servers say which stop string ended the text; a full stop at which it stopped belongs to the sentence.
-        stopped_at = getattr(choice, "stop_reason", None)
         details = getattr(usage, "prompt_tokens_details", None)
         return Generation(
             request_id=request_id,
-            text=written + (stopped_at.strip(_NOT_TEXT) if isinstance(stopped_at, str) else ""),
+            text=written + kept_of_stop(getattr(choice, "stop_reason", None)),  # vLLM's server tells it, others do not
             finish_reason=reason,
             num_prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
             num_cached_tokens=getattr(details, "cached_tokens", None) or 0,
@@ -221,6 +212,7 @@ class OpenAIEngine:
     def _note(self, answer: Generation | _Trouble, sent: float) -> None:
         """Learn from an answer: how many requests to have under way, and whether the endpoint is there at all."""
         now = time.monotonic()
+        self._num_replies += not isinstance(answer, _Trouble) or bool(answer.status)
         if not isinstance(answer, _Trouble) or answer.is_final:
             self._failing_since = None
             self._gate.answered(sent, now)
@@ -271,6 +263,7 @@ class OpenAIEngine:
             num_prompt_tokens=self._num_prompt_tokens,
             num_cached_tokens=self._num_cached_tokens,
             num_output_tokens=self._num_output_tokens,
+            num_replies=self._num_replies,
             capacity=self._gate.limit,
         )
 

@@ -15,11 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.base import EngineSpec, kept_of_stop
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
-_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 and Arm
 
 
@@ -57,17 +56,9 @@ class VLLMEngine:
         # What is loaded stays: without this each full collection walks through all of torch, for tenths of a second.
         gc.collect()
         gc.freeze()
-        resolved = self._engine.vllm_config
-        self._max_model_len = resolved.model_config.max_model_len
-        blocks = resolved.cache_config.num_gpu_blocks or 0
-        return EngineLimits(
-            max_num_seqs=resolved.scheduler_config.max_num_seqs,
-            max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
-            max_model_len=self._max_model_len,
-            num_kv_tokens=blocks * resolved.cache_config.block_size,
-            dtype=str(resolved.model_config.dtype).removeprefix("torch."),
-            device=self._spec.device,
-        )
+        limits = read_limits(self._engine.vllm_config, self._spec.device)
+        self._max_model_len = limits.max_model_len
+        return limits
 
     def _arguments(self, folder: str) -> dict[str, Any]:
         config = self._spec.config
@@ -122,11 +113,9 @@ class VLLMEngine:
         completion = output.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise RequestRefusedError(f"the engine ended the request with {completion.finish_reason!r}")
-        # vLLM leaves the stop string out; a full stop at which it stopped belongs to the sentence.
-        stopped_at = completion.stop_reason if isinstance(completion.stop_reason, str) else ""
         return Generation(
             request_id=request_id,
-            text=completion.text + stopped_at.strip(_NOT_TEXT),
+            text=completion.text + kept_of_stop(completion.stop_reason),  # vLLM leaves the stop string out
             finish_reason=completion.finish_reason,
             num_prompt_tokens=len(token_ids),
             num_cached_tokens=output.num_cached_tokens or 0,
@@ -136,10 +125,7 @@ class VLLMEngine:
     def _tokenize(self, prompt: Prompt) -> list[int]:
         if prompt.text is not None:
             return self._encode(prompt.text, is_whole=False)
-        messages = [{"role": "user", "content": prompt.user}]
-        if prompt.system:
-            messages.insert(0, {"role": "system", "content": prompt.system})
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self._tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
         return self._encode(text, is_whole=True)
 
     def _encode(self, text: str, *, is_whole: bool) -> list[int]:
@@ -238,6 +224,18 @@ def resolve_dtype(dtype: str, device: str, cpu_flags: Collection[str]) -> str:
     if dtype != "auto" or device != "cpu":
         return dtype
     return "float32" if _BFLOAT16_FLAGS.isdisjoint(cpu_flags) else "bfloat16"
+
+
+def read_limits(resolved: Any, device: str) -> EngineLimits:
+    """The limits in a ``VllmConfig`` that a running engine has resolved."""
+    return EngineLimits(
+        max_num_seqs=resolved.scheduler_config.max_num_seqs,
+        max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
+        max_model_len=resolved.model_config.max_model_len,
+        num_kv_tokens=(resolved.cache_config.num_gpu_blocks or 0) * resolved.cache_config.block_size,
+        dtype=str(resolved.model_config.dtype).removeprefix("torch."),
+        device=device,
+    )
 
 
 def read_cpu_flags() -> frozenset[str]:

@@ -206,6 +206,27 @@ def test_requests_beyond_the_limit_wait_here() -> None:
     run(scenario)
 
 
+def test_what_waited_for_a_place_heeds_the_pause_too() -> None:
+    refused: list[float] = []
+
+    async def pause(request: web.Request, body: dict[str, Any]) -> Answer:
+        if body["seed"] and not refused:
+            refused.append(asyncio.get_running_loop().time())
+            return refuse(429, Retry_After="0.4")
+        return None
+
+    async def scenario() -> None:
+        async with Endpoint(script=pause) as endpoint:
+            engine = await started(endpoint, seqs=1)
+            await asyncio.gather(*(ask(engine, index) for index in range(1, 5)))
+            later = [time for time in endpoint.times if time > refused[0]]
+            assert len(later) == 4
+            assert min(later) - refused[0] >= 0.39
+            await engine.close()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_nothing_is_asked_before_the_server_wants_it(status: int) -> None:
     refused: list[float] = []
@@ -223,6 +244,7 @@ def test_nothing_is_asked_before_the_server_wants_it(status: int) -> None:
             while not engine.stats().num_waiting:  # it has been refused and waits
                 await asyncio.sleep(0.01)
             await asyncio.gather(first, *(ask(engine, index) for index in range(2, 9)))
+            assert engine.stats().num_replies == 1 + 9
             later = [time for time in endpoint.times if time > refused[0]]
             assert len(later) == 8
             assert min(later) - refused[0] >= 0.39
