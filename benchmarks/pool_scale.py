@@ -5,7 +5,8 @@
 Real Ray actors, each with a fake engine of fixed speed; everything else is real: requests made by the seed strategy,
 prompts rendered and texts read in the actors, outcomes as Arrow, chunks durable in a journal, outcomes judged in order
 (the judge keeps everything: curation has its own price). ``efficiency`` is requests/s against the speed of the engines;
-where it falls, the CPU time of driver, actors and Ray says why.
+where it falls, the CPU time of driver, actors and Ray says why. There are two speeds: many slow engines show what
+their number costs, few fast ones how much one driver carries. The last line is a JSON object.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from s3ray.tasks import load_task
 TASK = "review_sentences"
 WORDS = 15  # a fake text has 6 to 24
 WARM_UP = 2000
+SPENT = 0.9  # of the engines' speed: where less comes through, more engines only queue
 
 
 def make_config(num_actors: int, rate: float, slots: int) -> RunConfig:
@@ -101,6 +104,7 @@ def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[st
     cores = {name: (after[name] - before[name]) / took for name in after}
     return {
         "actors": num_actors,
+        "rate": rate,
         "requests": num,
         "requests_s": requests_s,
         "efficiency": requests_s / (rate * num_actors),
@@ -121,36 +125,43 @@ def limit_of(point: dict[str, Any], num_cores: int) -> str:
     return f"none of the processors: the engines' own speed ({parts} cores)"
 
 
+def measure_series(options: argparse.Namespace, rate: float) -> Iterator[dict[str, Any]]:
+    """One speed of the engines, more and more of them."""
+    for num in options.actors:
+        point = measure(num, rate, options.slots, options.seconds)
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in point["cores"].items())
+        speed = f"{point['requests_s']:8.0f} requests/s, efficiency {point['efficiency']:.3f}"
+        print(f"{num:3d} actors of {rate:.0f}/s: {speed}; cores: {shares}", flush=True)
+        yield point
+        if point["efficiency"] < SPENT:
+            return
+
+
 def main() -> None:
     """Measure all sizes; the last line is a JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--rate", type=float, default=700.0, help="requests/s of one engine")
+    parser.add_argument("--rates", type=float, nargs="+", default=[700.0, 5200.0], help="requests/s of one engine")
     parser.add_argument("--slots", type=int, default=1024, help="sequences that one engine decodes at once")
     parser.add_argument("--seconds", type=float, default=20.0, help="of work for each measurement")
-    parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/pool_scale.json"))
     options = parser.parse_args()
     connect("local")
     collect_rarely()  # as the driver does
-    points = []
-    for num in options.actors:
-        point = measure(num, options.rate, options.slots, options.seconds)
-        points.append(point)
-        shares = ", ".join(f"{name} {share:.2f}" for name, share in point["cores"].items())
-        print(f"{num:3d} actors: {point['requests_s']:8.0f} requests/s, efficiency {point['efficiency']:.3f}; {shares}")
+    points = [point for rate in options.rates for point in measure_series(options, rate)]
     fastest = max(points, key=lambda point: point["requests_s"])
+    unhindered = [point for point in points if point["efficiency"] >= 0.95]
     result = {
         "schema": 1,
         **provenance(),
-        "rate": options.rate,
         "slots": options.slots,
         "requests_s": fastest["requests_s"],
-        "actors_at_0_95": max((point["actors"] for point in points if point["efficiency"] >= 0.95), default=0),
         "limit": limit_of(fastest, len(os.sched_getaffinity(0))),
+        "requests_s_at_0_95": max((point["requests_s"] for point in unhindered), default=0.0),
+        "actors_at_0_95": max((point["actors"] for point in unhindered), default=0),
         "points": points,
     }
-    if options.results:
-        options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

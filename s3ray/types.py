@@ -5,7 +5,7 @@ examples are written without looking at mistakes, *extrapolated* ones are writte
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -100,30 +100,30 @@ class Mistake:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
+class GenerationRequest(NamedTuple):
     """What to write, not how to word it: the actor renders the prompt from the task's template.
 
     ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
-    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's.
+    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's. A tuple,
+    because millions of them travel (``generator.wire``).
     """
 
     id: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which means nothing here
     stage: str
     round: int
     template: str
-    label: str | None = None
-    context: Mapping[str, str] = field(default_factory=dict)
-    answer: Span | None = None
-    reasons: tuple[str, ...] = ()
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    parent: Example | None = None
-    variant: int = 0
     group: str
     seed: int
+    label: str | None = None
+    context: Mapping[str, str] = {}
+    answer: Span | None = None
+    reasons: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = {}
+    parent: Example | None = None
+    variant: int = 0
     max_tokens: int | None = None
 
 
@@ -139,6 +139,12 @@ class Prompt:
     system: str = ""
     text: str | None = None
     stop: tuple[str, ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The chat messages, as vLLM, Hugging Face and OpenAI take them."""
+        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user or ""}]
+        return messages if self.system else messages[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +217,9 @@ class EngineStats:
     """What an engine reports of itself.
 
     ``num_running`` and ``num_waiting`` are sequences at this moment, ``kv_use`` the share of the KV cache in use (0 to
-    1); the other counts and ``busy_s`` (time with a request under way) have grown since its start. ``capacity`` is how
-    many sequences it wants at once, where that moves (an endpoint that answers 429); None means its resolved limit.
+    1); the other counts and ``busy_s`` (time with a request under way) have grown since its start. Of an endpoint,
+    ``num_replies`` counts what it said, errors too: a sign of life. ``capacity`` is how many sequences the engine wants
+    at once, where that moves (an endpoint that answers 429); None means its resolved limit.
     """
 
     num_running: int = 0
@@ -222,6 +229,7 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
+    num_replies: int = 0
     busy_s: float = 0.0
     capacity: int | None = None
 

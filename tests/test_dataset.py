@@ -74,7 +74,7 @@ def test_copies_of_earlier_rows_are_rejected_by_kind() -> None:
 def test_the_same_question_may_be_asked_of_two_sentences_but_no_question_of_gold() -> None:
     judge = ExampleJudge(QNLI, [gold(QNLI, question="Who won?", sentence="Ann won.")], [], 0.95, list[Example]().append)
     requests = [
-        replace(make_request(0), label="entailment", context={"sentence": sentence})
+        make_request(0)._replace(label="entailment", context={"sentence": sentence})
         for sentence in ("Rome lies on the Tiber.", "Paris lies on the Seine.")
     ]
     assert [verdict(judge, "Where does it lie?", request) for request in requests] == [None, None]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -23,10 +22,10 @@ NUM_SEEDS = 4
 def requests(task: Task, form: Form) -> Iterator[GenerationRequest]:
     for label in task.labels or (None,):
         for seed in range(NUM_SEEDS):
-            yield replace(request_of(task, "seed", label), seed=seed)
-            yield replace(request_of(task, "extrapolate", parent=gold_example(task, seed)), seed=seed)
+            yield request_of(task, "seed", label)._replace(seed=seed)
+            yield request_of(task, "extrapolate", parent=gold_example(task, seed))._replace(seed=seed)
             if task.has_reasons(form):
-                yield replace(request_of(task, "reasons", label), seed=seed)
+                yield request_of(task, "reasons", label)._replace(seed=seed)
 
 
 async def answer(asked: list[Prompt], seeds: list[int]) -> list[Generation]:

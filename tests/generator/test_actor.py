@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -136,7 +135,7 @@ def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
     async def scenario() -> None:
         writer = make_writer(tokens_per_s=0.001, request_s=0.05)
         await writer.start()
-        broken = replace(make_request(0), id="broken", template="no-such-prompt")
+        broken = make_request(0)._replace(id="broken", template="no-such-prompt")
         outcomes = outcomes_of(await writer.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
         outcomes += await collect(writer, 2 - len(outcomes))
         reasons = {outcome.request_id: outcome.reason for outcome in outcomes}
