@@ -82,7 +82,6 @@ class Victim:
         self._settings = settings
         self._draw = random.Random(folder.name)
         self._log = folder.with_suffix(".log").open("a")
-        self._killed: Counter[str] = Counter()
         self._driver = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from s3ray.dataset import example_schema, table_from_examples
+from s3ray.outcomes import table_from_rows
 from s3ray.stage import Verdict
 from s3ray.store import RunStore
 from s3ray.types import Example, OutcomeStatus
@@ -132,13 +133,7 @@ class RoundBooks:
             writer.close()
 
     def _turn_page(self) -> None:
-        self._requests.write(_table(self._asked, REQUESTS_SCHEMA))
-        self._rejected.write(_table(self._refused, REJECTED_SCHEMA))
+        self._requests.write(table_from_rows(self._asked, REQUESTS_SCHEMA))
+        self._rejected.write(table_from_rows(self._refused, REJECTED_SCHEMA))
         self._accepted.write(table_from_examples(self._examples, self._fields, self._has_labels))
         self._asked, self._refused, self._examples = [], [], []
-
-
-def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -175,7 +175,7 @@ class Driver:
                 "chunk_written",
                 chunk=name,
                 **count_outcomes(chunk.table),
-                engines={engine: dict(report) for engine, report in chunk.engines.items()},
+                engines=chunk.engines,
                 accepted=stage.num_accepted,
                 target=stage.plan.target,
                 starving=stage.starving,

@@ -50,12 +50,14 @@ _STATUS = {status.value: status for status in OutcomeStatus}
 
 def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
     """Lay outcomes out as a table; order is kept."""
-    if not outcomes:
-        return OUTCOME_SCHEMA.empty_table()
-    columns = [list(column) for column in zip(*outcomes, strict=True)]
-    columns[2] = [status.value for status in columns[2]]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, OUTCOME_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=OUTCOME_SCHEMA)
+    return table_from_rows(outcomes, OUTCOME_SCHEMA)
+
+
+def table_from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Lay tuples in the order of the schema's fields out as a table."""
+    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def outcomes_from_table(table: pa.Table) -> Iterator[Outcome]:

@@ -103,7 +103,7 @@ class Stage:
         share = cap / sum(quota.values())
         return [
             key
-            for key in quota
+            for key in self._open_keys()
             if self._judged[key] >= _ENOUGH_TO_TELL and self._accepted[key] < self._judged[key] / share
         ]
 

@@ -192,6 +192,14 @@ def test_a_starving_label_is_named_while_there_is_time() -> None:
     assert stage.starving == ["b"]
 
 
+def test_a_label_that_is_full_does_not_starve() -> None:
+    plan = StagePlan(name="seed", requests=endless("ab"), quota={"a": 20, "b": 20}, max_requests=41)
+    stage = Stage(plan, KeepUnless({index for index in range(1000) if index % 2}), unbooked)
+    stage.settle(outcome(sent) for sent in stage.take(41))
+    assert stage.missing == {"b": 20}
+    assert stage.starving == ["b"]
+
+
 def test_no_more_is_asked_for_than_the_yield_calls_for() -> None:
     plan = StagePlan(name="seed", requests=endless(), quota={ANY: 10}, max_requests=1000)
     stage = Stage(plan, KeepUnless(), unbooked)

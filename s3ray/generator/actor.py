@@ -223,7 +223,7 @@ class Writer:
         limit = request.max_tokens or sampling.max_tokens
         first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)
         read = self._read(request, first)
-        larger = max(limit, sampling.retry_max_tokens or 2 * limit)
+        larger = max(limit, limit * (sampling.retry_max_tokens or 2 * sampling.max_tokens) // sampling.max_tokens)
         if not isinstance(read, Rejection) or read.reason is not RejectionReason.TRUNCATED or larger == limit:
             return self._outcome(job, first, read)
         try:
@@ -242,13 +242,13 @@ class Writer:
         return self._task.read(request, generation.text, generation.finish_reason, clean=self._clean)
 
     def _outcome(self, job: _Job, generation: Generation, read: Parsed | Rejection) -> Outcome:
-        is_rejected = isinstance(read, Rejection)
+        rejection = read if isinstance(read, Rejection) else None
         return Outcome(
             request_id=job.request.id,
             index=job.request.index,
-            status=OutcomeStatus.REJECTED if is_rejected else OutcomeStatus.ACCEPTED,
-            reason=read.reason.value if isinstance(read, Rejection) else "",
-            detail=read.detail if isinstance(read, Rejection) else "",
+            status=OutcomeStatus.REJECTED if rejection else OutcomeStatus.ACCEPTED,
+            reason=rejection.reason.value if rejection else "",
+            detail=rejection.detail if rejection else "",
             text="" if isinstance(read, Rejection) else read.text,
             raw=generation.text,
             finish_reason=generation.finish_reason,

@@ -46,10 +46,10 @@ class Deal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What came of an engine's departure: what it held, and the requests that end as poison, with their deaths."""
+    """What came of an engine's departure: how much it held, and the requests that end as poison."""
 
     num_in_flight: int
-    poisoned: list[tuple[GenerationRequest, int]]
+    poisoned: list[Entry]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,6 @@ class _Member:
     """An engine that joined."""
 
     number: int
-    holding: Holding
     feedback: Feedback
 
 
@@ -90,7 +89,7 @@ class Dispatcher:
         self._ledger.open(engine)
         feedback = Feedback(limits)
         self._fleet.add(feedback)
-        self._members[engine] = _Member(number, self._ledger.holding(engine), feedback)
+        self._members[engine] = _Member(number, feedback)
 
     def leave(self, engine: str, *, is_blamed: bool) -> Loss:
         """An engine died or left; what it held waits again. Its requests are suspected only if it is to blame."""
@@ -98,14 +97,22 @@ class Dispatcher:
         if member is None:
             return Loss(num_in_flight=0, poisoned=[])
         self._fleet.add(member.feedback, -1)
+        return self._take_away(engine, is_blamed=is_blamed)
+
+    def take_back(self, engine: str) -> None:
+        """Requests or answers were lost on the way, and the engine is well: what it held waits again."""
+        self._take_away(engine, is_blamed=False)
+        self._ledger.open(engine)
+
+    def _take_away(self, engine: str, *, is_blamed: bool) -> Loss:
         self._copies.expire()
         lost = self._ledger.close(engine)
-        poisoned = []
+        poisoned: list[Entry] = []
         for entry in lost:
             entry.num_deaths += is_blamed
             entry.num_deaths_alone += is_blamed and entry is self._wards.get(engine)
             if entry.num_deaths_alone >= MAX_DEATHS_ALONE:
-                poisoned.append((entry.request, entry.num_deaths))
+                poisoned.append(entry)
             elif entry.holder is None:
                 self._wait_again(entry)
         self._wards.pop(engine, None)
@@ -169,10 +176,7 @@ class Dispatcher:
         self._copies = Copies()
         self._suspects.clear()
         self._wards.clear()
-        holders = self._ledger.drop()
-        for engine, member in self._members.items():
-            member.holding = self._ledger.holding(engine)
-        return holders
+        return self._ledger.drop()
 
     def _note_timeout(self, engine: str, index: int) -> bool:
         """Whether a request that timed out ends by that; if not, it is asked once more."""
@@ -185,6 +189,7 @@ class Dispatcher:
             return True
         entry.avoid = engine
         self._ledger.release(engine, index)
+        self._copies.expire()
         if entry is self._wards.get(engine):
             del self._wards[engine]
         if entry.holder is None:
@@ -202,16 +207,21 @@ class Dispatcher:
     def deal(self, engine: str, source: RequestSource) -> Deal:
         """Hand out what an engine gets next; may be empty. Draws from the source."""
         member = self._members[engine]
-        holding = member.holding
+        holding = self._ledger.holding(engine)
         cancel, holding.cancelled = holding.cancelled, []
-        if (self._suspects or self._wards) and self._is_ward(engine, holding):
+        is_ward = bool(self._suspects or self._wards) and self._is_ward(engine, holding)
+        if is_ward:
             # Alone means alone: what it still holds ends first, and what it is to give up is given up first.
             entries = [] if holding.entries or cancel or not self._suspects else [self._suspects.popleft()]
             if entries:
                 self._wards[engine] = entries[0]
         else:
-            entries = self._choose(member, source)
+            entries = self._choose(member, holding, source)
         self._ledger.hand_out(holding, entries, member.feedback.position)
+        has_more = self._lookahead.lane(member.number).num > 0
+        member.feedback.note_deal(
+            len(holding.entries), is_full=has_more and not is_ward and not self._lookahead.is_ending
+        )
         return Deal(requests=[(entry.request, entry.num_attempts) for entry in entries], cancel=cancel)
 
     def _is_ward(self, engine: str, holding: Holding) -> bool:
@@ -233,9 +243,8 @@ class Dispatcher:
             wards[engine] = None
         return engine in wards
 
-    def _choose(self, member: _Member, source: RequestSource) -> list[Entry]:
-        feedback, holding = member.feedback, member.holding
-        lookahead = self._lookahead
+    def _choose(self, member: _Member, holding: Holding, source: RequestSource) -> list[Entry]:
+        feedback, lookahead = member.feedback, self._lookahead
         lane = lookahead.lane(member.number)
         lookahead.draw(
             source, lane, self._fleet.capacity, math.ceil(feedback.capacity * feedback.allowance), self._lengths
@@ -256,7 +265,6 @@ class Dispatcher:
             self._copies.expire()
         elif lookahead.is_ending and not (lookahead.num or holding.entries or self._fleet.is_slow(feedback)):
             entries = self._copy(holding, feedback)
-        feedback.note_deal(len(holding.entries) + len(entries), is_full=lane.num > 0)
         return entries
 
     def _copy(self, holding: Holding, feedback: Feedback) -> list[Entry]:
@@ -291,11 +299,8 @@ class Dispatcher:
         num_left = self._lookahead.num_output_tokens + self._ledger.num_output_tokens / 2
         return max(1.0, SAFETY * feedback.pace * num_left / (pace * self._fleet.capacity))
 
-    def _seconds_per_token(self, feedback: Feedback) -> float:
-        return 1 / (feedback.pace or self._fleet.pace or 1.0)
-
     def _seconds_left(self, entry: Entry, holding: Holding) -> float:
         """Seconds that a holder should still need for a request; never nothing, since it may be stuck."""
         feedback = self._members[holding.engine].feedback
         num_left = entry.num_output_tokens - (feedback.position - entry.mark)
-        return max(num_left, entry.num_output_tokens * LEAST_LEFT) * self._seconds_per_token(feedback)
+        return max(num_left, entry.num_output_tokens * LEAST_LEFT) / (feedback.pace or self._fleet.pace or 1.0)

@@ -47,7 +47,7 @@ class Feedback:
         self._was_full = False
 
     def note_deal(self, num_in_flight: int, *, is_full: bool) -> None:
-        """What it holds after a deal, and whether it got all that it may hold."""
+        """What it holds after a deal, and whether nothing but its allowance kept it from getting more."""
         self._num_dealt = num_in_flight
         self._was_full = is_full
 
@@ -59,8 +59,8 @@ class Feedback:
         self._measure(stats)
 
     def _correct_allowance(self, stats: EngineStats) -> None:
-        is_tight = stats.num_preemptions > self._num_preemptions or stats.kv_use > FULL_KV
         is_preempted = stats.num_preemptions > self._num_preemptions
+        is_tight = is_preempted or stats.kv_use > FULL_KV
         self._num_preemptions = stats.num_preemptions
         if is_preempted or stats.num_waiting > stats.num_running * CROWD:
             # Where memory is not the reason, what waits is the surplus, or prompts that are being read.
@@ -89,7 +89,6 @@ class Fleet:
 
     def __init__(self) -> None:
         self.capacity = 0
-        self._num = 0
         self._num_measured = 0
         self._measured_speed = 0.0
         self._measured_capacity = 0
@@ -101,7 +100,6 @@ class Fleet:
 
     def add(self, feedback: Feedback, sign: int = 1) -> None:
         """Count an engine in, or out (``sign`` -1) before anything of it changes."""
-        self._num += sign
         self.capacity += sign * feedback.capacity
         if feedback.pace is not None:
             self._num_measured += sign

@@ -92,9 +92,9 @@ class Lane:
     def take(self, room: Room, *, longest: float, avoided_by: str) -> list[Entry]:
         """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
 
-        In the order of arrival, what is left of a group goes along where it is at most ``room.num_extra`` more. In the
-        order of length, a request beyond ``longest`` output tokens is left to others as long as there is a shorter one.
-        Requests that timed out at ``avoided_by`` are left to others.
+        In the order of arrival, what is left of a group goes along where it is at most ``room.num_extra`` more. A
+        request beyond ``longest`` output tokens is left to others as long as there is a shorter one, in the order of
+        arrival among the next few. Requests that timed out at ``avoided_by`` are left to others.
         """
         num, num_tokens, num_extra = room
         taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
@@ -115,15 +115,14 @@ class Lane:
             if group[0].num_output_tokens > longest and len(left) < MAX_PASSED:
                 left.append(name)
                 continue
-            num_taken = len(group)
-            if num_taken > num + num_extra - len(taken):
-                num_taken = num - len(taken)
-            mates = group[:num_taken]
+            most = num - len(taken)
+            mates = group if len(group) <= most + num_extra else group[:most]
             self._expect_anew(mates)
+            mates = _until(num_tokens, mates)
             num_tokens -= sum([entry.num_tokens for entry in mates])
             taken += mates
-            if num_taken < len(group):
-                del group[:num_taken]
+            if len(mates) < len(group):
+                del group[: len(mates)]
                 left.append(name)
             else:
                 del self._groups[name]
@@ -144,7 +143,8 @@ class Lane:
         left: list[Entry] = []
         while self._returned and len(taken) < num and num_tokens > 0 and len(left) < MAX_PASSED:
             entry = self._returned.popleft()
-            if entry.avoid == avoided_by or entry.num_output_tokens > longest:
+            # What timed out elsewhere is not passed over for its length too: nobody might be left to take it.
+            if entry.avoid == avoided_by or (entry.avoid is None and entry.num_output_tokens > longest):
                 left.append(entry)
             else:
                 num_tokens -= entry.num_tokens
@@ -230,6 +230,17 @@ class Lookahead:
                 self.is_ending = False
                 for lane in self._lanes:
                     lane.unrank()
+
+
+def _until(num_tokens: float, entries: Iterable[Entry]) -> list[Entry]:
+    """The first of them, until their tokens reach ``num_tokens``."""
+    taken = []
+    for entry in entries:
+        if num_tokens <= 0:
+            break
+        num_tokens -= entry.num_tokens
+        taken.append(entry)
+    return taken
 
 
 def _length_class(num_output_tokens: float) -> int:

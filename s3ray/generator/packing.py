@@ -127,10 +127,11 @@ class Packing:
         # The first node hosts the actor, which needs a CPU; the workers of vLLM on the others need none.
         for node in sorted(nodes, key=lambda node: (node.num_cpus < ENGINE_CPUS, -node.num_gpus)):
             num = min(node.num_gpus, missing) // unit * unit
-            while num and self._loss(node, num, ENGINE_CPUS) > max(0, spare):
+            num_cpus = 0 if parts else ENGINE_CPUS
+            while num and self._loss(node, num, num_cpus) > max(0, spare):
                 num -= unit
             if num:
-                spare -= self._loss(node, num, ENGINE_CPUS)
+                spare -= self._loss(node, num, num_cpus)
                 missing -= num
                 parts.append((node, num))
         if missing or parts[0][0].num_cpus < ENGINE_CPUS:

@@ -1,12 +1,13 @@
 """Answers on their way into the journal: many small tables become one chunk. Pure: times come in as facts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from s3ray.generator.ledger import Entry
 from s3ray.outcomes import Chunk, table_from_outcomes
-from s3ray.types import EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
+from s3ray.types import EngineStats, FailureReason, Outcome, OutcomeStatus
 
 _CHUNK_ROWS = 4096
 _CHUNK_S = 2.0
@@ -20,7 +21,7 @@ class PendingChunk:
         self._tables: list[pa.Table] = []
         self._since = 0.0
         self._counts: dict[str, list[int]] = {}
-        self._states: dict[str, Mapping[str, Any]] = {}
+        self._states: dict[str, tuple[EngineStats, int]] = {}
 
     def add(self, table: pa.Table, now: float) -> None:
         """Keep an answer for the next chunk."""
@@ -29,16 +30,18 @@ class PendingChunk:
         self.num_rows += table.num_rows
         self._tables.append(table)
 
-    def add_poisoned(self, poisoned: Sequence[tuple[GenerationRequest, int]], engine: str, now: float) -> None:
-        """End requests that ended too many engines, the last of them ``engine``; each comes with its deaths."""
-        self.add(table_from_outcomes([_poison(request, num, engine) for request, num in poisoned]), now)
+    def add_poisoned(self, poisoned: Sequence[Entry], engine: str, now: float) -> None:
+        """End requests that ended too many engines, the last of them ``engine``."""
+        self.add(table_from_outcomes([_poison(entry, engine) for entry in poisoned]), now)
 
-    def report(self, engine: str, table: pa.Table, stats: EngineStats, num_restarts: int) -> None:
+    def report(
+        self, engine: str, stats: EngineStats, *, num_rows: int, num_output_tokens: int, num_restarts: int
+    ) -> None:
         """Note what an engine did and how it is."""
         counts = self._counts.setdefault(engine, [0, 0])
-        counts[0] += table.num_rows
-        counts[1] += sum(table["num_output_tokens"].to_pylist())
-        self._states[engine] = _state(stats, num_restarts)
+        counts[0] += num_rows
+        counts[1] += num_output_tokens
+        self._states[engine] = stats, num_restarts
 
     def is_due(self, now: float, *, nothing_else: bool) -> bool:
         """Whether there is a chunk worth a file; what is answered last does not wait."""
@@ -47,7 +50,7 @@ class PendingChunk:
     def take(self) -> Chunk:
         """All that waits, as one chunk."""
         engines = {
-            engine: {"rows": rows, "output_tokens": tokens, **self._states[engine]}
+            engine: {"rows": rows, "output_tokens": tokens, **_state(*self._states[engine])}
             for engine, (rows, tokens) in self._counts.items()
         }
         chunk = Chunk(table=pa.concat_tables(self._tables).combine_chunks(), engines=engines)
@@ -69,13 +72,13 @@ def _state(stats: EngineStats, num_restarts: int) -> dict[str, Any]:
     }
 
 
-def _poison(request: GenerationRequest, num_deaths: int, engine: str) -> Outcome:
+def _poison(entry: Entry, engine: str) -> Outcome:
     return Outcome(
-        request_id=request.id,
-        index=request.index,
+        request_id=entry.request.id,
+        index=entry.request.index,
         status=OutcomeStatus.FAILED,
         reason=FailureReason.POISON.value,
-        detail=f"ended {num_deaths} engines, the last time alone",
+        detail=f"in flight at {entry.num_deaths} deaths of engines, alone at {entry.num_deaths_alone}",
         engine=engine,
-        attempt=num_deaths,
+        attempt=entry.num_attempts,
     )

@@ -193,7 +193,7 @@ def _place_on_cores(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, 
     fitting = min(wanted, total - _num_beside(config))
     least = config.generator.min_engines or wanted
     if least > total:
-        raise cpu_engines_refused(total, least, fitting, where)
+        raise cpu_engines_refused(config, total, least, fitting, where)
     if least > fitting:
         raise workers_refused(config, total - least, "CPUs", least, fitting, where)
     counts = _spread(fitting, nodes)

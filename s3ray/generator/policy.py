@@ -37,7 +37,8 @@ class Policy(Protocol):
     """Decides how much an engine gets, and which requests are for which engine.
 
     A request waits in lane ``index % num_lanes``; the n-th engine that joined is fed from lane ``n % num_lanes``.
-    ``has_endgame``: towards the end the longest go first, and idle engines get copies of what others hold.
+    ``has_endgame``: slow engines do not get the longest; towards the end the longest go first, and idle engines get
+    copies of what others hold.
     """
 
     num_lanes: int
@@ -76,7 +77,7 @@ class StaticShards:
         self.num_lanes = num_engines
 
     def room(self, facts: Facts) -> Room:
-        """What it decodes at once and a quarter more."""
+        """What it should hold."""
         return Room(math.ceil(facts.capacity * facts.allowance) - facts.num_in_flight, math.inf, 0)
 
 

@@ -6,6 +6,7 @@ as the dispatcher has for it. What a dead engine held goes to the others.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -21,7 +22,7 @@ from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.policy import PullPolicy
 from s3ray.generator.seat import Seat, SeatState
-from s3ray.generator.supervision import GiveUp, Supervisor
+from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
 from s3ray.outcomes import Chunk
 from s3ray.tasks import Task
@@ -76,8 +77,7 @@ class GeneratorPool:
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_STOP_S)
         for seat in running:
-            if seat.state is SeatState.READY:
-                self._dispatcher.leave(seat.engine, is_blamed=False)
+            self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.remove()
             self._emit("engine_stopped", engine=seat.engine)
 
@@ -136,6 +136,8 @@ class GeneratorPool:
         self.start()
         self._epoch += 1
         self._pending = PendingChunk()
+        for seat in self._seats:
+            seat.progress_at = time.monotonic()
         while not source.finished:
             self._feed(source)
             if source.finished:
@@ -151,12 +153,15 @@ class GeneratorPool:
         for seat in self._seats:
             if seat.state is not SeatState.READY or seat.call is not None:
                 continue
+            now = time.monotonic()
+            if seat.has_gap:
+                seat.exchange(self._epoch, pack([]), [], now)
+                continue
             deal = self._dispatcher.deal(seat.engine, source)
             if deal.requests or deal.cancel or self._dispatcher.num_in_flight(seat.engine):
-                now = time.monotonic()
-                if deal.requests:
-                    seat.progress_at = now
                 seat.exchange(self._epoch, pack(deal.requests), deal.cancel, now)
+            else:
+                seat.progress_at = now  # who has nothing to do does not stall
 
     def _wait(self, source: RequestSource) -> None:
         """Wait for answers and take in all that are there; look after those that are overdue."""
@@ -213,16 +218,18 @@ class GeneratorPool:
 
     def _welcome(self, seat: Seat, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
-        seat.limits, seat.state, seat.problem = limits, SeatState.READY, ""
+        seat.state, seat.problem = SeatState.READY, ""
         seat.progress_at = now
         self._dispatcher.join(seat.engine, limits)
-        fields = {name: getattr(limits, name) for name in limits.__slots__}
-        self._emit("engine_ready", engine=seat.engine, seconds=now - seat.called, limits=fields, **self._strength())
+        seconds = now - seat.called
+        self._emit("engine_ready", engine=seat.engine, seconds=seconds, limits=asdict(limits), **self._strength())
 
     def _take_in(self, seat: Seat, answer: Exchange) -> None:
         """Book what an engine finished; see whether it moves."""
         now = self._alive_at = time.monotonic()
         table, stats = answer.table, answer.stats
+        output_tokens = table["num_output_tokens"].to_pylist()
+        late: set[int] = set()
         if table.num_rows:
             indexes = table["index"].to_pylist()
             reasons = table["reason"].to_pylist()
@@ -231,28 +238,35 @@ class GeneratorPool:
                 seat.engine,
                 indexes,
                 prompt_tokens=table["num_prompt_tokens"].to_pylist(),
-                output_tokens=table["num_output_tokens"].to_pylist(),
+                output_tokens=output_tokens,
                 timed_out=late,
             )
             self._pending.add(table if keep is None else table.filter(pa.array(keep)), now)
         self._dispatcher.report(seat.engine, stats)
-        self._pending.report(seat.engine, table, stats, seat.num_restarts)
-        progress = (stats.num_output_tokens, stats.num_prompt_tokens, stats.kv_use)
-        if table.num_rows or progress != seat.progress:
+        self._pending.report(
+            seat.engine,
+            stats,
+            num_rows=table.num_rows,
+            num_output_tokens=sum(output_tokens),
+            num_restarts=seat.num_restarts,
+        )
+        progress = (stats.num_output_tokens, stats.num_prompt_tokens, stats.num_replies)
+        if table.num_rows > len(late) or progress != seat.progress:
             seat.progress, seat.progress_at = progress, now
+        seat.unreachable_since = 0.0
         num_held = self._dispatcher.num_in_flight(seat.engine)
         if answer.death is not None:
             self._lose(seat, answer.death)
-        elif num_held and not answer.num_running and seat.unreachable_since:
-            self._take_back(seat)
+        elif num_held and not answer.num_running and seat.has_gap:
+            self._dispatcher.take_back(seat.engine)
         elif num_held and not answer.num_running:
             self._lose(seat, f"lost sight of {num_held} requests that it was given")
-        elif num_held and now - seat.progress_at > self._config.generator.stall_s:
+        elif (num_held or late) and now - seat.progress_at > self._config.generator.stall_s:
             self._lose(
                 seat, f"computed nothing for {self._config.generator.stall_s:.0f} s (generator.stall_s): {stats}"
             )
         if not self._dispatcher.num_in_flight(seat.engine):
-            seat.unreachable_since = 0.0
+            seat.has_gap = False
 
     # -- supervision -----------------------------------------------------------------------------------------------
 
@@ -262,7 +276,8 @@ class GeneratorPool:
         loss = self._dispatcher.leave(seat.engine, is_blamed=is_blamed)
         if loss.poisoned:
             self._pending.add_poisoned(loss.poisoned, seat.engine, now)
-        node_id = min(seat.nodes)
+        assert seat.placement is not None, "an engine that is lost was placed"
+        node_id = seat.placement.node_id
         seat.remove()
         seat.problem = problem
         self._emit(
@@ -274,32 +289,29 @@ class GeneratorPool:
             restarts=seat.num_restarts,
             nodes=sorted(seat.nodes),
         )
-        verdict = self._supervisor.died(seat.engine, node_id, now, is_blamed=is_blamed)
-        if is_final or isinstance(verdict, GiveUp):
-            seat.state = SeatState.GIVEN_UP
+        not_before = self._supervisor.died(seat.engine, node_id, now, is_blamed=is_blamed)
+        if is_final or not_before is None:
+            seat.state, seat.placement = SeatState.GIVEN_UP, None
             self._emit("engine_given_up", engine=seat.engine, problem=problem, **self._strength())
         else:
             seat.num_restarts += 1
-            seat.not_before = verdict.not_before
+            seat.not_before = not_before
             self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed
 
     def _ask_again(self, seat: Seat, problem: str) -> None:
         """The line to an engine is broken: either the network stumbled, or its node died and Ray does not know it yet.
 
-        Asking again finds out which, and saves a healthy engine from being loaded once more.
+        Asking again finds out which, and saves a healthy engine from being loaded once more. Requests or answers may
+        have fallen into the gap: it gets nothing new until what it still has is answered; what is missing then is
+        taken back.
         """
         now = time.monotonic()
         seat.unreachable_since = seat.unreachable_since or now
         if seat.state is not SeatState.READY or now - seat.unreachable_since > _SILENCE_S:
-            self._lose(seat, problem)
+            self._lose(seat, problem, is_blamed=False)
         else:
+            seat.has_gap = True
             seat.exchange(self._epoch, pack([]), [], now)
-
-    def _take_back(self, seat: Seat) -> None:
-        """Requests or answers fell into the gap of a broken line: whoever has room gets these requests."""
-        assert seat.limits is not None, "an engine that answers has limits"
-        self._dispatcher.leave(seat.engine, is_blamed=False)
-        self._dispatcher.join(seat.engine, seat.limits)
 
     def _raise_if_forsaken(self, waiting: list[Seat]) -> None:
         """Engines may wait for a node, but not for ever, if none of them is running."""

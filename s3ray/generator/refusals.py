@@ -102,13 +102,13 @@ def gpu_engines_refused(
     )
 
 
-def cpu_engines_refused(total: int, least: int, num_fitting: int, where: str) -> InputError:
+def cpu_engines_refused(config: RunConfig, total: int, least: int, num_fitting: int, where: str) -> InputError:
     """Fewer cores than engines."""
     return InputError(
         f"{_count(least, 'engine')} do not fit: every engine needs a core of its own and the cluster has {total} CPUs",
         where=where,
         field="generator.engines",
-        value=str(least),
+        value=str(config.generator.engines),
         hint=f"At most {num_fitting} fit here. Lower `engines`, or run on a larger cluster.{_begin_with(num_fitting)}",
     )
 

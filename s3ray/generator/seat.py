@@ -15,7 +15,6 @@ from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.plan import Bundle, EnginePlacement
 from s3ray.tasks import Task
-from s3ray.types import EngineLimits
 
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 
@@ -39,13 +38,13 @@ class Seat:
         self.placement = placement
         self.state = SeatState.WAITING
         self.not_before = 0.0
-        self.limits: EngineLimits | None = None
         self.call: Any = None
         self.called = 0.0
         self.progress_at = 0.0
         self.progress: object = None
         self.is_homeless = False
         self.unreachable_since = 0.0
+        self.has_gap = False
         self.num_restarts = 0
         self.problem = ""
         self._actor: Any = None
@@ -54,7 +53,7 @@ class Seat:
     @property
     def nodes(self) -> set[str]:
         """The nodes that the engine is placed on."""
-        return {bundle.node_id for bundle in self.placement.bundles} if self.placement else set()
+        return set(self.placement.node_ids) if self.placement else set()
 
     def launch(self, config: GeneratorConfig, task: Task, *, run: str, clean: bool, now: float) -> None:
         """Reserve the place and start the engine there; its resolved limits answer the call."""
@@ -72,7 +71,6 @@ class Seat:
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, task, run=run, clean=clean, **shares)
-        self.limits = None
         self.state = SeatState.STARTING
         self._call(self._actor.start.remote(), now)
 
@@ -95,7 +93,8 @@ class Seat:
             ray.kill(self._actor)
         if self._group is not None:
             remove_placement_group(self._group)
-        self._actor = self._group = self.call = self.limits = None
+        self._actor = self._group = self.call = None
+        self.unreachable_since, self.has_gap = 0.0, False
         self.state = SeatState.WAITING
 
     def _call(self, call: Any, now: float) -> None:

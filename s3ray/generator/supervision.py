@@ -13,20 +13,6 @@ _LONGEST_BACK_OFF_S = 60.0
 _DEATHS_PER_NODE = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restart:
-    """May start again, not before ``not_before`` (seconds on the caller's clock)."""
-
-    not_before: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
-    """Died too often; its seat stays empty."""
-
-    num_deaths: int
-
-
 @dataclass(slots=True)
 class Supervisor:
     """Remembers deaths for an hour."""
@@ -35,22 +21,22 @@ class Supervisor:
     _by_engine: dict[str, list[float]] = field(default_factory=dict)
     _by_node: dict[str, list[float]] = field(default_factory=dict)
 
-    def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> Restart | GiveUp:
-        """Decide on an engine's restart.
+    def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> float | None:
+        """When an engine may start again, on the caller's clock; None if it died too often.
 
         ``is_blamed`` is False where the cause lies outside (its node was lost, or it was told to leave): such a death
         costs neither a restart nor the node's good name.
         """
         if not is_blamed:
-            return Restart(not_before=now)
+            return now
         self._by_node.setdefault(node_id, []).append(now)
         deaths = _recent(self._by_engine.setdefault(engine, []), now)
         deaths.append(now)
         if len(deaths) > self.max_restarts:
-            return GiveUp(num_deaths=len(deaths))
+            return None
         # The first restart is at once: most deaths are single ones.
         wait_s = 0.0 if len(deaths) == 1 else min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (len(deaths) - 2))
-        return Restart(not_before=now + wait_s)
+        return now + wait_s
 
     def shunned(self, now: float) -> Collection[str]:
         """The nodes on which engines died twice within the hour."""

@@ -52,7 +52,10 @@ class EventLog:
 
     @contextlib.contextmanager
     def within(self, **place: Any) -> Iterator[None]:
-        """Put ``place`` (round, phase, stage) into every event and log line until the block ends."""
+        """Put ``place`` (round, phase, stage) into every event until the block ends.
+
+        Log lines carry round and phase until the next block.
+        """
         before, self._place = self._place, self._place | place
         move_log(**self._place)
         try:

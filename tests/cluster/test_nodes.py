@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.processes import below
 from s3ray.generator.pool import GeneratorPool
 from s3ray.outcomes import outcomes_from_table
 from tests.sources import InsistentSource, make_pool, make_request
@@ -108,6 +109,21 @@ def test_every_engine_takes_the_place_that_was_planned_for_it(cluster: Cluster) 
         pool.close()
         more.close()
     assert first[0] in {node.node_id for node in cluster.worker_nodes}
+
+
+def test_who_waits_for_a_place_takes_that_of_an_engine_that_was_given_up(cluster: Cluster) -> None:
+    events: list[dict[str, Any]] = []
+    pool = make_pool(events, engines=2, tensor_parallel=4, min_engines=1, max_restarts=0, fake=SLOW)
+    try:
+        chunks = Chunks(pool, 100)
+        chunks.next()
+        next(below("GeneratorActor")).kill()
+        while chunks.next():
+            pass
+    finally:
+        pool.close()
+    assert sorted(chunks.indexes) == list(range(100))
+    assert [event["engine"] for event in named(events, "engine_ready")] == ["engine-0", "engine-1"]
 
 
 def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

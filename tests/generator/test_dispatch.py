@@ -104,6 +104,15 @@ def test_tokens_bound_what_an_engine_holds_and_one_always_fits() -> None:
     assert len(dispatcher.deal("small", source).requests) == 1
 
 
+def test_tokens_bound_what_an_engine_gets_of_one_group_too() -> None:
+    dispatcher = Dispatcher(PullPolicy())
+    dispatcher.join("one", limits(num_seqs=64, num_kv_tokens=1000))
+    source = Source([request(index, group="g", max_tokens=200) for index in range(5000)])
+    assert indexes(dispatcher.deal("one", source)) == [0, 1, 2, 3]
+    settle(dispatcher, "one", [1])
+    assert indexes(dispatcher.deal("one", source)) == [4]
+
+
 def test_lengths_are_learned_from_answers() -> None:
     dispatcher = Dispatcher(PullPolicy())
     dispatcher.join("one", limits(num_seqs=1000, num_kv_tokens=4000))
@@ -274,10 +283,49 @@ def test_the_only_engine_gets_its_timeout_again() -> None:
     assert dispatcher.deal("one", source).requests[0][1] == 2
 
 
+def test_a_slow_engine_takes_what_timed_out_at_the_only_fast_one() -> None:
+    dispatcher, source = measured_pool(), Source(requests(1))
+    dispatcher.leave("other", is_blamed=False)
+    assert indexes(dispatcher.deal("fast", source)) == [0]
+    assert settle(dispatcher, "fast", [0], timed_out=[0]) == [False]
+    assert indexes(dispatcher.deal("fast", source)) == []
+    assert indexes(dispatcher.deal("slow", source)) == [0]
+
+
+def test_what_an_engine_lost_on_the_way_waits_again_and_the_engine_is_still_known() -> None:
+    dispatcher, source = measured_pool(), Source(requests(30))
+    held = indexes(dispatcher.deal("slow", source))
+    assert len(held) == 5, "its share of the end, as slow as it is"
+    dispatcher.take_back("slow")
+    assert dispatcher.num_in_flight("slow") == 0
+    assert len(dispatcher.deal("slow", source).requests) == 5
+    assert set(held) < set(indexes(dispatcher.deal("fast", source)))
+
+
+def test_an_engine_is_not_taken_for_slow_because_it_ran_suspects_alone() -> None:
+    dispatcher, source = pool("one", "two", num_seqs=32), Source(requests(5000))
+    held = indexes(dispatcher.deal("two", source))
+    for _ in range(2):
+        dispatcher.deal("one", source)
+        dispatcher.leave("one", is_blamed=True)
+        dispatcher.join("one", limits(32))
+    settle(dispatcher, "two", held)
+    for second in range(1, 21):
+        (suspect,) = indexes(dispatcher.deal("two", source))
+        settle(dispatcher, "two", [suspect])
+        dispatcher.report("two", EngineStats(num_output_tokens=20 * second, busy_s=second))
+    dispatcher.drop()
+    dispatcher.deal("one", Source(requests(5000)))
+    dispatcher.report("one", EngineStats(num_running=32, num_output_tokens=3200, busy_s=5))
+    dispatcher.drop()
+    short = Source(requests(60))
+    assert [len(dispatcher.deal(engine, short).requests) for engine in ("one", "two")] == [30, 30]
+
+
 def die(dispatcher: Dispatcher, engine: str) -> list[int]:
     poisoned = dispatcher.leave(engine, is_blamed=True).poisoned
     dispatcher.join(engine, limits(4))
-    return [each.index for each, _ in poisoned]
+    return [entry.request.index for entry in poisoned]
 
 
 @pytest.mark.parametrize("poison", [0, 3, 4, 39])
@@ -317,7 +365,8 @@ def test_a_suspect_is_no_poison_if_its_node_is_lost() -> None:
         assert dispatcher.leave("one", is_blamed=is_blamed).poisoned == []
         dispatcher.join("one", limits())
     assert indexes(dispatcher.deal("one", source)) == [0]
-    assert [(each.index, num) for each, num in dispatcher.leave("one", is_blamed=True).poisoned] == [(0, 4)]
+    (poison,) = dispatcher.leave("one", is_blamed=True).poisoned
+    assert (poison.request.index, poison.num_deaths, poison.num_deaths_alone, poison.num_attempts) == (0, 4, 2, 5)
 
 
 def test_a_suspect_that_lives_on_as_a_copy_is_not_copied_again() -> None:
@@ -437,7 +486,7 @@ class Model:
         suspect = self.alone.pop(engine, None)
         loss = self.dispatcher.leave(engine, is_blamed=is_blamed)
         assert loss.num_in_flight == len(held)
-        poisoned = [each.index for each, _ in loss.poisoned]
+        poisoned = [entry.request.index for entry in loss.poisoned]
         if is_blamed and suspect is not None:
             self.deaths_alone[suspect] += 1
         is_poison = is_blamed and suspect is not None and self.deaths_alone[suspect] >= 2

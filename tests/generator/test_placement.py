@@ -76,6 +76,11 @@ PLACED: dict[str, tuple[RunConfig, Shape, dict[str, int]]] = {
     ),
     "TP 4 on the node that it fills": (job(tensor_parallel=4), [(64, 8), (64, 4)], {"1x4@n1 mp": 1}),
     "TP 12 with its actor where a CPU is": (job(tensor_parallel=12), [(0, 8), (1, 4)], {"4x1@n1+8x1@n0 ray": 1}),
+    "TP 4 across nodes, a CPU where its actor is and none elsewhere": (
+        job(tensor_parallel=4, workers=2, mode="split"),
+        [(2, 3), (2, 3)],
+        {"3x1@n0+1x1@n1 ray": 1},
+    ),
     "TP 6 on as few nodes as will do": (
         job(tensor_parallel=6),
         [(8, 2), (8, 4), (8, 2)],

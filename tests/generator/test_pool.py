@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,8 +97,8 @@ def test_a_killed_actor_process_costs_only_time() -> None:
 
 def test_a_poisonous_request_ends_alone_and_takes_nobody_along() -> None:
     events: Events = []
-    requests = [replace(request, seed=request.index * 2 + 1) for request in asked(60)]
-    requests[7] = replace(requests[7], seed=1000)
+    requests = [request._replace(seed=request.index * 2 + 1) for request in asked(60)]
+    requests[7] = requests[7]._replace(seed=1000)
     pool = make_pool(events, engines=2, fake={"poison_every": 1000, "tokens_per_s": 300.0}, max_restarts=10)
     outcomes = drain(pool, requests)
     assert indexes(outcomes) == list(range(60))
@@ -115,6 +114,16 @@ def test_an_engine_that_hangs_is_replaced() -> None:
     problems = [event["problem"] for event in events if event["event"] == "engine_lost"]
     assert problems
     assert all("computed nothing" in problem for problem in problems)
+
+
+def test_an_engine_that_hangs_is_replaced_though_its_requests_time_out_first() -> None:
+    events: Events = []
+    pool = make_pool(events, fake={"hang_after": 30}, request_s=1.0, stall_s=1.5)
+    outcomes = drain(pool, asked(40))
+    assert indexes(outcomes) == list(range(40))
+    assert not any(outcome.reason for outcome in outcomes)
+    (lost,) = [event for event in events if event["event"] == "engine_lost"]
+    assert "computed nothing" in lost["problem"]
 
 
 def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
