@@ -104,13 +104,11 @@ class Ledger:
 
     def end(self, engine: str, index: int) -> Entry | None:
         """A request has ended at an engine; another's copy is cancelled. None if the engine does not hold it."""
-        holding = self._holdings.get(engine)
-        entry = holding.entries.pop(index, None) if holding else None
-        if holding is None or entry is None:
+        entry = self._pop(engine, index)
+        if entry is None:
             return None
-        holding.num_tokens -= entry.num_tokens
         if entry.second is not None:
-            other = entry.holder if entry.second is holding else entry.second
+            other = entry.holder if entry.second.engine == engine else entry.second
             assert other is not None  # who has a second holder has a first
             del other.entries[index]
             other.num_tokens -= entry.num_tokens
@@ -119,15 +117,11 @@ class Ledger:
         self._land(entry)
         return entry
 
-    def release(self, engine: str, index: int) -> Entry | None:
-        """An engine no longer holds a request that has not ended. None if it does not hold it."""
-        holding = self._holdings.get(engine)
-        entry = holding.entries.pop(index, None) if holding else None
-        if holding is None or entry is None:
-            return None
-        holding.num_tokens -= entry.num_tokens
-        self._let_go(holding, entry)
-        return entry
+    def release(self, engine: str, index: int) -> None:
+        """An engine no longer holds a request that has not ended; nothing happens if it does not hold it."""
+        entry = self._pop(engine, index)
+        if entry is not None:
+            self._let_go(self._holdings[engine], entry)
 
     def close(self, engine: str) -> list[Entry]:
         """An engine is gone; returns what it held, in the order of hand-out. ``holder`` is set where a copy lives."""
@@ -145,6 +139,13 @@ class Ledger:
         self.num_in_flight = 0
         self.num_output_tokens = 0
         return holders
+
+    def _pop(self, engine: str, index: int) -> Entry | None:
+        holding = self._holdings.get(engine)
+        entry = holding.entries.pop(index, None) if holding else None
+        if holding is not None and entry is not None:
+            holding.num_tokens -= entry.num_tokens
+        return entry
 
     def _let_go(self, holding: Holding, entry: Entry) -> None:
         """One of the holders of a request has it no more; the other, if there is one, becomes the first."""
