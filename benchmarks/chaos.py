@@ -31,10 +31,10 @@ from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from s3ray.store import RunStore
 
-JOB = {
-    "gold": {"extrapolate": 60, "select": 20, "test": 20},
-    "strategy": {"name": "s3", "rounds": 2, "seed_examples": 150, "rows": 300, "reasons_per_label": 4},
-}
+GOLD = {"extrapolate": 60, "select": 20, "test": 20}
+STRATEGY = {"name": "s3", "rounds": 2, "reasons_per_label": 4}
+FAKE_SIZE = {"seed_examples": 150, "rows": 300}
+VLLM_SIZE = {"seed_examples": 60, "rows": 100}  # each loss of a real engine costs half a minute of loading
 FAKE = {
     "engine": "fake",
     "prompt_form": "completion",
@@ -129,7 +129,7 @@ class Victim:
         """A whole raylet without a word; another one joins in its place."""
         workers = list(self._cluster.worker_nodes)
         self._cluster.remove_node(self._draw.choice(workers), allow_graceful=False)
-        self._cluster.add_node(num_cpus=2)
+        self._cluster.add_node(num_cpus=1)
         return True
 
     def _kill_driver(self) -> bool:
@@ -168,7 +168,7 @@ def make_cluster() -> Cluster:
     patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": patience})
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=1)
     return cluster
 
 
@@ -184,13 +184,16 @@ def main() -> None:
     folder = options.out or Path(tempfile.mkdtemp(prefix="s3ray-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     is_fake = options.engine == "fake"
-    settings = JOB | {"generator": FAKE if is_fake else VLLM}
+    size, generator = (FAKE_SIZE, FAKE) if is_fake else (VLLM_SIZE, VLLM)
+    settings = {"gold": GOLD, "strategy": STRATEGY | size, "generator": generator}
     cluster = make_cluster()
     totals: Counter[str] = Counter(lost=0, duplicated=0, different=0)
     hits: Counter[str] = Counter()
     try:
-        run_schedule(cluster, folder / "undisturbed", settings, [])
-        expected = digest(folder / "undisturbed")
+        expected = ""
+        if is_fake:
+            run_schedule(cluster, folder / "undisturbed", settings, [])
+            expected = digest(folder / "undisturbed")
         for number in range(options.schedules):
             name = folder / f"schedule-{number}"
             hit = run_schedule(cluster, name, settings, draw_schedule(options.seed, number, 4.0 if is_fake else 30.0))
