@@ -164,6 +164,18 @@ def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
     run(scenario)
 
 
+def test_no_second_try_means_none_for_a_request_with_a_limit_of_its_own_either() -> None:
+    async def scenario() -> None:
+        writer = make_writer(max_tokens=12, retry_max_tokens=12)
+        await writer.start()
+        asked = pack([(make_request(index)._replace(max_tokens=5), 1) for index in range(10)])
+        outcomes = outcomes_of(await writer.exchange(1, asked))
+        outcomes += await collect(writer, 10 - len(outcomes))
+        assert {outcome.num_output_tokens for outcome in outcomes} == {5}
+
+    run(scenario)
+
+
 def test_what_another_engine_answered_first_is_given_up() -> None:
     async def scenario() -> None:
         writer = make_writer(tokens_per_s=0.001)
