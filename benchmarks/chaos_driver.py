@@ -17,6 +17,7 @@ from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.dataset import examples_from_table
 from s3ray.driver import Driver, Parts
+from s3ray.generator.actor import only_recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.jobfile import validate
@@ -70,7 +71,7 @@ def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
         store.create({"name": config.name}, to_yaml(config))
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)
-        pool = GeneratorPool(config, task, plan, emit=events.emit)
+        pool = GeneratorPool(config, only_recipe(config, task), plan, emit=events.emit)
         parts = Parts(
             config=config,
             task=task,
@@ -78,6 +79,7 @@ def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
             store=store,
             events=events,
             fingerprint="chaos",
+            seed_fingerprint="chaos",
             generator=pool,
             trainer=ScriptedTrainer(),
         )

@@ -21,6 +21,7 @@ from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig
+from s3ray.generator.actor import only_recipe
 from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
@@ -65,9 +66,8 @@ class PoolPeer:
     def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
         connect("local")
         self._limits: Mapping[str, Any] | None = None
-        self._pool = GeneratorPool(
-            config, load_task(config.task), plan_placement(config, node_facts()), emit=self._note
-        )
+        recipes = only_recipe(config, load_task(config.task))
+        self._pool = GeneratorPool(config, recipes, plan_placement(config, node_facts()), emit=self._note)
 
     def _note(self, event: str, **fields: Any) -> None:
         if event == "engine_lost":

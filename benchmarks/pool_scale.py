@@ -26,6 +26,7 @@ from benchmarks.stages import unjudged_stage
 from s3ray.cluster import connect, node_facts
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
+from s3ray.generator.actor import only_recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.jobfile import validate
@@ -88,7 +89,8 @@ def steady_rate(progress: list[tuple[float, int]]) -> float:
 def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[str, Any]:
     """Push as many requests as the engines can answer in ``seconds``."""
     config = make_config(num_actors, rate, slots)
-    pool = GeneratorPool(config, load_task(TASK), plan_placement(config, node_facts()), emit=lambda event, **_: None)
+    recipes = only_recipe(config, load_task(TASK))
+    pool = GeneratorPool(config, recipes, plan_placement(config, node_facts()), emit=lambda event, **_: None)
     with tempfile.TemporaryDirectory(prefix="s3ray-scale-") as folder:
         store = RunStore(Path(folder))
         try:

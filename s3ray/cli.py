@@ -1,4 +1,4 @@
-"""The command line: run, plan, status, report, export.
+"""The command line: run, plan, compare, status, report, export.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -61,6 +61,27 @@ def plan(job: JobFile, out: Out = None, set_: Settings = None) -> None:
     from s3ray.running import plan_job
 
     plan_job(config, str(job), _folder(config, out), _console())
+
+
+@app.command()
+def compare(
+    grid: Annotated[Path, typer.Argument(help="The grid: a YAML file such as jobs/compare.yaml.", metavar="GRID.yaml")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The campaign's folder; default: the store and the name.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Run a grid of jobs on one cluster, with engines that they share, and compare their scores.
+
+    Every run has a folder of its own. Goes on where an interrupted start of it stopped.
+    """
+    from s3ray.campaign.grid import load_campaign
+
+    campaign = load_campaign(grid)
+    from s3ray.campaign.compare import run_campaign
+
+    folder = out if out is not None else Path(campaign.runs[0].config.store) / campaign.config.name
+    run_campaign(campaign, str(grid), folder, _console())
 
 
 @app.command()

@@ -6,7 +6,7 @@ starts of the same run; all others shape the data and are fingerprinted (DESIGN:
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -273,6 +273,12 @@ def fingerprint(shaping: Mapping[str, Any]) -> str:
     """A short, stable name (16 hex digits) for settings that shape the data."""
     text = json.dumps(shaping, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_fingerprint(shaping: Mapping[str, Any], strategy_fields: Sequence[str]) -> str:
+    """The fingerprint of what shapes the seed set: neither the student nor what the strategy does afterwards."""
+    strategy = {name: shaping["strategy"][name] for name in strategy_fields}
+    return fingerprint({**shaping, "student": None, "strategy": strategy})
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -56,7 +56,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the driver puts together."""
+    """What the driver puts together. Request ids come from ``seed_fingerprint`` in round 0, then ``fingerprint``."""
 
     config: RunConfig
     task: Task
@@ -64,6 +64,7 @@ class Parts:
     store: RunStore
     events: EventLog
     fingerprint: str
+    seed_fingerprint: str
     generator: Generator
     trainer: Trainer
 
@@ -135,7 +136,7 @@ class Driver:
             mistakes=self._mistakes(round_ - 1),
             reasons=reasons or {},
             with_reasons=self._task.has_reasons(config.generator.prompt_form),
-            fingerprint=self._parts.fingerprint,
+            fingerprint=self._parts.fingerprint if round_ else self._parts.seed_fingerprint,
             seed=config.seed,
         )
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3ray.config import EndpointConfig, RunConfig, data_shaping, fingerprint
+from s3ray.config import EndpointConfig, RunConfig, data_shaping, fingerprint, seed_fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.strategies import make_strategy
 from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
@@ -31,6 +32,11 @@ class Job:
     gold: GoldSplit
     settings: dict[str, Any]
     fingerprint: str
+
+    @property
+    def seed_fingerprint(self) -> str:
+        """Name of what shapes round 0 alone: runs that have it in common write the same seed set."""
+        return seed_fingerprint(self.settings, make_strategy(self.config.strategy).seed_settings)
 
 
 def check_job(config: RunConfig, where: str) -> Job:

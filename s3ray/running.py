@@ -12,9 +12,10 @@ from rich.console import Console
 from s3ray import __version__
 from s3ray.cluster import connect, join_running, local_facts, node_facts
 from s3ray.config import RunConfig, to_yaml
-from s3ray.driver import Driver, Parts
+from s3ray.driver import Driver, Generator, Parts, Trainer
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
+from s3ray.generator.actor import only_recipe
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
 from s3ray.monitor.events import EventLog
@@ -87,11 +88,11 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
         with store.lock():
             store.check(job.settings)  # once more, with nobody beside us
             store.create(job.settings, to_yaml(job.config))
-            events = EventLog(store, job.config.name, attempt=_next_attempt(store))
+            events = EventLog(store, job.config.name, attempt=next_attempt(store))
             progress = make_progress(console, RunView.replay(store.events()))
             events.listen(progress)
             try:
-                with _failures_told(store, events):
+                with failures_told(store, events):
                     _run(job, plan, store, events)
             finally:
                 progress.close()
@@ -103,9 +104,31 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
 
 
 def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
-    started = time.monotonic()
     config = job.config
     log_from(run=config.name, phase="start")
+    pool = GeneratorPool(config, only_recipe(config, job.task), plan, emit=events.emit)
+    try:
+        carry_out(job, plan, store, events, pool, make_trainer(job, plan, store, config.name))
+    finally:
+        pool.close()
+
+
+def make_trainer(job: Job, plan: Plan, store: RunStore, run_name: str) -> RayStudentTrainer:
+    """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
+    return RayStudentTrainer(
+        job.config.student,
+        job.task,
+        run_name=run_name,
+        storage_path=str(store.path("ray_train")),
+        gpus_per_worker=plan.gpus_per_worker,
+        cpus_per_worker=plan.cpus_per_worker,
+    )
+
+
+def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer) -> None:
+    """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
+    started = time.monotonic()
+    config = job.config
     strategy = make_strategy(config.strategy)
     events.emit(
         "run_started",
@@ -118,16 +141,7 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
         workers=plan.num_workers,
         version=__version__,
         fingerprint=job.fingerprint,
-        resumed=bool(store.rounds() or store.students()) or _next_attempt(store) > 1,
-    )
-    pool = GeneratorPool(config, job.task, plan, emit=events.emit)
-    trainer = RayStudentTrainer(
-        config.student,
-        job.task,
-        run_name=config.name,
-        storage_path=str(store.path("ray_train")),
-        gpus_per_worker=plan.gpus_per_worker,
-        cpus_per_worker=plan.cpus_per_worker,
+        resumed=bool(store.rounds() or store.students()) or next_attempt(store) > 1,
     )
     parts = Parts(
         config=config,
@@ -136,13 +150,11 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
         store=store,
         events=events,
         fingerprint=job.fingerprint,
-        generator=pool,
+        seed_fingerprint=job.seed_fingerprint,
+        generator=generator,
         trainer=trainer,
     )
-    try:
-        Driver(parts).run()
-    finally:
-        pool.close()
+    Driver(parts).run()
     if config.generates:
         export_dataset(store, None)
     events.emit("run_finished", seconds=time.monotonic() - started)
@@ -150,12 +162,13 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
     write_report(store)
 
 
-def _next_attempt(store: RunStore) -> int:
+def next_attempt(store: RunStore) -> int:
+    """Number of the start that begins now; the first one is 1."""
     return 1 + max((event["attempt"] for event in store.events()), default=0)
 
 
 @contextlib.contextmanager
-def _failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
+def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
     """Whatever ends a run is in its events, and the message says what is safe on disk and how to go on."""
     try:
         yield

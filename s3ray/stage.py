@@ -6,6 +6,7 @@ the driver; the pool sees it as a source of requests only.
 """
 
 import math
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Verdict:
 class Stage:
     """A stage under way. ``take`` hands out requests, ``settle`` brings their outcomes back, each exactly once.
 
-    Memory is bounded by what is under way: a verdict is handed on as soon as it is reached.
+    Memory is bounded by what is under way: a verdict is handed on as soon as it is reached. ``take`` and ``settle`` may
+    be called from different threads: where runs share a pool, it draws while a run's driver settles.
     """
 
     def __init__(self, plan: StagePlan, judge: Judge, book: Callable[[Verdict], None]) -> None:
@@ -81,6 +83,7 @@ class Stage:
         self._accepted: Counter[str] = Counter()
         self._judged: Counter[str] = Counter()
         self._outstanding: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._finish_if_done()
 
     @property
@@ -114,6 +117,10 @@ class Stage:
 
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests to send. Few or none do not mean the end: ``finished`` says that."""
+        with self._lock:
+            return self._take(num)
+
+    def _take(self, num: int) -> list[GenerationRequest]:
         taken: list[GenerationRequest] = []
         while len(taken) < num and not self.finished:
             is_resent = bool(self._resend)
@@ -167,10 +174,11 @@ class Stage:
         Raises:
             KeyError: an outcome's request was never handed out, or it was settled before.
         """
-        for outcome in outcomes:
-            request = self._in_flight.pop(outcome.request_id)
-            self._waiting[request.index] = (request, outcome)
-        self._judge_in_order()
+        with self._lock:
+            for outcome in outcomes:
+                request = self._in_flight.pop(outcome.request_id)
+                self._waiting[request.index] = (request, outcome)
+            self._judge_in_order()
 
     # -- which requests to send ------------------------------------------------------------------------------------
 

@@ -143,6 +143,15 @@ class RunStore:
         """Begin a Parquet file that is written in parts and appears under its name when it is closed."""
         return TableWriter(self.path(name), schema)
 
+    def files(self, folder: str) -> list[str]:
+        """Names of the whole files in a folder of the run and below it."""
+        found = (path for path in self.path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+        return sorted(str(path.relative_to(self.folder)) for path in found)
+
+    def copy_from(self, other: "RunStore", name: str) -> None:
+        """Take over a file of another run under its name."""
+        self._write(name, other._read(name))
+
     def _read(self, name: str) -> bytes:
         try:
             return self.path(name).read_bytes()

@@ -106,8 +106,9 @@ class GenerationRequest(NamedTuple):
     ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
-    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's. A tuple,
-    because millions of them travel (``generator.wire``).
+    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's. ``recipe``
+    says whose prompts and rules the actor takes, where several runs share its engine. A tuple, because millions of them
+    travel (``generator.wire``).
     """
 
     id: str
@@ -125,6 +126,7 @@ class GenerationRequest(NamedTuple):
     parent: Example | None = None
     variant: int = 0
     max_tokens: int | None = None
+    recipe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,13 +37,15 @@ def make_request(index: int, parent: str | None = None) -> GenerationRequest:
 def make_pool(events: list[dict[str, Any]], *, clean: bool = True, **generator: Any) -> "GeneratorPool":
     """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
     from s3ray.cluster import node_facts
+    from s3ray.generator.actor import only_recipe
     from s3ray.generator.pool import GeneratorPool
 
     settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
     config = validate(RunConfig, raw, "test")
     plan = plan_placement(config, node_facts())
-    return GeneratorPool(config, TASK, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
+    recipes = only_recipe(config, TASK)
+    return GeneratorPool(config, recipes, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
 
 
 class InsistentSource:

@@ -142,6 +142,7 @@ def drive(
         store=store,
         events=EventLog(store, "job", 1),
         fingerprint="f",
+        seed_fingerprint="f",
         generator=generator,
         trainer=trainer,
     )

@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from s3ray.collector import collect_rarely
+from s3ray.config import RunConfig
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec
@@ -55,6 +56,19 @@ class Exchange:
 _NOTHING = Exchange(table=OUTCOME_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How an actor words the requests of a run and reads what is written."""
+
+    task: Task
+    clean: bool
+
+
+def only_recipe(config: RunConfig, task: Task) -> dict[str, Recipe]:
+    """The recipes of a pool that serves one run."""
+    return {"": Recipe(task=task, clean=config.curation.clean)}
+
+
 @dataclass(slots=True, kw_only=True)
 class _Job:
     """A request under way."""
@@ -73,15 +87,14 @@ class Writer:
     """
 
     def __init__(
-        self, spec: EngineSpec, task: Task, *, run: str, clean: bool, share: int = 0, num_shares: int = 1
+        self, spec: EngineSpec, recipes: Mapping[str, Recipe], *, run: str, share: int = 0, num_shares: int = 1
     ) -> None:
-        """``share`` of ``num_shares``: which part of the node's cores this process may use."""
+        """``recipes`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
         log_from(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._engine = make_engine(replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares)))
-        self._task = task
+        self._recipes = recipes
         self._config = spec.config
-        self._clean = clean
         self._name = spec.engine
         self._finished: list[Outcome] = []
         self._jobs: dict[int, _Job] = {}
@@ -201,7 +214,7 @@ class Writer:
 
     async def _answer(self, job: _Job) -> None:
         try:
-            prompt = self._task.render(job.request, self._config.prompt_form)
+            prompt = self._recipes[job.request.recipe].task.render(job.request, self._config.prompt_form)
             outcome = await self._generate(job, prompt)
         except EngineDeadError as error:
             self._death = self._death or str(error)
@@ -239,7 +252,8 @@ class Writer:
         return self._outcome(job, both, self._read(request, again))
 
     def _read(self, request: GenerationRequest, generation: Generation) -> Parsed | Rejection:
-        return self._task.read(request, generation.text, generation.finish_reason, clean=self._clean)
+        recipe = self._recipes[request.recipe]
+        return recipe.task.read(request, generation.text, generation.finish_reason, clean=recipe.clean)
 
     def _outcome(self, job: _Job, generation: Generation, read: Parsed | Rejection) -> Outcome:
         rejection = read if isinstance(read, Rejection) else None

@@ -16,7 +16,7 @@ from s3ray.generator.copies import Copies
 from s3ray.generator.expectations import Expectations
 from s3ray.generator.feedback import Feedback, Fleet
 from s3ray.generator.ledger import Entry, Holding, Ledger
-from s3ray.generator.lookahead import Lookahead, RequestSource
+from s3ray.generator.lookahead import MIN_AHEAD, Lookahead, RequestSource
 from s3ray.generator.policy import Facts, Policy
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
@@ -63,8 +63,10 @@ class _Member:
 class Dispatcher:
     """Deals the requests of one stage after the other to the engines that joined."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, min_ahead: int = MIN_AHEAD) -> None:
+        """``min_ahead``: requests that are drawn ahead of need, however few are decoded at once."""
         self._policy = policy
+        self._min_ahead = min_ahead
         self._lookahead = self._new_lookahead()
         self._lengths = Expectations()
         self._ledger = Ledger()
@@ -166,6 +168,16 @@ class Dispatcher:
             if entry is self._wards.get(engine):
                 self._wards[engine] = None
         return verdicts
+
+    def withdraw(self, indexes: range) -> None:
+        """Of many stages that share the engines one needs no more: forget its requests, wherever they are."""
+        self._lookahead.withdraw(indexes)
+        self._ledger.withdraw(indexes)
+        self._copies.expire()
+        self._suspects = deque(entry for entry in self._suspects if entry.request.index not in indexes)
+        for engine, entry in self._wards.items():
+            if entry is not None and entry.request.index in indexes:
+                self._wards[engine] = None
 
     def drop(self) -> list[str]:
         """The stage needs no more: forget all requests. Returns the engines that held something.
@@ -282,7 +294,7 @@ class Dispatcher:
         return self._lookahead.num + len(self._suspects) + self._ledger.num_in_flight
 
     def _new_lookahead(self) -> Lookahead:
-        return Lookahead(self._policy.num_lanes, has_endgame=self._policy.has_endgame)
+        return Lookahead(self._policy.num_lanes, has_endgame=self._policy.has_endgame, min_ahead=self._min_ahead)
 
     # -- how fast it goes ------------------------------------------------------------------------------------------
 

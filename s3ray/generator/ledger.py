@@ -132,6 +132,17 @@ class Ledger:
             self._let_go(holding, entry)
         return lost
 
+    def withdraw(self, indexes: range) -> None:
+        """Requests are wanted no more: whoever holds one gives it up."""
+        for holding in self._holdings.values():
+            for index in [index for index in holding.entries if index in indexes]:
+                entry = holding.entries.pop(index)
+                holding.num_tokens -= entry.num_tokens
+                holding.cancelled.append(index)
+                if entry.holder is not None:
+                    self._land(entry)
+                entry.second = None
+
     def drop(self) -> list[str]:
         """Forget every request; engines stay open. Returns those that held something."""
         holders = [engine for engine, holding in self._holdings.items() if holding.entries]

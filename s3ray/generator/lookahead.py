@@ -73,6 +73,18 @@ class Lane:
         self.num_output_tokens += entry.num_output_tokens
         self._returned.append(entry)
 
+    def withdraw(self, indexes: range) -> None:
+        """Requests are wanted no more."""
+        self._returned = deque(entry for entry in self._returned if entry.request.index not in indexes)
+        self._ranking = [ranked for ranked in self._ranking if ranked[3].request.index not in indexes]
+        waiting = [entry for name in self._order for entry in self._groups[name] if entry.request.index not in indexes]
+        self._groups.clear()
+        self._order.clear()
+        self._append(waiting)
+        left = [*self._returned, *(ranked[3] for ranked in self._ranking), *waiting]
+        self.num = len(left)
+        self.num_output_tokens = sum([entry.num_output_tokens for entry in left])
+
     def rank(self) -> None:
         """The end is in sight: longest first from here on, by what is known by now."""
         self.is_ranked = True
@@ -177,10 +189,11 @@ class Lookahead:
     longest leave first.
     """
 
-    def __init__(self, num_lanes: int, *, has_endgame: bool) -> None:
+    def __init__(self, num_lanes: int, *, has_endgame: bool, min_ahead: int = MIN_AHEAD) -> None:
         """``has_endgame``: whether anything changes when the end is in sight."""
         self.is_ending = False
         self._has_endgame = has_endgame
+        self._min_ahead = min_ahead
         self._lanes = [Lane() for _ in range(num_lanes)]
         self._num_filled = 0
 
@@ -198,12 +211,17 @@ class Lookahead:
         """The lane of a request's index, or of an engine's number."""
         return self._lanes[number % len(self._lanes)]
 
+    def withdraw(self, indexes: range) -> None:
+        """Requests are wanted no more."""
+        for lane in self._lanes:
+            lane.withdraw(indexes)
+
     def draw(self, source: RequestSource, lane: Lane, capacity: int, num_held: int, lengths: Expectations) -> None:
         """Fill a lane with what an engine may hold (``num_held``) and its part of what is looked ahead.
 
         ``capacity`` are the sequences that all engines decode at once. Notices when the source runs dry.
         """
-        num_ahead = min(max(MIN_AHEAD, NUM_AHEAD * capacity), MAX_AHEAD)
+        num_ahead = min(max(self._min_ahead, NUM_AHEAD * capacity), MAX_AHEAD)
         num = num_ahead + (num_held - lane.num) * len(self._lanes)
         if num <= 0:
             return

@@ -5,7 +5,7 @@ as the dispatcher has for it. What a dead engine held goes to the others.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -13,24 +13,22 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config import RunConfig
-from s3ray.errors import InputError, PoolError
-from s3ray.generator.actor import Exchange
+from s3ray.errors import PoolError
+from s3ray.generator.actor import Exchange, Recipe
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.lookahead import RequestSource
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.policy import PullPolicy
-from s3ray.generator.seat import Seat, SeatState
+from s3ray.generator.seat import Seat, SeatState, why_lost
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
 from s3ray.outcomes import Chunk
-from s3ray.tasks import Task
 from s3ray.types import EngineLimits, FailureReason
 
 Emit = Callable[..., None]
 
-_NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _NO_ROOM = "no node has room for it"
 _POLL_S = 1.0
 _STOP_S = 20.0
@@ -41,22 +39,26 @@ _NODES_EVERY_S = 3.0
 class GeneratorPool:
     """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine from when it is ready."""
 
-    def __init__(self, config: RunConfig, task: Task, plan: Plan, *, emit: Emit) -> None:
+    def __init__(self, config: RunConfig, recipes: Mapping[str, Recipe], plan: Plan, *, emit: Emit) -> None:
+        """``recipes`` by the name that requests give."""
         self._config = config
-        self._task = task
+        self._recipes = recipes
         self._emit = emit
         self._device = plan.device
         self._releases_devices = plan.mode == "swap" and plan.device == "gpu"
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
-        self._dispatcher = Dispatcher(PullPolicy())
+        self._dispatcher = self._make_dispatcher()
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._nodes: list[NodeFacts] = []
         self._nodes_at = float("-inf")
         self._alive_at = time.monotonic()
         self._epoch = 0
         self._pending = PendingChunk()
+
+    def _make_dispatcher(self) -> Dispatcher:
+        return Dispatcher(PullPolicy())
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -72,27 +74,32 @@ class GeneratorPool:
 
     def close(self) -> None:
         """Stop every engine; one that does not stop in time is killed."""
-        running = [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY)]
-        closing = [seat.begin_close() for seat in running if seat.state is SeatState.READY]
+        self._stop(self._running())
+
+    def _stop(self, seats: list[Seat]) -> None:
+        closing = [seat.begin_close() for seat in seats if seat.state is SeatState.READY]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_STOP_S)
-        for seat in running:
+        for seat in seats:
             self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.remove()
             self._emit("engine_stopped", engine=seat.engine)
+
+    def _running(self) -> list[Seat]:
+        """Those that hold their place."""
+        return [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY)]
+
+    def _may_start(self) -> bool:
+        """Whether one more engine may take its place."""
+        return True
 
     def _tend(self) -> None:
         """Start what may start: engines whose back-off is over, and engines for which a node has room."""
         now = time.monotonic()
         for seat in self._seats:
-            if seat.state is SeatState.WAITING and seat.not_before <= now and self._find_place(seat, now):
-                seat.launch(
-                    self._config.generator,
-                    self._task,
-                    run=self._config.name,
-                    clean=self._config.curation.clean,
-                    now=now,
-                )
+            is_due = seat.state is SeatState.WAITING and seat.not_before <= now
+            if is_due and self._may_start() and self._find_place(seat, now):
+                seat.launch(self._config.generator, self._recipes, run=self._config.name, now=now)
                 self._emit("engine_starting", engine=seat.engine, nodes=sorted(seat.nodes), restarts=seat.num_restarts)
 
     def _find_place(self, seat: Seat, now: float) -> bool:
@@ -120,8 +127,7 @@ class GeneratorPool:
 
     def _strength(self) -> dict[str, int]:
         """With how many engines the run goes on: k of n."""
-        running = sum(seat.state in (SeatState.STARTING, SeatState.READY) for seat in self._seats)
-        return {"running": running, "wanted": len(self._seats)}
+        return {"running": len(self._running()), "wanted": len(self._seats)}
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -178,7 +184,12 @@ class GeneratorPool:
             time.sleep(_POLL_S / 4)
         elif all(seat.state is SeatState.GIVEN_UP for seat in self._seats):
             raise self._no_engine_left()
-        elif not self._pending.num_rows and not source.finished:
+        else:
+            self._idle(source)
+
+    def _idle(self, source: RequestSource) -> None:
+        """Nothing is under way."""
+        if not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")
 
     def _look_after(self, silent: list[Seat]) -> None:
@@ -199,17 +210,12 @@ class GeneratorPool:
         call, seat.call = seat.call, None
         try:
             answer = ray.get(call)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                # What is wrong with the input is wrong for every later start too.
-                self._lose(seat, _first_line(error.cause), is_final=True)
-            else:
-                self._lose(seat, _first_line(error.cause or error))
-        except ray.exceptions.ActorUnavailableError as error:
-            self._ask_again(seat, _first_line(error))
         except ray.exceptions.RayError as error:
-            is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
-            self._lose(seat, _first_line(error), is_blamed=not is_outside)
+            why = why_lost(error)
+            if why.may_live:
+                self._ask_again(seat, why.problem)
+            else:
+                self._lose(seat, why.problem, is_blamed=why.is_blamed, is_final=why.is_final)
         else:
             if isinstance(answer, EngineLimits):
                 self._welcome(seat, answer)
@@ -332,8 +338,3 @@ class GeneratorPool:
         for seat in self._seats:
             if seat.state is SeatState.READY and (seat.engine in holders or seat.call is not None):
                 seat.abort(self._epoch)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

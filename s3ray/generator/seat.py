@@ -3,19 +3,21 @@
 Knows Ray's calls and nothing of requests; the pool decides.
 """
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.config import GeneratorConfig
-from s3ray.generator.actor import GeneratorActor
+from s3ray.errors import InputError
+from s3ray.generator.actor import GeneratorActor, Recipe
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.plan import Bundle, EnginePlacement
-from s3ray.tasks import Task
 
+_NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 
 
@@ -55,7 +57,7 @@ class Seat:
         """The nodes that the engine is placed on."""
         return set(self.placement.node_ids) if self.placement else set()
 
-    def launch(self, config: GeneratorConfig, task: Task, *, run: str, clean: bool, now: float) -> None:
+    def launch(self, config: GeneratorConfig, recipes: Mapping[str, Recipe], *, run: str, now: float) -> None:
         """Reserve the place and start the engine there; its resolved limits answer the call."""
         assert self.placement is not None, "a seat is launched where it is placed"
         placement = self.placement
@@ -70,7 +72,7 @@ class Seat:
         self._group = _reserve(placement)
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
-        self._actor = remote.remote(spec, task, run=run, clean=clean, **shares)
+        self._actor = remote.remote(spec, recipes, run=run, **shares)
         self.state = SeatState.STARTING
         self._call(self._actor.start.remote(), now)
 
@@ -100,6 +102,37 @@ class Seat:
     def _call(self, call: Any, now: float) -> None:
         self.call = call
         self.called = now
+
+
+class Ending(NamedTuple):
+    """Why a call to an engine came to nothing.
+
+    ``may_live``: only the line may be broken. ``is_blamed``: the engine or a request may have done it. ``is_final``: it
+    will be the same at every start.
+    """
+
+    problem: str
+    may_live: bool
+    is_blamed: bool
+    is_final: bool
+
+
+def why_lost(error: ray.exceptions.RayError) -> Ending:
+    """Read Ray's error."""
+    is_task = isinstance(error, ray.exceptions.RayTaskError)
+    cause = (error.cause or error) if is_task else error
+    is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
+    return Ending(
+        problem=_first_line(cause),
+        may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
+        is_blamed=is_task or not is_outside,
+        is_final=isinstance(cause, InputError),  # what is wrong with the input is wrong for every later start too
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _reserve(placement: EnginePlacement) -> PlacementGroup:

@@ -1,9 +1,10 @@
 """What happened in a run, one JSON line an event: the truth that progress, status and the report are made from.
 
-Invariant: an event is in ``events.jsonl`` before any listener hears of it, and its name is one of ``EVENTS``.
+Invariant: an event is in ``events.jsonl`` before any listener hears of it, and its name is one of those below.
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,11 +28,20 @@ EVENTS: dict[str, str] = {
     "chunk_written": "A chunk of outcomes is in the journal.",
     "stage_finished": "A stage has its examples, or gave up and says what is short.",
     "round_closed": "The round's tables are on disk and its counts balance.",
+    "round_linked": "The round is the same as that of another run (from_run) of the campaign, and was copied.",
     "student_started": "A fresh student is being trained on all rounds so far.",
     "student_finished": "The student, its score on the selection part and its mistakes are on disk.",
     "test_scored": "The last student answered the test part, once.",
     "run_finished": "The run is complete.",
     "run_failed": "The run could not go on; what is on disk is safe.",
+}
+
+
+# Events of a campaign's own log, beside those of engines and what it takes over from its runs.
+CAMPAIGN_EVENTS: dict[str, str] = {
+    "campaign_started": "A campaign began or went on: of so many runs, so many are finished.",
+    "campaign_finished": "No run of the campaign can go on: all are finished, but for those that failed.",
+    "answers_dealt": "Engines that runs share answered, and the answers went to the runs that had asked.",
 }
 
 
@@ -44,6 +54,7 @@ class EventLog:
         self._attempt = attempt
         self._clock = clock
         self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
         self._place: dict[str, Any] = {}
 
     def listen(self, listener: Listener) -> None:
@@ -67,12 +78,16 @@ class EventLog:
         """Write one event and tell the listeners.
 
         Raises:
-            ValueError: ``event`` is not in ``EVENTS``.
+            ValueError: ``event`` is neither in ``EVENTS`` nor in ``CAMPAIGN_EVENTS``.
         """
-        if event not in EVENTS:
+        if event not in EVENTS and event not in CAMPAIGN_EVENTS:
             raise ValueError(f"unknown event {event!r}; known: {', '.join(EVENTS)}")
         record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event}
-        record |= self._place | fields
-        self._store.append_events([record])
+        self.pass_on(record | self._place | fields)
+
+    def pass_on(self, record: Event) -> None:
+        """Write an event of another log, a run's of this campaign, and tell the listeners."""
+        with self._lock:
+            self._store.append_events([record])
         for listener in self._listeners:
             listener(record)

@@ -54,6 +54,32 @@ def stacked_bars(title: str, bars: Sequence[Bar]) -> Markup:
     return _svg(title, max(len(bars) * 44 - 6, 1), body)
 
 
+def comparison_plot(metric: str, groups: Mapping[str, Sequence[float]]) -> Markup:
+    """One line for each group: a dot for each seed, and a stroke at their mean."""
+    values = [value for scores in groups.values() for value in scores]
+    ticks = _ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02))
+    low, high = ticks[0], ticks[-1]
+    height = len(groups) * 44 + 26
+
+    def place(value: float) -> float:
+        return 8 + (value - low) / (high - low) * (WIDTH - 16)
+
+    body = []
+    for tick in ticks:
+        body.append(f'<line class="grid" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="0" y2="{height - 22}"/>')
+        body.append(_text(place(tick), height - 6, f"{tick:.2f}", "tick middle"))
+    for i, (name, scores) in enumerate(groups.items()):
+        y = i * 44 + 30
+        mean = sum(scores) / len(scores)
+        body.append(_text(0, y - 14, name, "label"))
+        body.append(_text(WIDTH, y - 14, f"{mean:.3f}", "value end"))
+        body.append(f'<rect class="c1" x="{place(mean) - 1.5:.1f}" y="{y - 9}" width="3" height="18"/>')
+        for score in scores:
+            title = f"<title>{escape(name)}: {score:.3f}</title>"
+            body.append(f'<circle class="c2" cx="{place(score):.1f}" cy="{y}" r="4">{title}</circle>')
+    return _svg(f"{metric} on test", height, body)
+
+
 def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> Markup:
     """The score on the selection part by round, and the test score in a column of its own at the end."""
     values = [*scores.values(), *([] if test is None else [test])]

@@ -220,6 +220,7 @@ _MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
     "engine_given_up": _say_given_up,
     "stage_started": _say_stage,
     "stage_finished": _say_stage_end,
+    "round_linked": lambda event, view: f"[round {event['round']}] is that of {event['from_run']}, and was copied",
     "student_started": _say_training,
     "student_finished": _say_student,
     "test_scored": _say_test,

@@ -6,7 +6,6 @@ Invariant: nothing on the page comes from the network, and every text that a mod
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,7 @@ def write_report(store: RunStore) -> Path:
     view = RunView.replay(events)
     metrics = build_metrics(store, run_identity(store))
     rounds = metrics["rounds"]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(duration=duration, counts=counts, pairs=lambda mapping: list(mapping.items()))
-    source = resources.files("s3ray.monitor").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    page = page_template("report.html.j2").render(
         m=metrics,
         result=result_sentence(metrics),
         unfinished=_unfinished(view),
@@ -69,6 +63,19 @@ def write_report(store: RunStore) -> Path:
         version=view.about.get("version", ""),
     )
     return store.write_text("report.html", page)
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A page of this package; every text in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("s3ray", "monitor"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, counts=counts, pairs=lambda mapping: list(mapping.items()))
+    return environment.get_template(name)
 
 
 def result_sentence(metrics: Mapping[str, Any]) -> str:

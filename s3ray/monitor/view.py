@@ -270,6 +270,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "chunk_written": _chunk_written,
     "stage_finished": _stage_finished,
     "round_closed": _round_closed,
+    "round_linked": _round_closed,
     "student_started": _student_started,
     "student_finished": _student_finished,
     "test_scored": _test_scored,

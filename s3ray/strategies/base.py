@@ -45,6 +45,11 @@ class Strategy(Protocol):
     def __init__(self, config: StrategyConfig) -> None: ...
 
     @property
+    def seed_settings(self) -> tuple[str, ...]:
+        """The fields of ``strategy`` that shape round 0, beside task, gold, generator and curation."""
+        ...
+
+    @property
     def last_round(self) -> int:
         """Number of the last round; round 0 is the seed set, so the paper's R (equation in section 2.5)."""
         ...
@@ -61,6 +66,9 @@ class Strategy(Protocol):
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The stages of a round that write examples."""
         ...
+
+
+REASON_SETTINGS = ("rationales", "reasons_per_label", "reasons_per_prompt")
 
 
 def make_request(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from s3ray.config import StrategyConfig
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import RoundContext, reason_plan, rewrite_plan, seed_plan
+from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_plan, seed_plan
 
 
 class GoldGen:
@@ -16,6 +16,7 @@ class GoldGen:
 
     last_round = 0
     trains_on_gold = False
+    seed_settings = ("name", "rows", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
 
     def __init__(self, config: StrategyConfig) -> None:
         self.config = config

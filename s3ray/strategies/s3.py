@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 from s3ray.config import StrategyConfig
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import RoundContext, reason_plan, rewrite_plan, seed_plan
+from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_plan, seed_plan
 
 
 class S3:
     """Round 0 writes the seed set; every later round writes from the mistakes of the student before it."""
 
     trains_on_gold = False
+    seed_settings = ("name", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
 
     def __init__(self, config: StrategyConfig) -> None:
         self.config = config

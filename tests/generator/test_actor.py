@@ -8,12 +8,16 @@ import pytest
 from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import Exchange, Writer
+from s3ray.generator.actor import Exchange, Recipe, Writer
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.wire import pack
 from s3ray.outcomes import outcomes_from_table
+from s3ray.tasks import Task
+from s3ray.tasks.spec import Limits
 from s3ray.types import FailureReason, Outcome, OutcomeStatus, RejectionReason
 from tests.sources import TASK, make_request
+
+CONFIG = GeneratorConfig(engine="fake", prompt_form="completion")
 
 
 def make_writer(
@@ -27,7 +31,7 @@ def make_writer(
         fake=FakeConfig(**fake),  # type: ignore[arg-type]
     )
     spec = EngineSpec(engine="engine-0", config=config, device="cpu")
-    return Writer(spec, TASK, run="test", clean=True)
+    return Writer(spec, {"": Recipe(task=TASK, clean=True)}, run="test")
 
 
 def requests(num: int, start: int = 0) -> bytes:
@@ -62,6 +66,21 @@ def test_what_goes_in_comes_out_once() -> None:
         assert not (await writer.exchange(1, NOTHING)).table.num_rows
         assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
         assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
+
+    run(scenario)
+
+
+def test_each_request_is_worded_and_read_by_the_recipe_that_it_names() -> None:
+    async def scenario() -> None:
+        long = TASK.spec.model_copy(update={"limits": Limits(min_words=300, max_words=400)})
+        recipes = {"short": Recipe(task=TASK, clean=True), "long": Recipe(task=Task(long), clean=True)}
+        writer = Writer(EngineSpec(engine="engine-0", config=CONFIG, device="cpu"), recipes, run="test")
+        await writer.start()
+        named = [make_request(0)._replace(recipe="short"), make_request(1)._replace(recipe="long")]
+        answer = await writer.exchange(1, pack([(request, 1) for request in named]))
+        outcomes = [*outcomes_of(answer), *await collect(writer, 2 - answer.table.num_rows)]
+        reasons = {outcome.index: outcome.reason for outcome in outcomes}
+        assert reasons == {0: "", 1: RejectionReason.TOO_SHORT.value}
 
     run(scenario)
 

@@ -409,6 +409,16 @@ def test_drop_forgets_requests_but_not_engines() -> None:
     assert len(dispatcher.deal("one", Source(requests(3))).requests) == 2
 
 
+def test_a_stage_that_needs_no_more_leaves_the_requests_of_others_where_they_are() -> None:
+    dispatcher, source = pool("one", num_seqs=8), Source(requests(30))
+    held = indexes(dispatcher.deal("one", source))
+    dispatcher.withdraw(range(5, 20))
+    deal = dispatcher.deal("one", source)
+    assert sorted(deal.cancel) == [index for index in held if 5 <= index < 20]
+    assert indexes(deal) == [20, 21, 22, 23, 24]
+    assert settle(dispatcher, "one", [4, 5]) == [True, False]
+
+
 def test_an_engine_joins_once() -> None:
     with pytest.raises(ValueError, match="one joins twice"):
         pool("one", "one")
@@ -418,7 +428,9 @@ def test_an_engine_joins_once() -> None:
 
 ENGINES = ("one", "two", "three")
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["deal", "deal", "answer", "timeout", "die", "vanish"]), st.sampled_from(ENGINES)),
+    st.tuples(
+        st.sampled_from(["deal", "deal", "answer", "timeout", "die", "vanish", "withdraw"]), st.sampled_from(ENGINES)
+    ),
     max_size=80,
 )
 
@@ -437,6 +449,8 @@ class Model:
         self.deaths_alone: Counter[int] = Counter()
         self.timeouts: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
+        self.num_requests = num_requests
+        self.num_withdrawn = 0
 
     def join(self, engine: str) -> None:
         if engine not in self.held:
@@ -496,6 +510,17 @@ class Model:
         for index in poisoned:
             self.end(index)
 
+    def withdraw(self) -> None:
+        """Every fifth part of the requests is a stage of its own, and the next one needs no more."""
+        gone = range(self.num_withdrawn * 8, (self.num_withdrawn + 1) * 8)
+        self.num_withdrawn += 1
+        self.source.waiting = [each for each in self.source.waiting if each.index not in gone]
+        self.dispatcher.withdraw(gone)
+        for index in gone:
+            if index < self.num_requests and not self.ended[index]:
+                self.end(index)
+        self.alone = {engine: index for engine, index in self.alone.items() if index not in gone}
+
     def end(self, index: int) -> None:
         self.ended[index] += 1
         for held in self.held.values():
@@ -521,6 +546,8 @@ def test_every_request_ends_exactly_once(steps: list[tuple[str, str]], num_reque
             model.deal(engine)
         elif action in ("answer", "timeout"):
             model.answer(engine, is_timeout=action == "timeout")
+        elif action == "withdraw":
+            model.withdraw()
         else:
             model.lose(engine, is_blamed=action == "die")
     model.finish()

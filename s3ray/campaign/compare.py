@@ -1,0 +1,249 @@
+"""Runs a grid of jobs on one cluster: one pool, one queue for training, one folder and one thread for each run."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.markdown import Markdown
+
+from s3ray.campaign.grid import Campaign, GridRun
+from s3ray.campaign.page import write_comparison
+from s3ray.campaign.seeds import SeedSets, copy_round
+from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
+from s3ray.campaign.shares import Devices
+from s3ray.campaign.table import compare, to_markdown
+from s3ray.cluster import connect, node_facts
+from s3ray.config import RunConfig, to_yaml
+from s3ray.errors import RunError, S3RayError
+from s3ray.generator.actor import Recipe
+from s3ray.generator.placement import plan_placement
+from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.generator.shared import SharedPool
+from s3ray.generator.sharing import SharedSource, Urgency
+from s3ray.monitor.events import Event, EventLog
+from s3ray.monitor.logs import log_apart, log_from
+from s3ray.monitor.progress import milestone, say
+from s3ray.monitor.view import RunView
+from s3ray.preflight import Job, check_job, check_placement
+from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
+from s3ray.store import RunStore
+from s3ray.strategies import make_strategy
+
+_PASSED_ON = ("run_started", "round_closed", "student_started", "student_finished", "run_finished", "run_failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run of the campaign, ready to go."""
+
+    number: int
+    spec: GridRun
+    job: Job
+    plan: Plan
+    store: RunStore
+
+    @property
+    def recipe(self) -> str:
+        """Name of what its requests need in the actors; equal for runs that need the same."""
+        return f"{self.job.settings['task_content']}/{self.job.config.curation.clean}"
+
+    def urgency(self) -> Urgency:
+        """Priority first, then who has most rounds to go, then the order of the grid."""
+        num_left = make_strategy(self.job.config.strategy).last_round + 1 - len(self.store.students())
+        return (-self.spec.priority, -num_left, self.number)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.urgency()[1] == 0 and self.store.has("metrics.json")
+
+
+def run_campaign(campaign: Campaign, where: str, folder: Path, console: Console) -> None:
+    """Run a grid to its end, or go on with it; then write and print its table.
+
+    Raises:
+        InputError: a job of it cannot run; nothing was started.
+        RunError: some of the runs could not go on; the others are finished, and the same command goes on.
+    """
+    jobs = [check_job(run.config, f"{where}: {run.name}") for run in campaign.runs]
+    stores = [RunStore(folder / run.name) for run in campaign.runs]
+    for job, store in zip(jobs, stores, strict=True):
+        store.check(job.settings)
+    console.print(connect(jobs[0].config.cluster.address, where), style="dim", highlight=False)
+    try:
+        nodes = node_facts()
+        runs = [
+            _Run(number=number, spec=spec, job=placed, plan=plan, store=store)
+            for number, (spec, job, store) in enumerate(zip(campaign.runs, jobs, stores, strict=True))
+            for placed, plan in [check_placement(job, nodes, f"{where}: {spec.name}")]
+        ]
+        own = RunStore(folder)
+        with own.lock(), contextlib.ExitStack() as locks:
+            for run in runs:
+                locks.enter_context(run.store.lock())
+                run.store.check(run.job.settings)
+                run.store.create(run.job.settings, to_yaml(run.job.config))
+            events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
+            failed = _run_all(campaign, runs, nodes, events, console)
+    finally:
+        ray.shutdown()
+    _conclude(campaign, runs, own, console)
+    if failed:
+        hint = f"The others are finished. The same command goes on; `s3ray status {folder}/{failed[0]}` says why."
+        raise RunError(f"{len(failed)} of {len(runs)} runs could not go on: {', '.join(failed)}", hint)
+
+
+def _run_all(
+    campaign: Campaign, runs: Sequence[_Run], nodes: Sequence[NodeFacts], events: EventLog, console: Console
+) -> list[str]:
+    """Run what is not finished; runs with the same generator at once. Returns the names of those that failed."""
+    log_from(run=campaign.config.name)
+    started = time.monotonic()
+    todo = [run for run in runs if not run.is_finished]
+    events.emit("campaign_started", runs=len(runs), finished=len(runs) - len(todo))
+    seeds = SeedSets()
+    for run in runs:
+        if 0 in run.store.rounds():
+            seeds.note(run.job.seed_fingerprint, run.store)
+    groups: dict[str, list[_Run]] = {}
+    for run in todo:
+        groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
+    failed = [name for group in groups.values() for name in _run_group(campaign, group, nodes, events, seeds, console)]
+    events.emit("campaign_finished", seconds=time.monotonic() - started, failed=failed)
+    return failed
+
+
+def _run_group(
+    campaign: Campaign,
+    runs: Sequence[_Run],
+    nodes: Sequence[NodeFacts],
+    events: EventLog,
+    seeds: SeedSets,
+    console: Console,
+) -> list[str]:
+    """Run jobs that have their generator in common, all at once."""
+    config = _config_of_all(campaign, runs)
+    plan = plan_placement(config, nodes)
+    source = SharedSource()
+    recipes = {run.recipe: Recipe(task=run.job.task, clean=run.job.config.curation.clean) for run in runs}
+    devices = DeviceQueue(
+        _devices(config, plan, nodes, campaign.config.trainings), lambda: source.num_customers, lambda: pool.num_holding
+    )
+    pool = SharedPool(config, recipes, plan, source, num_allowed=devices.num_allowed, emit=events.emit)
+    per_engine = _per_engine(plan)
+    service = PoolService(
+        pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
+    )
+
+    def carry_out_one(run: _Run) -> None:
+        name = run.spec.name
+        log_apart(run=name)
+        log = EventLog(run.store, name, attempt=next_attempt(run.store))
+        log.listen(_teller(name, RunView.replay(run.store.events()), console))
+        log.listen(lambda event: events.pass_on(event) if event["event"] in _PASSED_ON else None)
+        log.listen(lambda event: _note_round(event, run, seeds, devices))
+        generator = RunGenerator(service, run.recipe, run.urgency)
+        trainer = make_trainer(run.job, plan, run.store, f"{campaign.config.name}-{name}")
+        with failures_told(run.store, log), _seed_set(run, log, seeds):
+            carry_out(run.job, plan, run.store, log, generator, RunTrainer(trainer, devices, run.urgency))
+
+    try:
+        return _in_threads(runs, carry_out_one, console)
+    finally:
+        service.close()
+
+
+def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], console: Console) -> list[str]:
+    """Each run in a thread of its own; one that fails leaves the others alone."""
+    failed: list[str] = []
+
+    def guarded(run: _Run) -> None:
+        try:
+            carry_out_one(run)
+        except S3RayError as error:
+            failed.append(run.spec.name)
+            say(console, f"[{run.spec.name}] {error}")
+
+    # Daemons: Ctrl-C ends the process although Ray Train waits in one of them. What is on disk is safe.
+    threads = [threading.Thread(target=guarded, args=(run,), name=run.spec.name, daemon=True) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed
+
+
+@contextlib.contextmanager
+def _seed_set(run: _Run, log: EventLog, seeds: SeedSets):  # type: ignore[no-untyped-def]
+    """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
+    if not run.job.config.generates or run.store.files("rounds/0"):
+        yield
+        return
+    with seeds.claimed(run.job.seed_fingerprint, run.store) as found:
+        if found is not None:
+            report = copy_round(found, run.store, 0, found.folder.name)
+            counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
+            log.emit("round_linked", from_run=found.folder.name, **counts)
+        yield
+
+
+def _note_round(event: Event, run: _Run, seeds: SeedSets, devices: DeviceQueue) -> None:
+    if event["event"] == "round_closed":
+        devices.learn_generation(0.0, 1)
+        if event["round"] == 0:
+            seeds.note(run.job.seed_fingerprint, run.store)
+
+
+def _config_of_all(campaign: Campaign, runs: Sequence[_Run]) -> RunConfig:
+    """A job that stands for all of them where engines and train workers are placed."""
+    config = runs[0].job.config
+    workers = max(run.job.config.student.workers for run in runs)
+    if config.placement.mode == "split":
+        workers *= campaign.config.trainings
+    student = config.student.model_copy(update={"workers": workers})
+    return config.model_copy(update={"name": campaign.config.name, "student": student})
+
+
+def _per_engine(plan: Plan) -> float:
+    return plan.engines[0].num_gpus if plan.engines and plan.device == "gpu" else 1.0
+
+
+def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int) -> Devices:
+    """The devices that engines and trainings pass to each other; on CPUs, and in split mode, none."""
+    is_split = plan.mode == "split" or plan.device == "cpu" or not _per_engine(plan)
+    num_gpus = sum(node.num_gpus for node in nodes)
+    per_training = config.student.workers * plan.gpus_per_worker
+    return Devices(
+        num_devices=num_gpus,
+        per_engine=_per_engine(plan) or 1.0,
+        per_training=per_training,
+        num_engines=plan.num_wanted,
+        num_trainings=num_trainings if is_split else int(num_gpus // per_training),
+        is_split=is_split,
+    )
+
+
+def _teller(name: str, view: RunView, console: Console) -> Callable[[Event], None]:
+    """Prints the milestones of one run, each line with the run's name."""
+
+    def tell(event: Event) -> None:
+        view.apply(event)
+        line = milestone(event, view)
+        if line is not None:
+            say(console, f"[{name}] {line}")
+
+    return tell
+
+
+def _conclude(campaign: Campaign, runs: Sequence[_Run], own: RunStore, console: Console) -> None:
+    metrics = {run.spec.name: run.store.read_json("metrics.json") for run in runs if run.is_finished}
+    rows = compare(campaign, metrics)
+    if rows:
+        write_comparison(own, campaign, rows)
+        console.print(Markdown(to_markdown(campaign, rows)))
+        console.print(f"Comparison: {own.path('compare.html')}", soft_wrap=True, highlight=False)

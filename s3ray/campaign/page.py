@@ -1,0 +1,25 @@
+"""compare.json, compare.md and compare.html: a campaign's result for programs, for a README and for people."""
+
+from collections.abc import Sequence
+
+from s3ray.campaign.grid import Campaign
+from s3ray.campaign.table import Row, mean_std, to_json, to_markdown
+from s3ray.monitor import plots
+from s3ray.monitor.report import page_template
+from s3ray.store import RunStore
+
+
+def write_comparison(store: RunStore, campaign: Campaign, rows: Sequence[Row]) -> None:
+    """Write the three files into the campaign's folder; there is at least one row."""
+    store.write_json("compare.json", to_json(campaign, rows))
+    store.write_text("compare.md", to_markdown(campaign, rows))
+    groups = {" ".join(row.cell.values()): list(row.scores.values()) for row in rows}
+    page = page_template("compare.html.j2").render(
+        campaign=campaign.config,
+        reference=campaign.reference,
+        rows=rows,
+        plot=plots.comparison_plot(rows[0].metric, groups),
+        mean_std=mean_std,
+        links={run.name: f"{run.name}/report.html" for run in campaign.runs if store.has(f"{run.name}/report.html")},
+    )
+    store.write_text("compare.html", page)

@@ -1,0 +1,191 @@
+"""What the runs of a campaign share: a pool that serves all of them, and the devices that they train on.
+
+Each run has a thread of its own, in which its driver works as if it were alone; the pool works in another. What a run
+sees is the driver's own protocols (``driver.Generator``, ``driver.Trainer``).
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from s3ray.campaign.shares import Demand, Devices, Shares
+from s3ray.driver import Trainer
+from s3ray.errors import PoolError, S3RayError
+from s3ray.generator.pool import Emit
+from s3ray.generator.shared import SharedPool
+from s3ray.generator.sharing import SharedSource, Urgency, by_stage
+from s3ray.outcomes import Chunk
+from s3ray.stage import Stage
+from s3ray.types import StudentJob, StudentResult
+
+_LOOK_EVERY_S = 0.25
+
+
+class DeviceQueue:
+    """Who trains when. A training waits until engines have made room for it; the most urgent one goes first."""
+
+    def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
+        """``num_stages`` want answers at this moment, and ``num_engines`` hold devices."""
+        self._shares = Shares(devices)
+        self._per_training = devices.per_training
+        self._num_stages = num_stages
+        self._num_engines = num_engines
+        self._waiting: list[Urgency] = []
+        self._num_training = 0
+        self._changed = threading.Condition()
+
+    def num_allowed(self) -> int:
+        """Engines that may hold devices at this moment."""
+        with self._changed:
+            demand = Demand(
+                num_stages=self._num_stages(), num_waiting=len(self._waiting), num_training=self._num_training
+            )
+            return self._shares.num_engines(demand)
+
+    @contextlib.contextmanager
+    def training(self, urgency: Urgency) -> Iterator[None]:
+        """Hold the devices of one training, once it is its turn."""
+        with self._changed:
+            self._waiting.append(urgency)
+            while min(self._waiting) != urgency or not self._shares.may_train(self._num_training, self._num_engines()):
+                self._changed.wait(_LOOK_EVERY_S)
+            self._waiting.remove(urgency)
+            self._num_training += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_training -= 1
+                self._shares.learn("train", (time.monotonic() - started) * self._per_training, 1)
+                self._changed.notify_all()
+
+    def learn_generation(self, device_s: float, num_rounds: int) -> None:
+        """So much of the engines' time went into so many rounds."""
+        with self._changed:
+            self._shares.learn("generate", device_s, num_rounds)
+
+
+class PoolService:
+    """Runs the pool in a thread from when the first stage joins, and brings each stage its answers."""
+
+    def __init__(self, pool: SharedPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]) -> None:
+        """``on_busy`` hears of the seconds that engines were busy, as they become known."""
+        self._pool = pool
+        self._source = source
+        self._emit = emit
+        self._on_busy = on_busy
+        self._boxes: dict[int, queue.SimpleQueue[Chunk]] = {}
+        self._busy_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def answers(self, stage: Stage, *, recipe: str, urgency: Urgency) -> Iterator[Chunk]:
+        """Answer the requests of a stage until it wants no more; see ``driver.Generator``.
+
+        Raises:
+            PoolError: no engine is left.
+        """
+        box: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        with self._lock:
+            self._start()
+            number = self._source.join(stage, recipe=recipe, urgency=urgency)
+            self._boxes[number] = box
+        try:
+            while not stage.finished:
+                self._raise_if_over()
+                with contextlib.suppress(queue.Empty):
+                    yield box.get(timeout=_LOOK_EVERY_S)
+        finally:
+            with self._lock:
+                self._source.leave(number)
+                del self._boxes[number]
+
+    def close(self) -> None:
+        """Stop the pool; stages under way end with an error."""
+        self._source.close()
+        if self._thread is not None:
+            self._thread.join()
+        self._pool.close()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
+            self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            for chunk in self._pool.generate(self._source):
+                self._emit("answers_dealt", rows=chunk.table.num_rows, engines=chunk.engines)
+                self._on_busy(self._newly_busy_s(chunk.engines))
+                with self._lock:
+                    for number, table in by_stage(chunk.table):
+                        if number in self._boxes:
+                            self._boxes[number].put(Chunk(table=table, engines=_own_part(chunk, table)))
+        except BaseException as error:  # it ends every run, each in its own thread
+            self._error = error
+
+    def _newly_busy_s(self, engines: Mapping[str, Mapping[str, Any]]) -> float:
+        """Busy seconds since the last chunk; an engine that was started again counts from zero."""
+        newly = 0.0
+        for name, told in engines.items():
+            before = self._busy_s.get(name, 0.0)
+            newly += told["busy_s"] - (before if told["busy_s"] >= before else 0.0)
+            self._busy_s[name] = told["busy_s"]
+        return newly
+
+    def _raise_if_over(self) -> None:
+        if isinstance(self._error, S3RayError):
+            raise type(self._error)(*self._error.args)
+        if self._error is not None:
+            raise PoolError(f"the pool of the campaign ended: {type(self._error).__name__}: {self._error}")
+        if self._source.finished:
+            raise PoolError("the campaign was stopped")
+
+
+class RunGenerator:
+    """One run's view of the pool (``driver.Generator``)."""
+
+    def __init__(self, service: PoolService, recipe: str, urgency: Callable[[], Urgency]) -> None:
+        self._service = service
+        self._recipe = recipe
+        self._urgency = urgency
+
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        """Answer the requests of a stage."""
+        return self._service.answers(source, recipe=self._recipe, urgency=self._urgency())
+
+    def pause(self) -> None:
+        """The engines go on with what other runs want."""
+
+
+class RunTrainer:
+    """One run's view of the devices for training (``driver.Trainer``)."""
+
+    def __init__(self, trainer: Trainer, devices: DeviceQueue, urgency: Callable[[], Urgency]) -> None:
+        self._trainer = trainer
+        self._devices = devices
+        self._urgency = urgency
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """Train one student when devices are free for it."""
+        with self._devices.training(self._urgency()):
+            return self._trainer.train(job)
+
+
+def _own_part(chunk: Chunk, table: Any) -> dict[str, dict[str, Any]]:
+    """What engines told of themselves, with the rows and tokens of one stage."""
+    rows = Counter(table["engine"].to_pylist())
+    tokens: Counter[str] = Counter()
+    for engine, num in zip(table["engine"].to_pylist(), table["num_output_tokens"].to_pylist(), strict=True):
+        tokens[engine] += num
+    return {
+        engine: {**chunk.engines[engine], "rows": num, "output_tokens": tokens[engine]}
+        for engine, num in rows.items()
+        if engine in chunk.engines
+    }

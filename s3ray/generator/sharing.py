@@ -1,0 +1,101 @@
+"""One source of requests made of many: the stages of runs that share a pool. Pure but for a lock.
+
+Runs join and leave while the pool draws. Each stage has a block of indexes of its own, so that answers find their way
+back. The most urgent stage is drawn from first; the others fill what it leaves.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from s3ray.generator.lookahead import RequestSource
+from s3ray.types import GenerationRequest
+
+_BITS = 40
+_BLOCK = 1 << _BITS
+
+Urgency = tuple[int, ...]
+"""Compared in order; the smallest goes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Customer:
+    source: RequestSource
+    recipe: str
+    urgency: Urgency
+
+
+class SharedSource:
+    """What the pool draws from. ``finished`` is said once, when the campaign closes."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._customers: dict[int, _Customer] = {}
+        self._num_joined = 0
+        self._withdrawn: list[range] = []
+        self._changed = threading.Condition()
+
+    def join(self, source: RequestSource, *, recipe: str, urgency: Urgency) -> int:
+        """A stage wants answers; returns the number by which its answers are known."""
+        with self._changed:
+            number = self._num_joined
+            self._num_joined += 1
+            self._customers[number] = _Customer(source=source, recipe=recipe, urgency=urgency)
+            self._changed.notify_all()
+        return number
+
+    def leave(self, number: int) -> None:
+        """A stage wants no more, whatever is under way for it."""
+        with self._changed:
+            del self._customers[number]
+            self._withdrawn.append(range(number * _BLOCK, (number + 1) * _BLOCK))
+
+    def close(self) -> None:
+        """Nobody will join any more."""
+        with self._changed:
+            self.finished = True
+            self._changed.notify_all()
+
+    @property
+    def num_customers(self) -> int:
+        """Stages that want answers at this moment."""
+        return len(self._customers)
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        """Up to ``num`` requests, the most urgent stage's first."""
+        taken: list[GenerationRequest] = []
+        with self._changed:
+            for number, customer in sorted(self._customers.items(), key=lambda item: (item[1].urgency, item[0])):
+                if len(taken) >= num:
+                    break
+                base = number * _BLOCK
+                taken += [
+                    request._replace(index=base + request.index, recipe=customer.recipe)
+                    for request in customer.source.take(num - len(taken))
+                ]
+        return taken
+
+    def take_withdrawn(self) -> list[range]:
+        """The indexes of stages that have left since the last call."""
+        with self._changed:
+            withdrawn, self._withdrawn = self._withdrawn, []
+        return withdrawn
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until a stage has joined."""
+        with self._changed:
+            if not self._customers and not self.finished:
+                self._changed.wait(timeout_s)
+
+
+def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """Answers (``OUTCOME_SCHEMA``) parted by the number of their stage, with the index that the stage gave them."""
+    index = table["index"].to_numpy()
+    numbers = index >> _BITS
+    for number in np.unique(numbers).tolist():
+        part = table.filter(pa.array(numbers == number))
+        own = pa.array(part["index"].to_numpy() & (_BLOCK - 1), pa.int64())
+        yield number, part.set_column(table.schema.get_field_index("index"), table.schema.field("index"), own)
