@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from s3ray.presets import STUDENT_PRESETS
+
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
 
@@ -179,6 +181,10 @@ class CurationConfig(_Section):
 class StudentConfig(_Section):
     """The small model and its training. It starts from the base checkpoint in every round."""
 
+    preset: Literal["paper-imdb", "paper-qnli", "paper-rte", "paper-adversarial_qa"] | None = Field(
+        default=None, json_schema_extra=EXECUTION
+    )
+    """The paper's hyper-parameters for one of its tasks: they take the place of the defaults below."""
     model: str = "distilbert/distilbert-base-uncased"
     """Hub id, folder, or package:NAME."""
     learning_rate: PositiveFloat = 5.0e-5
@@ -193,14 +199,32 @@ class StudentConfig(_Section):
     """Passes over the training set; the best one on the selection part is kept."""
     min_steps: int = Field(default=0, ge=0)
     """At least this many optimiser steps: small sets get more epochs."""
+    patience: PositiveInt | None = None
+    """Stop after so many epochs without a better score on the selection part; null: never."""
     max_length: PositiveInt = 128
     """Longest input in tokens; longer ones are cut (span tasks: windows with a stride)."""
+    rows_at_once: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
+    """Rows of a batch that a worker computes at once, where its memory is short of a whole share: their gradients are
+    added up. null: all of its share."""
     workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
-    """Ray Train workers."""
+    """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped."""
+    min_workers: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
+    """Train with as many of `workers` as fit, at least so many, and with more when nodes join. null: all must fit."""
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
     """Type of GPU that train workers need (Ray's label ray.io/accelerator-type); null: any."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you read it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, given: Any) -> Any:
+        # What shapes the data are the fields that it fills in, and these are in the resolved config.
+        return {**STUDENT_PRESETS.get(str(given.get("preset")), {}), **given} if isinstance(given, dict) else given
+
+    @property
+    def least_workers(self) -> int:
+        """With fewer workers no training begins."""
+        return self.min_workers or self.workers
 
 
 class PlacementConfig(_Section):

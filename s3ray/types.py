@@ -270,7 +270,7 @@ class StudentJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReport:
-    """One epoch of training: mean loss per row, score on the selection part, seconds."""
+    """One epoch of training: mean loss per row, score on the selection part, seconds of its steps."""
 
     epoch: int
     loss: float
@@ -280,7 +280,10 @@ class EpochReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentResult:
-    """A trained student: scores, mistakes found, and where the seconds went (``start``, ``train``, ``score``)."""
+    """A trained student: scores, mistakes found, and where the seconds went (``start``, ``train``, ``score``).
+
+    Seconds count from the last start of the workers; what a worker's death took is in ``start``.
+    """
 
     round: int
     num_rows: int

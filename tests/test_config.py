@@ -1,13 +1,15 @@
 """A job file is strict: what is wrong is named with its file, field, value and a way out."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from s3ray.config import RunConfig, data_shaping, fingerprint, to_yaml
+from s3ray.config import RunConfig, StudentConfig, data_shaping, fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.jobfile import load_config
+from s3ray.presets import STUDENT_PRESETS
 
 GOOD = "name: job\ntask: review_sentences\n"
 
@@ -92,3 +94,22 @@ def test_only_data_shaping_settings_are_fingerprinted(tmp_path: Path, field: str
     plain = fingerprint(data_shaping(load(tmp_path, GOOD)))
     changed = fingerprint(data_shaping(load(tmp_path, GOOD, **{field: value})))
     assert (plain != changed) is shapes
+
+
+def test_a_preset_fills_in_what_the_job_does_not_say(tmp_path: Path) -> None:
+    named = load(tmp_path, GOOD + "student: {preset: paper-rte, batch_size: 64, workers: 4}\n")
+    student = named.student
+    assert (student.learning_rate, student.weight_decay, student.epochs, student.max_length) == (1e-5, 1e-2, 20, 512)
+    assert (student.batch_size, student.workers) == (64, 4)
+    assert load(tmp_path, to_yaml(named)) == named
+    spelled_out = named.student.model_dump() | {"preset": None}
+    same = load(tmp_path, yaml.safe_dump({"name": "job", "task": "review_sentences", "student": spelled_out}))
+    assert fingerprint(data_shaping(same)) == fingerprint(data_shaping(named))
+
+
+def test_every_preset_is_a_valid_student() -> None:
+    (literal, _) = get_args(StudentConfig.model_fields["preset"].annotation)
+    assert set(get_args(literal)) == set(STUDENT_PRESETS)
+    for preset, values in STUDENT_PRESETS.items():
+        student = StudentConfig(preset=preset)  # type: ignore[arg-type]
+        assert {name: getattr(student, name) for name in values} == values

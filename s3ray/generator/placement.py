@@ -33,7 +33,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
     device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
     check_settings(config, nodes, device, where)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
-    if config.student.workers > room:
+    if config.student.least_workers > room:
         raise workers_refused(config, room, f"{device.upper()}s", 0, 0, where)
     wanted = config.generator.engines if config.generates else 0
     if not needs_device(config):
@@ -42,7 +42,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
         engines = _place_on_gpus(config, nodes, wanted, where)
     else:
         engines = _place_on_cores(config, nodes, wanted, where)
-    workers = config.student.workers
+    workers = min(config.student.workers, room)
     left = sum(node.num_cpus for node in nodes) - sum(item.num_cpus for item in engines)
     return Plan(
         mode=config.placement.mode,
@@ -87,7 +87,7 @@ def place_engine(
 
 def _num_beside(config: RunConfig) -> int:
     """Train workers that hold devices beside the engines."""
-    return config.student.workers if config.placement.mode == "split" else 0
+    return config.student.least_workers if config.placement.mode == "split" else 0
 
 
 # -- engines on GPUs ---------------------------------------------------------------------------------------------------

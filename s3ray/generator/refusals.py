@@ -30,6 +30,8 @@ def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str, w
         if device == "cpu":
             raise _gpus_missing("student.accelerator", config.student.accelerator, where)
         _check_accelerator(config.student.accelerator, "student.accelerator", nodes, where)
+    if config.student.least_workers > config.student.workers:
+        raise _least_above_most("student.min_workers", config.student.least_workers, config.student.workers, where)
 
 
 def _check_generator(generator: GeneratorConfig, device: str, where: str) -> None:
@@ -56,13 +58,13 @@ def _check_generator(generator: GeneratorConfig, device: str, where: str) -> Non
         hint = f"Ray counts parts of a GPU in steps of 0.0001; {max(1, int(share * 10_000)) / 10_000} would do."
         raise InputError("is too fine", where=where, field="generator.gpu_share", value=str(share), hint=hint)
     if generator.min_engines and generator.min_engines > generator.engines:
-        raise InputError(
-            f"is more than generator.engines ({generator.engines})",
-            where=where,
-            field="generator.min_engines",
-            value=str(generator.min_engines),
-            hint="Lower it, or raise `engines`.",
-        )
+        raise _least_above_most("generator.min_engines", generator.min_engines, generator.engines, where)
+
+
+def _least_above_most(field: str, least: int, most: int, where: str) -> InputError:
+    above = field.replace("min_", "")
+    hint = f"Lower it, or raise `{above.split('.')[1]}`."
+    return InputError(f"is more than {above} ({most})", where=where, field=field, value=str(least), hint=hint)
 
 
 def _gpus_missing(field: str, value: str, where: str) -> InputError:
@@ -86,7 +88,7 @@ def gpu_engines_refused(
     need = f"{gpus:g} GPU{'s' * (gpus > 1)}"
     facts = [f"there are {_inventory(nodes, generator.accelerator)}"]
     if config.placement.mode == "split":
-        facts.append(f"of which train workers hold {config.student.workers} (placement.mode: split)")
+        facts.append(f"of which train workers hold {config.student.least_workers} (placement.mode: split)")
     if wants_cpus:
         facts.append("and every engine reserves a CPU")
     if generator.tensor_parallel > 1:
@@ -117,7 +119,7 @@ def workers_refused(
     config: RunConfig, room: int, device: str, num_engines: int, num_fitting: int, where: str
 ) -> InputError:
     """Room for ``room`` workers beside ``num_engines`` engines; beside all of them ``num_fitting`` engines fit."""
-    workers, accelerator = config.student.workers, config.student.accelerator
+    workers, accelerator = config.student.least_workers, config.student.accelerator
     unit = f"{accelerator} {device}" if accelerator else device
     per = "each needs a GPU and a CPU, " if device == "GPUs" else ""
     hint = f"At most {room} fit. Lower `workers`"
@@ -130,7 +132,7 @@ def workers_refused(
         f"{_count(workers, 'train worker')} do not fit: {per}{room} {unit} are there for them{beside}",
         where=where,
         field="student.workers",
-        value=str(workers),
+        value=str(config.student.workers),
         hint=f"{hint}.",
     )
 

@@ -23,19 +23,25 @@ class Prediction:
     confidence: float
 
 
-def predict(student: Student, examples: Sequence[Example], ranks: Ranks) -> list[Prediction]:
-    """Answer examples, in their order. All workers must call this together."""
+def predict(
+    student: Student, examples: Sequence[Example], ranks: Ranks, inputs: Sequence[Encoded] | None = None
+) -> list[Prediction]:
+    """Answer examples, in their order. All workers must call this together.
+
+    ``inputs`` are this worker's share of the examples, ``[rank::world_size]``, where they are encoded already.
+    """
     mine = examples[ranks.rank :: ranks.world_size]
+    inputs = student.encode(mine) if inputs is None else inputs
     student.model.train(mode=False)
     with torch.inference_mode():
-        answered = _labels(student, mine) if student.task.has_labels else _spans(student, mine)
+        answered = _labels(student, mine, inputs) if student.task.has_labels else _spans(student, mine, inputs)
     dealt = ranks.gather(answered)
     return [dealt[row % ranks.world_size][row // ranks.world_size] for row in range(len(examples))]
 
 
-def _labels(student: Student, examples: Sequence[Example]) -> list[Prediction]:
+def _labels(student: Student, examples: Sequence[Example], inputs: Sequence[Encoded]) -> list[Prediction]:
     found: dict[int, Prediction] = {}
-    for batch in batches_by_length(student.encode(examples), BATCH_SIZE):
+    for batch in batches_by_length(inputs, BATCH_SIZE):
         (logits,) = student.logits(batch)
         confidences, numbers = logits.softmax(dim=-1).max(dim=-1)
         for item, number, confidence in zip(batch, numbers.tolist(), confidences.tolist(), strict=True):
@@ -43,14 +49,14 @@ def _labels(student: Student, examples: Sequence[Example]) -> list[Prediction]:
     return [found[row] for row in range(len(examples))]
 
 
-def _spans(student: Student, examples: Sequence[Example]) -> list[Prediction]:
+def _spans(student: Student, examples: Sequence[Example], inputs: Sequence[Encoded]) -> list[Prediction]:
     """The likeliest span of every context over all its windows, by the product of first and last token's probability.
 
     The probabilities include the window's share for "no answer here", so that windows can be compared.
     """
     found = [Prediction(text="", confidence=0.0) for _ in examples]
     context = student.task.fields[1]
-    for batch in batches_by_length(student.encode(examples), BATCH_SIZE):
+    for batch in batches_by_length(inputs, BATCH_SIZE):
         starts, ends = (logits.softmax(dim=-1) for logits in student.logits(batch))
         for item, (first, last, confidence) in zip(batch, best_spans(batch, starts, ends), strict=True):
             if confidence > found[item.row].confidence:

@@ -1,34 +1,46 @@
 """Training students on a Ray cluster: the only file that knows Ray Train.
 
-Every student is a Ray Train run of its own. Its name is never used twice, since Ray Train continues a run whose name it
-finds on the storage path, while every round of S3 begins at the base checkpoint.
+Every student is a Ray Train run whose name tells what it is trained on and with which settings. Ray Train continues a
+run whose name it finds on the storage path: a training that died (its workers, its controller, the driver) goes on from
+its last checkpoint, and any other training begins at the base checkpoint. Once a student is finished, the notes go.
 """
 
 import os
 import signal
+import tempfile
 import threading
 import time
-import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import ray
 import ray.train
 import ray.train.torch
+import xxhash
 
-from s3ray.config import StudentConfig
+from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import S3RayError, TrainerError
 from s3ray.monitor.logs import log_from
+from s3ray.student.fit import State
 from s3ray.student.loop import train_student
-from s3ray.student.ranks import ProcessGroup
+from s3ray.student.ranks import ProcessGroup, Ranks
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
 
-MAX_FAILURES = 2
-"""How often a student is begun again after a worker died."""
+MAX_FAILURES = 4
+"""How often a student goes on from its last checkpoint after a worker died."""
+MAX_PREEMPTIONS = 50
+"""How often it goes on after a node with a worker was announced to go."""
+MAX_CONTROLLERS = 5
+"""How often Ray Train's controller may die before a training is given up."""
 START_ATTEMPTS = 3
 """How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
+CHECKPOINT_SHARE = 0.1
+"""Share of the time that checkpoints may take; epochs too short for one each share one."""
+STATE_FILE = "state.pt"
 
 
 class RayStudentTrainer:
@@ -57,63 +69,137 @@ class RayStudentTrainer:
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student; ``seconds["start"]`` includes the start and end of the workers.
+        """Train one student, or go on where an interrupted training of the same student stopped.
+
+        ``seconds["start"]`` includes the start and end of the workers.
 
         Raises:
-            TrainerError: the cluster has no room for the workers, or they died too often.
+            TrainerError: the cluster has no room for the workers, or they or Ray Train's controller died too often.
             InputError: the model cannot serve the task.
         """
         start = time.monotonic()
-        trainer = self._trainer(_with_absolute_paths(job))
-        # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
-        on_interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            result: StudentResult = trainer.fit().return_value
-        except ray.train.TrainingFailedError as error:
-            raise self._translate(error) from error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, on_interrupt)
+        job = _with_absolute_paths(job)
+        result = self._fit(job)
+        self._forget(job)
+        if isinstance(result, S3RayError):
+            raise result
         at_work = result.seconds["train"] + result.seconds["score"]
         return replace(result, seconds={**result.seconds, "start": time.monotonic() - start - at_work})
 
+    def _fit(self, job: StudentJob) -> StudentResult | S3RayError:
+        """What rank 0 brings home. The death of Ray Train's controller takes the workers with it, but no checkpoint."""
+        trainer = self._trainer(job)
+        # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        problem: Exception | None = None
+        for _ in range(MAX_CONTROLLERS):
+            try:
+                result: StudentResult | S3RayError = trainer.fit().return_value
+                return result
+            except ray.train.TrainingFailedError as error:
+                raise self._translate(error) from error
+            except ray.exceptions.RayActorError as error:
+                problem = error
+                if error.actor_init_failed:  # it died while it wrote its notes, and nobody can read them
+                    self._forget(job)
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)
+        raise TrainerError(f"Ray Train's controller died {MAX_CONTROLLERS} times: {problem}") from problem
+
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
         gpus = self._resources["GPU"]
+        least, most = self._config.least_workers, self._config.workers
         return ray.train.torch.TorchTrainer(
             _train_on_worker,
             train_loop_config={"config": self._config, "task": self._task, "job": job, "run": self._run_name},
             # NCCL refuses two workers on one GPU; Gloo does not.
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=self._config.workers,
+                num_workers=(least, most) if least < most else most,
                 use_gpu=gpus > 0,
                 resources_per_worker={name: amount for name, amount in self._resources.items() if amount},
                 label_selector=_of_type(self._config.accelerator),
             ),
             run_config=ray.train.RunConfig(
-                name=f"{self._run_name}-student-{job.round}-{uuid.uuid4().hex[:8]}",
+                name=self._prefix(job) + self._lineage(job),
                 storage_path=self._storage_path,
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 failure_config=ray.train.FailureConfig(
-                    max_failures=MAX_FAILURES, controller_failure_limit=START_ATTEMPTS - 1
+                    max_failures=MAX_FAILURES,
+                    max_preemption_failures=MAX_PREEMPTIONS,
+                    controller_failure_limit=START_ATTEMPTS - 1,
                 ),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
         )
 
+    def _prefix(self, job: StudentJob) -> str:
+        return f"{self._run_name}-student-{job.round}-"
+
+    def _lineage(self, job: StudentJob) -> str:
+        """Names what shapes the student: settings, seed, and the rows that it is trained and chosen on."""
+        files = [xxhash.xxh64_hexdigest(Path(path).read_bytes()) for path in (job.train_path, job.select_path)]
+        return fingerprint({"student": data_shaping(self._config), "seed": job.seed, "files": files})
+
+    def _forget(self, job: StudentJob) -> None:
+        """Remove Ray Train's notes on this round's students."""
+        files, root = pyarrow.fs.FileSystem.from_uri(self._storage_path)
+        for entry in files.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True)):
+            if entry.base_name.startswith(self._prefix(job)):
+                files.delete_dir(entry.path)
+
     def _translate(self, error: ray.train.TrainingFailedError) -> S3RayError:
         if isinstance(error, ray.train.WorkerGroupError):
-            for failure in error.worker_failures.values():
-                if isinstance(failure, S3RayError):
-                    return failure
             first = next(iter(error.worker_failures.values()), error)
             return TrainerError(f"the train workers failed {MAX_FAILURES + 1} times: {first}")
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._resources.items() if amount)
         total, free = ray.cluster_resources(), ray.available_resources()
         has = ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in self._resources)
         return TrainerError(
-            f"Ray Train could not start {self._config.workers} workers with {asked} each; the cluster has {has}",
+            f"Ray Train could not start {self._config.least_workers} workers with {asked} each; the cluster has {has}",
             f"Lower student.workers, or free what holds the devices.\n  {error}",
         )
+
+
+class RayCheckpoints:
+    """Keeps a training's state with Ray Train, on its storage path.
+
+    The first epoch is always kept, and every epoch at whose end a node is known to go. Others are kept as long as that
+    takes no more than CHECKPOINT_SHARE of the time: Ray Train takes no more than one checkpoint every two seconds.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._due = 0.0
+
+    def load(self) -> State | None:
+        """See ``Checkpoints``."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        import torch
+
+        with checkpoint.as_directory() as folder:
+            state: State = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+        return state
+
+    def save(self, make_state: Callable[[], State]) -> None:
+        """See ``Checkpoints``."""
+        start = time.monotonic()
+        is_leaving = ray.train.get_preemption_info() is not None  # all workers must ask equally often
+        if not self._ranks.gather(is_leaving or start >= self._due)[0]:
+            return
+        if self._ranks.rank == 0:
+            import torch
+
+            with tempfile.TemporaryDirectory() as folder:
+                torch.save(make_state(), Path(folder) / STATE_FILE)
+                ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        else:
+            ray.train.report({})
+        took = time.monotonic() - start
+        self._due = start + took / CHECKPOINT_SHARE
 
 
 def _with_absolute_paths(job: StudentJob) -> StudentJob:
@@ -130,7 +216,8 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
     )
 
 
-def _train_on_worker(settings: dict[str, Any]) -> StudentResult:
+def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
+    """Train; an error of our own comes back as a value, since Ray Train would try again whatever is raised."""
     import torch
     from transformers.utils import logging
 
@@ -142,7 +229,10 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult:
     if device.type == "cpu":
         torch.set_num_threads(_num_threads(context.get_local_world_size()))
     ranks = ProcessGroup(device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
-    return train_student(settings["config"], settings["task"], settings["job"], ranks)
+    try:
+        return train_student(settings["config"], settings["task"], settings["job"], ranks, RayCheckpoints(ranks))
+    except S3RayError as error:
+        return error
 
 
 def _num_threads(num_local_workers: int) -> int:

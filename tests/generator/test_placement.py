@@ -15,13 +15,20 @@ from s3ray.jobfile import validate
 H100, A10 = "H100", "A10G"
 
 
-def job(engines: int = 1, workers: int = 1, mode: str = "swap", on: str | None = None, **generator: Any) -> RunConfig:
+def job(
+    engines: int = 1,
+    workers: int = 1,
+    mode: str = "swap",
+    on: str | None = None,
+    min_workers: int | None = None,
+    **generator: Any,
+) -> RunConfig:
     """A job; ``on`` is the GPU type of the train workers."""
     raw = {
         "name": "job",
         "task": "imdb",
         "generator": {"engine": "vllm", "model": "m", "engines": engines, **generator},
-        "student": {"workers": workers, "accelerator": on},
+        "student": {"workers": workers, "accelerator": on, "min_workers": min_workers},
         "placement": {"mode": mode},
     }
     return validate(RunConfig, raw, "job.yaml")
@@ -158,6 +165,8 @@ def test_what_fits_is_placed(case: str) -> None:
         (job(tensor_parallel=2), [(8, 0)], "generator.tensor_parallel", ["needs GPUs, and the cluster has none"]),
         (job(gpu_share=0.5), [(8, 0)], "generator.gpu_share", ["needs GPUs"]),
         (job(on=H100), [(8, 0)], "student.accelerator", ["needs GPUs"]),
+        (job(workers=4, min_workers=3), [(2, 0)], "student.workers", ["3 train workers", "At most 2 fit"]),
+        (job(workers=2, min_workers=3), [(4, 0)], "student.min_workers", ["more than student.workers (2)"]),
         (
             job(engines=3, tensor_parallel=4),
             [(64, 8)],
@@ -243,6 +252,11 @@ def test_engines_of_a_cpu_node_share_its_cores() -> None:
     plan = plan_placement(job(engines=2, workers=2), nodes((8, 0)))
     assert [(item.share, item.num_shares, item.num_cpus) for item in plan.engines] == [(0, 2, 0), (1, 2, 0)]
     assert (plan.num_workers, plan.cpus_per_worker, plan.gpus_per_worker) == (2, 4, 0)
+
+
+def test_training_begins_with_the_workers_that_fit() -> None:
+    plan = plan_placement(job(workers=4, min_workers=1, engine="fake"), nodes((2, 0)))
+    assert (plan.num_workers, plan.cpus_per_worker) == (2, 1)
 
 
 def test_engines_spread_over_cpu_nodes_by_their_cores() -> None:

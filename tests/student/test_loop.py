@@ -13,7 +13,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from s3ray.config import StudentConfig
 from s3ray.dataset import examples_from_table
 from s3ray.errors import TrainerError
-from s3ray.student.loop import LocalStudentTrainer, find_mistakes, plan_training
+from s3ray.student.fit import plan_training
+from s3ray.student.loop import LocalStudentTrainer, find_mistakes
 from s3ray.student.model import load_student, save_student
 from s3ray.student.predict import Prediction, predict
 from s3ray.student.ranks import SingleProcess

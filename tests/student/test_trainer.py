@@ -1,12 +1,18 @@
-"""Students on a real Ray Train: two workers do what one process does."""
+"""Students on a real Ray Train: two workers do what one process does, and so do those that are killed."""
 
+import os
 import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification
 
+from benchmarks.processes import below
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError, TrainerError
 from s3ray.student.loop import LocalStudentTrainer
@@ -27,7 +33,7 @@ def test_two_workers_train_the_student_that_one_process_trains(
 ) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     alone = LocalStudentTrainer(config, reviews).train(replace(job, output=str(tmp_path / "alone")))
-    trainer = on_ray(config.model_copy(update={"workers": 2}), reviews, tmp_path / "train")
+    trainer = on_ray(config.model_copy(update={"workers": 2, "rows_at_once": 3}), reviews, tmp_path / "train")
     together = trainer.train(job)
     assert [report.loss for report in together.epochs] == pytest.approx(
         [report.loss for report in alone.epochs], rel=1e-3
@@ -58,3 +64,48 @@ def test_a_cluster_without_room_is_named_and_not_waited_for(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     with pytest.raises(TrainerError, match=r"1 workers with 1 CPU, 1 GPU each; the cluster has 4 CPU .*, 0 GPU"):
         on_ray(config, reviews, tmp_path / "train", gpus=1).train(job)
+
+
+def kill_worker_then_controller(storage: Path, killed: list[str]) -> None:
+    """Kill a train worker once Ray Train has noted a checkpoint, and the controller once there is another worker."""
+    wait_for(lambda: list(storage.glob("*/checkpoint_manager_snapshot.json")))
+    worker = next(below("RayTrainWorker"))
+    worker.kill()
+    killed.append("worker")
+    wait_for(lambda: [process for process in below("RayTrainWorker") if process.pid != worker.pid])
+    next(below("TrainController")).kill()
+    killed.append("controller")
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def as_many_threads() -> Iterator[None]:
+    """This process computes with as many threads as a worker alone on the node: the same sums, to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(os.cpu_count() or 1, 4))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("local_ray", "as_many_threads")
+def test_a_killed_training_ends_in_the_student_of_an_undisturbed_one(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    many = config.model_copy(update={"epochs": 60})
+    undisturbed = LocalStudentTrainer(many, reviews).train(replace(job, output=str(tmp_path / "undisturbed")))
+    killed: list[str] = []
+    killer = threading.Thread(target=kill_worker_then_controller, args=(tmp_path / "train", killed))
+    killer.start()
+    disturbed = on_ray(many, reviews, tmp_path / "train").train(job)
+    killer.join()
+    assert killed == ["worker", "controller"]
+    assert [(report.loss, report.select) for report in disturbed.epochs] == [
+        (report.loss, report.select) for report in undisturbed.epochs
+    ]
+    assert (disturbed.best_epoch, disturbed.test) == (undisturbed.best_epoch, undisturbed.test)
+    assert not list((tmp_path / "train").iterdir()), "the notes of a finished student go"

@@ -1,0 +1,164 @@
+"""A training that dies at any moment and is begun again ends in the student of one that was never disturbed."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from s3ray.config import StudentConfig
+from s3ray.errors import InputError
+from s3ray.student.fit import Fit, State
+from s3ray.student.loop import train_student
+from s3ray.student.model import load_student
+from s3ray.student.ranks import SingleProcess
+from s3ray.tasks import Task
+from s3ray.types import Example, Origin, Score, Source, StudentJob, StudentResult
+
+Value = TypeVar("Value")
+CPU = torch.device("cpu")
+ORIGIN = Origin(source=Source.GOLD)
+
+
+class Death(BaseException):
+    """What nobody catches."""
+
+
+class Mortal:
+    """Dies at the so-manieth exchange between workers: each epoch has one after its steps and one while it scores."""
+
+    rank = 0
+    world_size = 1
+    device = CPU
+
+    def __init__(self, exchanges: int) -> None:
+        self._left = exchanges
+
+    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+    def gather(self, value: Value) -> list[Value]:
+        self._left -= 1
+        if not self._left:
+            raise Death
+        return [value]
+
+
+@dataclass
+class OnDisk:
+    """Keeps the last state as a file would: only tensors and plain values come back."""
+
+    kept: bytes | None = None
+
+    def load(self) -> State | None:
+        if self.kept is None:
+            return None
+        state: State = torch.load(io.BytesIO(self.kept), weights_only=True)
+        return state
+
+    def save(self, make_state: Callable[[], State]) -> None:
+        file = io.BytesIO()
+        torch.save(make_state(), file)
+        self.kept = file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def dropping_bert(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny BERT with dropout: what it computes depends on the state of torch's random numbers."""
+    folder = tmp_path_factory.mktemp("dropping") / "bert"
+    shutil.copytree(tiny_bert, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    (folder / "config.json").write_text(json.dumps(settings | dict.fromkeys(names, 0.2)))
+    return str(folder)
+
+
+@pytest.fixture
+def config(dropping_bert: str) -> StudentConfig:
+    return StudentConfig(model=dropping_bert, learning_rate=2e-3, batch_size=8, epochs=4, max_length=32)
+
+
+def essence(result: StudentResult, job: StudentJob) -> tuple[object, ...]:
+    weights = {name: tensor.tolist() for name, tensor in load_file(Path(job.output) / "model.safetensors").items()}
+    losses = [(report.loss, report.select) for report in result.epochs]
+    return losses, result.best_epoch, result.select, result.mine, result.test, weights
+
+
+@pytest.mark.parametrize("exchanges", range(1, 12))
+def test_a_training_that_dies_and_begins_again_ends_in_the_same_student(
+    exchanges: int, config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    calm = replace(job, output=str(tmp_path / "calm" / "1"))
+    undisturbed = train_student(config, reviews, calm, SingleProcess(device=CPU))
+    checkpoints = OnDisk()
+    with pytest.raises(Death):
+        train_student(config, reviews, job, Mortal(exchanges), checkpoints)
+    torch.manual_seed(exchanges)  # another process would start with other random numbers
+    again = train_student(config, reviews, job, SingleProcess(device=CPU), checkpoints)
+    assert essence(again, job) == essence(undisturbed, calm)
+
+
+def test_no_finished_epoch_is_trained_twice(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    checkpoints = OnDisk()
+    with pytest.raises(Death):
+        train_student(config, reviews, job, Mortal(6), checkpoints)  # in the third epoch
+
+    class Counting(SingleProcess):
+        def gather(self, value: Value) -> list[Value]:
+            exchanged.append(value)
+            return [value]
+
+    exchanged: list[object] = []
+    train_student(config, reviews, job, Counting(device=CPU), checkpoints)
+    losses = [value for value in exchanged if isinstance(value, float)]
+    assert len(losses) == 2
+
+
+def test_training_stops_when_patience_is_spent(
+    config: StudentConfig, reviews: Task, job: StudentJob, write: Callable[[str, Task, Sequence[Example]], str]
+) -> None:
+    # One row of the selection part: its score is 0 or 1, and cannot be better than 1.
+    row = Example(id="one", fields={"text": "the film was lovely"}, label="positive", origin=ORIGIN)
+    job = replace(job, select_path=write("one", reviews, [row]))
+    patient = config.model_copy(update={"epochs": 30, "patience": 3})
+    result = train_student(patient, reviews, job, SingleProcess(device=CPU))
+    assert result.select.value == 1.0
+    assert len(result.epochs) == result.best_epoch + 3 < 30
+
+
+def test_gradients_of_parts_of_a_batch_add_up_to_the_gradient_of_the_batch(
+    tiny_bert: str, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    def loss_after_training(rows_at_once: int | None) -> float:
+        few = StudentConfig(model=tiny_bert, batch_size=10, learning_rate=2e-3, epochs=2, rows_at_once=rows_at_once)
+        torch.manual_seed(0)
+        student = load_student(few, reviews, CPU)
+        fit = Fit(student, few, student.encode(toy_reviews(range(25))), 0, SingleProcess(device=CPU))
+        rows: list[int] = []
+        student.model.register_forward_pre_hook(
+            lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        score = Score(main="accuracy", values={"accuracy": 0.5}, num_examples=1)
+        fit.run_epoch(lambda: score)
+        fit.run_epoch(lambda: score)
+        assert max(rows) == (rows_at_once or 10)
+        return fit.reports[-1].loss
+
+    assert loss_after_training(3) == pytest.approx(loss_after_training(None), rel=1e-4)
+
+
+def test_what_one_worker_finds_wrong_ends_all(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
+    class Beside(SingleProcess):
+        """This worker is fine; the other one has not got the model."""
+
+        def gather(self, value: Value) -> list[Value]:
+            return [value, InputError("is nowhere", field="student.model", value="x")]  # type: ignore[list-item]
+
+    with pytest.raises(InputError, match="is nowhere"):
+        train_student(config, reviews, job, Beside(device=CPU))
