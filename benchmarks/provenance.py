@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from collections import Counter
 
 
 def provenance() -> dict[str, str]:
@@ -13,6 +15,15 @@ def provenance() -> dict[str, str]:
     module = sys.modules["__main__"].__spec__
     return {
         "commit": commit or "unknown",
-        "machine": f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), no GPU",
+        "machine": f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), {_gpus()}",
         "command": " ".join(["python -m", module.name if module else "", *sys.argv[1:]]),
     }
+
+
+def _gpus() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "no GPU"
+    names = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(names, capture_output=True, text=True, check=False).stdout.split("\n")
+    counts = Counter(name.strip() for name in found if name.strip())
+    return ", ".join(f"{num} {name}" for name, num in counts.items()) or "no GPU"

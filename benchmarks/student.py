@@ -1,0 +1,100 @@
+"""How fast is a student trained, against Hugging Face's Trainer and the paper's recipe, and is it as good?
+
+    python -m benchmarks.student
+
+The same model, rows as token ids, epochs, batch size and learning rate for all (``benchmarks.student_peers``): this
+loop on Ray Train with one worker and with two, ``Trainer`` with its defaults (random order, padding to the longest row
+of a batch), and a plain loop that pads every row to 512. Each training in a fresh process, peers in alternating order,
+a seed for each repetition; ``samples_s`` is the median of training rows per second of training steps, without start,
+scoring and files. ``score`` is the accuracy on test of the epoch that was best on the selection part.
+
+What the comparison does not say: on a CPU one worker computes with all cores and two share them, so ``ours2`` shows
+what the exchange of gradients costs and not what a second machine brings; with a single GPU the two share it through
+Gloo. What grouping by length saves depends on how the lengths of the rows differ; here they are single sentences.
+On a GPU the paper's recipe computes in float32 and the others in bfloat16. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import provenance
+from benchmarks.student_peers import MODEL, PEERS, TASK
+
+LIMIT_S = 1800.0
+
+
+def run_peer(peer: str, seed: int, settings: dict[str, int]) -> dict[str, Any]:
+    """One training in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="s3ray-student-") as folder:
+        report, log = Path(folder) / "report.json", Path(folder) / "log"
+        options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+        command = [sys.executable, "-m", "benchmarks.student_peers", peer, "--seed", str(seed), *options]
+        with log.open("w") as sink:
+            whole = [*command, "--out", str(report)]
+            ended = subprocess.run(whole, stdout=sink, stderr=sink, timeout=LIMIT_S, check=False)
+        if ended.returncode:
+            raise SystemExit(f"{peer} ended with code {ended.returncode}:\n{log.read_text(errors='replace')[-5000:]}")
+        content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return content
+
+
+def samples_s(run: dict[str, Any], num_rows: int) -> float:
+    """Training rows per second of training steps."""
+    return float(num_rows * len(run["epoch_s"]) / sum(run["epoch_s"]))
+
+
+def summarise(runs: dict[str, list[dict[str, Any]]], num_rows: int) -> dict[str, Any]:
+    """Medians of the speeds, what is compared of them, and the scores over the seeds."""
+    speed = {peer: statistics.median(samples_s(run, num_rows) for run in runs[peer]) for peer in PEERS}
+    scores = {peer: [run["test"] for run in runs[peer]] for peer in PEERS}
+    return {
+        **{f"{peer}_samples_s": value for peer, value in speed.items()},
+        "ours_over_trainer": speed["ours"] / speed["trainer"],
+        "ours_over_paper": speed["ours"] / speed["paper"],
+        "ours2_over_ours": speed["ours2"] / speed["ours"],
+        "scores": {
+            peer: {"mean": statistics.mean(own), "std": statistics.stdev(own) if len(own) > 1 else None}
+            for peer, own in scores.items()
+        },
+    }
+
+
+def main() -> None:
+    """Train all peers in turn, compare, and keep the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=160, help="training rows, of 1488")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/student.json"))
+    options = parser.parse_args()
+    settings = {"rows": options.rows, "epochs": options.epochs, "batch-size": options.batch_size}
+    runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+    for seed in range(options.repeats):
+        order = [*PEERS][seed % len(PEERS) :] + [*PEERS][: seed % len(PEERS)]
+        for peer in order:
+            run = run_peer(peer, seed, settings)
+            runs[peer].append(run)
+            speed = samples_s(run, options.rows)
+            print(f"seed {seed}, {peer}: {speed:.1f} samples/s, test {run['test']:.3f}", flush=True)
+    result = {
+        "schema": 1,
+        **provenance(),
+        "task": TASK,
+        "model": MODEL,
+        **settings,
+        **summarise(runs, options.rows),
+        "runs": runs,
+    }
+    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
