@@ -2,11 +2,14 @@
 
 import os
 import socket
+from collections import Counter
 
 import ray
 from ray._private.services import find_bootstrap_address
+from ray.util.placement_group import placement_group_table
 
 from s3ray.errors import InputError
+from s3ray.generator.holdings import Occupancy
 from s3ray.generator.plan import NodeFacts
 
 _CONNECT_S = 5.0
@@ -52,6 +55,19 @@ def node_facts() -> list[NodeFacts]:
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def occupancy(resource: str) -> Occupancy:
+    """How much of ``resource`` (GPU, CPU) is free in the joined cluster at this moment, and which groups hold it."""
+    held: Counter[str] = Counter()
+    for group in placement_group_table().values():
+        if group["state"] in ("CREATED", "PREPARED"):
+            num = sum(bundle.get(resource, 0.0) for bundle in group["bundles"].values())
+            held[group["name"] or f"placement group {group['placement_group_id'][:8]}"] += num
+    total, free = ray.cluster_resources().get(resource, 0.0), ray.available_resources().get(resource, 0.0)
+    return Occupancy(
+        resource=resource, total=total, free=free, by_group={name: num for name, num in held.items() if num}
+    )
 
 
 def local_facts() -> list[NodeFacts]:

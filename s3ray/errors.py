@@ -5,6 +5,7 @@
     └── RunError            the run could not go on; what is on disk is safe            exit code 3
         ├── PoolError       no engine is left, or none became ready in time
         ├── TrainerError    Ray Train could not finish a student
+        ├── DeviceMemoryError   the memory of a GPU that changes hands did not come free
         └── StoreError      the run folder could not be read or written
     EngineDeadError         inside a generator actor: the engine process is gone for good
     RequestRefusedError     inside a generator actor: the engine will never answer this request
@@ -58,6 +59,10 @@ class PoolError(RunError):
 
 class TrainerError(RunError):
     """Ray Train could not finish a student."""
+
+
+class DeviceMemoryError(RunError):
+    """The memory of a GPU that changes hands between engines and students did not come free within its limit."""
 
 
 class StoreError(RunError):

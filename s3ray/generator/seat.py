@@ -3,6 +3,7 @@
 Knows Ray's calls and nothing of requests; the pool decides.
 """
 
+import uuid
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ class Seat:
             executor=placement.executor,
             memory_share=placement.memory_share,
         )
-        self._group = _reserve(placement)
+        self._group = _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, recipes, run=run, **shares)
@@ -135,11 +136,12 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _reserve(placement: EnginePlacement) -> PlacementGroup:
-    """One group per engine, each bundle on the node that the plan chose."""
+def _reserve(placement: EnginePlacement, holder: str) -> PlacementGroup:
+    """One group per engine, each bundle on the node that the plan chose; its name says who holds the devices."""
     return placement_group(
         [_resources(bundle) or _ONE_BYTE for bundle in placement.bundles],
         strategy="PACK",
+        name=f"{holder} {uuid.uuid4().hex[:8]}",  # Ray takes a name once, and the last group may not be gone yet
         bundle_label_selector=[{"ray.io/node-id": bundle.node_id} for bundle in placement.bundles],
     )
 

@@ -6,6 +6,7 @@ its last checkpoint, and any other training begins at the base checkpoint. Once 
 """
 
 import os
+import platform
 import signal
 import tempfile
 import threading
@@ -21,14 +22,17 @@ import ray.train
 import ray.train.torch
 import xxhash
 
+from s3ray.cluster import occupancy
 from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import S3RayError, TrainerError
+from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
 from s3ray.student.fit import State
 from s3ray.student.loop import train_student
 from s3ray.student.ranks import ProcessGroup, Ranks
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
+from s3ray.weights import resolve_model
 
 MAX_FAILURES = 4
 """How often a student goes on from its last checkpoint after a worker died."""
@@ -114,7 +118,7 @@ class RayStudentTrainer:
             _train_on_worker,
             train_loop_config={"config": self._config, "task": self._task, "job": job, "run": self._run_name},
             # NCCL refuses two workers on one GPU; Gloo does not.
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            torch_config=_DeviceTorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(least, most) if least < most else most,
                 use_gpu=gpus > 0,
@@ -154,11 +158,12 @@ class RayStudentTrainer:
             first = next(iter(error.worker_failures.values()), error)
             return TrainerError(f"the train workers failed {MAX_FAILURES + 1} times: {first}")
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._resources.items() if amount)
-        total, free = ray.cluster_resources(), ray.available_resources()
-        has = ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in self._resources)
+        held = [occupancy(name) for name in self._resources]
+        has = ", ".join(f"{each.total:g} {each.resource} ({each.free:g} free)" for each in held)
+        holders = "; ".join(each.in_words() for each in held if each.held)
         return TrainerError(
             f"Ray Train could not start {self._config.least_workers} workers with {asked} each; the cluster has {has}",
-            f"Lower student.workers, or free what holds the devices.\n  {error}",
+            f"Lower student.workers, or free what holds the devices{f': {holders}' if holders else ''}.\n  {error}",
         )
 
 
@@ -202,6 +207,27 @@ class RayCheckpoints:
         self._due = start + took / CHECKPOINT_SHARE
 
 
+class _DeviceTorchConfig(ray.train.torch.TorchConfig):  # type: ignore[misc]
+    """NCCL only where every worker sees its GPU once it exists: nodes may pretend to have GPUs."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _DeviceBackend
+
+
+class _DeviceBackend(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: _DeviceTorchConfig) -> None:
+        if backend_config.backend == "nccl" and not all(worker_group.execute(_sees_cuda)):
+            backend_config = _DeviceTorchConfig(backend="gloo")
+        super().on_start(worker_group, backend_config)
+
+
+def _sees_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _with_absolute_paths(job: StudentJob) -> StudentJob:
     def absolute(path: str) -> str:
         return str(Path(path).resolve())
@@ -225,14 +251,27 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     log_from(run=settings["run"], round=settings["job"].round, phase="train")
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(_num_threads(context.get_local_world_size()))
+    else:
+        _wait_for_memory(device, settings["config"].model)
     ranks = ProcessGroup(device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
     try:
         return train_student(settings["config"], settings["task"], settings["job"], ranks, RayCheckpoints(ranks))
     except S3RayError as error:
         return error
+
+
+def _wait_for_memory(device: Any, model: str) -> None:
+    """Wait until the engine that was on this GPU has left its memory too."""
+    import torch
+
+    # A model of the hub may not be here yet: then the least that any student takes is waited for.
+    weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
+    where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
+    watch = MemoryWatch(who="a student", where=where, needed=student_bytes(weights), started=time.monotonic())
+    wait_for_memory(watch, lambda: torch.cuda.mem_get_info(device))
 
 
 def _num_threads(num_local_workers: int) -> int:

@@ -9,13 +9,17 @@ that need no rendering, answers come out once, and of vLLM's statistics only a f
 import asyncio
 import gc
 import os
+import platform
+import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import EngineSpec, kept_of_stop
+from s3ray.memory import MemoryWatch, wait_for_memory
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
@@ -43,6 +47,8 @@ class VLLMEngine:
         from transformers import AutoTokenizer
 
         self._api = _import_vllm()
+        if self._spec.device == "gpu" and self._spec.executor != "ray":
+            await asyncio.to_thread(_wait_for_memory, self._spec)
         self._engine = self._api.AsyncLLM.from_engine_args(
             self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
         )
@@ -214,6 +220,35 @@ def _import_vllm() -> SimpleNamespace:
         enable_envs_cache=enable_envs_cache,
         tokens_input=tokens_input,
     )
+
+
+def _wait_for_memory(spec: EngineSpec) -> None:
+    """Wait until the student that was trained on these GPUs has left their memory too; vLLM gives up at once.
+
+    NVML is asked, because CUDA would keep memory of its own in this process.
+    """
+    from vllm.platforms import current_platform
+    from vllm.utils.import_utils import import_pynvml
+
+    if not current_platform.is_cuda():
+        return
+    nvml = import_pynvml()
+    nvml.nvmlInit()
+    try:
+        for number in range(spec.config.tensor_parallel * spec.config.pipeline_parallel):
+            physical = current_platform.device_id_to_physical_device_id(number)
+            handle = nvml.nvmlDeviceGetHandleByIndex(physical)
+            needed = int(spec.memory_share * nvml.nvmlDeviceGetMemoryInfo(handle).total)
+            where = f"GPU {physical} on {platform.node()}"
+            watch = MemoryWatch(who=spec.engine, where=where, needed=needed, started=time.monotonic())
+            wait_for_memory(watch, partial(_read_memory, nvml, handle))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _read_memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return memory.free, memory.total
 
 
 def resolve_dtype(dtype: str, device: str, cpu_flags: Collection[str]) -> str:

@@ -1,0 +1,1 @@
+"""Predicts idle shares."""

@@ -1,0 +1,71 @@
+"""Engines and train workers take turns on the same devices: four pretend GPUs for four of each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+from s3ray.config import RunConfig
+from s3ray.jobfile import validate
+from s3ray.running import run_job
+from s3ray.store import RunStore
+from tests.models import make_bert
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A node with four pretend GPUs, and no CPU more than engines or workers need."""
+    if ray.is_initialized():
+        pytest.skip("this process has joined another Ray")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 4})
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
+    raw = {
+        "name": "swap",
+        "task": "review_sentences",
+        "gold": {"extrapolate": 30, "select": 20, "test": 20},
+        "strategy": {"name": "s3", "rounds": 2, "seed_examples": 60, "rows": 90, "reasons_per_label": 5},
+        "generator": {"engine": "fake", "engines": 4, "prompt_form": "completion", "fake": {"takes_gpus": True}},
+        "student": {"model": str(student), "epochs": 1, "max_length": 32, "workers": 4},
+        "placement": {"mode": "swap", **placement},
+        "cluster": {"address": address},
+    }
+    return validate(RunConfig, raw, "swap.yaml")
+
+
+def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    config = make_job(make_bert(tmp_path / "student"), address)
+    run_job(config, "swap.yaml", tmp_path / "run", Console(quiet=True))
+    store = RunStore(tmp_path / "run")
+    assert holders(store) == ["engines", "workers"] * 3
+    assert set(store.read_json("metrics.json")["test"]) >= {"accuracy", "num_examples"}
+
+
+def holders(store: RunStore) -> list[str]:
+    """Who had the devices, one after the other; fails where both had them at once."""
+    turns: list[str] = []
+    running: set[str] = set()
+    for event in store.events():
+        match event["event"]:
+            case "engine_starting":
+                running.add(event["engine"])
+            case "engine_stopped":
+                running.remove(event["engine"])
+            case "stage_finished":
+                assert len(running) == 4
+                turns += ["engines"] * (turns[-1:] != ["engines"])
+            case "student_started":
+                assert not running
+                turns.append("workers")
+    return turns
