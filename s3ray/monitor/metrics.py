@@ -9,6 +9,7 @@ from typing import Any
 
 from s3ray.errors import StoreError
 from s3ray.jobfile import read_yaml
+from s3ray.monitor.accounting import account, shares
 from s3ray.monitor.engines import Usage
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
@@ -56,7 +57,8 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
     Raises:
         StoreError: a file cannot be read, or a round does not balance.
     """
-    view = RunView.replay(store.events())
+    events = list(store.events())
+    view, booked = RunView.replay(events), account(events)
     students = {num: store.read_json(store.in_student(num, "score.json")) for num in store.students()}
     written = {num: store.read_json(store.in_round(num, "round.json")) for num in store.rounds()}
     rounds = []
@@ -82,6 +84,12 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
                 for name, engine in view.pool.by_name.items()
             },
             "total": _usage(view.pool.usage),
+        },
+        "engine_busy_share": booked.engine_busy_share,
+        "time": {
+            "engines": {lane.name: shares([lane]) for lane in booked.engines},
+            "trainers": {lane.name: {"workers": lane.num, **shares([lane])} for lane in booked.trainers},
+            "total": shares(booked.lanes),
         },
     }
 

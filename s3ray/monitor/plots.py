@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from s3ray.monitor.accounting import BUSY, NO_WORK, OTHER_PHASE, RECOVERING, STARTING
+from s3ray.monitor.lanes import NUM_BINS, Rows
 from s3ray.monitor.progress import duration
 from s3ray.monitor.timeline import Timeline
 
 WIDTH = 460
 ENGINE_COLOURS = ("c1", "c5", "c2", "c4", "c3", "c6")
+STATE_COLOURS = {BUSY: "c1", STARTING: "c5", NO_WORK: "c2", OTHER_PHASE: "c7", RECOVERING: "c3"}
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 30
 
 
@@ -130,11 +133,7 @@ def throughput_plot(line: Timeline) -> Markup:
         top = [low + rate for low, rate in zip(base, rates, strict=True)]
         body.append(_area(base, top, high, height, colour, engine))
         base = top
-    unit, name = (60.0, "min") if end_s >= 180 else (1.0, "s")
-    for tick in _ticks(0, end_s / unit):
-        if tick * unit <= end_s:
-            body.append(_text(_LEFT + tick * unit * scale, height - 10, f"{tick:g}", "tick middle"))
-    body.append(_text(WIDTH, height - 10, name, "tick end"))
+    body += _time_axis(end_s, _LEFT, scale, height - 10)
     return _svg("output tokens per second over time", height, body)
 
 
@@ -144,6 +143,41 @@ def engine_parts(line: Timeline) -> tuple[Part, ...]:
         return (Part(name=f"all {len(line.rates)} engines", value=_mean_busy(line.total), colour="c1"),)
     pairs = zip(ENGINE_COLOURS, line.rates.items(), strict=False)
     return tuple(Part(name=engine, value=_mean_busy(rates), colour=colour) for colour, (engine, rates) in pairs)
+
+
+def lanes_plot(lines: Rows) -> Markup:
+    """What each engine and the train workers did along working time, a row each."""
+    step, left = 22, 104
+    scale = (WIDTH - left) / NUM_BINS
+    body = []
+    for i, row in enumerate(lines.rows):
+        body.append(_text(0, i * step + 12, row.name, "tick"))
+        for state, first, last in row.pieces:
+            seconds = (last - first) * lines.total_s / NUM_BINS
+            body.append(
+                f'<rect class="{STATE_COLOURS[state]}" x="{left + first * scale:.1f}" y="{i * step}" '
+                f'width="{(last - first) * scale:.1f}" height="{step - 6}">'
+                f"<title>{escape(row.name)} {escape(state)}: {escape(duration(seconds))}</title></rect>"
+            )
+    height = len(lines.rows) * step
+    body += _time_axis(lines.total_s, left, (WIDTH - left) / lines.total_s, height + 12)
+    return _svg("what engines and train workers did over time", height + 16, body)
+
+
+def lane_parts(lines: Rows) -> tuple[Part, ...]:
+    """Seconds in each state and its colour, for the legend of ``lanes_plot``."""
+    return tuple(
+        Part(name=state, value=seconds, colour=STATE_COLOURS[state])
+        for state, seconds in lines.seconds.items()
+        if seconds
+    )
+
+
+def _time_axis(end_s: float, left: float, scale: float, y: float) -> list[str]:
+    unit, name = (60.0, "min") if end_s >= 180 else (1.0, "s")
+    ticks = [tick for tick in _ticks(0, end_s / unit) if left + tick * unit * scale < WIDTH - 30]
+    texts = [_text(left + tick * unit * scale, y, f"{tick:g}", "tick middle") for tick in ticks]
+    return [*texts, _text(WIDTH, y, name, "tick end")]
 
 
 def _mean_busy(rates: Sequence[float]) -> float:

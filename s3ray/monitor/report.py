@@ -12,7 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from s3ray.monitor import examples, plots
+from s3ray.monitor import examples, lanes, plots
+from s3ray.monitor.accounting import account
 from s3ray.monitor.engines import MAX_ENGINES_NAMED
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.plots import Bar, Part
@@ -30,7 +31,7 @@ _REASON_COLOURS = ("c2", "c4", "c5", "c6", "c3")
 
 
 def write_report(store: RunStore) -> Path:
-    """Write the report of a run, finished or not, and say where it lies.
+    """Write the report of a run, finished or not, and ``timeline.json`` beside it; say where the report lies.
 
     Raises:
         StoreError: a file of the run cannot be read, or a round does not balance.
@@ -39,6 +40,7 @@ def write_report(store: RunStore) -> Path:
     events = list(store.events())
     view = RunView.replay(events)
     metrics = build_metrics(store, run_identity(store))
+    booked = account(events)
     rounds = metrics["rounds"]
     page = page_template("report.html.j2").render(
         m=metrics,
@@ -51,6 +53,7 @@ def write_report(store: RunStore) -> Path:
         reasons=_reason_rows(rounds),
         spent=_spent(rounds),
         line=timeline(events),
+        lanes=lanes.rows(booked),
         plots=plots,
         shorts=_shorts(rounds),
         engines=_engine_rows(metrics["pool"]) if view.pool.has_reported else [],
@@ -62,6 +65,7 @@ def write_report(store: RunStore) -> Path:
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
         version=view.about.get("version", ""),
     )
+    store.write_json("timeline.json", lanes.trace(booked))
     return store.write_text("report.html", page)
 
 

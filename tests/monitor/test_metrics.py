@@ -59,6 +59,24 @@ def test_the_pool_adds_up_over_restarts_and_attempts(finished: RunStore) -> None
     assert shares == pytest.approx([0.9, 1.0, 0.8], abs=0.01)
 
 
+def test_every_second_of_engines_and_train_workers_has_one_use(finished: RunStore) -> None:
+    metrics = build_metrics(finished, run_identity(finished))
+    time = metrics["time"]
+    assert (set(time["engines"]), time["trainers"]["train workers"]["workers"]) == ({"engine-0", "engine-1"}, 2)
+    each = [*time["engines"].values(), *time["trainers"].values()]
+    assert time["total"]["seconds"] == pytest.approx(sum(one["seconds"] for one in each))
+    for one in [time["total"], *each]:
+        assert sum(share for name, share in one.items() if name not in ("seconds", "workers")) == pytest.approx(1)
+    assert 0 < metrics["engine_busy_share"] < 1
+
+
+def test_docs_name_every_use_of_time(finished: RunStore) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    time = build_metrics(finished, run_identity(finished))["time"]
+    for key in {*time, *time["total"], *time["trainers"]["train workers"], "engine_busy_share", "timeline.json"}:
+        assert f"`{key}`" in page
+
+
 def test_docs_name_every_key_of_the_pool(finished: RunStore) -> None:
     page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
     pool = build_metrics(finished, run_identity(finished))["pool"]

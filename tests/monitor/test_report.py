@@ -22,9 +22,9 @@ def page(finished: RunStore) -> str:
 def test_report_says_the_result_and_shows_the_plots(page: str) -> None:
     assert "Selection accuracy rose from 0.775 on seed data to 0.838 after round 2" in page
     assert "the final student scores 0.827" in page
-    for title in ("Score by round", "Yield by reason", "Throughput over time", "Where the time went"):
+    for title in ("Score by round", "Yield by reason", "Throughput over time", "Where the time went", "Who did what"):
         assert title in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "200 of 340 kept (59%)" in page
     assert "Round 2, stage extrapolate, is short of its target: positive 3." in page
 

@@ -1,0 +1,315 @@
+"""Where the time of engines and train workers went: every second of each is booked once, from the events of a run.
+
+A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
+in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
+what happened between two attempts: that time is not booked.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from s3ray.monitor.events import Event
+
+STARTING = "starting"
+BUSY = "busy"
+NO_WORK = "waiting for work"
+OTHER_PHASE = "waiting for the other phase"
+RECOVERING = "recovering"
+STATES = (BUSY, STARTING, NO_WORK, OTHER_PHASE, RECOVERING)
+TRAINER = "train workers"
+
+Window = tuple[float, float]
+"""Start and end, in unix seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of time in one state, in unix seconds."""
+
+    state: str
+    start: float
+    end: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """One engine, or the ``num`` train workers of a run, which do everything together.
+
+    ``lived_s`` are the seconds in which its process was there, loading or able to work.
+    """
+
+    name: str
+    num: int = 1
+    spans: list[Span] = field(default_factory=list)
+    lived_s: float = 0.0
+
+    @property
+    def seconds(self) -> Counter[str]:
+        """Seconds by state, of each one of ``num``."""
+        total: Counter[str] = Counter()
+        for span in self.spans:
+            total[span.state] += span.end - span.start  # type: ignore[assignment]
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """All lanes, the engines' first; when each attempt ran; when stages (by name) and students (by round) were made."""
+
+    engines: tuple[Lane, ...]
+    trainers: tuple[Lane, ...]
+    attempts: tuple[Window, ...]
+    stages: tuple[tuple[str, Window], ...]
+    students: tuple[tuple[int, Window], ...]
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Engines, then train workers."""
+        return self.engines + self.trainers
+
+    @property
+    def engine_busy_share(self) -> float | None:
+        """Busy seconds of all engines / seconds in which they existed (0 to 1); None without an engine."""
+        lived = sum(lane.lived_s for lane in self.engines)
+        return min(1.0, sum(lane.seconds[BUSY] for lane in self.engines) / lived) if lived else None
+
+
+def account(events: Iterable[Event]) -> Account:
+    """Book the time of a run from its events, oldest first."""
+    attempts: list[_Attempt] = []
+    for event in events:
+        if not attempts or attempts[-1].number != event["attempt"]:
+            attempts.append(_Attempt(number=event["attempt"], start=event["time"], now=event["time"]))
+        attempts[-1].fold(event)
+    lanes: dict[str, Lane] = {}
+    trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
+    for attempt in attempts:
+        for name, lives in attempt.engines.items():
+            lane = lanes.setdefault(name, Lane(name=name))
+            lane.spans += _merged(_engine_spans(attempt, lives))
+            lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
+        trainer.spans += _merged(_trainer_spans(attempt))
+    return Account(
+        engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
+        trainers=(trainer,) if trainer.num else (),
+        attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
+        stages=tuple((name, attempt.closed(window)) for attempt in attempts for name, window in attempt.stages),
+        students=tuple(
+            (student.round, attempt.closed(student.window)) for attempt in attempts for student in attempt.students
+        ),
+    )
+
+
+def shares(lanes: Sequence[Lane]) -> dict[str, float | None]:
+    """Seconds in all (``seconds``) and the share of each state: they add up to 1, or are None without a second."""
+    total: Counter[str] = Counter()
+    for lane in lanes:
+        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
+    seconds = sum(total[state] for state in STATES)
+    return {"seconds": seconds} | {
+        state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES
+    }
+
+
+# -- what the events of an attempt say -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Life:
+    """An engine from one start to its end, or (not ``is_process``) its waiting for a place."""
+
+    start: float
+    restarts: int = -1
+    is_process: bool = True
+    ready: float | None = None
+    end: float | None = None
+    ended: str = ""
+    reports: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Student:
+    round: int
+    window: tuple[float, float | None]
+    start_s: float = 0.0
+    recover_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    number: int
+    start: float
+    now: float
+    num_workers: int = 0
+    engines: dict[str, list[_Life]] = field(default_factory=dict)
+    stages: list[tuple[str, tuple[float, float | None]]] = field(default_factory=list)
+    students: list[_Student] = field(default_factory=list)
+
+    def fold(self, event: Event) -> None:
+        self.now = max(self.now, event["time"])  # a clock that was set back makes no negative seconds
+        match event["event"]:
+            case "run_started":
+                self.num_workers = event["workers"]
+            case "stage_started":
+                self.stages.append((f"round {event['round']} {event['stage']}", (self.now, None)))
+            case "stage_finished" if self.stages:
+                name, (start, _) = self.stages[-1]
+                self.stages[-1] = name, (start, self.now)
+            case "student_started":
+                self.students.append(_Student(round=event["round"], window=(self.now, None)))
+            case "student_finished" if self.students:
+                self._finish_student(event)
+            case "chunk_written":
+                for name, report in event["engines"].items():
+                    self._note_report(name, report)
+            case "engine_starting" | "engine_waiting" | "engine_ready":
+                self._note_engine(event)
+            case "engine_lost" | "engine_given_up" | "engine_stopped":
+                life = self._last_life(event["engine"])
+                life.end = self.now if life.end is None else life.end
+                life.ended = event["event"].removeprefix("engine_")
+
+    def closed(self, window: tuple[float, float | None]) -> Window:
+        """A window that an end of the attempt may have cut."""
+        start, end = window
+        return start, self.now if end is None else end
+
+    def _last_life(self, engine: str) -> _Life:
+        lives = self.engines.setdefault(engine, [])
+        if not lives:
+            lives.append(_Life(start=self.now, is_process=False))
+        return lives[-1]
+
+    def _note_engine(self, event: Event) -> None:
+        name = event["engine"]
+        if event["event"] == "engine_ready":
+            self._last_life(name).ready = self.now
+            return
+        lives = self.engines.setdefault(name, [])
+        if lives and lives[-1].end is None:  # it waited for a place and found one
+            lives[-1].end = self.now
+        is_process = event["event"] == "engine_starting"
+        lives.append(_Life(start=self.now, restarts=event["restarts"] if is_process else -1, is_process=is_process))
+
+    def _note_report(self, engine: str, report: Event) -> None:
+        for life in reversed(self.engines.get(engine, [])):
+            if life.restarts == report["restarts"]:
+                life.reports.append((self.now if life.end is None else life.end, report["busy_s"]))
+                return
+
+    def _finish_student(self, event: Event) -> None:
+        student = self.students[-1]
+        student.window = student.window[0], self.now
+        student.start_s = event["seconds"].get("start", 0.0)
+        student.recover_s = event["seconds"].get("recover", 0.0)
+
+
+# -- booking -------------------------------------------------------------------------------------------------------
+
+
+def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
+    """From its first start to the end of the attempt, or until it was given up or stopped for good."""
+    before = ""
+    for life, after in [*pairwise(lives), (lives[-1], None)]:
+        end = attempt.now if life.end is None else life.end
+        ready = end if life.ready is None else min(life.ready, end)
+        yield Span(state=RECOVERING if before == "lost" else STARTING, start=life.start, end=ready)
+        yield from _work(attempt, life, ready, end)
+        before = life.ended or before
+        gap = end, attempt.now if after is None else after.start
+        if life.ended == "lost":
+            yield Span(state=RECOVERING, start=gap[0], end=gap[1])
+        elif life.ended == "stopped":
+            before = ""
+            yield from _absence(attempt, gap, is_last=after is None)
+
+
+def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
+    """An engine that has left: for a training, or for good, which is booked no longer."""
+    training = [attempt.closed(student.window) for student in attempt.students]
+    for start, end, is_training in _cut(gap, training):
+        if is_training:
+            yield Span(state=OTHER_PHASE, start=start, end=end)
+        elif not is_last or any(later >= end for later, _ in training):
+            yield Span(state=NO_WORK, start=start, end=end)
+
+
+def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[Span]:
+    """A ready engine: busy as it reported, otherwise without work, or waiting for a student to be trained."""
+    generating = [attempt.closed(window) for _, window in attempt.stages]
+    known, last = 0.0, ready
+    for now, busy_s in life.reports:
+        yield from _until_report(attempt, generating, (last, max(last, now)), busy_s - known)
+        known, last = busy_s, max(last, now)
+    yield from _until_report(attempt, generating, (last, end), 0.0)
+
+
+def _until_report(attempt: _Attempt, generating: Sequence[Window], window: Window, busy_s: float) -> Iterator[Span]:
+    """Between two reports: ``busy_s`` seconds of work, the latest in which there was any to do."""
+    pieces = list(_cut(window, generating))
+    left = max(0.0, busy_s)
+    spans: list[Span] = []
+    for start, end, is_generating in reversed(pieces):
+        if not is_generating:
+            spans += reversed(list(_idle(attempt, (start, end))))
+            continue
+        begin = max(start, end - left)
+        left -= end - begin
+        spans += [Span(state=BUSY, start=begin, end=end), Span(state=NO_WORK, start=start, end=begin)]
+    yield from reversed(spans)
+
+
+def _idle(attempt: _Attempt, window: Window) -> Iterator[Span]:
+    training = [attempt.closed(student.window) for student in attempt.students]
+    for start, end, is_training in _cut(window, training):
+        yield Span(state=OTHER_PHASE if is_training else NO_WORK, start=start, end=end)
+
+
+def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
+    """A training knows its start and what deaths of workers cost when it ends; one that does not end was work."""
+    generating = [attempt.closed(window) for _, window in attempt.stages]
+    last = attempt.start
+    for student in attempt.students:
+        start, end = attempt.closed(student.window)
+        yield from _trainer_idle(generating, (last, start))
+        begun = min(end, start + student.start_s)
+        recovered = min(end, begun + student.recover_s)
+        yield Span(state=STARTING, start=start, end=begun)
+        yield Span(state=RECOVERING, start=begun, end=recovered)
+        yield Span(state=BUSY, start=recovered, end=end)
+        last = end
+    yield from _trainer_idle(generating, (last, attempt.now))
+
+
+def _trainer_idle(generating: Sequence[Window], window: Window) -> Iterator[Span]:
+    for start, end, is_generating in _cut(window, generating):
+        yield Span(state=OTHER_PHASE if is_generating else NO_WORK, start=start, end=end)
+
+
+def _cut(window: Window, marks: Sequence[Window]) -> Iterator[tuple[float, float, bool]]:
+    """The window in pieces, each inside or outside of the marks; marks are in order and do not overlap."""
+    last, end = window
+    for start, stop in marks:
+        start, stop = max(last, start), min(end, stop)
+        if start >= stop:
+            continue
+        if start > last:
+            yield last, start, False
+        yield start, stop, True
+        last = stop
+    if end > last:
+        yield last, end, False
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours in one state as one; nothing for spans without a second."""
+    merged: list[Span] = []
+    for span in spans:
+        if span.end <= span.start:
+            continue
+        if merged and merged[-1].state == span.state and merged[-1].end == span.start:
+            span = Span(state=span.state, start=merged.pop().start, end=span.end)
+        merged.append(span)
+    return merged

@@ -1,0 +1,271 @@
+"""Every second of every engine and of the train workers is booked once, whatever happens in between."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3ray.monitor.accounting import Account, Lane, account, shares
+from s3ray.store import RunStore
+
+Happened = tuple[float, str, dict[str, Any]]
+
+
+def booked(*happened: Happened, attempt: int = 1) -> Account:
+    return account(events(*happened, attempt=attempt))
+
+
+def events(*happened: Happened, attempt: int = 1) -> list[dict[str, Any]]:
+    return [{"time": time, "attempt": attempt, "event": event, **fields} for time, event, fields in happened]
+
+
+def begin(time: float = 0, workers: int = 2) -> Happened:
+    return time, "run_started", {"workers": workers}
+
+
+def starting(time: float, engine: str = "a", restarts: int = 0) -> Happened:
+    return time, "engine_starting", {"engine": engine, "restarts": restarts}
+
+
+def engine(time: float, what: str, name: str = "a") -> Happened:
+    return time, f"engine_{what}", {"engine": name}
+
+
+def stage(time: float, what: str, name: str = "seed") -> Happened:
+    return time, f"stage_{what}", {"round": 0, "stage": name}
+
+
+def chunk(time: float, busy_s: float, restarts: int = 0, name: str = "a") -> Happened:
+    return time, "chunk_written", {"engines": {name: {"busy_s": busy_s, "restarts": restarts}}}
+
+
+def student(since: float, until: float, **seconds: float) -> tuple[Happened, Happened]:
+    return (
+        (since, "student_started", {"round": 0}),
+        (until, "student_finished", {"round": 0, "seconds": seconds}),
+    )
+
+
+def states(lane: Lane) -> list[tuple[str, float, float]]:
+    return [(span.state, span.start, span.end) for span in lane.spans]
+
+
+SPLIT = [
+    begin(),
+    starting(1),
+    stage(2, "started"),
+    engine(5, "ready"),
+    chunk(10, 4),  # it got nothing in the first second
+    stage(12, "finished"),
+    *student(14, 34, start=5, train=12, score=3),
+    stage(35, "started", "extrapolate"),
+    chunk(40, 8.5),  # 4.5 seconds more, of which the last student left five
+    stage(40, "finished", "extrapolate"),
+    engine(42, "stopped"),
+    (43, "run_finished", {}),
+]
+
+
+def test_an_engine_beside_the_train_workers() -> None:
+    (lane,) = booked(*SPLIT).engines
+    assert states(lane) == [
+        ("starting", 1, 5),
+        ("waiting for work", 5, 6),
+        ("busy", 6, 10),
+        ("waiting for work", 10, 14),
+        ("waiting for the other phase", 14, 34),
+        ("waiting for work", 34, 35.5),
+        ("busy", 35.5, 40),
+        ("waiting for work", 40, 42),
+    ]
+    assert lane.lived_s == 41
+    assert booked(*SPLIT).engine_busy_share == pytest.approx(8.5 / 41)
+
+
+def test_the_train_workers_beside_it() -> None:
+    (lane,) = booked(*SPLIT).trainers
+    assert (lane.num, states(lane)) == (
+        2,
+        [
+            ("waiting for work", 0, 2),
+            ("waiting for the other phase", 2, 12),
+            ("waiting for work", 12, 14),
+            ("starting", 14, 19),
+            ("busy", 19, 34),
+            ("waiting for work", 34, 35),
+            ("waiting for the other phase", 35, 40),
+            ("waiting for work", 40, 43),
+        ],
+    )
+
+
+def test_shares_add_up_to_one_and_count_every_train_worker() -> None:
+    result = booked(*SPLIT)
+    total = shares(result.lanes)
+    assert total.pop("seconds") == 41 + 2 * 43
+    assert sum(share or 0 for share in total.values()) == pytest.approx(1)
+    assert total["busy"] == pytest.approx((8.5 + 2 * 15) / 127)
+    assert set(shares([]).values()) == {0, None}
+
+
+def test_an_engine_that_makes_way_waits_for_the_other_phase_and_starts_again() -> None:
+    result = booked(
+        begin(),
+        starting(0),
+        engine(2, "ready"),
+        stage(2, "started"),
+        chunk(6, 4),
+        stage(6, "finished"),
+        engine(7, "stopped"),
+        *student(8, 20, start=2, train=10, score=0),
+        starting(21),
+        engine(23, "ready"),
+        stage(23, "started"),
+        chunk(25, 2),  # the count of a new process begins at zero
+        stage(25, "finished"),
+        engine(26, "stopped"),
+        *student(27, 30, start=1, train=2, score=0),
+        (40, "run_finished", {}),
+    )
+    assert states(result.engines[0]) == [
+        ("starting", 0, 2),
+        ("busy", 2, 6),
+        ("waiting for work", 6, 8),
+        ("waiting for the other phase", 8, 20),
+        ("waiting for work", 20, 21),
+        ("starting", 21, 23),
+        ("busy", 23, 25),
+        ("waiting for work", 25, 27),
+        ("waiting for the other phase", 27, 30),  # and then its work is done for good
+    ]
+    assert result.engines[0].lived_s == 7 + 5
+
+
+def test_from_its_death_to_its_return_an_engine_recovers() -> None:
+    result = booked(
+        begin(),
+        stage(0, "started"),
+        starting(0),
+        engine(2, "ready"),
+        engine(6, "lost"),
+        chunk(7, 4),  # what it told before it died
+        engine(8, "waiting"),
+        starting(10, restarts=1),
+        engine(13, "ready"),
+        chunk(15, 2, restarts=1),
+        engine(15, "lost"),
+        engine(15, "given_up"),
+        (20, "run_failed", {}),
+    )
+    assert states(result.engines[0]) == [
+        ("starting", 0, 2),
+        ("busy", 2, 6),
+        ("recovering", 6, 13),
+        ("busy", 13, 15),
+    ]
+    assert result.engines[0].lived_s == 6 + 5
+
+
+def test_what_deaths_of_workers_cost_is_recovering() -> None:
+    result = booked(begin(), *student(0, 30, start=4, recover=6, train=15, score=5))
+    assert states(result.trainers[0]) == [("starting", 0, 4), ("recovering", 4, 10), ("busy", 10, 30)]
+
+
+def test_the_time_between_two_attempts_is_nobodys() -> None:
+    first = [begin(), starting(0), engine(1, "ready"), stage(1, "started"), chunk(5, 4)]  # killed at 5
+    second = [begin(1000), starting(1000), engine(1002, "ready"), stage(1002, "started"), chunk(1004, 1)]
+    result = account([*events(*first), *events(*second, attempt=2)])
+    assert result.attempts == ((0, 5), (1000, 1004))
+    assert states(result.engines[0]) == [
+        ("starting", 0, 1),
+        ("busy", 1, 5),
+        ("starting", 1000, 1002),
+        ("waiting for work", 1002, 1003),
+        ("busy", 1003, 1004),
+    ]
+    assert sum(result.trainers[0].seconds.values()) == 5 + 4
+
+
+def test_more_work_than_time_is_not_booked() -> None:
+    """An engine's own clock may run ahead of the events."""
+    (lane,) = booked(begin(), starting(0), engine(1, "ready"), stage(1, "started"), chunk(3, 9)).engines
+    assert states(lane) == [("starting", 0, 1), ("busy", 1, 3)]
+
+
+def test_a_real_run_is_booked_to_the_second(finished: RunStore) -> None:
+    result = account(finished.events())
+    check(result)
+    assert [lane.name for lane in result.lanes] == ["engine-0", "engine-1", "train workers"]
+    attempts = sum(end - start for start, end in result.attempts)
+    assert sum(result.trainers[0].seconds.values()) == pytest.approx(attempts)
+
+
+STEP = st.tuples(
+    st.floats(0, 9),
+    st.sampled_from(["work", "lose", "return", "stop", "stage", "student", "kill"]),
+    st.floats(0, 1),
+)
+
+
+@given(st.lists(STEP, max_size=40))
+def test_whatever_happens_every_second_is_booked_once(steps: Sequence[tuple[float, str, float]]) -> None:
+    told, first_start = _history(steps)
+    result = account(told)
+    check(result)
+    attempts = [end - start for start, end in result.attempts]
+    assert sum(sum(lane.seconds.values()) for lane in result.trainers) == pytest.approx(sum(attempts))
+    for lane in result.engines:
+        assert sum(lane.seconds.values()) <= sum(attempts) + 1e-6
+        assert lane.spans == [] or (first_start is not None and lane.spans[0].start >= first_start)
+
+
+def check(result: Account) -> None:
+    """No overlap, and no gap within an attempt but for engines that have left for good."""
+    for lane in result.lanes:
+        for one, other in pairwise(lane.spans):
+            assert one.end <= other.start
+            is_new_attempt = any(one.end <= end < other.start for _, end in result.attempts)
+            assert one.end == other.start or is_new_attempt
+        for span in lane.spans:
+            assert any(start <= span.start < span.end <= end for start, end in result.attempts)
+
+
+def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[dict[str, Any]], float | None]:
+    """A run of one engine, in which what can happen happens, and when the engine was first started."""
+    now, attempt, restarts, busy_s, state = 0.0, 1, 0, 0.0, "gone"
+    is_open = False
+    told = events(begin())
+    first: float | None = None
+
+    def tell(*happened: Happened) -> None:
+        told.extend(events(*happened, attempt=attempt))
+
+    for seconds, what, share in steps:
+        now += seconds
+        if what == "work" and state == "ready" and is_open:
+            busy_s += share * seconds
+            tell(chunk(now, busy_s, restarts))
+        elif what == "lose" and state == "ready":
+            tell(engine(now, "lost"))
+            state, restarts = "lost", restarts + 1
+        elif what == "return" and state in ("gone", "lost"):
+            first = now if first is None else first
+            tell(starting(now, restarts=restarts), engine(now + seconds, "ready"))
+            now, busy_s, state = now + seconds, 0.0, "ready"
+        elif what == "stop" and state == "ready":
+            tell(engine(now, "stopped"))
+            state = "gone"
+        elif what == "stage":
+            tell(stage(now, "finished" if is_open else "started"))
+            is_open = not is_open
+        elif what == "student" and not is_open:
+            tell(*student(now, now + seconds, start=share * seconds))
+            now += seconds
+        elif what == "kill":
+            attempt, restarts, state, is_open = attempt + 1, 0, "gone", False
+            now += 100
+            tell(begin(now))
+    return told, first
