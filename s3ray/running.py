@@ -10,12 +10,13 @@ import ray
 from rich.console import Console
 
 from s3ray import __version__
-from s3ray.cluster import connect, join_running, local_facts, node_facts
+from s3ray.cluster import connect, join_running, local_facts, node_facts, occupancy
 from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Driver, Generator, Parts, Trainer
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
 from s3ray.generator.actor import only_recipe
+from s3ray.generator.forecast import forecast, guess, measured
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
 from s3ray.monitor.events import EventLog
@@ -42,8 +43,11 @@ def plan_job(config: RunConfig, where: str, folder: Path, console: Console) -> N
     joined = join_running(config.cluster.address, where)
     job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
     console.print(f"[bold]{job.config.name}[/]: this job can run {joined or 'on this machine'}.")
-    for line in _plan_lines(job, plan):
+    for line in (*_plan_lines(job, plan), *_forecast(job, plan, folder)):
         console.print(f"  {line}", markup=False, highlight=False)
+    for resource in ("GPU", "CPU") if joined else ():
+        if (occupied := occupancy(resource)).held:
+            console.print(f"  at this moment {occupied.in_words()}", markup=False, highlight=False, soft_wrap=True)
     state = "goes on with the run in" if known else "would write to"
     console.print(f"  {state} {folder}", markup=False, highlight=False, soft_wrap=True)
 
@@ -70,6 +74,13 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
     yield f"student {config.student.model}"
     yield from plan.lines()
     yield f"fingerprint {job.fingerprint}"
+
+
+def _forecast(job: Job, plan: Plan, folder: Path) -> Iterator[str]:
+    figures, store = guess(job.config, plan.device), RunStore(folder)
+    if store.has("metrics.json"):
+        figures = measured(store.read_json("metrics.json"), job.config, plan, figures)
+    yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
 def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> None:

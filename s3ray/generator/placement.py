@@ -12,10 +12,12 @@ from dataclasses import replace
 from s3ray.config import GeneratorConfig, RunConfig
 from s3ray.errors import InputError
 from s3ray.generator.packing import ENGINE_CPUS, EngineShape, FreeNode, GpusByNode, Packing
+from s3ray.generator.phases import who_would_wait
 from s3ray.generator.plan import Bundle, EnginePlacement, NodeFacts, Plan
 from s3ray.generator.refusals import (
     check_settings,
     cpu_engines_refused,
+    deadlock_refused,
     gpu_engines_refused,
     needs_device,
     workers_refused,
@@ -44,7 +46,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
         engines = _place_on_cores(config, nodes, wanted, where)
     workers = min(config.student.workers, room)
     left = sum(node.num_cpus for node in nodes) - sum(item.num_cpus for item in engines)
-    return Plan(
+    plan = Plan(
         mode=config.placement.mode,
         device=device,
         engines=tuple(engines),
@@ -54,6 +56,9 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
         gpus_per_worker=1 if device == "gpu" else 0,
         worker_accelerator=config.student.accelerator,
     )
+    if deadlock := who_would_wait(plan, nodes):
+        raise deadlock_refused(config, deadlock, where)
+    return plan
 
 
 def place_engine(

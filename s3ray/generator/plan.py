@@ -84,6 +84,11 @@ class Plan:
     gpus_per_worker: int
     worker_accelerator: str | None = None
 
+    @property
+    def engines_leave(self) -> bool:
+        """Whether engines give their devices back for every training; on CPUs they only stay idle."""
+        return self.mode == "swap" and self.device == "gpu"
+
     def lines(self) -> list[str]:
         """The plan in words: one line for neighbouring engines that are placed alike, one for the train workers."""
         lines = list(_engine_lines(self.engines))

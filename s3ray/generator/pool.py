@@ -45,7 +45,7 @@ class GeneratorPool:
         self._recipes = recipes
         self._emit = emit
         self._device = plan.device
-        self._releases_devices = plan.mode == "swap" and plan.device == "gpu"
+        self._releases_devices = plan.engines_leave
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]

@@ -137,6 +137,17 @@ def workers_refused(
     )
 
 
+def deadlock_refused(config: RunConfig, problem: str, where: str) -> InputError:
+    """Engines or train workers that would wait for devices that nobody gives back."""
+    return InputError(
+        f"would wait for ever: {problem}",
+        where=where,
+        field="placement.mode",
+        value=config.placement.mode,
+        hint="Lower generator.engines or student.workers, or use the other mode.",
+    )
+
+
 def _begin_with(num_fitting: int) -> str:
     if not num_fitting:
         return ""

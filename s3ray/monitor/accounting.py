@@ -37,13 +37,15 @@ class Span:
 class Lane:
     """One engine, or the ``num`` train workers of a run, which do everything together.
 
-    ``lived_s`` are the seconds in which its process was there, loading or able to work.
+    ``lived_s`` are the seconds in which its process was there, loading or able to work; ``starts_s`` how long each of
+    its starts took that came to an end.
     """
 
     name: str
     num: int = 1
     spans: list[Span] = field(default_factory=list)
     lived_s: float = 0.0
+    starts_s: list[float] = field(default_factory=list)
 
     @property
     def seconds(self) -> Counter[str]:
@@ -75,6 +77,12 @@ class Account:
         lived = sum(lane.lived_s for lane in self.engines)
         return min(1.0, sum(lane.seconds[BUSY] for lane in self.engines) / lived) if lived else None
 
+    @property
+    def engine_start_s(self) -> float | None:
+        """Mean seconds until a started engine was ready; None where none was."""
+        starts_s = [seconds for lane in self.engines for seconds in lane.starts_s]
+        return sum(starts_s) / len(starts_s) if starts_s else None
+
 
 def account(events: Iterable[Event]) -> Account:
     """Book the time of a run from its events, oldest first."""
@@ -89,6 +97,7 @@ def account(events: Iterable[Event]) -> Account:
         for name, lives in attempt.engines.items():
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
+            lane.starts_s += [life.ready - life.start for life in lives if life.ready is not None]
             lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
     return Account(

@@ -86,6 +86,7 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
             "total": _usage(view.pool.usage),
         },
         "engine_busy_share": booked.engine_busy_share,
+        "engine_start_s": booked.engine_start_s,
         "time": {
             "engines": {lane.name: shares([lane]) for lane in booked.engines},
             "trainers": {lane.name: {"workers": lane.num, **shares([lane])} for lane in booked.trainers},

@@ -1,5 +1,7 @@
 """Engines and train workers take turns on the same devices: four pretend GPUs for four of each."""
 
+import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,12 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group, remove_placement_group
 from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.jobfile import validate
-from s3ray.running import run_job
+from s3ray.running import plan_job, run_job
 from s3ray.store import RunStore
 from tests.models import make_bert
 
@@ -46,10 +49,33 @@ def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
 def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     config = make_job(make_bert(tmp_path / "student"), address)
+    told = plan_beside_another_job(config, tmp_path / "run")
+    assert "split suits this job better" in told  # so short are its phases
+    assert "1 of 4 GPU are held (1 by somebody)" in told
     run_job(config, "swap.yaml", tmp_path / "run", Console(quiet=True))
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 3
-    assert set(store.read_json("metrics.json")["test"]) >= {"accuracy", "num_examples"}
+    metrics = store.read_json("metrics.json")
+    assert set(metrics["test"]) >= {"accuracy", "num_examples"}
+    assert metrics["time"]["engines"]["engine-3"]["waiting_for_the_other_phase"] > 0
+    assert metrics["time"]["trainers"]["train workers"]["workers"] == 4
+
+
+def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
+    """What `s3ray plan` says while another job holds one of the GPUs."""
+    ray.init(address=config.cluster.address, log_to_driver=False, logging_level="ERROR", namespace="somebody")
+    group = placement_group([{"GPU": 1}], name="somebody", lifetime="detached")
+    ray.get(group.ready())
+    ray.shutdown()
+    told = io.StringIO()
+    plan_job(config, "swap.yaml", folder, Console(file=told, width=300))
+    deadline = time.monotonic() + 30
+    while "at this moment" not in told.getvalue() and time.monotonic() < deadline:  # Ray counts with a delay
+        ray.shutdown()
+        plan_job(config, "swap.yaml", folder, Console(file=told, width=300))
+    remove_placement_group(group)
+    ray.shutdown()
+    return told.getvalue()
 
 
 def holders(store: RunStore) -> list[str]:

@@ -68,12 +68,20 @@ def test_every_second_of_engines_and_train_workers_has_one_use(finished: RunStor
     for one in [time["total"], *each]:
         assert sum(share for name, share in one.items() if name not in ("seconds", "workers")) == pytest.approx(1)
     assert 0 < metrics["engine_busy_share"] < 1
+    assert metrics["engine_start_s"] == pytest.approx((2 * (9 + 19) + 0) / 5)
 
 
 def test_docs_name_every_use_of_time(finished: RunStore) -> None:
     page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
     time = build_metrics(finished, run_identity(finished))["time"]
-    for key in {*time, *time["total"], *time["trainers"]["train workers"], "engine_busy_share", "timeline.json"}:
+    for key in {
+        *time,
+        *time["total"],
+        *time["trainers"]["train workers"],
+        "engine_busy_share",
+        "engine_start_s",
+        "timeline.json",
+    }:
         assert f"`{key}`" in page
 
 
