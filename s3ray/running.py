@@ -11,7 +11,7 @@ from rich.console import Console
 
 from s3ray import __version__
 from s3ray.cluster import connect, join_running, local_facts, node_facts, occupancy
-from s3ray.config import RunConfig, to_yaml
+from s3ray.config import RunConfig, StudentConfig, to_yaml
 from s3ray.driver import Driver, Generator, Parts, Trainer
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
@@ -119,15 +119,15 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
     log_from(run=config.name, phase="start")
     pool = GeneratorPool(config, only_recipe(config, job.task), plan, emit=events.emit)
     try:
-        carry_out(job, plan, store, events, pool, make_trainer(job, plan, store, config.name))
+        carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
     finally:
         pool.close()
 
 
-def make_trainer(job: Job, plan: Plan, store: RunStore, run_name: str) -> RayStudentTrainer:
+def make_trainer(student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str) -> RayStudentTrainer:
     """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
     return RayStudentTrainer(
-        job.config.student,
+        student,
         job.task,
         run_name=run_name,
         storage_path=str(store.path("ray_train")),

@@ -19,6 +19,7 @@ from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare, to_markdown
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
+from s3ray.driver import Trainer
 from s3ray.errors import RunError, S3RayError
 from s3ray.generator.actor import Recipe
 from s3ray.generator.placement import plan_placement
@@ -33,6 +34,7 @@ from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
+from s3ray.types import StudentJob
 
 _PASSED_ON = ("run_started", "round_closed", "student_started", "student_finished", "run_finished", "run_failed")
 
@@ -51,6 +53,11 @@ class _Run:
     def recipe(self) -> str:
         """Name of what its requests need in the actors; equal for runs that need the same."""
         return f"{self.job.settings['task_content']}/{self.job.config.curation.clean}"
+
+    def work(self, student: StudentJob) -> float:
+        """What a student is to learn, as rows times epochs."""
+        rows: int = self.store.read_json(self.store.in_round(student.round, "round.json"))["rows"]
+        return float(rows * self.job.config.student.epochs)
 
     def urgency(self) -> Urgency:
         """Priority first, then who has most rounds to go, then the order of the grid."""
@@ -148,9 +155,14 @@ def _run_group(
         log.listen(lambda event: events.pass_on(event) if event["event"] in _PASSED_ON else None)
         log.listen(lambda event: _note_round(event, run, seeds, devices))
         generator = RunGenerator(service, run.recipe, run.urgency)
-        trainer = make_trainer(run.job, plan, run.store, f"{campaign.config.name}-{name}")
+
+        def trainer_with(num_workers: int) -> Trainer:
+            student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
+            return make_trainer(student, run.job, plan, run.store, f"{campaign.config.name}-{name}")
+
+        trainer = RunTrainer(trainer_with, devices, urgency=run.urgency, work=run.work)
         with failures_told(run.store, log), _seed_set(run, log, seeds):
-            carry_out(run.job, plan, run.store, log, generator, RunTrainer(trainer, devices, run.urgency))
+            carry_out(run.job, plan, run.store, log, generator, trainer)
 
     try:
         return _in_threads(runs, carry_out_one, console)
@@ -217,14 +229,15 @@ def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trai
     """The devices that engines and trainings pass to each other; on CPUs, and in split mode, none."""
     is_split = plan.mode == "split" or plan.device == "cpu" or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
-    per_training = config.student.workers * plan.gpus_per_worker
     return Devices(
         num_devices=num_gpus,
         per_engine=_per_engine(plan) or 1.0,
-        per_training=per_training,
+        per_worker=plan.gpus_per_worker,
         num_engines=plan.num_wanted,
-        num_trainings=num_trainings if is_split else int(num_gpus // per_training),
+        min_workers=config.student.least_workers,
+        max_workers=config.student.workers // (num_trainings if plan.mode == "split" else 1),
         is_split=is_split,
+        num_trainings=num_trainings,
     )
 
 

@@ -31,43 +31,57 @@ class DeviceQueue:
     def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
         """``num_stages`` want answers at this moment, and ``num_engines`` hold devices."""
         self._shares = Shares(devices)
-        self._per_training = devices.per_training
+        self._per_worker = devices.per_worker
         self._num_stages = num_stages
         self._num_engines = num_engines
-        self._waiting: list[Urgency] = []
-        self._num_training = 0
+        self._waiting: dict[Urgency, float] = {}
+        self._num_workers: list[int] = []
         self._changed = threading.Condition()
 
     def num_allowed(self) -> int:
         """Engines that may hold devices at this moment."""
         with self._changed:
-            demand = Demand(
-                num_stages=self._num_stages(), num_waiting=len(self._waiting), num_training=self._num_training
-            )
-            return self._shares.num_engines(demand)
+            return self._shares.num_engines(self._demand())
 
     @contextlib.contextmanager
-    def training(self, urgency: Urgency) -> Iterator[None]:
-        """Hold the devices of one training, once it is its turn."""
+    def training(self, urgency: Urgency, work: float) -> Iterator[int]:
+        """Hold the devices of one student, once it is its turn; yields its number of workers.
+
+        ``urgency`` is nobody else's, and ``work`` (rows times epochs) is compared with the work of others that wait.
+        """
         with self._changed:
-            self._waiting.append(urgency)
-            while min(self._waiting) != urgency or not self._shares.may_train(self._num_training, self._num_engines()):
+            self._waiting[urgency] = work
+            while not (num_workers := self._granted(urgency)):
                 self._changed.wait(_LOOK_EVERY_S)
-            self._waiting.remove(urgency)
-            self._num_training += 1
+            del self._waiting[urgency]
+            self._num_workers.append(num_workers)
         started = time.monotonic()
         try:
-            yield
+            yield num_workers
         finally:
             with self._changed:
-                self._num_training -= 1
-                self._shares.learn("train", (time.monotonic() - started) * self._per_training, 1)
+                self._num_workers.remove(num_workers)
+                self._shares.learn("train", (time.monotonic() - started) * num_workers * self._per_worker, 1)
                 self._changed.notify_all()
 
     def learn_generation(self, device_s: float, num_rounds: int) -> None:
         """So much of the engines' time went into so many rounds."""
         with self._changed:
             self._shares.learn("generate", device_s, num_rounds)
+
+    def _demand(self) -> Demand:
+        return Demand(
+            num_stages=self._num_stages(),
+            num_waiting=len(self._waiting),
+            num_training=len(self._num_workers),
+            num_workers=sum(self._num_workers),
+        )
+
+    def _granted(self, urgency: Urgency) -> int:
+        if min(self._waiting) != urgency:
+            return 0
+        part = self._waiting[urgency] / sum(self._waiting.values())
+        return self._shares.num_workers(self._demand(), self._num_engines(), part)
 
 
 class PoolService:
@@ -167,15 +181,24 @@ class RunGenerator:
 class RunTrainer:
     """One run's view of the devices for training (``driver.Trainer``)."""
 
-    def __init__(self, trainer: Trainer, devices: DeviceQueue, urgency: Callable[[], Urgency]) -> None:
-        self._trainer = trainer
+    def __init__(
+        self,
+        make_trainer: Callable[[int], Trainer],
+        devices: DeviceQueue,
+        *,
+        urgency: Callable[[], Urgency],
+        work: Callable[[StudentJob], float],
+    ) -> None:
+        """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained."""
+        self._make_trainer = make_trainer
         self._devices = devices
         self._urgency = urgency
+        self._work = work
 
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student when devices are free for it."""
-        with self._devices.training(self._urgency()):
-            return self._trainer.train(job)
+        with self._devices.training(self._urgency(), self._work(job)) as num_workers:
+            return self._make_trainer(num_workers).train(job)
 
 
 def _own_part(chunk: Chunk, table: Any) -> dict[str, dict[str, Any]]:

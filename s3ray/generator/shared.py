@@ -53,7 +53,7 @@ class SharedPool(GeneratorPool):
         super()._tend()
 
     def _may_start(self) -> bool:
-        return self.num_holding < self._num_allowed()
+        return self._source.num_customers > 0 and self.num_holding < self._num_allowed()
 
     def _make_room(self) -> None:
         """Let engines go that are too many, those with the least to do first."""
