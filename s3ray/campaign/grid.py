@@ -108,13 +108,15 @@ def _rest(error: InputError) -> dict[str, str]:
 
 def _check_names(config: CampaignConfig, where: str) -> None:
     """Names become folders, and a reference or a priority must be of something."""
-    hint = "Letters, digits, dots, underscores and hyphens: it becomes part of a folder's name."
+    hint = "Letters, digits, dots, underscores and hyphens, beginning with a letter or a digit."
     for axis, values in config.axes.items():
         if not values:
             raise InputError("has no values", where=where, field=f"axes.{axis}", hint="Give one or more, by name.")
         for value in values:
             if not _NAME.match(value):
-                raise InputError("is no name", where=where, field=f"axes.{axis}", value=value, hint=hint)
+                raise InputError(
+                    "cannot be part of a folder's name", where=where, field=f"axes.{axis}", value=value, hint=hint
+                )
     if len(set(config.seeds)) < len(config.seeds):
         raise InputError("holds a seed twice", where=where, field="seeds", value=str(config.seeds), hint="Once each.")
     first = next(iter(config.axes.values()))

@@ -162,6 +162,34 @@ def test_contract(name: str, task: Task, round_: int) -> None:
             assert prompt.text or prompt.user
 
 
+OTHERWISE: dict[str, Any] = {
+    "name": "s3",
+    "rounds": 3,
+    "seed_examples": 10,
+    "per_mistake": 2,
+    "rows": 24,
+    "rationales": False,
+    "reasons_per_label": 7,
+    "reasons_per_prompt": 2,
+    "candidates_per_row": 3.0,
+}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("field", sorted(StrategyConfig.model_fields))
+def test_seed_settings_are_all_that_shapes_round_0(name: str, field: str) -> None:
+    """Runs whose other settings differ share their seed set."""
+
+    def round_0(**settings: Any) -> list[Any]:
+        strategy = make_strategy(StrategyConfig(name=name, **{"rows": 20, "seed_examples": 8, "rounds": 1} | settings))  # type: ignore[arg-type]
+        reasons = strategy.reason_stage(context(REVIEWS))
+        found = [reasons, *strategy.example_stages(context(REVIEWS, reasons=REASONS if reasons else {}))]
+        return [plan and (plan.name, plan.quota, plan.max_requests, first(plan, 40)) for plan in found]
+
+    if field not in make_strategy(StrategyConfig(name=name, rows=20, seed_examples=8)).seed_settings:  # type: ignore[arg-type]
+        assert round_0(**{field: OTHERWISE[field]}) == round_0()
+
+
 def test_without_mistakes_nothing_is_extrapolated() -> None:
     for settings in ({}, {"rows": 20, "seed_examples": 8}):
         (plan,) = plans("s3", context(REVIEWS, round_=1, num_mistakes=0), **settings)

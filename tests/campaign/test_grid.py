@@ -1,0 +1,78 @@
+"""A grid becomes runs, each with its own name, seed and settings; what is wrong is said before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from s3ray.campaign.grid import Campaign, load_campaign
+from s3ray.errors import InputError
+
+GRID: dict[str, Any] = {
+    "name": "grid",
+    "job": "job.yaml",
+    "axes": {
+        "method": {"zerogen": {"strategy.name": "zerogen"}, "s3": {}},
+        "size": {"small": {"strategy.rows": 60}, "large": {"strategy.rows": 90}},
+    },
+    "seeds": [3, 5],
+}
+
+
+def load(folder: Path, **changes: Any) -> Campaign:
+    job = {
+        "name": "job",
+        "task": "review_sentences",
+        "strategy": {"rounds": 1, "seed_examples": 50, "rows": 80},
+        "generator": {"engine": "fake"},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID | changes, sort_keys=False))
+    return load_campaign(folder / "grid.yaml")
+
+
+def test_there_is_one_run_for_each_combination_and_seed(tmp_path: Path) -> None:
+    runs = load(tmp_path).runs
+    assert [run.name for run in runs[:4]] == ["zerogen-small-3", "zerogen-large-3", "s3-small-3", "s3-large-3"]
+    assert len(runs) == 8
+    last = runs[-1]
+    assert (last.config.name, last.config.strategy.name, last.config.strategy.rows) == ("s3-large-5", "s3", 90)
+    assert (last.config.seed, last.config.gold.seed) == (5, 5)
+    assert runs[0].config.strategy.name == "zerogen"
+
+
+def test_the_last_value_of_the_first_axis_is_the_reference_unless_it_is_named(tmp_path: Path) -> None:
+    assert load(tmp_path).reference == "s3"
+    assert load(tmp_path, reference="zerogen").reference == "zerogen"
+
+
+def test_priorities_add_up(tmp_path: Path) -> None:
+    runs = load(tmp_path, priorities={"s3": 2, "small": 1}).runs
+    assert {run.name: run.priority for run in runs if run.seed == 3} == {
+        "zerogen-small-3": 1,
+        "zerogen-large-3": 0,
+        "s3-small-3": 3,
+        "s3-large-3": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axes": {}}, "axes"),
+        ({"axes": {"method": {}}}, "axes.method: has no values"),
+        ({"axes": {"method": {"../s3": {}}}}, r"cannot be part of a folder's name \(got \.\./s3\)"),
+        ({"axes": {"a": {"x": {}, "x-y": {}}, "b": {"y-z": {}, "z": {}}}}, r"two runs one name \(got x-y-z-3\)"),
+        ({"axes": {"method": {"s3": {"strategy.nam": "s3"}}}}, "run s3-3: unknown field"),
+        ({"axes": {"method": {"s3": {"strategy.rows": 10}}}}, r"run s3-3: `rows` \(10\) is less than"),
+        ({"seeds": [1, 1]}, "holds a seed twice"),
+        ({"reference": "gold"}, "reference: is no value of the first axis"),
+        ({"priorities": {"gold": 1}}, "priorities.gold: is no value of any axis"),
+        ({"job": "other.yaml"}, "other.yaml"),
+        ({"sedes": [1]}, "Did you mean `seeds`"),
+    ],
+)
+def test_a_wrong_grid_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, **changes)

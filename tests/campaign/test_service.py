@@ -1,0 +1,143 @@
+"""Runs that share a pool and devices: nobody gets another's answers, and an error reaches everybody."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator
+from s3ray.campaign.shares import Devices
+from s3ray.errors import PoolError
+from s3ray.generator.sharing import SharedSource
+from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
+from s3ray.types import Outcome, OutcomeStatus
+from tests.sources import InsistentSource, make_request
+
+WAIT_S = 20
+
+
+class ScriptedPool:
+    """Answers in batches that mix the stages; fails after so many requests."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.is_closed = False
+        self._fail_after = fail_after
+        self._num_answered = 0
+
+    def generate(self, source: SharedSource) -> Iterator[Chunk]:
+        waiting: list[Any] = []
+        while not source.finished:
+            source.take_withdrawn()
+            waiting += source.take(6)
+            if self._fail_after is not None and self._num_answered >= self._fail_after:
+                raise PoolError("no engine is left", "a hint")
+            batch, waiting = waiting[:4], waiting[4:]
+            if not batch:
+                source.wait(0.01)
+                continue
+            self._num_answered += len(batch)
+            outcomes = [
+                Outcome(
+                    request_id=request.id,
+                    index=request.index,
+                    status=OutcomeStatus.ACCEPTED,
+                    engine="engine-0",
+                    num_output_tokens=2,
+                    text=request.recipe,
+                )
+                for request in batch
+            ]
+            yield Chunk(table=table_from_outcomes(outcomes), engines={"engine-0": {"busy_s": self._num_answered / 10}})
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def serve(pool: ScriptedPool, busy: list[float]) -> PoolService:
+    return PoolService(pool, SharedSource(), emit=lambda event, **fields: None, on_busy=busy.append)  # type: ignore[arg-type]
+
+
+def answer(service: PoolService, name: str, num: int, found: dict[str, Any]) -> None:
+    stage = InsistentSource([make_request(index) for index in range(num)])
+    texts: list[str] = []
+    tokens = 0
+    try:
+        for chunk in RunGenerator(service, name, lambda: (0, num)).generate(stage):  # type: ignore[arg-type]
+            outcomes = list(outcomes_from_table(chunk.table))
+            stage.settle(outcomes)
+            texts += [outcome.text for outcome in outcomes]
+            tokens += chunk.engines["engine-0"]["output_tokens"]
+        found[name] = (texts, tokens)
+    except PoolError as error:
+        found[name] = str(error)
+
+
+def together(*calls: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), "a run waits for ever"
+
+
+def test_every_run_gets_its_own_answers_and_its_part_of_the_counts() -> None:
+    found: dict[str, Any] = {}
+    busy: list[float] = []
+    pool = ScriptedPool()
+    service = serve(pool, busy)
+    names = {f"run-{number}": 5 + number for number in range(5)}
+    together(*(lambda name=name, num=num: answer(service, name, num, found) for name, num in names.items()))  # type: ignore[misc]
+    assert found == {name: ([name] * num, 2 * num) for name, num in names.items()}
+    assert sum(busy) == pytest.approx(sum(names.values()) / 10)
+    service.close()
+    assert pool.is_closed
+
+
+def test_the_end_of_the_pool_is_the_end_of_every_run_with_its_own_message() -> None:
+    found: dict[str, Any] = {}
+    service = serve(ScriptedPool(fail_after=8), [])
+    together(*(lambda name=name: answer(service, name, 20, found) for name in ("a", "b")))  # type: ignore[misc]
+    assert found == {"a": "no engine is left\n  a hint", "b": "no engine is left\n  a hint"}
+
+
+def test_a_stopped_campaign_is_not_waited_for() -> None:
+    found: dict[str, Any] = {}
+    service = serve(ScriptedPool(), [])
+    service.close()
+    together(lambda: answer(service, "late", 3, found))
+    assert found["late"] == "the campaign was stopped"
+
+
+def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> None:
+    split = Devices(
+        num_devices=0,
+        per_engine=1,
+        per_worker=0,
+        num_engines=1,
+        min_workers=1,
+        max_workers=1,
+        is_split=True,
+        num_trainings=1,
+    )
+    queue = DeviceQueue(split, lambda: 0, lambda: 1)
+    order: list[int] = []
+    all_wait = threading.Event()
+
+    def train(number: int) -> None:
+        with queue.training((number,), work=1.0) as num_workers:
+            assert num_workers == 1
+            order.append(number)
+            all_wait.wait(WAIT_S)
+
+    def let_go() -> None:
+        deadline = time.monotonic() + WAIT_S
+        while len(queue._waiting) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(order) == 1, "two train at once"
+        all_wait.set()
+
+    together(*(lambda number=number: train(number) for number in (3, 1, 2, 0)), let_go)  # type: ignore[misc]
+    assert order[1:] == sorted(order[1:])
