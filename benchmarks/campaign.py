@@ -37,7 +37,7 @@ NUM_DEVICES = 64
 NUM_WORKERS = (2, 8)
 # Rows of the paper's experiments (S3, tables 2 and 6): gold, seed set, additions of both rounds; and its epochs. Tokens
 # a row, and rows a second that one device trains on, are assumed.
-TASKS = {
+TASKS: dict[str, dict[str, float]] = {
     "imdb": {"gold": 25_000, "seed": 15_000, "added": 6_173, "tokens": 230, "epochs": 6, "rows_s": 300},
     "qnli": {"gold": 105_000, "seed": 116_900, "added": 51_100, "tokens": 30, "epochs": 10, "rows_s": 1333},
     "rte": {"gold": 2_490, "seed": 32_100, "added": 1_522, "tokens": 35, "epochs": 20, "rows_s": 1000},
@@ -54,7 +54,7 @@ def run_shapes(tokens_per_s: float) -> list[RunShape]:
         for task in TASKS.values():
             rows = task["seed"] + task["added"]
             middle = task["seed"] + task["added"] / 2
-            sizes = {
+            sizes: dict[str, list[tuple[float, float]]] = {
                 "gold": [(0.0, task["gold"])],
                 "zerogen": [(rows, rows)],
                 "goldgen": [(rows, rows)],

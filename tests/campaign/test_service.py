@@ -89,7 +89,7 @@ def test_every_run_gets_its_own_answers_and_its_part_of_the_counts() -> None:
     pool = ScriptedPool()
     service = serve(pool, busy)
     names = {f"run-{number}": 5 + number for number in range(5)}
-    together(*(lambda name=name, num=num: answer(service, name, num, found) for name, num in names.items()))  # type: ignore[misc]
+    together(*(lambda name=name, num=num: answer(service, name, num, found) for name, num in names.items()))
     assert found == {name: ([name] * num, 2 * num) for name, num in names.items()}
     assert sum(busy) == pytest.approx(sum(names.values()) / 10)
     service.close()
@@ -99,7 +99,7 @@ def test_every_run_gets_its_own_answers_and_its_part_of_the_counts() -> None:
 def test_the_end_of_the_pool_is_the_end_of_every_run_with_its_own_message() -> None:
     found: dict[str, Any] = {}
     service = serve(ScriptedPool(fail_after=8), [])
-    together(*(lambda name=name: answer(service, name, 20, found) for name in ("a", "b")))  # type: ignore[misc]
+    together(*(lambda name=name: answer(service, name, 20, found) for name in ("a", "b")))
     assert found == {"a": "no engine is left\n  a hint", "b": "no engine is left\n  a hint"}
 
 
@@ -139,5 +139,5 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
         assert len(order) == 1, "two train at once"
         all_wait.set()
 
-    together(*(lambda number=number: train(number) for number in (3, 1, 2, 0)), let_go)  # type: ignore[misc]
+    together(*(lambda number=number: train(number) for number in (3, 1, 2, 0)), let_go)
     assert order[1:] == sorted(order[1:])

@@ -43,13 +43,13 @@ def write_job(folder: Path, student: Path, engines: int = 2, fake: str = FAST, n
     return path
 
 
-def start(job: Path, out: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", "from s3ray.cli import main; main()", "run", str(job), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(job: Path, out: Path, command: str = "run") -> "subprocess.Popen[str]":
+    words = [sys.executable, "-c", "from s3ray.cli import main; main()", command, str(job), "--out", str(out)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(job: Path, out: Path) -> str:
-    process = start(job, out)
+def finish(job: Path, out: Path, command: str = "run") -> str:
+    process = start(job, out, command)
     text, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, text
     return text
