@@ -78,8 +78,7 @@ def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
             gold=load_gold(task, config.gold),
             store=store,
             events=events,
-            fingerprint="chaos",
-            seed_fingerprint="chaos",
+            requests={"seed": "chaos", "later": "chaos"},
             generator=pool,
             trainer=ScriptedTrainer(),
         )

@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, status, report, export.
+"""The command line: run, plan, compare, status, report, export, reparse.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.errors import InputError, S3RayError
+from s3ray.files import join
 from s3ray.jobfile import load_config
 from s3ray.store import RunStore
 
@@ -30,9 +31,14 @@ app = typer.Typer(
 )
 
 JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file such as jobs/quickstart.yaml.", metavar="JOB.yaml")]
-RunFolder = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="A run's folder or URL, such as runs/quickstart.", metavar="RUN")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="The run's folder; default: the job's store and name.", metavar="DIR")
+    str | None,
+    typer.Option("--out", help="The run's folder or URL; default: the job's store and name.", metavar="DIR"),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin a new lineage beside the old ones (NAME.2, NAME.3 ...), which stay."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -41,7 +47,7 @@ Settings = Annotated[
 
 
 @app.command()
-def run(job: JobFile, out: Out = None, set_: Settings = None) -> None:
+def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
     """Run a job to the end, or go on where an interrupted start of it stopped.
 
     Live progress on a terminal, plain lines elsewhere. Ends with a table of the rounds; the folder then holds the
@@ -51,24 +57,24 @@ def run(job: JobFile, out: Out = None, set_: Settings = None) -> None:
     config = _load(job, set_)
     from s3ray.running import run_job
 
-    run_job(config, str(job), _folder(config, out), _console())
+    run_job(config, str(job), _folder(config, out), _console(), fresh=fresh)
 
 
 @app.command()
-def plan(job: JobFile, out: Out = None, set_: Settings = None) -> None:
+def plan(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
     """Check a job and say what would be started, without starting it."""
     config = _load(job, set_)
     from s3ray.running import plan_job
 
-    plan_job(config, str(job), _folder(config, out), _console())
+    plan_job(config, str(job), _folder(config, out), _console(), fresh=fresh)
 
 
 @app.command()
 def compare(
     grid: Annotated[Path, typer.Argument(help="The grid: a YAML file such as jobs/compare.yaml.", metavar="GRID.yaml")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The campaign's folder; default: the store and the name.", metavar="DIR"),
+        str | None,
+        typer.Option("--out", help="The campaign's folder or URL; default: the store and the name.", metavar="DIR"),
     ] = None,
 ) -> None:
     """Run a grid of jobs on one cluster, with engines that they share, and compare their scores.
@@ -80,7 +86,7 @@ def compare(
     campaign = load_campaign(grid)
     from s3ray.campaign.compare import run_campaign
 
-    folder = out if out is not None else Path(campaign.runs[0].config.store) / campaign.config.name
+    folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
     run_campaign(campaign, str(grid), folder, _console())
 
 
@@ -104,13 +110,25 @@ def report(run: RunFolder) -> None:
 def export(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option("--out", help="A new folder; default: dataset/ in the run.", metavar="DIR")
+        str | None, typer.Option("--out", help="A new folder or URL; default: dataset/ in the run.", metavar="DIR")
     ] = None,
 ) -> None:
     """Write the synthetic dataset of a run: Parquet and a dataset card, for datasets.load_dataset."""
     from s3ray.export import export_dataset
 
     _console().print(f"Dataset: {export_dataset(RunStore.existing(run), out)}", soft_wrap=True)
+
+
+@app.command()
+def reparse(run: RunFolder, set_: Settings = None) -> None:
+    """Read the kept generations of a run again, with today's parsing and curation and without any engine.
+
+    Goes into a new lineage beside it; `s3ray run` then trains its students. Only curation and the task's word limits
+    may differ, e.g. --set curation.near_duplicate=0.9.
+    """
+    from s3ray.reparse import reparse_run
+
+    reparse_run(run, dict(_setting(text) for text in set_ or ()), _console())
 
 
 def _console() -> Console:
@@ -130,8 +148,8 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, yaml.safe_load(value)
 
 
-def _folder(config: RunConfig, out: Path | None) -> Path:
-    return out if out is not None else Path(config.store) / config.name
+def _folder(config: RunConfig, out: str | None) -> str:
+    return out if out is not None else join(config.store, config.name)
 
 
 def _bring_ray_token() -> None:

@@ -266,7 +266,7 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
     """Where it runs."""
     store: str = Field(default="runs", json_schema_extra=EXECUTION)
-    """Folder that gets one folder per run; every node must reach it."""
+    """Folder that gets one folder per run, or an fsspec URL such as s3://bucket/runs; every node must reach it."""
     seed: int = 0
     """Seed of generation and training."""
 

@@ -56,15 +56,14 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the driver puts together. Request ids come from ``seed_fingerprint`` in round 0, then ``fingerprint``."""
+    """What the driver puts together. ``requests`` are the fingerprints for request ids, see ``RunStore.requests``."""
 
     config: RunConfig
     task: Task
     gold: GoldSplit
     store: RunStore
     events: EventLog
-    fingerprint: str
-    seed_fingerprint: str
+    requests: Mapping[str, str]
     generator: Generator
     trainer: Trainer
 
@@ -118,8 +117,10 @@ class Driver:
         if reason_plan is not None:
             reasons = ReasonJudge(task, config.strategy.reasons_per_label)
             stages[reason_plan.name] = self._run_stage(round_, reason_plan, reasons, books)
-            self._store.write_json(self._store.in_round(round_, "reasons.json"), reasons.reasons)
-            context = self._context(round_, reasons.reasons)
+            name = self._store.in_round(round_, "reasons.json")
+            if not self._store.has(name):
+                self._store.write_json(name, reasons.reasons)
+            context = self._context(round_, self._store.read_json(name))
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
         judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation.near_duplicate, books.keep)
         for plan in self._strategy.example_stages(context):
@@ -133,17 +134,18 @@ class Driver:
             task=self._task,
             gold=self._parts.gold.extrapolate,
             contexts=self._parts.gold.contexts,
-            mistakes=self._mistakes(round_ - 1),
+            mistakes=self._mistakes(round_),
             reasons=reasons or {},
             with_reasons=self._task.has_reasons(config.generator.prompt_form),
-            fingerprint=self._parts.fingerprint if round_ else self._parts.seed_fingerprint,
+            fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
         )
 
-    def _mistakes(self, student: int) -> list[Mistake]:
+    def _mistakes(self, round_: int) -> list[Mistake]:
         """Mistakes on gold, never on synthetic rows: what is extrapolated stays anchored in real data."""
-        name = self._store.in_student(student, "mistakes.parquet")
-        return mistakes_from_table(self._store.read_table(name), self._task.fields) if student >= 0 else []
+        if not round_:
+            return []
+        return mistakes_from_table(self._store.read_table(self._store.mistakes(round_)), self._task.fields)
 
     def _synthetic(self, num_rounds: int) -> Iterator[Example]:
         """The synthetic rows of the first ``num_rounds`` rounds."""
@@ -195,7 +197,7 @@ class Driver:
             if not training.num_rows:
                 raise RunError(
                     f"round {round_} wrote no example that was kept",
-                    f"See why in {store.path(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
+                    f"See why in {store.url(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
                     "probably do not suit this generator.",
                 )
         store.write_table(store.in_round(round_, "train.parquet"), training)
@@ -215,11 +217,11 @@ class Driver:
         num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
         job = StudentJob(
             round=round_,
-            train_path=str(store.path(store.in_round(round_, "train.parquet"))),
-            select_path=str(store.path(store.gold("select"))),
-            mine_path=str(store.path(store.gold("extrapolate"))),
-            test_path=str(store.path(store.gold("test"))) if is_last else None,
-            output=str(store.path(f"students/{round_}")),
+            train_path=store.url(store.in_round(round_, "train.parquet")),
+            select_path=store.url(store.gold("select")),
+            mine_path=store.url(store.gold("extrapolate")),
+            test_path=store.url(store.gold("test")) if is_last else None,
+            output=store.url(f"students/{round_}"),
             seed=config.seed,
         )
         with self._parts.events.within(round=round_, phase="train"):

@@ -7,6 +7,7 @@
         ├── TrainerError    Ray Train could not finish a student
         ├── DeviceMemoryError   the memory of a GPU that changes hands did not come free
         └── StoreError      the run folder could not be read or written
+            └── LeaseLostError  another driver has taken the run over
     EngineDeadError         inside a generator actor: the engine process is gone for good
     RequestRefusedError     inside a generator actor: the engine will never answer this request
 
@@ -67,6 +68,10 @@ class DeviceMemoryError(RunError):
 
 class StoreError(RunError):
     """The run folder could not be read or written."""
+
+
+class LeaseLostError(StoreError):
+    """This driver was silent for too long, and another one has taken the run over."""
 
 
 class EngineDeadError(Exception):

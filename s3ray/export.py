@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import yaml
 
 from s3ray.errors import InputError, StoreError
-from s3ray.jobfile import read_yaml
 from s3ray.monitor.examples import find_task, text_fields, written_field
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.store import RunStore
@@ -29,7 +28,7 @@ _SIZES = (
 )
 
 
-def export_dataset(store: RunStore, out: Path | None) -> Path:
+def export_dataset(store: RunStore, out: str | Path | None) -> str:
     """Write the accepted rows of all finished rounds and their card to ``out`` (None: the run's own ``dataset/``).
 
     Raises:
@@ -40,27 +39,27 @@ def export_dataset(store: RunStore, out: Path | None) -> Path:
     if not sum(table.num_rows for table in tables):
         raise InputError(
             "has no finished round with synthetic rows, so there is no dataset to export",
-            where=str(store.folder),
+            where=store.root,
             hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
         )
     table = pa.concat_tables(tables)
     card = dataset_card(table, build_metrics(store, run_identity(store)), _recipe(store, table))
     if out is None:
-        return _write(store.path("dataset"), table, card)
+        return _write(RunStore(store.url("dataset")), table, card)
+    folder = RunStore(out)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if folder.entries():
             raise InputError("is there and not empty", where=str(out), field="--out", hint="Give a new folder.")
-        return _write(out, table, card)
+        return _write(folder, table, card)
     except (OSError, StoreError) as error:
         hint = "Give a new folder where you may write."
         raise InputError("cannot be used", where=str(out), field="--out", value=str(error), hint=hint) from error
 
 
-def _write(out: Path, table: pa.Table, card: str) -> Path:
-    folder = RunStore(out)  # for its whole-file writes
+def _write(folder: RunStore, table: pa.Table, card: str) -> str:
     folder.write_table(_DATA, table)
     folder.write_text(_CARD, card)
-    return folder.folder
+    return folder.root
 
 
 def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
@@ -86,7 +85,7 @@ def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[st
 
 
 def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
-    config = read_yaml(store.path("config.yaml"))
+    config = store.read_config()
     gold = {part: store.read_table(store.gold(part)) for part in ("extrapolate", "select", "test")}
     task = find_task(store, table.column_names)
     written = task.written if task else written_field([table], gold["extrapolate"])

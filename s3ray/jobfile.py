@@ -1,6 +1,7 @@
 """Reading a job file, or any YAML of ours: a strict typed tree, or one message with what is wrong and a way out."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -22,16 +23,25 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
         InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
     """
     path = Path(path)
-    raw = read_yaml(path)
-    for dotted, value in (overrides or {}).items():
+    raw = set_fields(read_yaml(path), overrides or {}, str(path))
+    return validate(RunConfig, raw, str(path))
+
+
+def set_fields(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Set dotted fields in a tree of plain values, and give the tree back.
+
+    Raises:
+        InputError: a field lies below something that is no section.
+    """
+    for dotted, value in changes.items():
         *parents, last = dotted.split(".")
         node = raw
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise InputError("is not a section", where=str(path), field=parent, hint=f"cannot set {dotted}")
+                raise InputError("is not a section", where=where, field=parent, hint=f"cannot set {dotted}")
         node[last] = value
-    return validate(RunConfig, raw, str(path))
+    return raw
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -41,18 +51,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or holds something other than a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not valid YAML: {error}", where=str(path), hint="Mend the file.") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Read a YAML mapping from a text that lies at ``where``; raises as ``read_yaml`` does."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"is not valid YAML{line}: {problem}", where=str(path), hint="Mend the file.") from error
+        raise InputError(f"is not valid YAML{line}: {problem}", where=where, hint="Mend the file.") from error
     if not isinstance(raw, dict):
-        raise InputError("holds no fields", where=str(path), hint="Start from jobs/quickstart.yaml.")
+        raise InputError("holds no fields", where=where, hint="Start from jobs/quickstart.yaml.")
     return raw
 
 

@@ -3,19 +3,18 @@
 Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3ray.config import EndpointConfig, RunConfig, data_shaping, fingerprint, seed_fingerprint
+from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.identity import shaping_settings
 from s3ray.strategies import make_strategy
 from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
@@ -34,9 +33,13 @@ class Job:
     fingerprint: str
 
     @property
-    def seed_fingerprint(self) -> str:
-        """Name of what shapes round 0 alone: runs that have it in common write the same seed set."""
-        return seed_fingerprint(self.settings, make_strategy(self.config.strategy).seed_settings)
+    def requests(self) -> dict[str, str]:
+        """What request ids are made with: in round 0 (``seed``) of what shapes it alone, ``later`` of all settings.
+
+        Runs that have the first in common write the same seed set.
+        """
+        seed_settings = make_strategy(self.config.strategy).seed_settings
+        return {"seed": seed_fingerprint(self.settings, seed_settings), "later": self.fingerprint}
 
 
 def check_job(config: RunConfig, where: str) -> Job:
@@ -70,7 +73,7 @@ def check_job(config: RunConfig, where: str) -> Job:
         check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
         _check_lengths(config, where)
     gold = load_gold(task, config.gold, config.data)
-    settings = _settings(config, task, gold)
+    settings = shaping_settings(config, task, gold)
     return Job(config=config, task=task, gold=gold, settings=settings, fingerprint=fingerprint(settings))
 
 
@@ -131,27 +134,3 @@ def _is_plain_url(url: str) -> bool:
     except ValueError:
         return False
     return has_host and "@" not in parts.netloc and not set(url) & set("?#") and not re.search(r"\s", url)
-
-
-def _settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
-    """What shapes the data: the job's settings, and task and gold by content, wherever their files lie."""
-    settings = data_shaping(config)
-    rows = [example.id for part in (gold.extrapolate, gold.select, gold.test) for example in part]
-    rows += [repr((context.id, sorted(context.fields.items()))) for context in gold.contexts]
-    settings["task"] = task.name
-    settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
-    settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
-    for part, model in (("generator", config.generator.model), ("student", config.student.model)):
-        if model and Path(model).exists():
-            settings[part]["model"] = _identity(Path(model))
-    return settings
-
-
-def _identity(model: Path) -> str:
-    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes."""
-    digest = hashlib.sha256()
-    for file in sorted(model.iterdir()) if model.is_dir() else [model]:
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        if file.name == "config.json":
-            digest.update(file.read_bytes())
-    return f"{model.name}@{digest.hexdigest()[:12]}"

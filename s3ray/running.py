@@ -4,7 +4,6 @@ import contextlib
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 from rich.console import Console
@@ -19,6 +18,7 @@ from s3ray.generator.actor import only_recipe
 from s3ray.generator.forecast import forecast, guess, measured
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
+from s3ray.lineages import choose, lineage_of
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_from
 from s3ray.monitor.metrics import build_metrics, run_identity
@@ -32,14 +32,16 @@ from s3ray.strategies import make_strategy
 from s3ray.student.trainer import RayStudentTrainer
 
 
-def plan_job(config: RunConfig, where: str, folder: Path, console: Console) -> None:
+def plan_job(config: RunConfig, where: str, folder: str, console: Console, *, fresh: bool = False) -> None:
     """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
     """
     job = check_job(config, where)
-    known = RunStore(folder).check(job.settings)
+    folder, _ = choose(folder, fresh=fresh)
+    store = RunStore(folder)
+    known = store.check(job.settings)
     joined = join_running(config.cluster.address, where)
     job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
     console.print(f"[bold]{job.config.name}[/]: this job can run {joined or 'on this machine'}.")
@@ -76,29 +78,33 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
     yield f"fingerprint {job.fingerprint}"
 
 
-def _forecast(job: Job, plan: Plan, folder: Path) -> Iterator[str]:
+def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, plan.device), RunStore(folder)
     if store.has("metrics.json"):
         figures = measured(store.read_json("metrics.json"), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> None:
+def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fresh: bool = False) -> None:
     """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
+
+    ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
         RunError: the run could not go on; the message says what is safe and how to go on.
     """
-    store = RunStore(folder)
     job = check_job(config, where)
+    folder, lineage = choose(folder, fresh=fresh)
+    store = RunStore(folder)
     store.check(job.settings)
     console.print(connect(config.cluster.address, where), style="dim", highlight=False)
     try:
         job, plan = check_placement(job, node_facts(), where)
-        with store.lock():
+        with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
             store.check(job.settings)  # once more, with nobody beside us
-            store.create(job.settings, to_yaml(job.config))
+            task = job.task.spec.model_dump(mode="json")
+            store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
             progress = make_progress(console, RunView.replay(store.events()))
             events.listen(progress)
@@ -110,8 +116,8 @@ def run_job(config: RunConfig, where: str, folder: Path, console: Console) -> No
     finally:
         ray.shutdown()
     console.print(summary_table(store.read_json("metrics.json")))
-    console.print(f"Run folder: {store.folder}", soft_wrap=True, highlight=False)
-    console.print(f"Report: {store.path('report.html')}", soft_wrap=True, highlight=False)
+    console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
 
 
 def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
@@ -130,7 +136,7 @@ def make_trainer(student: StudentConfig, job: Job, plan: Plan, store: RunStore, 
         student,
         job.task,
         run_name=run_name,
-        storage_path=str(store.path("ray_train")),
+        storage_path=store.url("ray_train"),
         gpus_per_worker=plan.gpus_per_worker,
         cpus_per_worker=plan.cpus_per_worker,
     )
@@ -152,6 +158,7 @@ def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator
         workers=plan.num_workers,
         version=__version__,
         fingerprint=job.fingerprint,
+        lineage=lineage_of(store).as_dict(),
         resumed=bool(store.rounds() or store.students()) or next_attempt(store) > 1,
     )
     parts = Parts(
@@ -160,8 +167,7 @@ def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator
         gold=job.gold,
         store=store,
         events=events,
-        fingerprint=job.fingerprint,
-        seed_fingerprint=job.seed_fingerprint,
+        requests=store.requests,
         generator=generator,
         trainer=trainer,
     )
@@ -195,7 +201,7 @@ def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
             raise RunError(str(error), _safe(store)) from error
         with contextlib.suppress(StoreError):
             store.write_text("crash.txt", traceback.format_exc())
-        hint = f"The traceback is in {store.path('crash.txt')}.\n  {_safe(store)}"
+        hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store)}"
         raise RunError(f"{type(error).__name__}: {error}", hint) from error
 
 
@@ -203,6 +209,6 @@ def _safe(store: RunStore) -> str:
     rounds = ", ".join(map(str, store.rounds())) or "none yet"
     students = ", ".join(map(str, store.students())) or "none yet"
     return (
-        f"Safe in {store.folder}: finished rounds: {rounds}; students: {students}; and every chunk of the round under "
-        "way. The same command goes on from there."
+        f"Safe in {store.root}: finished rounds: {rounds}; students: {students}; and every chunk of the round under "
+        "way. The same command (without --fresh) goes on from there."
     )

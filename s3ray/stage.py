@@ -180,6 +180,14 @@ class Stage:
                 self._waiting[request.index] = (request, outcome)
             self._judge_in_order()
 
+    def end(self) -> None:
+        """No answer will come any more: what waits behind requests without one is judged, and the stage ends short."""
+        for request in self._resend:
+            self._waiting[request.index] = (request, None)
+        self._resend.clear()
+        self._judge_in_order()
+        self.finished = True
+
     # -- which requests to send ------------------------------------------------------------------------------------
 
     def _draw(self) -> GenerationRequest | None:

@@ -6,15 +6,17 @@
     students/N/  model and tokenizer (safetensors), mistakes.parquet, score.json
     dataset/     the final synthetic set
 
-Invariant: a file is either absent or whole (written beside its name, synced, renamed), and ``round.json`` and
-``score.json`` are written last, so that their presence means that the step is finished.
+It lies in a folder of this machine (``files``) or on an object store (``objects``), where ``events/`` takes the place
+of ``events.jsonl``.
+
+Invariant: a file is either absent or whole, and ``round.json`` and ``score.json`` are written last, so that their
+presence means that the step is finished.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,35 @@ import pyarrow.parquet as pq
 
 from s3ray.config import data_changes, fingerprint
 from s3ray.errors import InputError, StoreError
+from s3ray.files import Files, LocalFiles, Tell, is_url, split
+from s3ray.jobfile import parse_yaml
+from s3ray.objects import ObjectFiles, read_file
 
 _FINGERPRINT = "fingerprint.json"
+_CONFIG = "config.yaml"
 
 
 class RunStore:
     """One run's folder, read and written whole files at a time."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).absolute()
+        """``folder`` is a folder of this machine or any fsspec URL.
+
+        Raises:
+            InputError: the URL cannot be used: protocol unknown, package missing.
+        """
+        self._files: Files = ObjectFiles(str(folder)) if is_url(str(folder)) else LocalFiles(folder)
         self._num_chunks: dict[tuple[int, str], int] = {}
+
+    @property
+    def root(self) -> str:
+        """Where the run lies: an absolute path, or a URL."""
+        return self._files.root
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return split(self.root)[1]
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -44,7 +65,7 @@ class RunStore:
             InputError: there is no such folder, or it is not a run's.
         """
         store = cls(folder)
-        if not (store.folder / _FINGERPRINT).is_file():
+        if not store.has(_FINGERPRINT):
             raise InputError(
                 "is not the folder of a run", where=str(folder), hint="Give the folder that `s3ray run` printed."
             )
@@ -56,121 +77,144 @@ class RunStore:
         Raises:
             InputError: the folder is foreign, unwritable, or belongs to a run with other settings.
         """
-        where = str(self.folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError("is a file, not a folder", where=where, hint="Choose another `store`, `name` or --out.")
-        parent = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(
-                "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
-            )
-        # A start that was killed at once may have left its lock and an unfinished file, both hidden.
-        if not self.folder.exists() or all(path.name.startswith(".") for path in self.folder.iterdir()):
+        self.check_writable()
+        if not self.has(_FINGERPRINT):
+            # A start that was killed at once may have left its lock and an unfinished file, both hidden.
+            if any(not name.startswith(".") for name in self.entries()):
+                hint = "Nothing in it was touched. Choose another `name`, `store` or --out."
+                raise InputError("holds files that are not an s3ray run", where=self.root, hint=hint)
             return False
-        try:
-            known = json.loads((self.folder / _FINGERPRINT).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            hint = "Nothing in it was touched. Choose another `name`, `store` or --out."
-            raise InputError("holds files that are not an s3ray run", where=where, hint=hint) from None
+        known = self.identity()
         if known["fingerprint"] != fingerprint(settings):
             changes = "; ".join(data_changes(known["settings"], settings)) or "the fingerprint"
             raise InputError(
                 f"belongs to a run with other settings: {changes}",
-                where=where,
-                hint="Give the run another `name` (or --out), or put the setting back. Nothing in it was touched.",
+                where=self.root,
+                hint="Begin a new lineage beside it with --fresh, give the run another `name` (or --out), or put the "
+                "setting back. Nothing in it was touched.",
             )
         return True
 
-    def create(self, settings: Mapping[str, Any], config_yaml: str) -> None:
-        """Say in the folder whose it is; of a known run only execution settings in ``config.yaml`` may change."""
-        self.write_json(_FINGERPRINT, {"fingerprint": fingerprint(settings), "settings": settings})
-        self.write_text("config.yaml", config_yaml)
+    def check_writable(self) -> None:
+        """Refuse a place where no run can lie; on an object store this writes and removes a hidden object.
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one driver; the lock goes with the process, however it ends.
+        Raises:
+            InputError: it is a file, cannot be reached or cannot be written.
+        """
+        self._files.check_writable()
+
+    def create(
+        self, settings: Mapping[str, Any], config_yaml: str, *, requests: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        """Say in the folder whose it is, once; of a known run only execution settings in ``config.yaml`` change.
+
+        ``requests`` is what the property says (None: the settings' own fingerprint); ``more`` goes beside it:
+        ``lineage``, ``task``.
+        """
+        self.write_text(_CONFIG, config_yaml)
+        if not self.has(_FINGERPRINT):
+            own = fingerprint(settings)
+            names = dict(requests or {"seed": own, "later": own})
+            self.write_json(_FINGERPRINT, {"fingerprint": own, "requests": names, "settings": settings} | more)
+
+    def identity(self) -> dict[str, Any]:
+        """What ``create`` wrote: ``fingerprint``, ``settings``, and ``lineage`` and ``task`` where they are known."""
+        return dict(self.read_json(_FINGERPRINT))
+
+    @property
+    def requests(self) -> dict[str, str]:
+        """The fingerprints that request ids are made with, in round 0 (``seed``) and ``later``.
+
+        They are those with which the run was created, or those of the run which was read again.
+        """
+        return dict(self.identity()["requests"])
+
+    def lock(self, tell: Tell = lambda text: None) -> AbstractContextManager[None]:
+        """Hold the folder for one driver; ``tell`` hears of what has to be waited for.
+
+        On this machine the lock goes with the process, however it ends. On an object store it is a lease, and a driver
+        that lost it can write no more (``LeaseLostError``).
 
         Raises:
             InputError: another process is running this run.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise InputError("cannot be written", where=str(self.folder), value=error.strerror or "") from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                hint = "Wait for it or stop it. `s3ray status` shows what it is doing."
-                raise InputError("another process is running this run", where=str(self.folder), hint=hint) from None
-            yield
+        return self._files.lock(tell)
+
+    def is_held(self) -> bool:
+        """Whether a driver holds the folder."""
+        return self._files.is_held()
 
     # -- files -----------------------------------------------------------------------------------------------------
 
+    def url(self, name: str) -> str:
+        """Where a file or folder of the run lies: a path of this machine, or a URL."""
+        return self._files.url(name)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a run on this machine."""
+        return self.path("")
+
     def path(self, name: str) -> Path:
-        """Where a file or folder of the run lies."""
-        return self.folder / name
+        """Where a file or folder of a run on this machine lies."""
+        if not isinstance(self._files, LocalFiles):
+            raise StoreError(f"{self.url(name)} is not on this machine")
+        return self._files.folder / name
 
     def has(self, name: str) -> bool:
         """Whether a file of the run is there (and, by the invariant, whole)."""
-        return self.path(name).exists()
+        return self._files.exists(name)
+
+    def entries(self) -> list[str]:
+        """What lies directly in the folder, hidden or not."""
+        return self._files.entries()
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
-        self._write(name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        self._files.write(name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run."""
-        return json.loads(self._read(name))
+        return json.loads(self._files.read(name))
 
-    def write_text(self, name: str, content: str) -> Path:
+    def read_config(self) -> dict[str, Any]:
+        """The resolved job, as it lies in ``config.yaml``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            text = self._files.read(_CONFIG).decode()
+        except (StoreError, UnicodeDecodeError) as error:
+            raise InputError("cannot be read", where=self.url(_CONFIG), value=str(error)) from error
+        return parse_yaml(text, self.url(_CONFIG))
+
+    def write_text(self, name: str, content: str) -> str:
         """Write a text file atomically and say where it lies."""
-        self._write(name, content.encode())
-        return self.path(name)
+        self._files.write(name, content.encode())
+        return self.url(name)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file atomically."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        self._write(name, sink.getvalue())
+        self._files.write(name, sink.getvalue())
 
     def read_table(self, name: str) -> pa.Table:
         """Read a Parquet file of the run."""
-        return pq.read_table(pa.BufferReader(self._read(name)))
+        return pq.read_table(pa.BufferReader(self._files.read(name)))
 
     def table_writer(self, name: str, schema: pa.Schema) -> "TableWriter":
         """Begin a Parquet file that is written in parts and appears under its name when it is closed."""
-        return TableWriter(self.path(name), schema)
+        return TableWriter(self._files, name, schema)
 
     def files(self, folder: str) -> list[str]:
-        """Names of the whole files in a folder of the run and below it."""
-        found = (path for path in self.path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
-        return sorted(str(path.relative_to(self.folder)) for path in found)
+        """Names of the files in a folder of the run and below it."""
+        return self._files.names(folder)
 
     def copy_from(self, other: "RunStore", name: str) -> None:
         """Take over a file of another run under its name."""
-        self._write(name, other._read(name))
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return self.path(name).read_bytes()
-        except OSError as error:
-            raise StoreError(f"{self.path(name)} cannot be read: {error.strerror}") from error
-
-    def _write(self, name: str, content: "bytes | pa.Buffer") -> None:
-        target = self.path(name)
-        temporary = _beside(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(target)
-            sync(target.parent)
-        except OSError as error:
-            raise StoreError(f"{target} cannot be written: {error.strerror}") from error
+        self._files.write(name, other._files.read(name))
 
     # -- what lies where -------------------------------------------------------------------------------------------
 
@@ -186,6 +230,15 @@ class RunStore:
         """Name of a file of a student."""
         return f"students/{num}/{name}"
 
+    def mistakes(self, round_: int) -> str:
+        """Name of the table of mistakes that a round is written from.
+
+        The student's before it, but for a round that was read again: its requests were made from those of a student
+        that is not in this lineage.
+        """
+        own = self.in_round(round_, "mistakes.parquet")
+        return own if self.has(own) else self.in_student(round_ - 1, "mistakes.parquet")
+
     def rounds(self) -> list[int]:
         """The numbers of the finished rounds, in order."""
         return self._finished("rounds", "round.json")
@@ -195,14 +248,15 @@ class RunStore:
         return self._finished("students", "score.json")
 
     def _finished(self, folder: str, marker: str) -> list[int]:
-        return sorted(int(path.parent.name) for path in self.folder.glob(f"{folder}/*/{marker}"))
+        parts = (name.split("/") for name in self._files.names(folder))
+        return sorted(int(part[1]) for part in parts if len(part) == 3 and part[2] == marker)
 
     # -- the journal of generation ---------------------------------------------------------------------------------
 
     def write_chunk(self, round_: int, stage: str, table: pa.Table) -> str:
         """Add one chunk of outcomes to a stage's journal; returns its name."""
         if (round_, stage) not in self._num_chunks:
-            known = [int(path.stem.rsplit("-", 1)[1]) for path in self._chunks(round_, stage)]
+            known = [int(name[-14:-8]) for name in self._chunks(round_, stage)]
             self._num_chunks[round_, stage] = max(known, default=-1) + 1
         name = self.in_round(round_, f"chunks/{stage}-{self._num_chunks[round_, stage]:06d}.parquet")
         self.write_table(name, table)
@@ -211,50 +265,62 @@ class RunStore:
 
     def read_chunks(self, round_: int, stage: str) -> Iterator[pa.Table]:
         """All chunks of a stage, in the order in which they were written."""
-        for path in self._chunks(round_, stage):
-            yield self.read_table(str(path.relative_to(self.folder)))
+        for content in self._files.read_all(self._chunks(round_, stage)):
+            yield pq.read_table(pa.BufferReader(content))
 
     def num_journalled(self, round_: int, stage: str) -> int:
         """Outcomes in a stage's journal."""
-        return sum(pq.read_metadata(path).num_rows for path in self._chunks(round_, stage))
+        return sum(self._num_rows(name) for name in self._chunks(round_, stage))
 
-    def _chunks(self, round_: int, stage: str) -> list[Path]:
-        return sorted(self.path(self.in_round(round_, "chunks")).glob(f"{stage}-*.parquet"))
+    def stages(self, round_: int) -> list[str]:
+        """The stages of a round that have a journal."""
+        return sorted({name.rpartition("/")[2][:-15] for name in self._files.names(self.in_round(round_, "chunks"))})
+
+    def num_chunks_in_work(self) -> int:
+        """Chunks of rounds that are not finished."""
+        finished = self.rounds()
+        parts = (name.split("/") for name in self._files.names("rounds"))
+        return sum(part[2] == "chunks" and int(part[1]) not in finished for part in parts)
+
+    def _num_rows(self, name: str) -> int:
+        with self._files.open(name) as file:
+            return int(pq.read_metadata(file).num_rows)
+
+    def _chunks(self, round_: int, stage: str) -> list[str]:
+        start = self.in_round(round_, f"chunks/{stage}-")
+        return [name for name in self._files.names(self.in_round(round_, "chunks")) if name.startswith(start)]
 
     # -- events ----------------------------------------------------------------------------------------------------
 
     def append_events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append events to ``events.jsonl``; a line that a crash cut short is closed first."""
-        path = self.path("events.jsonl")
-        text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
-        try:
-            with path.open("ab") as handle:
-                if handle.tell() and not _ends_line(path):
-                    handle.write(b"\n")
-                handle.write(text.encode())
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        """Append events to those of the run; on an object store most of them wait a moment (``objects``)."""
+        self._files.append_events(events)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events of all attempts, oldest first; a line that a crash cut short is passed over."""
-        path = self.path("events.jsonl")
-        if not path.exists():
-            return
-        with path.open(encoding="utf-8", errors="replace") as handle:
-            for line in handle:
-                with contextlib.suppress(json.JSONDecodeError):
-                    yield json.loads(line)
+        for line in self._files.event_lines():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
+def read_table(place: str) -> pa.Table:
+    """Read a Parquet file by its path or URL.
+
+    Raises:
+        StoreError: it is on an object store and cannot be read.
+    """
+    return pq.read_table(pa.BufferReader(read_file(place)) if is_url(place) else place)
 
 
 class TableWriter:
     """One Parquet file of the run, written table by table; absent until it is whole."""
 
-    def __init__(self, target: Path, schema: pa.Schema) -> None:
-        self._target = target
-        self._temporary = _beside(target)
+    def __init__(self, files: Files, name: str, schema: pa.Schema) -> None:
+        self._files = files
+        self._name = name
+        self._unfinished = files.begin(name)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._temporary, schema)
+            self._writer = pq.ParquetWriter(self._unfinished, schema)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -274,30 +340,9 @@ class TableWriter:
         """Finish the file and give it its name."""
         try:
             self._writer.close()
-            sync(self._temporary)
-            self._temporary.replace(self._target)
-            sync(self._target.parent)
         except OSError as error:
             raise self._failed(error) from error
+        self._files.finish(self._name, self._unfinished)
 
     def _failed(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._target} cannot be written: {error.strerror or error}")
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.writing")
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as handle:
-        handle.seek(-1, os.SEEK_END)
-        return handle.read(1) == b"\n"
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return StoreError(f"{self._files.url(self._name)} cannot be written: {error.strerror or error}")

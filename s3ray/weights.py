@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from s3ray.errors import InputError, RunError
-from s3ray.store import sync
+from s3ray.files import sync
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800

@@ -141,8 +141,7 @@ def drive(
         gold=gold,
         store=store,
         events=EventLog(store, "job", 1),
-        fingerprint="f",
-        seed_fingerprint="f",
+        requests={"seed": "f", "later": "f"},
         generator=generator,
         trainer=trainer,
     )

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> RunStore:
 def test_datasets_reads_what_was_exported(store: RunStore, tmp_path: Path) -> None:
     import datasets
 
-    folder = export_dataset(store, tmp_path / "mine")
+    folder = Path(export_dataset(store, tmp_path / "mine"))
     rows = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["train"]
     assert rows.num_rows == 320
     assert rows["round"] == sorted(rows["round"])
@@ -31,7 +31,7 @@ def test_datasets_reads_what_was_exported(store: RunStore, tmp_path: Path) -> No
 
 
 def test_card_says_how_the_data_was_made(store: RunStore) -> None:
-    folder = export_dataset(store, None)
+    folder = Path(export_dataset(store, None))
     assert folder == store.path("dataset")
     card = (folder / "README.md").read_text(encoding="utf-8")
     head = yaml.safe_load(card.split("---")[1])
@@ -82,7 +82,7 @@ def _question_run(folder: Path, task: str) -> RunStore:
 
 @pytest.mark.parametrize("task", ["qnli", "/moved/away/qnli.yaml"])
 def test_card_names_the_texts_that_are_gold_s_own(tmp_path: Path, task: str) -> None:
-    card = (export_dataset(_question_run(tmp_path / "run", task), None) / "README.md").read_text(encoding="utf-8")
+    card = (Path(export_dataset(_question_run(tmp_path / "run", task), None)) / "README.md").read_text(encoding="utf-8")
     for text in (
         "- 4 rows (`seed`): each written from its label and gold text (`sentence`).",
         "2 rows (extrapolate), 80 rows (select), 150 rows (test), 1 context(s) from other training rows",
@@ -101,7 +101,7 @@ def test_the_written_field_is_the_task_s_even_where_gold_suggests_another(tmp_pa
     apart = rows.filter(pa.array([False, False, True, True]))
     apart = apart.set_column(1, "question", pa.array(["Who?", "Who?"]))
     store.write_table(store.in_round(0, "accepted.parquet"), apart)
-    assert "was given `sentence`," in (export_dataset(store, None) / "README.md").read_text(encoding="utf-8")
+    assert "was given `sentence`," in (Path(export_dataset(store, None)) / "README.md").read_text(encoding="utf-8")
 
 
 def test_card_of_a_span_task_says_that_answers_are_gold_s_own(tmp_path: Path) -> None:
@@ -121,20 +121,20 @@ def test_card_of_a_span_task_says_that_answers_are_gold_s_own(tmp_path: Path) ->
         store.write_table(store.gold(part), table)
     for num in store.rounds():
         store.write_table(store.in_round(num, "accepted.parquet"), table)
-    card = (export_dataset(store, None) / "README.md").read_text(encoding="utf-8")
+    card = (Path(export_dataset(store, None)) / "README.md").read_text(encoding="utf-8")
     assert "written from its answer and gold text (`context`)" in card
     assert "was given `context`, `answers`, it did not write them: in all 3 rows" in card
 
 
 def test_no_gold_row_is_exported(store: RunStore) -> None:
-    folder = export_dataset(store, None)
+    folder = Path(export_dataset(store, None))
     ids = pq.read_table(folder / "data" / "train.parquet")["id"].to_pylist()
     assert not set(ids) & set(store.read_table(store.gold("extrapolate"))["id"].to_pylist())
 
 
 def test_exporting_again_gives_the_same_bytes(store: RunStore) -> None:
     def content() -> dict[str, bytes]:
-        files = [path for path in export_dataset(store, None).rglob("*") if path.is_file()]
+        files = [path for path in Path(export_dataset(store, None)).rglob("*") if path.is_file()]
         return {path.name: path.read_bytes() for path in files}
 
     assert content() == content()

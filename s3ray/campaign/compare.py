@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 from rich.console import Console
@@ -21,6 +20,7 @@ from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Trainer
 from s3ray.errors import RunError, S3RayError
+from s3ray.files import join
 from s3ray.generator.actor import Recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
@@ -70,7 +70,7 @@ class _Run:
         return self.urgency()[1] == 0 and self.store.has("metrics.json")
 
 
-def run_campaign(campaign: Campaign, where: str, folder: Path, console: Console) -> None:
+def run_campaign(campaign: Campaign, where: str, folder: str, console: Console) -> None:
     """Run a grid to its end, or go on with it; then write and print its table.
 
     Raises:
@@ -78,7 +78,7 @@ def run_campaign(campaign: Campaign, where: str, folder: Path, console: Console)
         RunError: some of the runs could not go on; the others are finished, and the same command goes on.
     """
     jobs = [check_job(run.config, f"{where}: {run.name}") for run in campaign.runs]
-    stores = [RunStore(folder / run.name) for run in campaign.runs]
+    stores = [RunStore(join(folder, run.name)) for run in campaign.runs]
     for job, store in zip(jobs, stores, strict=True):
         store.check(job.settings)
     console.print(connect(jobs[0].config.cluster.address, where), style="dim", highlight=False)
@@ -94,14 +94,15 @@ def run_campaign(campaign: Campaign, where: str, folder: Path, console: Console)
             for run in runs:
                 locks.enter_context(run.store.lock())
                 run.store.check(run.job.settings)
-                run.store.create(run.job.settings, to_yaml(run.job.config))
+                task = run.job.task.spec.model_dump(mode="json")
+                run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
             events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
             failed = _run_all(campaign, runs, nodes, events, console)
     finally:
         ray.shutdown()
     _conclude(campaign, runs, own, console)
     if failed:
-        hint = f"The others are finished. The same command goes on; `s3ray status {folder}/{failed[0]}` says why."
+        hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
         raise RunError(f"{len(failed)} of {len(runs)} runs could not go on: {', '.join(failed)}", hint)
 
 
@@ -116,7 +117,7 @@ def _run_all(
     seeds = SeedSets()
     for run in runs:
         if 0 in run.store.rounds():
-            seeds.note(run.job.seed_fingerprint, run.store)
+            seeds.note(run.job.requests["seed"], run.store)
     groups: dict[str, list[_Run]] = {}
     for run in todo:
         groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
@@ -196,11 +197,11 @@ def _seed_set(run: _Run, log: EventLog, seeds: SeedSets):  # type: ignore[no-unt
     if not run.job.config.generates or run.store.files("rounds/0"):
         yield
         return
-    with seeds.claimed(run.job.seed_fingerprint, run.store) as found:
+    with seeds.claimed(run.job.requests["seed"], run.store) as found:
         if found is not None:
-            report = copy_round(found, run.store, 0, found.folder.name)
+            report = copy_round(found, run.store, 0, found.name)
             counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
-            log.emit("round_linked", from_run=found.folder.name, **counts)
+            log.emit("round_linked", from_run=found.name, **counts)
         yield
 
 
@@ -208,7 +209,7 @@ def _note_round(event: Event, run: _Run, seeds: SeedSets, devices: DeviceQueue) 
     if event["event"] == "round_closed":
         devices.learn_generation(0.0, 1)
         if event["round"] == 0:
-            seeds.note(run.job.seed_fingerprint, run.store)
+            seeds.note(run.job.requests["seed"], run.store)
 
 
 def _config_of_all(campaign: Campaign, runs: Sequence[_Run]) -> RunConfig:
@@ -259,4 +260,4 @@ def _conclude(campaign: Campaign, runs: Sequence[_Run], own: RunStore, console: 
     if rows:
         write_comparison(own, campaign, rows)
         console.print(Markdown(to_markdown(campaign, rows)))
-        console.print(f"Comparison: {own.path('compare.html')}", soft_wrap=True, highlight=False)
+        console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

@@ -1,6 +1,7 @@
 """What happened in a run, one JSON line an event: the truth that progress, status and the report are made from.
 
-Invariant: an event is in ``events.jsonl`` before any listener hears of it, and its name is one of those below.
+Invariant: an event is in the store's hands before any listener hears of it (in ``events.jsonl``; on an object store
+some wait a moment, see ``segments``), and its name is one of those below.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ EVENTS: dict[str, str] = {
     "student_started": "A fresh student is being trained on all rounds so far.",
     "student_finished": "The student, its score on the selection part and its mistakes are on disk.",
     "test_scored": "The last student answered the test part, once.",
+    "reparsed": "The generations of another lineage were read again into this one; no engine was asked.",
     "run_finished": "The run is complete.",
     "run_failed": "The run could not go on; what is on disk is safe.",
 }

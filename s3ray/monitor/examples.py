@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s3ray.errors import InputError
-from s3ray.jobfile import read_yaml
 from s3ray.store import RunStore
 from s3ray.tasks import Task, load_task
 
@@ -71,7 +70,7 @@ def stories(store: RunStore, at_most: int = 6) -> list[Story]:
     found: list[Story] = []
     per_round = max(1, at_most // max(1, len([num for num in rounds if num > 0])))
     for num in rounds:
-        mistakes = store.in_student(num - 1, "mistakes.parquet")
+        mistakes = store.mistakes(num)
         parents = mistakes if num and store.has(mistakes) else store.gold("extrapolate")
         if store.has(parents):
             found += _stories_of_round(store, num, store.read_table(parents), per_round)
@@ -108,7 +107,7 @@ def data_figures(store: RunStore) -> list[DataFigures]:
 
 def find_task(store: RunStore, columns: Sequence[str]) -> Task | None:
     """The task of a run whose tables have ``columns``; None where config.yaml no longer leads to it."""
-    config = read_yaml(store.path("config.yaml"))
+    config = store.read_config()
     try:
         task = load_task(config["task"], config["data"])
     except InputError:  # the file was moved or changed, or its path starts from another folder: a run must outlive that

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from s3ray.errors import StoreError
-from s3ray.jobfile import read_yaml
 from s3ray.monitor.accounting import account, shares
 from s3ray.monitor.engines import Usage
 from s3ray.monitor.view import RunView
@@ -31,7 +30,7 @@ _NOTHING_WRITTEN: dict[str, Any] = {
 
 def run_identity(store: RunStore) -> dict[str, Any]:
     """Which run this is, read from its folder: the keys that ``build_metrics`` puts in front of the numbers."""
-    config = read_yaml(store.path("config.yaml"))
+    config = store.read_config()
     generator, name = config["generator"], config["strategy"]["name"]
     span = store.has(store.gold("select")) and "answers" in store.read_table(store.gold("select")).column_names
     return {

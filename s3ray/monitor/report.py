@@ -6,7 +6,6 @@ Invariant: nothing on the page comes from the network, and every text that a mod
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -30,7 +29,7 @@ _ENGINE_COLUMNS = (
 _REASON_COLOURS = ("c2", "c4", "c5", "c6", "c3")
 
 
-def write_report(store: RunStore) -> Path:
+def write_report(store: RunStore) -> str:
     """Write the report of a run, finished or not, and ``timeline.json`` beside it; say where the report lies.
 
     Raises:

@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s3ray.errors import InputError
 from s3ray.monitor.engines import MAX_ENGINES_NAMED, EngineView, PoolView
 from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, short_count, stage_line
 from s3ray.monitor.view import RunView
@@ -48,7 +47,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("run", str(view.about.get("run", store.folder.name)))
+    table.add_row("run", str(view.about.get("run", store.name)))
     table.add_row("state", _state_text(view, state, now))
     if state == "running":
         table.add_row("doing", Text(stage_line(view)))
@@ -115,6 +114,8 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
             return Text(f"finished{attempt}, after {duration(view.total_s)} of work", style="green")
         case "failed":
             return Text(f"failed{attempt}: {view.problem}", style="red")
+        case "reparsed":
+            return Text("read again from kept generations; its students are not trained yet", style="yellow")
         case "running":
             return Text(f"running{attempt}{age}", style="cyan")
         case _:
@@ -123,13 +124,8 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
 
 def _is_held(store: RunStore) -> bool | None:
     """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder)."""
-    if not store.has(".lock"):
-        return False
     try:
-        with store.lock():
-            return False
-    except InputError:
-        return True
+        return store.is_held()
     except PermissionError:
         return None
 
@@ -137,18 +133,18 @@ def _is_held(store: RunStore) -> bool | None:
 def _on_disk(store: RunStore) -> str:
     rounds, students = store.rounds(), store.students()
     parts = [f"{len(rounds)} finished round(s)", f"{len(students)} student(s)"]
-    chunks = [path for path in store.folder.glob("rounds/*/chunks/*.parquet") if int(path.parts[-3]) not in rounds]
+    chunks = store.num_chunks_in_work()
     if chunks:
-        parts.append(f"{len(chunks)} chunk(s) of the round in work")
+        parts.append(f"{chunks} chunk(s) of the round in work")
     parts += [name for name in ("dataset", "metrics.json", "report.html") if store.has(name)]
-    return f"{', '.join(parts)}, in {store.folder}"
+    return f"{', '.join(parts)}, in {store.root}"
 
 
 def _what_next(store: RunStore, state: str) -> str:
     match state:
         case "finished":
-            data = f"\nTake the data: s3ray export {store.folder} --out DIR" if store.has("dataset") else ""
-            return f"Look at it: s3ray report {store.folder}{data}"
+            data = f"\nTake the data: s3ray export {store.root} --out DIR" if store.has("dataset") else ""
+            return f"Look at it: s3ray report {store.root}{data}"
         case "running":
             return "Nothing to do. Should it be killed, the same `s3ray run` command goes on from what is on disk."
     return "Go on with the same `s3ray run` command: what is on disk is kept and not done again."

@@ -15,7 +15,7 @@ from s3ray.monitor.events import Event
 RATE_WINDOW_S = 30.0
 SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
 
-State = Literal["running", "finished", "failed", "unknown"]
+State = Literal["running", "finished", "failed", "reparsed", "unknown"]
 Phase = Literal["start", "generate", "train", "score"]
 
 
@@ -51,7 +51,7 @@ class RunView:
     updated: float | None = None
     attempt_started: float = 0.0
     total_s: float = 0.0
-    ended: Literal["finished", "failed"] | None = None
+    ended: Literal["finished", "failed", "reparsed"] | None = None
     problem: str = ""
     round: int = 0
     stage: StageView | None = None
@@ -254,6 +254,10 @@ def _run_finished(view: RunView, event: Event) -> None:
     view.ended = "finished"
 
 
+def _reparsed(view: RunView, event: Event) -> None:
+    view.ended = "reparsed"
+
+
 def _run_failed(view: RunView, event: Event) -> None:
     view.ended, view.problem = "failed", event["problem"]
 
@@ -274,6 +278,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "student_started": _student_started,
     "student_finished": _student_finished,
     "test_scored": _test_scored,
+    "reparsed": _reparsed,
     "run_finished": _run_finished,
     "run_failed": _run_failed,
 }

@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-import pyarrow.parquet as pq
 import torch
 
 from s3ray.config import StudentConfig
 from s3ray.dataset import examples_from_table
 from s3ray.errors import S3RayError
+from s3ray.store import read_table
 from s3ray.student.encode import Encoded
 from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints
 from s3ray.student.model import Student, load_student, save_student
@@ -54,7 +53,7 @@ def train_student(
     _run(fit, parts, ranks, checkpoints or NoCheckpoints(), clock)
     with clock.measure("train"):
         if ranks.rank == 0:
-            save_student(student, Path(job.output))
+            save_student(student, job.output)
     with clock.measure("score"):
         mine = _read(job.mine_path, task) if job.mine_path else []
         answers = predict(student, mine, ranks)
@@ -165,7 +164,7 @@ class _Clock:
 
 
 def _read(path: str, task: Task) -> list[Example]:
-    return examples_from_table(pq.read_table(path), task.fields)
+    return examples_from_table(read_table(path), task.fields)
 
 
 def _score(

@@ -1,6 +1,7 @@
 """The student: a pretrained encoder with a new head, its tokenizer, and what it is to answer."""
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from transformers import (
 
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError
+from s3ray.files import is_url
+from s3ray.objects import upload_folder
 from s3ray.student.encode import Encoded, collate, encode
 from s3ray.tasks import Task
 from s3ray.types import Example
@@ -87,16 +90,29 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
     return Student(model=model.to(device), tokenizer=tokenizer, task=task, max_length=config.max_length, device=device)
 
 
-def save_student(student: Student, folder: Path) -> None:
-    """Write model (safetensors) and tokenizer; the folder appears whole or not at all, and replaces an older one."""
+def save_student(student: Student, output: str | Path) -> None:
+    """Write model (safetensors) and tokenizer to a folder or URL, in place of an older one.
+
+    A folder appears whole or not at all. On an object store ``config.json`` comes last, without which nothing loads.
+    """
+    if is_url(str(output)):
+        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
+            _save(student, Path(temporary))
+            upload_folder(Path(temporary), str(output), last="config.json")
+        return
+    folder = Path(output)
     unfinished = folder.with_name(f".{folder.name}.tmp")
     if unfinished.exists():  # left by a process that was killed
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
-    student.model.save_pretrained(unfinished)
-    student.tokenizer.save_pretrained(unfinished)
-    make_tokenizer_portable(unfinished)
-    # safetensors writes files that only their owner can read; a run folder is often shared.
-    for file in unfinished.iterdir():
-        file.chmod(file.stat().st_mode | 0o444)
+    _save(student, unfinished)
     put_in_place(unfinished, folder)
+
+
+def _save(student: Student, folder: Path) -> None:
+    student.model.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+    make_tokenizer_portable(folder)
+    # safetensors writes files that only their owner can read; a run folder is often shared.
+    for file in folder.iterdir():
+        file.chmod(file.stat().st_mode | 0o444)

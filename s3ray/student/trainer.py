@@ -25,8 +25,10 @@ import xxhash
 from s3ray.cluster import occupancy
 from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import S3RayError, TrainerError
+from s3ray.files import is_url
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
+from s3ray.objects import filesystem, read_file
 from s3ray.student.fit import State
 from s3ray.student.loop import train_student
 from s3ray.student.ranks import ProcessGroup, Ranks
@@ -69,7 +71,7 @@ class RayStudentTrainer:
         self._config = config.model_copy(update={"model": model})
         self._task = task
         self._run_name = run_name
-        self._storage_path = str(Path(storage_path).resolve())
+        self._storage_path, self._storage = _storage(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
 
     def train(self, job: StudentJob) -> StudentResult:
@@ -129,6 +131,7 @@ class RayStudentTrainer:
                 name=self._prefix(job) + self._lineage(job),
                 storage_path=self._storage_path,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                storage_filesystem=self._storage,
                 failure_config=ray.train.FailureConfig(
                     max_failures=MAX_FAILURES,
                     max_preemption_failures=MAX_PREEMPTIONS,
@@ -143,13 +146,13 @@ class RayStudentTrainer:
 
     def _lineage(self, job: StudentJob) -> str:
         """Names what shapes the student: settings, seed, and the rows that it is trained and chosen on."""
-        files = [xxhash.xxh64_hexdigest(Path(path).read_bytes()) for path in (job.train_path, job.select_path)]
+        files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
         return fingerprint({"student": data_shaping(self._config), "seed": job.seed, "files": files})
 
     def _forget(self, job: StudentJob) -> None:
         """Remove Ray Train's notes on this round's students."""
-        files, root = pyarrow.fs.FileSystem.from_uri(self._storage_path)
-        for entry in files.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True)):
+        files = self._storage or pyarrow.fs.LocalFileSystem()
+        for entry in files.get_file_info(pyarrow.fs.FileSelector(self._storage_path, allow_not_found=True)):
             if entry.base_name.startswith(self._prefix(job)):
                 files.delete_dir(entry.path)
 
@@ -228,9 +231,21 @@ def _sees_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _storage(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """The storage path of Ray Train, and the file system that it is on where that is not this machine's."""
+    if not is_url(place):
+        return str(Path(place).resolve()), None
+    fs, path = filesystem(place)
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+def _content(place: str) -> bytes:
+    return read_file(place) if is_url(place) else Path(place).read_bytes()
+
+
 def _with_absolute_paths(job: StudentJob) -> StudentJob:
     def absolute(path: str) -> str:
-        return str(Path(path).resolve())
+        return path if is_url(path) else str(Path(path).resolve())
 
     return replace(
         job,

@@ -52,7 +52,7 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     told = plan_beside_another_job(config, tmp_path / "run")
     assert "split suits this job better" in told  # so short are its phases
     assert "1 of 4 GPU are held (1 by somebody)" in told
-    run_job(config, "swap.yaml", tmp_path / "run", Console(quiet=True))
+    run_job(config, "swap.yaml", str(tmp_path / "run"), Console(quiet=True))
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 3
     metrics = store.read_json("metrics.json")
@@ -68,11 +68,11 @@ def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
     ray.get(group.ready())
     ray.shutdown()
     told = io.StringIO()
-    plan_job(config, "swap.yaml", folder, Console(file=told, width=300))
+    plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))
     deadline = time.monotonic() + 30
     while "at this moment" not in told.getvalue() and time.monotonic() < deadline:  # Ray counts with a delay
         ray.shutdown()
-        plan_job(config, "swap.yaml", folder, Console(file=told, width=300))
+        plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))
     remove_placement_group(group)
     ray.shutdown()
     return told.getvalue()

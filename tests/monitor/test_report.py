@@ -16,7 +16,7 @@ from tests.monitor.run_folder import REASONS, SCRIPT, Clock, new_store, report, 
 
 @pytest.fixture
 def page(finished: RunStore) -> str:
-    return write_report(finished).read_text(encoding="utf-8")
+    return Path(write_report(finished)).read_text(encoding="utf-8")
 
 
 def test_report_says_the_result_and_shows_the_plots(page: str) -> None:
@@ -69,7 +69,7 @@ def test_report_pools_many_engines_and_names_what_ended_badly(tmp_path: Path, cl
     store = new_store(tmp_path / "run")
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
-    assert "<h2>Engines" not in write_report(store).read_text(encoding="utf-8")
+    assert "<h2>Engines" not in Path(write_report(store)).read_text(encoding="utf-8")
     for num in range(9):
         engines = {f"engine-{i}": report(clock, f"engine-{i}", output_tokens=5) for i in range(num + 1)}
         log.emit(
@@ -78,8 +78,8 @@ def test_report_pools_many_engines_and_names_what_ended_badly(tmp_path: Path, cl
         )  # fmt: skip
         if num == 0:
             log.emit("engine_given_up", engine="engine-0", problem="gone", running=0, wanted=9)
-            assert list(_engine_rows(write_report(store).read_text(encoding="utf-8"))) == ["engine-0 (given up)"]
-    pooled = _engine_rows(write_report(store).read_text(encoding="utf-8"))
+            assert list(_engine_rows(Path(write_report(store)).read_text(encoding="utf-8"))) == ["engine-0 (given up)"]
+    pooled = _engine_rows(Path(write_report(store)).read_text(encoding="utf-8"))
     assert list(pooled) == ["all 9"]
     assert pooled["all 9"][0] == "225"
 
@@ -91,26 +91,26 @@ def _engine_rows(page: str) -> dict[str, list[str]]:
 
 
 def test_the_same_folder_gives_the_same_report(finished: RunStore, page: str) -> None:
-    assert write_report(finished).read_text(encoding="utf-8") == page
+    assert Path(write_report(finished)).read_text(encoding="utf-8") == page
 
 
 def test_report_of_a_run_that_is_not_finished(tmp_path: Path, clock: Clock) -> None:
     store = new_store(tmp_path / "run")
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
-    empty = write_report(store).read_text(encoding="utf-8")
+    empty = Path(write_report(store)).read_text(encoding="utf-8")
     assert "This run has not finished" in empty
     assert "No student has been trained yet." in empty
     log.emit("stage_started", round=0, stage="seed", target=200, known=0)
     write_round(store, log, clock, 0)
     log.emit("run_failed", problem="no engine left")
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "The run failed: no engine left" in page
     assert "Yield by reason" in page
 
 
 def test_report_of_strategy_gold(tmp_path: Path) -> None:
-    page = write_report(write_run(tmp_path / "gold", "gold")).read_text(encoding="utf-8")
+    page = Path(write_report(write_run(tmp_path / "gold", "gold"))).read_text(encoding="utf-8")
     assert "The student reaches accuracy 0.775 on the selection part of gold" in page
     assert "Score by round" in page
     assert "Yield by reason" not in page
@@ -144,7 +144,7 @@ def test_stories_of_a_span_task_show_the_question_that_was_written(tmp_path: Pat
     assert [(dict(item.texts), item.target) for item in story.written if item.kept] == [
         ({"question": "How old is it?"}, "1800")
     ]
-    page = write_report(store).read_text(encoding="utf-8")
+    page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "How old is it?" in page
 
 

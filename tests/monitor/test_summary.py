@@ -43,7 +43,7 @@ def test_a_run_whose_task_is_a_file_goes_by_the_file_s_name(finished: RunStore, 
     metrics = build_metrics(finished, run_identity(finished))
     assert "quickstart: s3 on my_reviews (accuracy)" in _shown(summary_table(metrics))
     assert "3 finished round(s)" in _shown(status_text(finished, clock.now))
-    page = write_report(finished).read_text(encoding="utf-8")
+    page = Path(write_report(finished)).read_text(encoding="utf-8")
     assert "kept (59%)" in page
     assert "/elsewhere" not in page
 

@@ -1,0 +1,280 @@
+"""Where the files of a run lie: one small protocol, and the backend for a folder of this machine.
+
+Invariant of every backend: under its name a file is either absent or whole, and what lies under a hidden name (a
+leading dot) is never listed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from s3ray.errors import InputError, StoreError
+
+Event = Mapping[str, Any]
+Tell = Callable[[str], None]
+
+_LOCAL = ("", "file", "local")
+_LOCK = ".lock"
+_EVENTS = "events.jsonl"
+
+
+class Files(Protocol):
+    """The files below one root. Names are relative to it, with slashes."""
+
+    root: str
+    """The root as people write it: an absolute path, or a URL."""
+
+    def url(self, name: str) -> str:
+        """Where a file lies, for people and for other processes."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file, or a folder with one."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all files below a folder, in order."""
+        ...
+
+    def entries(self) -> list[str]:
+        """What lies directly in the root, hidden or not: files and folders."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        ...
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The contents of many files, in order."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read parts of."""
+        ...
+
+    def write(self, name: str, content: "bytes | pa.Buffer") -> None:
+        """Put a whole file under its name, in place of an older one."""
+        ...
+
+    def begin(self, name: str) -> Path:
+        """A local file to write in parts, which ``finish`` puts under its name."""
+        ...
+
+    def finish(self, name: str, written: Path) -> None:
+        """Put what ``begin`` gave under its name."""
+        ...
+
+    def append_events(self, events: Iterable[Event]) -> None:
+        """Add events to those of the run."""
+        ...
+
+    def event_lines(self) -> Iterator[str]:
+        """The lines of all events, oldest first; one that a crash cut short is among them."""
+        ...
+
+    def check_writable(self) -> None:
+        """Refuse a root where nothing can be written; leaves nothing behind."""
+        ...
+
+    def lock(self, tell: Tell) -> AbstractContextManager[None]:
+        """Hold the root for one driver; ``tell`` hears of what has to be waited for."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether a driver holds the root."""
+        ...
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is somewhere else than in a folder of this machine."""
+    return "://" in place and urlsplit(place).scheme not in _LOCAL
+
+
+def join(place: str, name: str) -> str:
+    """The place of a file or folder below another."""
+    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
+
+
+def split(place: str) -> tuple[str, str]:
+    """A place's folder, and its name in it."""
+    if is_url(place):
+        folder, _, name = place.rstrip("/").rpartition("/")
+        return folder, name
+    path = Path(local_path(place)).absolute()
+    return str(path.parent), path.name
+
+
+def local_path(place: str) -> str:
+    """A place on this machine without its protocol."""
+    return place.partition("://")[2] if "://" in place else place
+
+
+class LocalFiles:
+    """A folder of this machine, or one that is mounted on it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(local_path(str(folder))).absolute()
+        self.root = str(self.folder)
+
+    def url(self, name: str) -> str:
+        """The file's path."""
+        return str(self.folder / name)
+
+    def exists(self, name: str) -> bool:
+        """See ``Files``."""
+        return (self.folder / name).exists()
+
+    def entries(self) -> list[str]:
+        """See ``Files``."""
+        with _told(self.folder, "read"):
+            return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+
+    def names(self, folder: str) -> list[str]:
+        """See ``Files``."""
+        found = (path.relative_to(self.folder) for path in (self.folder / folder).rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
+
+    def read(self, name: str) -> bytes:
+        """See ``Files``."""
+        with _told(self.folder / name, "read"):
+            return (self.folder / name).read_bytes()
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """See ``Files``."""
+        return map(self.read, names)
+
+    def open(self, name: str) -> BinaryIO:
+        """See ``Files``."""
+        with _told(self.folder / name, "read"):
+            return (self.folder / name).open("rb")
+
+    def write(self, name: str, content: "bytes | pa.Buffer") -> None:
+        """Write beside the name, wait for the disk, rename."""
+        written = self.begin(name)
+        with _told(self.folder / name, "written"):
+            with written.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            written.replace(self.folder / name)
+            sync((self.folder / name).parent)
+
+    def begin(self, name: str) -> Path:
+        """A hidden file beside the name."""
+        target = self.folder / name
+        with _told(target, "written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return target.with_name(f".{target.name}.writing")
+
+    def finish(self, name: str, written: Path) -> None:
+        """Wait for the disk, rename."""
+        target = self.folder / name
+        with _told(target, "written"):
+            sync(written)
+            written.replace(target)
+            sync(target.parent)
+
+    def append_events(self, events: Iterable[Event]) -> None:
+        """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
+        path = self.folder / _EVENTS
+        text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
+        with _told(path, "written"), path.open("ab") as handle:
+            if handle.tell() and not _ends_line(path):
+                handle.write(b"\n")
+            handle.write(text.encode())
+
+    def event_lines(self) -> Iterator[str]:
+        """See ``Files``."""
+        path = self.folder / _EVENTS
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            yield from handle
+
+    def check_writable(self) -> None:
+        """Look at permissions; writes nothing.
+
+        Raises:
+            InputError: the folder is a file, or cannot be written.
+        """
+        where = self.root
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError("is a file, not a folder", where=where, hint="Choose another `store`, `name` or --out.")
+        parent = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(
+                "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
+            )
+
+    @contextlib.contextmanager
+    def lock(self, tell: Tell) -> Iterator[None]:
+        """Lock a file; the lock goes with the process, however it ends, so there is nothing to wait for.
+
+        Raises:
+            InputError: another process is running this run.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / _LOCK).open("w")
+        except OSError as error:
+            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
+        with handle:
+            if not _try_lock(handle.fileno()):
+                raise running_elsewhere(self.root)
+            yield
+
+    def is_held(self) -> bool:
+        """Whether the lock is taken; somebody else's folder can be asked too."""
+        try:
+            with (self.folder / _LOCK).open("rb") as handle:
+                return not _try_lock(handle.fileno())
+        except FileNotFoundError:
+            return False
+
+
+def running_elsewhere(root: str) -> InputError:
+    """The error of a start that finds another driver at work."""
+    hint = "Wait for it or stop it. `s3ray status` shows what it is doing."
+    return InputError("another process is running this run", where=root, hint=hint)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) == b"\n"
+
+
+@contextlib.contextmanager
+def _told(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be {verb}: {error.strerror or error}") from error

@@ -1,0 +1,33 @@
+"""What makes two starts the same run: the settings that shape its data, task and gold by their content."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from s3ray.config import RunConfig, data_shaping, fingerprint
+from s3ray.tasks import Task
+from s3ray.tasks.gold import GoldSplit
+
+
+def shaping_settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
+    """What shapes the data: the job's settings, and task and gold by content, wherever their files lie."""
+    settings = data_shaping(config)
+    rows = [example.id for part in (gold.extrapolate, gold.select, gold.test) for example in part]
+    rows += [repr((context.id, sorted(context.fields.items()))) for context in gold.contexts]
+    settings["task"] = task.name
+    settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
+    settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    for part, model in (("generator", config.generator.model), ("student", config.student.model)):
+        if model and Path(model).exists():
+            settings[part]["model"] = _identity(Path(model))
+    return settings
+
+
+def _identity(model: Path) -> str:
+    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes."""
+    digest = hashlib.sha256()
+    for file in sorted(model.iterdir()) if model.is_dir() else [model]:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        if file.name == "config.json":
+            digest.update(file.read_bytes())
+    return f"{model.name}@{digest.hexdigest()[:12]}"

