@@ -17,8 +17,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def write_grid(folder: Path, job: Path) -> Path:
     grid = folder / "grid.yaml"
     grid.write_text(
-        f"name: grid\njob: {job.name}\naxes:\n  method:\n"
-        "    short: {strategy.rounds: 0, strategy.rows: null}\n    s3: {}\nseeds: [0]\n"
+        f"name: grid\njob: {job.name}\naxes:\n  student:\n"
+        "    slow: {strategy.rounds: 0, strategy.rows: null, student.learning_rate: 0.0001}\n"
+        "    fast: {strategy.rounds: 0, strategy.rows: null, student.learning_rate: 0.01}\nseeds: [0]\n"
     )
     return grid
 
@@ -28,10 +29,10 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     job = write_job(tmp_path, make_bert(tmp_path / "student"), fake=SLOW)
     grid, out = write_grid(tmp_path, job), tmp_path / "out"
     process = start(grid, out, command="compare")
-    wait_for(process, lambda: bool(events(out / "s3-0", "chunk_written") or events(out / "short-0", "chunk_written")))
+    wait_for(process, lambda: bool(events(out / "fast-0", "chunk_written") or events(out / "slow-0", "chunk_written")))
     kill_driver(process)
-    (begun,) = [name for name in ("short-0", "s3-0") if events(out / name, "chunk_written")]
-    (other,) = {"short-0", "s3-0"} - {begun}
+    (begun,) = [name for name in ("slow-0", "fast-0") if events(out / name, "chunk_written")]
+    (other,) = {"slow-0", "fast-0"} - {begun}
     finish(out / begun / "config.yaml", out / begun)
     finished = RunStore(out / begun).path("metrics.json").stat().st_mtime_ns
     text = finish(grid, out, command="compare")
@@ -45,7 +46,7 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     accepted = [RunStore(out / name).read_table("rounds/0/accepted.parquet") for name in (begun, other)]
     assert accepted[0].equals(accepted[1])
     rows = RunStore(out).read_json("compare.json")["rows"]
-    assert {row["cell"]["method"]: row["rows"] for row in rows} == {"short": [60], "s3": [80]}
+    assert {row["cell"]["student"]: row["rows"] for row in rows} == {"slow": [60], "fast": [60]}
     assert rows[0]["lead_mean"] is not None
     assert (out / "compare.html").exists()
 
@@ -55,6 +56,6 @@ def test_a_wrong_job_of_a_grid_is_refused_before_anything_starts(tmp_path: Path)
     command = [sys.executable, "-c", "from s3ray.cli import main; main()", "compare", str(write_grid(tmp_path, job))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, cwd=tmp_path)
     assert result.returncode == 2
-    assert "short-0" in result.stderr
+    assert "slow-0" in result.stderr
     assert "no-such-student" in result.stderr
     assert not (tmp_path / "runs").exists()
