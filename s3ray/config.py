@@ -232,6 +232,14 @@ class PlacementConfig(_Section):
 
     mode: Literal["split", "swap"] = Field(default="swap", json_schema_extra=EXECUTION)
     """split: engines and train workers on disjoint devices. swap: all devices generate, then all train."""
+    leave: Literal["stop", "sleep_1", "sleep_2"] = Field(default="stop", json_schema_extra=EXECUTION)
+    """How engines on GPUs make way in swap. stop: they end and start again. sleep_1: their weights wait in the host's
+    memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation."""
+
+    @property
+    def sleep_level(self) -> int:
+        """The level of sleep in which engines leave; 0 where they stop."""
+        return {"stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
 
 
 class ClusterConfig(_Section):

@@ -34,7 +34,14 @@ def make_request(index: int, parent: str | None = None) -> GenerationRequest:
     )
 
 
-def make_pool(events: list[dict[str, Any]], *, clean: bool = True, **generator: Any) -> "GeneratorPool":
+def make_pool(
+    events: list[dict[str, Any]],
+    *,
+    clean: bool = True,
+    student: dict[str, Any] | None = None,
+    placement: dict[str, Any] | None = None,
+    **generator: Any,
+) -> "GeneratorPool":
     """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
     from s3ray.cluster import node_facts
     from s3ray.generator.actor import only_recipe
@@ -42,6 +49,7 @@ def make_pool(events: list[dict[str, Any]], *, clean: bool = True, **generator: 
 
     settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
+    raw |= {"student": student or {}, "placement": placement or {}}
     config = validate(RunConfig, raw, "test")
     plan = plan_placement(config, node_facts())
     recipes = only_recipe(config, TASK)

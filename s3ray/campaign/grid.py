@@ -98,6 +98,10 @@ def _run(config: CampaignConfig, path: Path, cell: dict[str, str], seed: int) ->
         job = load_config(path.parent / config.job, {**settings, "name": name})
     except InputError as error:
         raise InputError(f"run {name}: {error.problem}", where=f"{path}: {error.where}", **_rest(error)) from None
+    if job.placement.sleep_level:
+        problem = f"run {name}: engines of a campaign make way one by one, and stop"
+        leave = job.placement.leave
+        raise InputError(problem, where=str(path), field="placement.leave", value=leave, hint="Leave it out.")
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
     return GridRun(name=name, cell=cell, seed=seed, priority=priority, config=job)
 

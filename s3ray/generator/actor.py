@@ -104,12 +104,30 @@ class Writer:
         self._busy_since = 0.0
         self._epoch = 0
         self._death: str | None = None
+        self._limits: EngineLimits | None = None
 
     async def start(self) -> EngineLimits:
         """Load the model; returns the limits that the engine resolved."""
-        limits = await self._engine.start()
-        _log.info("ready: %s", limits)
-        return limits
+        self._limits = await self._engine.start()
+        _log.info("ready: %s", self._limits)
+        return self._limits
+
+    async def sleep(self, level: int) -> None:
+        """Give up what is under way and free the memory of the devices."""
+        for index in list(self._jobs):
+            self._give_up(index)
+        await self._engine.sleep(level)
+
+    async def wake(self) -> EngineLimits:
+        """Take the memory back; returns the limits as ``start`` does.
+
+        Raises:
+            EngineDeadError: it did not start yet, or is gone.
+        """
+        if self._limits is None:
+            raise EngineDeadError("it slept before it was ready")
+        await self._engine.wake()
+        return self._limits
 
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int] = ()) -> Exchange:
         """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
@@ -307,6 +325,14 @@ class GeneratorActor:
     async def abort(self, epoch: int) -> None:
         """See ``Writer.abort``."""
         await self._writer.abort(epoch)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Writer.sleep``."""
+        await self._writer.sleep(level)
+
+    async def wake(self) -> EngineLimits:
+        """See ``Writer.wake``."""
+        return await self._writer.wake()
 
     async def close(self) -> None:
         """See ``Writer.close``."""

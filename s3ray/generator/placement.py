@@ -9,9 +9,17 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from s3ray.config import GeneratorConfig, RunConfig
+from s3ray.config import RunConfig
 from s3ray.errors import InputError
-from s3ray.generator.packing import ENGINE_CPUS, EngineShape, FreeNode, GpusByNode, Packing
+from s3ray.generator.packing import (
+    BESIDE_SLEEPER_SHARE,
+    ENGINE_CPUS,
+    SLEEPER_SHARE,
+    EngineShape,
+    FreeNode,
+    GpusByNode,
+    Packing,
+)
 from s3ray.generator.phases import who_would_wait
 from s3ray.generator.plan import Bundle, EnginePlacement, NodeFacts, Plan
 from s3ray.generator.refusals import (
@@ -53,8 +61,9 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
         num_wanted=wanted,
         num_workers=workers,
         cpus_per_worker=max(1, int(left // workers)) if device == "cpu" and len(nodes) == 1 else 1,
-        gpus_per_worker=1 if device == "gpu" else 0,
+        gpus_per_worker=0 if device == "cpu" else BESIDE_SLEEPER_SHARE if config.placement.sleep_level else 1,
         worker_accelerator=config.student.accelerator,
+        sleep_level=config.placement.sleep_level,
     )
     if deadlock := who_would_wait(plan, nodes):
         raise deadlock_refused(config, deadlock, where)
@@ -117,7 +126,7 @@ def _place_on_gpus_beside(
     for item in taken:
         _hold(packing, item)
     found = packing.find(avoid)
-    return _on_gpus(config.generator, found) if found else None
+    return _on_gpus(config, found) if found else None
 
 
 def _pack(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, num_workers: int) -> list[EnginePlacement]:
@@ -125,7 +134,7 @@ def _pack(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, num_worker
     packing = _packing(config, nodes, num_workers)
     placed: list[EnginePlacement] = []
     while len(placed) < wanted and (found := packing.find()):
-        placed.append(_on_gpus(config.generator, found))
+        placed.append(_on_gpus(config, found))
         _hold(packing, placed[-1])
     return placed
 
@@ -135,7 +144,7 @@ def _packing(config: RunConfig, nodes: Sequence[NodeFacts], num_workers: int) ->
     shape = EngineShape(
         tensor_parallel=generator.tensor_parallel,
         pipeline_parallel=generator.pipeline_parallel,
-        gpu_share=generator.gpu_share,
+        gpu_share=_gpu_share(config),
     )
     free = [
         FreeNode(
@@ -155,11 +164,17 @@ def _hold(packing: Packing, placement: EnginePlacement) -> None:
         packing.hold(bundle.node_id, bundle.num_gpus, bundle.num_cpus)
 
 
-def _on_gpus(generator: GeneratorConfig, found: GpusByNode) -> EnginePlacement:
+def _gpu_share(config: RunConfig) -> float:
+    """What an engine of one GPU reserves of it."""
+    return SLEEPER_SHARE if config.placement.sleep_level else config.generator.gpu_share
+
+
+def _on_gpus(config: RunConfig, found: GpusByNode) -> EnginePlacement:
+    generator = config.generator
     world_size = generator.tensor_parallel * generator.pipeline_parallel
     if len(found) == 1:
         [(node_id, num_gpus)] = found
-        gpus = num_gpus if world_size > 1 else generator.gpu_share
+        gpus = num_gpus if world_size > 1 else _gpu_share(config)
         bundles: tuple[Bundle, ...] = (Bundle(node_id=node_id, num_cpus=ENGINE_CPUS, num_gpus=gpus),)
     else:
         node_ids = [node_id for node_id, num_gpus in found for _ in range(num_gpus)]
@@ -173,6 +188,7 @@ def _on_gpus(generator: GeneratorConfig, found: GpusByNode) -> EnginePlacement:
         bundles=bundles,
         executor="ray" if len(found) > 1 else "mp" if world_size > 1 else "uni",
         memory_share=generator.gpu_memory_utilization * generator.gpu_share,
+        can_sleep=config.placement.sleep_level > 0,
     )
 
 

@@ -35,7 +35,7 @@ class EnginePlacement:
 
     ``executor`` is vLLM's (uni, mp or ray), empty for engines that need no device; ``memory_share`` is what an engine
     may take of the memory of each of its GPUs. On a CPU node it owns every core of the ``share``-th of ``num_shares``
-    equal parts.
+    equal parts. One that ``can_sleep`` shares its GPU with a train worker.
     """
 
     engine: str
@@ -45,6 +45,7 @@ class EnginePlacement:
     memory_share: float = 0.0
     share: int = 0
     num_shares: int = 1
+    can_sleep: bool = False
 
     @property
     def node_id(self) -> str:
@@ -81,13 +82,14 @@ class Plan:
     num_wanted: int
     num_workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
     worker_accelerator: str | None = None
+    sleep_level: int = 0
 
     @property
     def engines_leave(self) -> bool:
-        """Whether engines give their devices back for every training; on CPUs they only stay idle."""
-        return self.mode == "swap" and self.device == "gpu"
+        """Whether engines give their devices back for every training; on CPUs they only stay idle, or they sleep."""
+        return self.mode == "swap" and self.device == "gpu" and not self.sleep_level
 
     def lines(self) -> list[str]:
         """The plan in words: one line for neighbouring engines that are placed alike, one for the train workers."""
@@ -95,12 +97,13 @@ class Plan:
         if len(self.engines) < self.num_wanted:
             missing = self.num_wanted - len(self.engines)
             lines.append(f"engines that wait for nodes to join: {missing} of {self.num_wanted}")
-        per = f"{self.gpus_per_worker} GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU"
+        per = f"{self.gpus_per_worker:g} GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU"
         if self.worker_accelerator:
             per += f" ({self.worker_accelerator})"
         line = f"{self.num_workers} train worker{'s' * (self.num_workers > 1)}: {per} each"
         if self.engines:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
+            line += ", which sleep meanwhile" if self.sleep_level else ""
         return [*lines, line]
 
 

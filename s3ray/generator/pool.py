@@ -16,6 +16,7 @@ from s3ray.config import RunConfig
 from s3ray.errors import PoolError
 from s3ray.generator.actor import Exchange, Recipe
 from s3ray.generator.dispatch import Dispatcher
+from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
 from s3ray.generator.lookahead import RequestSource
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
@@ -31,7 +32,7 @@ Emit = Callable[..., None]
 
 _NO_ROOM = "no node has room for it"
 _POLL_S = 1.0
-_STOP_S = 20.0
+_ALIVE = (SeatState.STARTING, SeatState.READY, SeatState.ASLEEP)
 _SILENCE_S = 120.0
 _NODES_EVERY_S = 3.0
 
@@ -46,6 +47,7 @@ class GeneratorPool:
         self._emit = emit
         self._device = plan.device
         self._releases_devices = plan.engines_leave
+        self._sleep_level = plan.sleep_level
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
@@ -68,18 +70,30 @@ class GeneratorPool:
         self._tend()
 
     def pause(self) -> None:
-        """Make way for training: engines on GPUs leave in swap mode, others only stay idle."""
+        """Make way for training: engines on GPUs leave or sleep in swap mode, others only stay idle."""
         if self._releases_devices:
             self.close()
+        elif self._sleep_level:
+            self._put_to_sleep()
+
+    def _put_to_sleep(self) -> None:
+        """First all get ready: a GPU without an engine would be given to two train workers."""
+        loading = {seat.call: seat for seat in self._seats if seat.state is SeatState.STARTING}
+        for call in answers_in_time(list(loading), self._config.generator.ready_s):
+            self._receive(loading[call])
+        asleep = sleep_in_time([seat for seat in self._seats if seat.state is SeatState.READY], self._sleep_level)
+        for seat in asleep:
+            self._dispatcher.leave(seat.engine, is_blamed=False)
+            seat.state = SeatState.ASLEEP
+            self._emit("engine_asleep", engine=seat.engine, level=self._sleep_level)
+        self._stop([seat for seat in self._running() if seat.state is not SeatState.ASLEEP])
 
     def close(self) -> None:
         """Stop every engine; one that does not stop in time is killed."""
         self._stop(self._running())
 
     def _stop(self, seats: list[Seat]) -> None:
-        closing = [seat.begin_close() for seat in seats if seat.state is SeatState.READY]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=_STOP_S)
+        close_in_time([seat for seat in seats if seat.state is not SeatState.STARTING])
         for seat in seats:
             self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.remove()
@@ -87,7 +101,7 @@ class GeneratorPool:
 
     def _running(self) -> list[Seat]:
         """Those that hold their place."""
-        return [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY)]
+        return [seat for seat in self._seats if seat.state in _ALIVE]
 
     def _may_start(self) -> bool:
         """Whether one more engine may take its place."""
@@ -97,6 +111,8 @@ class GeneratorPool:
         """Start what may start: engines whose back-off is over, and engines for which a node has room."""
         now = time.monotonic()
         for seat in self._seats:
+            if seat.state is SeatState.ASLEEP:
+                seat.wake(now)
             is_due = seat.state is SeatState.WAITING and seat.not_before <= now
             if is_due and self._may_start() and self._find_place(seat, now):
                 seat.launch(self._config.generator, self._recipes, run=self._config.name, now=now)
@@ -228,7 +244,8 @@ class GeneratorPool:
         seat.progress_at = now
         self._dispatcher.join(seat.engine, limits)
         seconds = now - seat.called
-        self._emit("engine_ready", engine=seat.engine, seconds=seconds, limits=asdict(limits), **self._strength())
+        event, seat.is_waking = "engine_awake" if seat.is_waking else "engine_ready", False
+        self._emit(event, engine=seat.engine, seconds=seconds, limits=asdict(limits), **self._strength())
 
     def _take_in(self, seat: Seat, answer: Exchange) -> None:
         """Book what an engine finished; see whether it moves."""

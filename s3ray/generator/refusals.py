@@ -26,6 +26,8 @@ def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str, w
         _check_generator(config.generator, device, where)
         if config.generator.accelerator:
             _check_accelerator(config.generator.accelerator, "generator.accelerator", nodes, where)
+    if config.placement.sleep_level:
+        _check_sleep(config, nodes, device, where)
     if config.student.accelerator:
         if device == "cpu":
             raise _gpus_missing("student.accelerator", config.student.accelerator, where)
@@ -65,6 +67,21 @@ def _least_above_most(field: str, least: int, most: int, where: str) -> InputErr
     above = field.replace("min_", "")
     hint = f"Lower it, or raise `{above.split('.')[1]}`."
     return InputError(f"is more than {above} ({most})", where=where, field=field, value=str(least), hint=hint)
+
+
+def _check_sleep(config: RunConfig, nodes: Sequence[NodeFacts], device: str, where: str) -> None:
+    """Engines that sleep share every GPU with one train worker each."""
+    generator, num_gpus = config.generator, sum(node.num_gpus for node in nodes)
+    problem = hint = ""
+    if config.placement.mode != "swap" or device == "cpu" or not needs_device(config):
+        problem, hint = "means nothing where engines do not make way on GPUs", "Leave it out."
+    elif generator.tensor_parallel * generator.pipeline_parallel > 1 or generator.gpu_share < 1:
+        problem, hint = "needs engines of one whole GPU each", "Set it to stop, or let each engine have one GPU."
+    elif generator.engines != num_gpus or generator.min_engines:
+        problem = f"needs an engine on each of the {_count(num_gpus, 'GPU')}, or two train workers may get the same one"
+        hint = f"Set generator.engines to {num_gpus} and leave min_engines out, or set this to stop."
+    if problem:
+        raise InputError(problem, where=where, field="placement.leave", value=config.placement.leave, hint=hint)
 
 
 def _gpus_missing(field: str, value: str, where: str) -> InputError:

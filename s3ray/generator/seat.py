@@ -28,6 +28,7 @@ class SeatState(Enum):
     WAITING = "waiting"  # for its back-off to end, or for a node with room
     STARTING = "starting"
     READY = "ready"
+    ASLEEP = "asleep"  # holds its place, but not the memory of its GPU
     GIVEN_UP = "given up"
 
 
@@ -48,6 +49,7 @@ class Seat:
         self.is_homeless = False
         self.unreachable_since = 0.0
         self.has_gap = False
+        self.is_waking = False
         self.num_restarts = 0
         self.problem = ""
         self._actor: Any = None
@@ -69,6 +71,7 @@ class Seat:
             device=placement.device,
             executor=placement.executor,
             memory_share=placement.memory_share,
+            can_sleep=placement.can_sleep,
         )
         self._group = _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
@@ -86,6 +89,16 @@ class Seat:
         self.call = None
         self._actor.abort.remote(epoch)
 
+    def begin_sleep(self, level: int) -> Any:
+        """Ask the engine to free its GPU's memory; returns the call to wait for."""
+        self.call = None
+        return self._actor.sleep.remote(level)
+
+    def wake(self, now: float) -> None:
+        """Let the engine take its GPU's memory back; its limits answer the call, as they do at a start."""
+        self.state, self.is_waking = SeatState.STARTING, True
+        self._call(self._actor.wake.remote(), now)
+
     def begin_close(self) -> Any:
         """Ask the engine to stop; returns the call to wait for."""
         return self._actor.close.remote()
@@ -97,7 +110,7 @@ class Seat:
         if self._group is not None:
             remove_placement_group(self._group)
         self._actor = self._group = self.call = None
-        self.unreachable_since, self.has_gap = 0.0, False
+        self.unreachable_since, self.has_gap, self.is_waking = 0.0, False, False
         self.state = SeatState.WAITING
 
     def _call(self, call: Any, now: float) -> None:

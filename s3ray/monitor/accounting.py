@@ -136,6 +136,7 @@ class _Life:
     end: float | None = None
     ended: str = ""
     reports: list[tuple[float, float]] = field(default_factory=list)
+    wakings: list[Window] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,6 +176,8 @@ class _Attempt:
                     self._note_report(name, report)
             case "engine_starting" | "engine_waiting" | "engine_ready":
                 self._note_engine(event)
+            case "engine_awake":
+                self._last_life(event["engine"]).wakings.append((self.now - event["seconds"], self.now))
             case "engine_lost" | "engine_given_up" | "engine_stopped":
                 life = self._last_life(event["engine"])
                 life.end = self.now if life.end is None else life.end
@@ -246,23 +249,29 @@ def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]
 
 
 def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[Span]:
-    """A ready engine: busy as it reported, otherwise without work, or waiting for a student to be trained."""
-    generating = [attempt.closed(window) for _, window in attempt.stages]
+    """A ready engine: busy as it reported, otherwise without work, or waiting for a student to be trained.
+
+    One that slept while a student was trained takes a while to wake up.
+    """
+    stages = [attempt.closed(window) for _, window in attempt.stages]
+    generating = [(start, stop) for stage in stages for start, stop, wakes in _cut(stage, life.wakings) if not wakes]
     known, last = 0.0, ready
     for now, busy_s in life.reports:
-        yield from _until_report(attempt, generating, (last, max(last, now)), busy_s - known)
+        yield from _until_report(attempt, life, generating, (last, max(last, now)), busy_s - known)
         known, last = busy_s, max(last, now)
-    yield from _until_report(attempt, generating, (last, end), 0.0)
+    yield from _until_report(attempt, life, generating, (last, end), 0.0)
 
 
-def _until_report(attempt: _Attempt, generating: Sequence[Window], window: Window, busy_s: float) -> Iterator[Span]:
+def _until_report(
+    attempt: _Attempt, life: _Life, generating: Sequence[Window], window: Window, busy_s: float
+) -> Iterator[Span]:
     """Between two reports: ``busy_s`` seconds of work, the latest in which there was any to do."""
     pieces = list(_cut(window, generating))
     left = max(0.0, busy_s)
     spans: list[Span] = []
     for start, end, is_generating in reversed(pieces):
         if not is_generating:
-            spans += reversed(list(_idle(attempt, (start, end))))
+            spans += reversed(list(_idle(attempt, life, (start, end))))
             continue
         begin = max(start, end - left)
         left -= end - begin
@@ -270,10 +279,14 @@ def _until_report(attempt: _Attempt, generating: Sequence[Window], window: Windo
     yield from reversed(spans)
 
 
-def _idle(attempt: _Attempt, window: Window) -> Iterator[Span]:
+def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
     training = [attempt.closed(student.window) for student in attempt.students]
-    for start, end, is_training in _cut(window, training):
-        yield Span(state=OTHER_PHASE if is_training else NO_WORK, start=start, end=end)
+    for start, end, wakes in _cut(window, life.wakings):
+        if wakes:
+            yield Span(state=STARTING, start=start, end=end)
+            continue
+        for begin, stop, is_training in _cut((start, end), training):
+            yield Span(state=OTHER_PHASE if is_training else NO_WORK, start=begin, end=stop)
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:

@@ -24,6 +24,8 @@ EVENTS: dict[str, str] = {
     "engine_lost": "An engine died with requests in flight; they go to others.",
     "engine_waiting": "An engine waits for a node with room; the others go on without it.",
     "engine_given_up": "An engine died too often; the others go on without it.",
+    "engine_asleep": "An engine freed its GPU's memory for a training; it keeps its place.",
+    "engine_awake": "An engine that slept can take work again.",
     "engine_stopped": "An engine was ended on purpose.",
     "stage_started": "A stage of a round began, or went on with the outcomes known from disk.",
     "chunk_written": "A chunk of outcomes is in the journal.",

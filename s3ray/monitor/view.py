@@ -41,8 +41,8 @@ class RunView:
     """The state of a run after some of its events.
 
     ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``engines``
-    maps each engine of the running attempt to ``starting``, ``ready``, ``waiting``, ``lost``, ``given up`` or
-    ``stopped``, and ``pool`` says what each did and has in work; ``spent`` holds seconds by round and phase, where
+    maps each engine of the running attempt to ``starting``, ``ready``, ``waiting``, ``lost``, ``asleep``, ``given up``
+    or ``stopped``, and ``pool`` says what each did and has in work; ``spent`` holds seconds by round and phase, where
     waiting for engines (``engines``) is apart from the trainer's own ``start``.
     """
 
@@ -160,7 +160,7 @@ class RunView:
         states = set(self.engines.values())
         if "ready" in states or self.last_round in self.closed:
             return False
-        return not states.isdisjoint(("starting", "waiting", "lost"))
+        return not states.isdisjoint(("starting", "waiting", "lost", "asleep"))
 
     def _rate(self, column: Literal[1, 2]) -> float | None:
         if len(self._points) < 2:
@@ -269,6 +269,8 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "engine_lost": _engine("lost"),
     "engine_waiting": _engine("waiting"),
     "engine_given_up": _engine("given up"),
+    "engine_asleep": _engine("asleep"),
+    "engine_awake": _engine("ready"),
     "engine_stopped": _engine("stopped"),
     "stage_started": _stage_started,
     "chunk_written": _chunk_written,

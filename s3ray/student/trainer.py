@@ -119,8 +119,7 @@ class RayStudentTrainer:
         return ray.train.torch.TorchTrainer(
             _train_on_worker,
             train_loop_config={"config": self._config, "task": self._task, "job": job, "run": self._run_name},
-            # NCCL refuses two workers on one GPU; Gloo does not.
-            torch_config=_DeviceTorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            torch_config=_DeviceTorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(least, most) if least < most else most,
                 use_gpu=gpus > 0,
@@ -211,7 +210,10 @@ class RayCheckpoints:
 
 
 class _DeviceTorchConfig(ray.train.torch.TorchConfig):  # type: ignore[misc]
-    """NCCL only where every worker sees its GPU once it exists: nodes may pretend to have GPUs."""
+    """NCCL only where every worker sees a GPU of its own once it exists: nodes may pretend to have GPUs.
+
+    NCCL refuses two workers on one GPU; Gloo does not.
+    """
 
     @property
     def backend_cls(self) -> type:
@@ -220,15 +222,21 @@ class _DeviceTorchConfig(ray.train.torch.TorchConfig):  # type: ignore[misc]
 
 class _DeviceBackend(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: _DeviceTorchConfig) -> None:
-        if backend_config.backend == "nccl" and not all(worker_group.execute(_sees_cuda)):
-            backend_config = _DeviceTorchConfig(backend="gloo")
+        if backend_config.backend == "nccl":
+            gpus = worker_group.execute(_own_gpus)
+            if not all(gpus) or len(set(gpus)) < len(gpus):
+                backend_config = _DeviceTorchConfig(backend="gloo")
         super().on_start(worker_group, backend_config)
 
 
-def _sees_cuda() -> bool:
+def _own_gpus() -> tuple[str, ...]:
+    """Node and numbers of the GPUs that are this worker's; nothing where torch sees none."""
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return ()
+    context = ray.get_runtime_context()
+    return (context.get_node_id(), *context.get_accelerator_ids()["GPU"])
 
 
 def _storage(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:

@@ -66,6 +66,7 @@ def test_priorities_add_up(tmp_path: Path) -> None:
         ({"axes": {"a": {"x": {}, "x-y": {}}, "b": {"y-z": {}, "z": {}}}}, r"two runs one name \(got x-y-z-3\)"),
         ({"axes": {"method": {"s3": {"strategy.nam": "s3"}}}}, "run s3-3: unknown field"),
         ({"axes": {"method": {"s3": {"strategy.rows": 10}}}}, r"run s3-3: `rows` \(10\) is less than"),
+        ({"axes": {"method": {"s3": {"placement.leave": "sleep_1"}}}}, "run s3-3: engines of a campaign make way"),
         ({"seeds": [1, 1]}, "holds a seed twice"),
         ({"reference": "gold"}, "reference: is no value of the first axis"),
         ({"priorities": {"gold": 1}}, "priorities.gold: is no value of any axis"),

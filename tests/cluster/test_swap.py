@@ -14,19 +14,21 @@ from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.jobfile import validate
+from s3ray.outcomes import outcomes_from_table
 from s3ray.running import plan_job, run_job
 from s3ray.store import RunStore
 from tests.models import make_bert
+from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A node with four pretend GPUs, and no CPU more than engines or workers need."""
+    """A node with four pretend GPUs."""
     if ray.is_initialized():
         pytest.skip("this process has joined another Ray")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 4})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 4})
     yield cluster.address
     ray.shutdown()
     cluster.shutdown()
@@ -59,6 +61,38 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     assert set(metrics["test"]) >= {"accuracy", "num_examples"}
     assert metrics["time"]["engines"]["engine-3"]["waiting_for_the_other_phase"] > 0
     assert metrics["time"]["trainers"]["train workers"]["workers"] == 4
+
+
+def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    events: list[dict[str, Any]] = []
+    pool = make_pool(
+        events, engines=4, fake={"takes_gpus": True}, student={"workers": 4}, placement={"leave": "sleep_1"}
+    )
+    workers: list[Any] = []
+    try:
+        for turn in range(2):
+            source = InsistentSource([make_request(index) for index in range(20 * turn, 20 * turn + 20)])
+            for chunk in pool.generate(source):
+                source.settle(list(outcomes_from_table(chunk.table)))
+            pool.pause()
+            # Four train workers find a GPU each beside the engines: no two of them the same.
+            workers = [ray.remote(Holder).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(4)]
+            held = ray.get([worker.gpus.remote() for worker in workers], timeout=60)
+            assert len({gpu for gpus in held for gpu in gpus}) == 4
+            for worker in workers:
+                ray.kill(worker)
+    finally:
+        pool.close()
+    names = [event["event"] for event in events]
+    assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [4, 8, 4, 4]
+
+
+class Holder:
+    """In the place of a train worker."""
+
+    def gpus(self) -> list[str]:
+        return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
 
 def plan_beside_another_job(config: RunConfig, folder: Path) -> str:

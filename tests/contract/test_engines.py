@@ -139,6 +139,18 @@ def test_a_request_that_is_given_up_is_forgotten(running: Running) -> None:
     running.do(scenario())
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_an_engine_that_slept_answers_as_before(running: Running, level: int) -> None:
+    async def scenario() -> None:
+        before = await running.ask(3)
+        await running.engine.sleep(level)
+        await running.engine.check()
+        await running.engine.wake()
+        assert (await running.ask(3)).text == before.text
+
+    running.do(scenario())
+
+
 def test_a_request_that_cannot_be_answered_fails_alone(running: Running) -> None:
     if running.name == "fake":
         pytest.skip("the fake engine reads prompts of any length")

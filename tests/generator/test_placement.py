@@ -21,6 +21,7 @@ def job(
     mode: str = "swap",
     on: str | None = None,
     min_workers: int | None = None,
+    leave: str = "stop",
     **generator: Any,
 ) -> RunConfig:
     """A job; ``on`` is the GPU type of the train workers."""
@@ -29,7 +30,7 @@ def job(
         "task": "imdb",
         "generator": {"engine": "vllm", "model": "m", "engines": engines, **generator},
         "student": {"workers": workers, "accelerator": on, "min_workers": min_workers},
-        "placement": {"mode": mode},
+        "placement": {"mode": mode, "leave": leave},
     }
     return validate(RunConfig, raw, "job.yaml")
 
@@ -238,6 +239,38 @@ def test_what_the_refusal_says_would_fit_does_fit(count: int) -> None:
     with pytest.raises(InputError, match=f"At most {2 * count} such engines fit"):
         plan_placement(job(engines=99, tensor_parallel=3), nodes(*shape))
     assert len(plan_placement(job(engines=2 * count, tensor_parallel=3), nodes(*shape)).engines) == 2 * count
+
+
+def test_engines_that_sleep_share_every_gpu_with_a_train_worker_and_have_its_whole_memory() -> None:
+    config = job(engines=4, workers=4, leave="sleep_1", gpu_memory_utilization=0.8)
+    plan = plan_placement(config, nodes((8, 4)))
+    assert {(item.num_gpus, item.memory_share, item.can_sleep) for item in plan.engines} == {(0.6, 0.8, True)}
+    assert (plan.gpus_per_worker, plan.sleep_level, plan.engines_leave) == (0.4, 1, False)
+    assert plan.lines()[-1] == "4 train workers: 0.4 GPU each, in turns with the engines, which sleep meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "says"),
+    [
+        (job(engines=3, leave="sleep_1"), [(8, 4)], "an engine on each of the 4 GPUs"),
+        (job(engines=4, min_engines=2, leave="sleep_1"), [(8, 4)], "leave min_engines out"),
+        (job(engines=2, tensor_parallel=2, leave="sleep_2"), [(8, 4)], "engines of one whole GPU each"),
+        (job(engines=3, mode="split", leave="sleep_1"), [(8, 4)], "means nothing"),
+        (job(engines=2, leave="sleep_1"), [(8, 0)], "means nothing"),
+        (job(engines=4, engine="fake", leave="sleep_1"), [(8, 4)], "means nothing"),
+    ],
+)
+def test_sleep_is_refused_where_it_means_nothing_or_two_workers_could_meet(
+    config: RunConfig, shape: Shape, says: str
+) -> None:
+    with pytest.raises(InputError, match=says) as refusal:
+        plan_placement(config, nodes(*shape))
+    assert refusal.value.field == "placement.leave"
+
+
+def test_sleepers_hold_their_cpus_while_workers_need_some() -> None:
+    with pytest.raises(InputError, match="would wait for ever: train worker 2 of 4"):
+        plan_placement(job(engines=4, workers=4, leave="sleep_1"), nodes((5, 4)))
 
 
 def test_engines_that_share_a_gpu_share_its_memory() -> None:

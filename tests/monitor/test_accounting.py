@@ -144,6 +144,34 @@ def test_an_engine_that_makes_way_waits_for_the_other_phase_and_starts_again() -
     assert result.engines[0].lived_s == 7 + 5
 
 
+def test_an_engine_that_sleeps_stays_and_takes_a_while_to_wake() -> None:
+    result = booked(
+        begin(),
+        starting(0),
+        engine(2, "ready"),
+        stage(2, "started"),
+        chunk(6, 4),
+        stage(6, "finished"),
+        engine(7, "asleep"),
+        *student(8, 20, start=2, train=10, score=0),
+        stage(20, "started"),
+        (23, "engine_awake", {"engine": "a", "seconds": 2.0}),
+        chunk(26, 6),  # it is the same process, and counts on
+        stage(26, "finished"),
+        (26, "run_finished", {}),
+    )
+    assert states(result.engines[0]) == [
+        ("starting", 0, 2),
+        ("busy", 2, 6),
+        ("waiting for work", 6, 8),
+        ("waiting for the other phase", 8, 20),
+        ("waiting for work", 20, 21),
+        ("starting", 21, 23),
+        ("waiting for work", 23, 24),
+        ("busy", 24, 26),
+    ]
+
+
 def test_from_its_death_to_its_return_an_engine_recovers() -> None:
     result = booked(
         begin(),

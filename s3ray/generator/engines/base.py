@@ -13,7 +13,8 @@ class EngineSpec:
 
     ``number`` counts the engines of the pool from 0. On a CPU the engine computes with ``num_threads`` threads; on GPUs
     it takes ``memory_share`` of each one's memory and drives them through vLLM's ``executor``: ``uni`` (one GPU),
-    ``mp`` (several of one node) or ``ray`` (several nodes, in the placement group of the actor).
+    ``mp`` (several of one node) or ``ray`` (several nodes, in the placement group of the actor). One that ``can_sleep``
+    frees that memory while a student is trained there.
     """
 
     engine: str
@@ -23,6 +24,7 @@ class EngineSpec:
     num_threads: int = 1
     executor: str = "uni"
     memory_share: float = 0.9
+    can_sleep: bool = False
 
 
 _NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
@@ -67,6 +69,17 @@ class Engine(Protocol):
         Raises:
             EngineDeadError: the engine is gone, even if its open requests do not know it.
         """
+        ...
+
+    async def sleep(self, level: int) -> None:
+        """Free the memory of the devices until ``wake``; called with no request under way.
+
+        At level 1 the weights are kept in the host's memory, at level 2 they are dropped and will be read again.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Take the memory back; the engine answers as before."""
         ...
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from s3ray.errors import EngineDeadError
+from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
@@ -85,6 +85,7 @@ class FakeEngine:
         self._wakes_at = 0.0
         self._ticked = 0.0
         self._death = ""
+        self._is_asleep = False
         self._num_answered = self._num_prompt_tokens = self._num_output_tokens = 0
 
     async def start(self) -> EngineLimits:
@@ -102,6 +103,8 @@ class FakeEngine:
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Write the text that belongs to ``seed``, in the time that the script gives it."""
         await self.check()
+        if self._is_asleep:
+            raise RequestRefusedError("the engine is asleep")
         script = self._script
         text, num_tokens, finish_reason = write_text(seed, max_tokens)
         generation = Generation(
@@ -202,6 +205,15 @@ class FakeEngine:
         """Tell of a scripted death; a scripted hang looks healthy."""
         if self._death:
             raise EngineDeadError(self._death)
+
+    async def sleep(self, level: int) -> None:
+        """Refuse requests from now on."""
+        self._is_asleep = True
+
+    async def wake(self) -> None:
+        """Take requests again, after as long as a start takes."""
+        await asyncio.sleep(self._script.start_s)
+        self._is_asleep = False
 
     async def close(self) -> None:
         """Stop the clock."""

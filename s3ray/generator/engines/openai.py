@@ -272,6 +272,12 @@ class OpenAIEngine:
         if self._death:
             raise EngineDeadError(self._death)
 
+    async def sleep(self, level: int) -> None:
+        """Nothing: the devices are the server's."""
+
+    async def wake(self) -> None:
+        """Nothing."""
+
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:

@@ -33,6 +33,7 @@ class VLLMEngine:
         self._spec = spec
         self._sampling = spec.config.sampling
         self._max_model_len = spec.config.max_model_len
+        self._sleep_level = 0
         self._counts = _Counts()
         self._api: Any = None
         self._engine: Any = None
@@ -87,6 +88,7 @@ class VLLMEngine:
             "load_format": "auto",
             "disable_log_stats": True,  # the statistics go to ``_Counts`` alone, not to the log as well
             "seed": 0,
+            "enable_sleep_mode": self._spec.can_sleep,
             **memory,
         }
 
@@ -163,6 +165,21 @@ class VLLMEngine:
             await self._engine.check_health()
         except self._api.EngineDeadError as error:
             raise EngineDeadError(str(error)) from error
+
+    async def sleep(self, level: int) -> None:
+        """Free the GPU's memory; the prefix cache goes with it."""
+        await self._engine.sleep(level)
+        self._sleep_level = level
+
+    async def wake(self) -> None:
+        """Wait until the memory is free again, and take it; weights that were dropped are read from disk."""
+        await asyncio.to_thread(_wait_for_memory, self._spec)
+        if self._sleep_level > 1:
+            await self._engine.wake_up(["weights"])
+            await self._engine.collective_rpc("reload_weights")
+            await self._engine.wake_up(["kv_cache"])
+        else:
+            await self._engine.wake_up()
 
     async def close(self) -> None:
         """Stop the engine's process."""
