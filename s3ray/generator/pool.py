@@ -13,7 +13,6 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config import RunConfig
-from s3ray.errors import PoolError
 from s3ray.generator.actor import Exchange, Recipe
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
@@ -22,7 +21,7 @@ from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.policy import PullPolicy
-from s3ray.generator.seat import Seat, SeatState, why_lost
+from s3ray.generator.seat import Seat, SeatState, no_engine_left, why_lost
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
 from s3ray.outcomes import Chunk
@@ -199,7 +198,7 @@ class GeneratorPool:
             self._raise_if_forsaken(waiting)
             time.sleep(_POLL_S / 4)
         elif all(seat.state is SeatState.GIVEN_UP for seat in self._seats):
-            raise self._no_engine_left()
+            raise no_engine_left(self._seats)
         else:
             self._idle(source)
 
@@ -340,14 +339,7 @@ class GeneratorPool:
         """Engines may wait for a node, but not for ever, if none of them is running."""
         limit = self._config.generator.ready_s
         if not any(seat.placement for seat in waiting) and time.monotonic() - self._alive_at > limit:
-            raise self._no_engine_left(f" for {limit:.0f} s (generator.ready_s)")
-
-    def _no_engine_left(self, since: str = "") -> PoolError:
-        problems = "; ".join(f"{seat.engine}: {seat.problem}" for seat in self._seats)
-        return PoolError(
-            f"no engine is left{since} ({problems})",
-            "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
-        )
+            raise no_engine_left(self._seats, f" for {limit:.0f} s (generator.ready_s)")
 
     def _abort(self) -> None:
         """Give up what is still under way; its answers are not wanted."""

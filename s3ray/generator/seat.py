@@ -4,7 +4,7 @@ Knows Ray's calls and nothing of requests; the pool decides.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.config import GeneratorConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, PoolError
 from s3ray.generator.actor import GeneratorActor, Recipe
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.plan import Bundle, EnginePlacement
@@ -141,6 +141,15 @@ def why_lost(error: ray.exceptions.RayError) -> Ending:
         may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
         is_blamed=is_task or not is_outside,
         is_final=isinstance(cause, InputError),  # what is wrong with the input is wrong for every later start too
+    )
+
+
+def no_engine_left(seats: Sequence[Seat], since: str = "") -> PoolError:
+    """What to raise when nobody can work, with each engine's problem."""
+    problems = "; ".join(f"{seat.engine}: {seat.problem}" for seat in seats)
+    return PoolError(
+        f"no engine is left{since} ({problems})",
+        "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
     )
 
 
