@@ -144,7 +144,6 @@ class _Student:
     round: int
     window: tuple[float, float | None]
     start_s: float = 0.0
-    recover_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,8 +213,7 @@ class _Attempt:
     def _finish_student(self, event: Event) -> None:
         student = self.students[-1]
         student.window = student.window[0], self.now
-        student.start_s = event["seconds"].get("start", 0.0)
-        student.recover_s = event["seconds"].get("recover", 0.0)
+        student.start_s = max(0.0, event["seconds"].get("start", 0.0))
 
 
 # -- booking -------------------------------------------------------------------------------------------------------
@@ -290,17 +288,15 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
-    """A training knows its start and what deaths of workers cost when it ends; one that does not end was work."""
+    """A training knows when it ends how long its workers took to start; one that does not end was work."""
     generating = [attempt.closed(window) for _, window in attempt.stages]
     last = attempt.start
     for student in attempt.students:
         start, end = attempt.closed(student.window)
         yield from _trainer_idle(generating, (last, start))
         begun = min(end, start + student.start_s)
-        recovered = min(end, begun + student.recover_s)
         yield Span(state=STARTING, start=start, end=begun)
-        yield Span(state=RECOVERING, start=begun, end=recovered)
-        yield Span(state=BUSY, start=recovered, end=end)
+        yield Span(state=BUSY, start=begun, end=end)
         last = end
     yield from _trainer_idle(generating, (last, attempt.now))
 

@@ -24,7 +24,7 @@ import xxhash
 
 from s3ray.cluster import occupancy
 from s3ray.config import StudentConfig, data_shaping, fingerprint
-from s3ray.errors import S3RayError, TrainerError
+from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
 from s3ray.files import is_url
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
@@ -277,24 +277,29 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(_num_threads(context.get_local_world_size()))
-    else:
-        _wait_for_memory(device, settings["config"].model)
     ranks = ProcessGroup(device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
+    memory = _memory_problem(device, settings["config"].model) if device.type == "cuda" else None
+    if (problem := next(filter(None, ranks.gather(memory)), None)) is not None:  # all give up together
+        return problem
     try:
         return train_student(settings["config"], settings["task"], settings["job"], ranks, RayCheckpoints(ranks))
     except S3RayError as error:
         return error
 
 
-def _wait_for_memory(device: Any, model: str) -> None:
-    """Wait until the engine that was on this GPU has left its memory too."""
+def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
+    """Wait until the engine that was on this GPU has left its memory too; says if it does not."""
     import torch
 
     # A model of the hub may not be here yet: then the least that any student takes is waited for.
     weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
     where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
     watch = MemoryWatch(who="a student", where=where, needed=student_bytes(weights), started=time.monotonic())
-    wait_for_memory(watch, lambda: torch.cuda.mem_get_info(device))
+    try:
+        wait_for_memory(watch, lambda: torch.cuda.mem_get_info(device))
+    except DeviceMemoryError as error:
+        return error
+    return None
 
 
 def _num_threads(num_local_workers: int) -> int:

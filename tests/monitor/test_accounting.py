@@ -197,9 +197,9 @@ def test_from_its_death_to_its_return_an_engine_recovers() -> None:
     assert result.engines[0].lived_s == 6 + 5
 
 
-def test_what_deaths_of_workers_cost_is_recovering() -> None:
-    result = booked(begin(), *student(0, 30, start=4, recover=6, train=15, score=5))
-    assert states(result.trainers[0]) == [("starting", 0, 4), ("recovering", 4, 10), ("busy", 10, 30)]
+def test_a_training_that_goes_on_from_a_checkpoint_may_know_of_more_work_than_time() -> None:
+    result = booked(begin(), *student(10, 30, start=-5, train=20, score=5))
+    assert states(result.trainers[0]) == [("waiting for work", 0, 10), ("busy", 10, 30)]
 
 
 def test_the_time_between_two_attempts_is_nobodys() -> None:
