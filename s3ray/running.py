@@ -46,7 +46,7 @@ def plan_job(config: RunConfig, where: str, folder: str, console: Console, *, fr
     job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
     console.print(f"[bold]{job.config.name}[/]: this job can run {joined or 'on this machine'}.")
     for line in (*_plan_lines(job, plan), *_forecast(job, plan, folder)):
-        console.print(f"  {line}", markup=False, highlight=False)
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for resource in ("GPU", "CPU") if joined else ():
         if (occupied := occupancy(resource)).held:
             console.print(f"  at this moment {occupied.in_words()}", markup=False, highlight=False, soft_wrap=True)
