@@ -2,11 +2,16 @@
 
     python -m benchmarks.chaos --schedules 100 --seed 0
     python -m benchmarks.chaos --engine vllm --schedules 5
+    python -m benchmarks.chaos --schedules 0 --train-schedules 20
 
 Each schedule is a run of S3 (three rounds, scripted student) on a real Ray cluster of three raylets. At random moments
 it kills an actor, an engine, a whole node (another one joins later), or the driver, which is then started again. The
 journal is audited, and the accepted rows of all rounds are compared with those of an undisturbed run. With the real
 engine the texts of two runs need not be equal (batches differ), so there only the books are compared.
+
+A schedule of training kills while two workers, each on a node of its own, train a tiny student on gold: a train worker,
+Ray Train's controller, a node, or the driver. Losses and scores of all epochs, and the final score, are compared with
+those of an undisturbed run, to the last bit.
 """
 
 import argparse
@@ -30,6 +35,7 @@ from benchmarks.journal import audit
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from s3ray.store import RunStore
+from tests.models import make_bert
 
 GOLD = {"extrapolate": 60, "select": 20, "test": 20}
 STRATEGY = {"name": "s3", "rounds": 2, "reasons_per_label": 4}
@@ -55,13 +61,19 @@ VLLM = {
     "max_restarts": 1000,
     "sampling": {"max_tokens": 40},
 }
+TRAINING: dict[str, dict[str, Any]] = {
+    "gold": {"extrapolate": 300, "select": 100, "test": 200},
+    "strategy": {"name": "gold"},
+    "student": {"workers": 2, "epochs": 40, "batch_size": 16, "learning_rate": 1e-3, "max_length": 48},
+}
 KINDS = ("actor", "engine", "node", "driver")
+TRAIN_KINDS = ("train_worker", "train_controller", "node", "driver")
 LIMIT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """Something is killed so many seconds after the engines of a start were ready, or after the kill before."""
+    """Something is killed so many seconds after a start was ready for it, or after the kill before."""
 
     kind: str
     after_s: float
@@ -73,11 +85,19 @@ def draw_schedule(seed: int, number: int, longest_s: float) -> list[Kill]:
     return [Kill(kind=draw.choice(KINDS), after_s=draw.uniform(0, longest_s)) for _ in range(draw.randint(1, 5))]
 
 
+def draw_train_schedule(seed: int, number: int) -> list[Kill]:
+    """Two kills of a training, while it starts, trains, or begins again; two schedules in a row have all kinds."""
+    draw = random.Random(f"train-{seed}-{number // 2}")
+    kills = [Kill(kind=kind, after_s=draw.uniform(0, 10.0)) for kind in draw.sample(TRAIN_KINDS, len(TRAIN_KINDS))]
+    return kills[2:] if number % 2 else kills[:2]
+
+
 class Victim:
     """A run on a cluster, with everything that can be killed in it."""
 
-    def __init__(self, cluster: Cluster, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, settings: dict[str, Any], *, trains: bool = False) -> None:
         self.folder = folder
+        self._trains = trains
         self._cluster = cluster
         self._settings = settings
         self._draw = random.Random(folder.name)
@@ -88,14 +108,16 @@ class Victim:
         self._num_before = len(self._events())
         program = [sys.executable, "-m", "benchmarks.chaos_driver", str(self.folder)]
         options = ["--address", self._cluster.address, "--settings", json.dumps(self._settings)]
+        options += ["--trains"] * self._trains
         return subprocess.Popen([*program, *options], stdout=self._log, stderr=self._log)
 
     def _events(self) -> list[dict[str, Any]]:
         return list(RunStore(self.folder).events())
 
     def wait_until_ready(self) -> None:
-        """Wait for the first engine of this start, or the end of the run."""
-        self._wait(lambda: any(event["event"] == "engine_ready" for event in self._events()[self._num_before :]))
+        """Wait for the first engine of this start, or for its training, or the end of the run."""
+        ready = "student_started" if self._trains else "engine_ready"
+        self._wait(lambda: any(event["event"] == ready for event in self._events()[self._num_before :]))
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT_S
@@ -118,6 +140,16 @@ class Victim:
     def _kill_engine(self) -> bool:
         """The process of a real engine; a fake one lives in its actor and dies with it."""
         return self._kill_process("EngineCore" if self._settings["generator"]["engine"] == "vllm" else "GeneratorActor")
+
+    def _kill_train_worker(self) -> bool:
+        return self._kill_once_there("RayTrainWorker")
+
+    def _kill_train_controller(self) -> bool:
+        return self._kill_once_there("TrainController")
+
+    def _kill_once_there(self, words: str) -> bool:
+        self._wait(lambda: any(below(words)))
+        return self._kill_process(words)
 
     def _kill_process(self, words: str) -> bool:
         processes = list(below(words))
@@ -154,41 +186,41 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(tables)).hexdigest()
 
 
-def run_schedule(cluster: Cluster, folder: Path, settings: dict[str, Any], kills: Sequence[Kill]) -> list[str]:
+def score(folder: Path) -> dict[str, Any]:
+    """What became of the student of a run's only training: everything but its seconds."""
+    store = RunStore(folder)
+    report: dict[str, Any] = store.read_json(store.in_student(0, "score.json"))
+    report["epochs"] = [(epoch["loss"], epoch["select"]) for epoch in report["epochs"]]
+    return {name: value for name, value in report.items() if name != "seconds"}
+
+
+def run_schedule(
+    cluster: Cluster, folder: Path, settings: dict[str, Any], kills: Sequence[Kill], *, trains: bool = False
+) -> list[str]:
     """One run with its kills; returns the kinds of those that hit."""
-    victim = Victim(cluster, folder, settings)
+    victim = Victim(cluster, folder, settings, trains=trains)
     victim.wait_until_ready()
     hits = [kill.kind for kill in kills if victim.kill(kill)]
     victim.finish()
     return hits
 
 
-def make_cluster() -> Cluster:
+def make_cluster(head_cpus: int) -> Cluster:
     """A head that is never killed and two workers; Ray takes a node for dead after five seconds, not fifteen."""
     patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": patience})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus, "_system_config": patience})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     return cluster
 
 
-def main() -> None:
-    """Run all schedules; the last line is a JSON object."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--schedules", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--engine", choices=("fake", "vllm"), default="fake")
-    parser.add_argument("--out", type=Path, help="keep the runs in this folder; default: a temporary one")
-    parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
-    options = parser.parse_args()
-    folder = options.out or Path(tempfile.mkdtemp(prefix="s3ray-chaos-"))
-    folder.mkdir(parents=True, exist_ok=True)
+def disturb_generation(options: argparse.Namespace, folder: Path, hits: Counter[str]) -> Counter[str]:
+    """All schedules of a run that generates; returns what was lost, duplicated, unbalanced and different in all."""
     is_fake = options.engine == "fake"
     size, generator = (FAKE_SIZE, FAKE) if is_fake else (VLLM_SIZE, VLLM)
     settings = {"gold": GOLD, "strategy": STRATEGY | size, "generator": generator}
-    cluster = make_cluster()
     totals: Counter[str] = Counter()
-    hits: Counter[str] = Counter()
+    cluster = make_cluster(head_cpus=2)
     try:
         expected = ""
         if is_fake:
@@ -203,16 +235,65 @@ def main() -> None:
                 outcome["different"] = int(digest(name) != expected)
             totals.update(outcome)
             hits.update(hit)
-            print(f"{name.name}: killed {', '.join(hit) or 'nothing'}; {outcome}", flush=True)
-            if not any(outcome.values()) and options.out is None:
-                shutil.rmtree(name)
+            _tell(name, hit, outcome, keep=options.out is not None)
     finally:
         cluster.shutdown()
+    return totals
+
+
+def disturb_training(options: argparse.Namespace, folder: Path, hits: Counter[str]) -> Counter[str]:
+    """All schedules of a run that trains; returns how many ended in another score."""
+    model = folder / "bert"
+    model.mkdir()
+    settings = TRAINING | {"student": {**TRAINING["student"], "model": str(make_bert(model))}}
+    totals: Counter[str] = Counter()
+    cluster = make_cluster(head_cpus=0)  # so that the workers are where nodes die
+    try:
+        run_schedule(cluster, folder / "train-undisturbed", settings, [], trains=True)
+        expected = score(folder / "train-undisturbed")
+        for number in range(options.train_schedules):
+            name = folder / f"train-schedule-{number}"
+            hit = run_schedule(cluster, name, settings, draw_train_schedule(options.seed, number), trains=True)
+            outcome = {"different_scores": int(score(name) != expected)}
+            totals.update(outcome)
+            hits.update(hit)
+            _tell(name, hit, outcome, keep=options.out is not None)
+    finally:
+        cluster.shutdown()
+    return totals
+
+
+def _tell(run: Path, hit: Sequence[str], outcome: dict[str, int], *, keep: bool) -> None:
+    """A line for a schedule; its folder goes if nothing is wrong with it."""
+    print(f"{run.name}: killed {', '.join(hit) or 'nothing'}; {outcome}", flush=True)
+    if not any(outcome.values()) and not keep:
+        shutil.rmtree(run)
+
+
+def main() -> None:
+    """Run all schedules; the last line is a JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=100, help="of runs that generate")
+    parser.add_argument("--train-schedules", type=int, default=0, help="of runs that train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=("fake", "vllm"), default="fake")
+    parser.add_argument("--out", type=Path, help="keep the runs in this folder; default: a temporary one")
+    parser.add_argument("--results", type=Path, help="write the JSON object into this file, too")
+    options = parser.parse_args()
+    folder = options.out or Path(tempfile.mkdtemp(prefix="s3ray-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    hits: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    if options.schedules:
+        totals.update(disturb_generation(options, folder, hits))
+    if options.train_schedules:
+        totals.update(disturb_training(options, folder, hits))
     result = {
         "schema": 1,
         **provenance(),
         "engine": options.engine,
         "schedules": options.schedules,
+        "train_schedules": options.train_schedules,
         "seed": options.seed,
         "kills": dict(hits),
         **totals,

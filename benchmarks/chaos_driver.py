@@ -1,9 +1,10 @@
 """One start of a run for ``benchmarks.chaos``: the real driver, pool, journal and engines, a scripted student.
 
-    python -m benchmarks.chaos_driver FOLDER --address HOST:PORT --settings JSON
+    python -m benchmarks.chaos_driver FOLDER --address HOST:PORT --settings JSON [--trains]
 
-Training is left out, because what is asked is whether generation survives: the scripted student calls gold rows
-mistakes by a hash of all the rows that it was given, so that one different row changes everything after it.
+Without ``--trains`` training is left out, because what is asked is whether generation survives: the scripted student
+calls gold rows mistakes by a hash of all the rows that it was given, so that one different row changes everything after
+it. With it students are trained with Ray Train, as in any run.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.jobfile import validate
 from s3ray.monitor.events import EventLog
 from s3ray.store import RunStore
+from s3ray.student.trainer import RayStudentTrainer
 from s3ray.tasks import load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.types import EpochReport, Mistake, Score, StudentJob, StudentResult
@@ -60,7 +62,7 @@ class ScriptedTrainer:
         return examples_from_table(RunStore(file.parent).read_table(file.name), self._task.fields)
 
 
-def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
+def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> None:
     """Run, or go on with, one job on the cluster at ``address``."""
     config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings}, "chaos")
     task = load_task(TASK)
@@ -72,6 +74,9 @@ def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)
         pool = GeneratorPool(config, only_recipe(config, task), plan, emit=events.emit)
+        trainer = RayStudentTrainer(
+            config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0
+        )
         parts = Parts(
             config=config,
             task=task,
@@ -80,7 +85,7 @@ def run(folder: Path, address: str, settings: dict[str, Any]) -> None:
             events=events,
             requests={"seed": "chaos", "later": "chaos"},
             generator=pool,
-            trainer=ScriptedTrainer(),
+            trainer=trainer if trains else ScriptedTrainer(),
         )
         try:
             Driver(parts).run()
@@ -93,5 +98,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--address", required=True)
     parser.add_argument("--settings", required=True, type=json.loads)
+    parser.add_argument("--trains", action="store_true")
     options = parser.parse_args()
-    run(options.folder, options.address, options.settings)
+    run(options.folder, options.address, options.settings, options.trains)

@@ -40,9 +40,9 @@ MAX_FAILURES = 4
 """How often a student goes on from its last checkpoint after a worker died."""
 MAX_PREEMPTIONS = 50
 """How often it goes on after a node with a worker was announced to go."""
-MAX_CONTROLLERS = 5
-"""How often Ray Train's controller may die before a training is given up."""
-START_ATTEMPTS = 3
+MAX_STARTS = 5
+"""How often Ray Train is started for a student, where its controller died, or a worker while they all started."""
+ROOM_ATTEMPTS = 3
 """How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
 CHECKPOINT_SHARE = 0.1
 """Share of the time that checkpoints may take; epochs too short for one each share one."""
@@ -93,17 +93,25 @@ class RayStudentTrainer:
         return replace(result, seconds={**result.seconds, "start": time.monotonic() - start - at_work})
 
     def _fit(self, job: StudentJob) -> StudentResult | S3RayError:
-        """What rank 0 brings home. The death of Ray Train's controller takes the workers with it, but no checkpoint."""
+        """What rank 0 brings home.
+
+        Ray Train itself goes on after the death of a worker that trains, but neither after its controller's nor after
+        that of a worker while all are started. The checkpoints are left, so it is started again.
+        """
         trainer = self._trainer(job)
         # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
         on_interrupt = signal.getsignal(signal.SIGINT)
         problem: Exception | None = None
-        for _ in range(MAX_CONTROLLERS):
+        for _ in range(MAX_STARTS):
             try:
                 result: StudentResult | S3RayError = trainer.fit().return_value
                 return result
+            except ray.train.ControllerError as error:
+                problem = error.controller_failure
+                if not isinstance(problem, ray.exceptions.RayError):
+                    raise self._without_room(error) from error
             except ray.train.TrainingFailedError as error:
-                raise self._translate(error) from error
+                raise _died_too_often(error) from error
             except ray.exceptions.RayActorError as error:
                 problem = error
                 if error.actor_init_failed:  # it died while it wrote its notes, and nobody can read them
@@ -111,7 +119,7 @@ class RayStudentTrainer:
             finally:
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGINT, on_interrupt)
-        raise TrainerError(f"Ray Train's controller died {MAX_CONTROLLERS} times: {problem}") from problem
+        raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
         gpus = self._resources["GPU"]
@@ -134,7 +142,7 @@ class RayStudentTrainer:
                 failure_config=ray.train.FailureConfig(
                     max_failures=MAX_FAILURES,
                     max_preemption_failures=MAX_PREEMPTIONS,
-                    controller_failure_limit=START_ATTEMPTS - 1,
+                    controller_failure_limit=ROOM_ATTEMPTS - 1,
                 ),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
@@ -155,10 +163,7 @@ class RayStudentTrainer:
             if entry.base_name.startswith(self._prefix(job)):
                 files.delete_dir(entry.path)
 
-    def _translate(self, error: ray.train.TrainingFailedError) -> S3RayError:
-        if isinstance(error, ray.train.WorkerGroupError):
-            first = next(iter(error.worker_failures.values()), error)
-            return TrainerError(f"the train workers failed {MAX_FAILURES + 1} times: {first}")
+    def _without_room(self, error: ray.train.ControllerError) -> TrainerError:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._resources.items() if amount)
         held = [occupancy(name) for name in self._resources]
         has = ", ".join(f"{each.total:g} {each.resource} ({each.free:g} free)" for each in held)
@@ -167,6 +172,13 @@ class RayStudentTrainer:
             f"Ray Train could not start {self._config.least_workers} workers with {asked} each; the cluster has {has}",
             f"Lower student.workers, or free what holds the devices{f': {holders}' if holders else ''}.\n  {error}",
         )
+
+
+def _died_too_often(error: ray.train.TrainingFailedError) -> TrainerError:
+    if isinstance(error, ray.train.WorkerGroupError):
+        first = next(iter(error.worker_failures.values()), error)
+        return TrainerError(f"the train workers failed {MAX_FAILURES + 1} times: {first}")
+    return TrainerError(f"the nodes of the train workers went away more than {MAX_PREEMPTIONS} times: {error}")
 
 
 class RayCheckpoints:
