@@ -9,18 +9,22 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import xxhash
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from s3ray.config import StudentConfig
+from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import TrainerError
+from s3ray.files import is_url
+from s3ray.objects import read_file
 from s3ray.student.encode import Encoded, plan_batches
 from s3ray.student.model import Student
 from s3ray.student.ranks import Ranks
-from s3ray.types import EpochReport, Score
+from s3ray.types import EpochReport, Score, StudentJob
 
 MAX_GRADIENT_NORM = 1.0
 _RANK_STRIDE = 1_000_003
@@ -52,6 +56,15 @@ class NoCheckpoints:
 
     def save(self, make_state: Callable[[], State]) -> None:
         """Nothing."""
+
+
+def lineage(config: StudentConfig, job: StudentJob) -> str:
+    """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
+
+    A training may go on from a checkpoint of the same name, and of no other.
+    """
+    files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
+    return fingerprint({"student": data_shaping(config), "seed": job.seed, "files": files})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,3 +232,7 @@ def _losses(logits: tuple[torch.Tensor, ...], batch: Sequence[Encoded]) -> torch
     targets = torch.tensor([item.target for item in batch], device=logits[0].device)
     parts = [cross_entropy(scores, targets[:, part], reduction="none") for part, scores in enumerate(logits)]
     return torch.stack(parts).mean(dim=0)
+
+
+def _content(place: str) -> bytes:
+    return read_file(place) if is_url(place) else Path(place).read_bytes()

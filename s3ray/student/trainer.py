@@ -20,16 +20,15 @@ import pyarrow.fs
 import ray
 import ray.train
 import ray.train.torch
-import xxhash
 
 from s3ray.cluster import occupancy
-from s3ray.config import StudentConfig, data_shaping, fingerprint
+from s3ray.config import StudentConfig
 from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
 from s3ray.files import is_url
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
-from s3ray.objects import filesystem, read_file
-from s3ray.student.fit import State
+from s3ray.objects import filesystem
+from s3ray.student.fit import State, lineage
 from s3ray.student.loop import train_student
 from s3ray.student.ranks import ProcessGroup, Ranks
 from s3ray.tasks import Task
@@ -135,7 +134,7 @@ class RayStudentTrainer:
                 label_selector=_of_type(self._config.accelerator),
             ),
             run_config=ray.train.RunConfig(
-                name=self._prefix(job) + self._lineage(job),
+                name=self._prefix(job) + lineage(self._config, job),
                 storage_path=self._storage_path,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 storage_filesystem=self._storage,
@@ -150,11 +149,6 @@ class RayStudentTrainer:
 
     def _prefix(self, job: StudentJob) -> str:
         return f"{self._run_name}-student-{job.round}-"
-
-    def _lineage(self, job: StudentJob) -> str:
-        """Names what shapes the student: settings, seed, and the rows that it is trained and chosen on."""
-        files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
-        return fingerprint({"student": data_shaping(self._config), "seed": job.seed, "files": files})
 
     def _forget(self, job: StudentJob) -> None:
         """Remove Ray Train's notes on this round's students."""
@@ -257,10 +251,6 @@ def _storage(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
         return str(Path(place).resolve()), None
     fs, path = filesystem(place)
     return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
-
-
-def _content(place: str) -> bytes:
-    return read_file(place) if is_url(place) else Path(place).read_bytes()
 
 
 def _with_absolute_paths(job: StudentJob) -> StudentJob:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError
-from s3ray.student.fit import Fit, State
+from s3ray.student.fit import Fit, State, lineage
 from s3ray.student.loop import train_student
 from s3ray.student.model import load_student
 from s3ray.student.ranks import SingleProcess
@@ -23,7 +23,7 @@ from s3ray.types import Example, Origin, Score, Source, StudentJob, StudentResul
 
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
-ORIGIN = Origin(source=Source.GOLD)
+ROW = Example(id="one", fields={"text": "the film was lovely"}, label="positive", origin=Origin(source=Source.GOLD))
 
 
 class Death(BaseException):
@@ -124,8 +124,7 @@ def test_training_stops_when_patience_is_spent(
     config: StudentConfig, reviews: Task, job: StudentJob, write: Callable[[str, Task, Sequence[Example]], str]
 ) -> None:
     # One row of the selection part: its score is 0 or 1, and cannot be better than 1.
-    row = Example(id="one", fields={"text": "the film was lovely"}, label="positive", origin=ORIGIN)
-    job = replace(job, select_path=write("one", reviews, [row]))
+    job = replace(job, select_path=write("one", reviews, [ROW]))
     patient = config.model_copy(update={"epochs": 30, "patience": 3})
     result = train_student(patient, reviews, job, SingleProcess(device=CPU))
     assert result.select.value == 1.0
@@ -151,6 +150,20 @@ def test_gradients_of_parts_of_a_batch_add_up_to_the_gradient_of_the_batch(
         return fit.reports[-1].loss
 
     assert loss_after_training(3) == pytest.approx(loss_after_training(None), rel=1e-4)
+
+
+def test_a_training_goes_on_from_checkpoints_of_the_same_training_only(
+    config: StudentConfig, reviews: Task, job: StudentJob, write: Callable[[str, Task, Sequence[Example]], str]
+) -> None:
+    name = lineage(config, job)
+    assert lineage(config.model_copy(update={"workers": 8, "rows_at_once": 2}), replace(job, output="there")) == name
+    others = [
+        lineage(config.model_copy(update={"learning_rate": 1e-3}), job),
+        lineage(config, replace(job, seed=8)),
+        lineage(config, replace(job, select_path=job.test_path or "")),
+        lineage(config, replace(job, train_path=write("fewer", reviews, [ROW]))),
+    ]
+    assert len({name, *others}) == 5
 
 
 def test_what_one_worker_finds_wrong_ends_all(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
