@@ -101,7 +101,7 @@ def is_url(place: str) -> bool:
 
 def join(place: str, name: str) -> str:
     """The place of a file or folder below another."""
-    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
+    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(local_path(place)) / name)
 
 
 def split(place: str) -> tuple[str, str]:

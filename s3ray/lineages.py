@@ -7,9 +7,10 @@ passed over, and its number with it.
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from s3ray.errors import StoreError
-from s3ray.files import join, split
+from s3ray.errors import InputError, StoreError
+from s3ray.files import is_url, join, split
 from s3ray.store import RunStore
 
 
@@ -37,6 +38,10 @@ def choose(first: str, *, fresh: bool) -> tuple[str, Lineage]:
     Raises:
         InputError: no run can lie there.
     """
+    if is_url(first) and not urlsplit(first).path.strip("/"):
+        raise InputError(
+            "is a bucket, not a folder in one", where=first, field="store", hint="Such as s3://bucket/runs."
+        )
     RunStore(first).check_writable()
     return following(first) if fresh else newest(first)
 

@@ -66,6 +66,17 @@ def test_a_fresh_start_that_was_killed_at_once_does_not_count(tmp_path: Path) ->
     assert begin(first, fresh=True) == "job.2"
 
 
+def test_a_bucket_is_no_place_for_a_run() -> None:
+    with pytest.raises(InputError, match="is a bucket"):
+        choose("memory://bucket", fresh=False)
+
+
+def test_a_file_url_is_a_folder_of_this_machine(tmp_path: Path) -> None:
+    place, _ = choose(join(tmp_path.as_uri(), "job"), fresh=False)
+    assert RunStore(place).folder == tmp_path / "job"
+    assert RunStore(f"{tmp_path.as_uri()}/job").folder == tmp_path / "job"
+
+
 def test_a_copied_folder_is_the_first_of_its_own(tmp_path: Path) -> None:
     begin(str(tmp_path / "job"), fresh=False)
     begin(str(tmp_path / "job"), fresh=True)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from benchmarks.journal import audit
 from benchmarks.processes import below
+from s3ray.objects import read_file
 from s3ray.store import RunStore
+from tests.buckets import serve_bucket
 from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
@@ -111,6 +114,45 @@ def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Pa
     assert [event["resumed"] for event in events(out, "run_started")] == [False, True, True]
     check_books(out)
     assert dataset(out) == undisturbed
+
+
+QUICK_LEASE = "import s3ray.lease as lease; lease.LEASE_S, lease.BEAT_S = 6, 1; from s3ray.cli import main; main()"
+
+
+def test_a_run_on_an_object_store_goes_on_from_another_machine(
+    tmp_path: Path, student: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(job: Path) -> "subprocess.Popen[str]":
+        """A driver on a machine that knows nothing: no home, no temporary file, no working directory of before."""
+        home = Path(tempfile.mkdtemp(dir="/tmp"))  # short, because Ray puts sockets below it
+        command = [sys.executable, "-c", QUICK_LEASE, "run", str(job)]
+        nowhere = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+        pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=home, env=nowhere, **pipe)
+
+    with serve_bucket() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        store = RunStore(f"{bucket.url}/runs/job")
+        slow, fast = tmp_path / "slow", tmp_path / "fast"
+        slow.mkdir()
+        fast.mkdir()
+        jobs = write_job(slow, student, fake="tokens_per_s: 30"), write_job(fast, student, engines=1)
+        for job in jobs:
+            job.write_text(job.read_text() + f"store: {bucket.url}/runs\n")
+        process = begin(jobs[0])
+        wait_for(process, lambda: store.num_journalled(1, "extrapolate") > 0)
+        kill_driver(process)
+        assert store.rounds() == [0]
+        process = begin(jobs[1])
+        text, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, text
+        assert f"Run folder: {bucket.url}/runs/job" in text
+        assert {event["resumed"] for event in store.events() if event["event"] == "run_started"} == {False, True}
+        assert store.has("students/1/model.safetensors")
+        assert store.has("report.html")
+        content = read_file(store.url("dataset/data/train.parquet"))
+    assert hashlib.sha256(content).hexdigest() == undisturbed
 
 
 def test_killed_and_dying_engines_end_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
