@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -55,10 +55,6 @@ class Files(Protocol):
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents of many files, in order."""
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """A file to read parts of."""
         ...
 
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
@@ -151,11 +147,6 @@ class LocalFiles:
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """See ``Files``."""
         return map(self.read, names)
-
-    def open(self, name: str) -> BinaryIO:
-        """See ``Files``."""
-        with _told(self.folder / name, "read"):
-            return (self.folder / name).open("rb")
 
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
         """Write beside the name, wait for the disk, rename."""

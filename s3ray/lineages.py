@@ -49,20 +49,24 @@ def choose(first: str, *, fresh: bool) -> tuple[str, Lineage]:
 def newest(first: str) -> tuple[str, Lineage]:
     """The lineage that ``s3ray run`` goes on with, and where it lies; the first one if there is none yet."""
     parent, name = split(first)
-    own = [lineage for lineage in map(_of_store, _beside(first)) if lineage and lineage.of == name]
-    last = max(own, key=lambda lineage: lineage.number, default=Lineage(of=name, number=1, parent=None))
+    last = max(_own(first), key=lambda lineage: lineage.number, default=Lineage(of=name, number=1, parent=None))
     return (first if last.number == 1 else join(parent, last.name)), last
 
 
 def following(first: str) -> tuple[str, Lineage]:
     """The lineage that comes after all that are there, and where it will lie; the first one if there is none yet."""
     parent, name = split(first)
-    _, last = newest(first)
     taken = [_number(name, store.name) for store in _beside(first)]
     if not taken:
-        return first, last
-    lineage = Lineage(of=name, number=1 + max(taken), parent=last.name)
+        return newest(first)
+    number = 1 + max(taken)
+    lineage = Lineage(of=name, number=number, parent=newest(first)[1].name if _own(first) else None)
     return join(parent, lineage.name), lineage
+
+
+def _own(first: str) -> list[Lineage]:
+    _, name = split(first)
+    return [lineage for lineage in map(_of_store, _beside(first)) if lineage and lineage.of == name]
 
 
 def lineage_of(store: RunStore) -> Lineage:

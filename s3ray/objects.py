@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -124,11 +124,6 @@ class ObjectFiles:
             with self._told("read", some[0].removeprefix(f"{self._base}/")):
                 contents = self._fs.cat(some) if len(some) > 1 else {some[0]: self._fs.cat_file(some[0])}
             yield from (bytes(contents[path]) for path in some)
-
-    def open(self, name: str) -> BinaryIO:
-        """See ``files.Files``."""
-        with self._told("read", name):
-            return self._fs.open(self._at(name), "rb")  # type: ignore[no-any-return]
 
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
         """See ``files.Files``; only the holder of the lease writes, once there is one."""

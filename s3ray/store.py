@@ -270,7 +270,8 @@ class RunStore:
 
     def num_journalled(self, round_: int, stage: str) -> int:
         """Outcomes in a stage's journal."""
-        return sum(self._num_rows(name) for name in self._chunks(round_, stage))
+        contents = self._files.read_all(self._chunks(round_, stage))
+        return sum(pq.read_metadata(pa.BufferReader(content)).num_rows for content in contents)
 
     def stages(self, round_: int) -> list[str]:
         """The stages of a round that have a journal."""
@@ -281,10 +282,6 @@ class RunStore:
         finished = self.rounds()
         parts = (name.split("/") for name in self._files.names("rounds"))
         return sum(part[2] == "chunks" and int(part[1]) not in finished for part in parts)
-
-    def _num_rows(self, name: str) -> int:
-        with self._files.open(name) as file:
-            return int(pq.read_metadata(file).num_rows)
 
     def _chunks(self, round_: int, stage: str) -> list[str]:
         start = self.in_round(round_, f"chunks/{stage}-")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3ray.cli import main
+from s3ray.store import RunStore
 
 JOB = """\
 name: job
@@ -174,7 +175,18 @@ def test_plan_says_what_would_be_started_and_writes_nothing(
     assert sorted(path.name for path in here.iterdir()) == ["job.yaml"]
 
 
-@pytest.mark.parametrize("command", ["status", "report", "export"])
+def test_plan_of_a_fresh_start_names_the_next_lineage(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text(JOB)
+    RunStore("runs/job").create({"task": "another"}, "")
+    refused(monkeypatch, capsys, "plan", "job.yaml", says=["belongs to a run with other settings", "--fresh"])
+    assert s3ray(monkeypatch, "plan", "job.yaml", "--fresh") == 0
+    assert "would write to runs/job.2" in capsys.readouterr().out.replace(str(here) + "/", "")
+    assert not Path("runs/job.2").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "report", "export", "reparse"])
 def test_reading_commands_want_a_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -184,4 +196,4 @@ def test_reading_commands_want_a_run(
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert s3ray(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("run", "plan", "status", "report", "export"))
+    assert all(command in text for command in ("run", "plan", "status", "report", "export", "reparse"))

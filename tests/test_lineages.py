@@ -8,7 +8,7 @@ import pytest
 
 from s3ray.errors import InputError
 from s3ray.files import join
-from s3ray.lineages import choose
+from s3ray.lineages import Lineage, choose, lineage_of
 from s3ray.store import RunStore
 
 SETTINGS: dict[str, Any] = {"task": "imdb", "seed": 0}
@@ -57,6 +57,12 @@ def test_what_only_looks_like_a_lineage_is_passed_over(first: str) -> None:
     assert begin(f"{first}.2", fresh=False) == "job.2"
 
 
+def test_another_run_beside_it_is_no_parent(first: str) -> None:
+    RunStore(f"{first}.2").create(SETTINGS, "", lineage={"of": "job.2", "number": 1, "parent": None})
+    assert choose(first, fresh=False) == (first, Lineage(of="job", number=1, parent=None))
+    assert choose(first, fresh=True)[1] == Lineage(of="job", number=3, parent=None)
+
+
 def test_a_fresh_start_that_was_killed_at_once_does_not_count(tmp_path: Path) -> None:
     first = str(tmp_path / "job")
     begin(first, fresh=False)
@@ -81,5 +87,6 @@ def test_a_copied_folder_is_the_first_of_its_own(tmp_path: Path) -> None:
     begin(str(tmp_path / "job"), fresh=False)
     begin(str(tmp_path / "job"), fresh=True)
     (tmp_path / "job.2").rename(tmp_path / "kept")
+    assert lineage_of(RunStore(tmp_path / "kept")) == Lineage(of="kept", number=1, parent=None)
     assert begin(str(tmp_path / "kept"), fresh=False) == "kept"
     assert begin(str(tmp_path / "kept"), fresh=True) == "kept.2"

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 
 from s3ray import objects, segments
 from s3ray.cli import main
-from s3ray.errors import InputError, StoreError
-from s3ray.objects import ObjectFiles, upload_folder
+from s3ray.errors import InputError, LeaseLostError, StoreError
+from s3ray.objects import ObjectFiles, read_file, upload_folder
 from s3ray.store import RunStore, read_table
 from tests.buckets import Bucket, serve_bucket
+from tests.monitor.run_folder import write_run
 
 SETTINGS: dict[str, Any] = {"task": "imdb", "seed": 0}
 SCHEMA = pa.schema([("value", pa.int64())])
@@ -99,6 +101,26 @@ def test_two_starts_do_not_run_one_run(place: str) -> None:
     assert not second.is_held()
     with second.lock():
         second.write_text("after", "the first let go")
+
+
+def test_a_driver_that_lost_its_lease_writes_nothing_more(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3ray.lease.LEASE_S", 0.5)
+    monkeypatch.setattr("s3ray.lease.BEAT_S", 1000.0)  # as if it slept
+    sleeper, other = RunStore(s3), RunStore(s3)
+    with sleeper.lock():
+        sleeper.create(SETTINGS, "")
+        writer = sleeper.table_writer("rounds/0/accepted.parquet", SCHEMA)
+        with other.lock():
+            with pytest.raises(LeaseLostError, match="another driver has taken"):
+                sleeper.write_json("rounds/0/round.json", {})
+            with pytest.raises(LeaseLostError):
+                sleeper.append_events([{"event": "round_closed"}])
+            with pytest.raises(LeaseLostError):
+                writer.close()
+            other.write_chunk(0, "seed", rows(1))
+    assert RunStore(s3).rounds() == []
+    assert not RunStore(s3).has("rounds/0/accepted.parquet")
+    assert list(RunStore(s3).events()) == []
 
 
 def test_events_of_all_starts_come_back_in_order(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +221,22 @@ def test_where_a_put_shows_its_parts_files_are_moved_to_their_names(
     assert store.rounds() == [0]
 
 
+def test_what_another_machine_wrote_is_seen_at_once(s3: str) -> None:
+    store = RunStore(s3)
+    assert (store.rounds(), store.entries(), store.has("rounds/0/round.json")) == ([], [], False)
+    elsewhere = fsspec.filesystem("s3", skip_instance_cache=True)
+    elsewhere.pipe_file(f"{s3}/rounds/0/round.json", b"{}")
+    assert (store.rounds(), store.entries(), store.has("rounds/0/round.json")) == ([0], ["rounds"], True)
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_lease_is_created_once(request: pytest.FixtureRequest, kind: str) -> None:
+    files = ObjectFiles(request.getfixturevalue(kind))
+    assert files.create_lease(1, {"owner": "a"})
+    assert not files.create_lease(1, {"owner": "b"})
+    assert files.read_lease(1) == {"owner": "a"}
+
+
 def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).write_text(name)
@@ -213,6 +251,30 @@ def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypat
     upload_folder(tmp_path, s3, last="config.json")
     assert names == ["model.safetensors", "tokenizer.json", "config.json"]
     assert RunStore(s3).entries() == sorted(names)
+
+
+def test_a_run_is_looked_at_where_it_lies(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = write_run(tmp_path / "here"), write_run(memory)
+
+    def s3ray(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["s3ray", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return "".join(capsys.readouterr().out.split())
+
+    assert f"s3ray report {memory}".replace(" ", "") in s3ray("status", memory)
+    assert f"{memory}/report.html" in s3ray("report", memory)
+    s3ray("report", here.root)
+    assert read_file(there.url("report.html")) == here.path("report.html").read_bytes()
+    assert f"{memory}/dataset" in s3ray("export", memory)
+    s3ray("export", memory, "--out", str(tmp_path / "mine"))
+    s3ray("export", here.root, "--out", f"{memory}-mine")
+    for name in ("data/train.parquet", "README.md"):
+        exported = {read_file(f"{place}/{name}") for place in (f"{memory}/dataset", f"{memory}-mine")}
+        assert exported == {(tmp_path / "mine" / name).read_bytes()}
 
 
 DRIVER = """

@@ -240,6 +240,16 @@ def test_a_reparse_that_was_cut_short_does_not_count(
     assert reparse(tmp_path / "run").name == "run.3"
 
 
+def test_seeds_keep_the_reasons_that_they_were_asked_with(
+    job: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _, _ = go_on(job, tmp_path / "run")
+    monkeypatch.setattr("s3ray.tasks.task.read_list", lambda text: (f"today it reads {text[:9]}",))
+    new = reparse(tmp_path / "run")
+    assert content(new, "accepted.parquet") == content(old, "accepted.parquet")
+    assert new.read_json("rounds/0/reasons.json") == old.read_json("rounds/0/reasons.json")
+
+
 def test_failed_requests_stay_failed(job: RunConfig) -> None:
     failed = Outcome(request_id="r", index=0, status=OutcomeStatus.FAILED, reason="timeout")
     request = GenerationRequest(id="r", index=0, stage="seed", round=0, template="seed", group="g", seed=0)

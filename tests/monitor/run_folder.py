@@ -57,7 +57,7 @@ def make_config(strategy: str = "s3") -> RunConfig:
     )
 
 
-def new_store(folder: Path, strategy: str = "s3") -> RunStore:
+def new_store(folder: str | Path, strategy: str = "s3") -> RunStore:
     config = make_config(strategy)
     store = RunStore(folder)
     store.create(data_shaping(config), to_yaml(config))
@@ -128,7 +128,7 @@ def report(clock: Clock, engine: str, busy: float = 1.0, **differs: float) -> di
     return {**state, "restarts": clock.restarts[engine], "busy_s": busy * clock.worked_s[engine], **differs}
 
 
-def write_run(folder: Path, strategy: str = "s3") -> RunStore:
+def write_run(folder: str | Path, strategy: str = "s3") -> RunStore:
     """A finished run, metrics.json included."""
     store, clock = new_store(folder, strategy), Clock()
     if strategy == "gold":

@@ -1,9 +1,11 @@
 """A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -60,6 +62,34 @@ def test_the_saved_folder_loads_with_transformers_and_answers_alike(
     predicted = [model.config.id2label[number] for number in model(**batch).logits.argmax(dim=-1).tolist()]
     wrong = [example.id for example, label in zip(examples, predicted, strict=True) if example.label != label]
     assert [mistake.example.id for mistake in result.mistakes] == wrong
+
+
+def test_a_student_learns_from_an_object_store_and_lies_there(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    files = fsspec.filesystem("memory")
+    root = f"memory://{uuid.uuid4().hex}"
+
+    def moved(path: str | None) -> str:
+        assert path is not None
+        files.put_file(path, f"{root}/{Path(path).name}")
+        return f"{root}/{Path(path).name}"
+
+    there = replace(
+        job,
+        train_path=moved(job.train_path),
+        select_path=moved(job.select_path),
+        mine_path=moved(job.mine_path),
+        test_path=moved(job.test_path),
+        output=f"{root}/students/1",
+    )
+    trainer = LocalStudentTrainer(config, reviews)
+    here, result = trainer.train(job), trainer.train(there)
+    assert (result.select, result.test, result.mistakes) == (here.select, here.test, here.mistakes)
+    files.get(f"{root}/students/1", str(tmp_path / "fetched"), recursive=True)
+    ours, theirs = (load_file(Path(folder) / "model.safetensors") for folder in (job.output, tmp_path / "fetched"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert AutoTokenizer.from_pretrained(tmp_path / "fetched")
 
 
 def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
