@@ -18,9 +18,9 @@ from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.dataset import examples_from_table
 from s3ray.driver import Driver, Parts
-from s3ray.generator.actor import only_recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.recipe import only_recipe
 from s3ray.jobfile import validate
 from s3ray.monitor.events import EventLog
 from s3ray.store import RunStore

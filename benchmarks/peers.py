@@ -21,10 +21,10 @@ from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig
-from s3ray.generator.actor import only_recipe
 from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.recipe import only_recipe
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import load_task
 from s3ray.types import OutcomeStatus

@@ -26,9 +26,9 @@ from benchmarks.stages import unjudged_stage
 from s3ray.cluster import connect, node_facts
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
-from s3ray.generator.actor import only_recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.recipe import only_recipe
 from s3ray.jobfile import validate
 from s3ray.outcomes import outcomes_from_table
 from s3ray.stage import Stage

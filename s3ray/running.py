@@ -14,10 +14,10 @@ from s3ray.config import RunConfig, StudentConfig, to_yaml
 from s3ray.driver import Driver, Generator, Parts, Trainer
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
-from s3ray.generator.actor import only_recipe
 from s3ray.generator.forecast import forecast, guess, measured
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.recipe import only_recipe
 from s3ray.lineages import choose, lineage_of
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_from

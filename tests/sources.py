@@ -44,8 +44,8 @@ def make_pool(
 ) -> "GeneratorPool":
     """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
     from s3ray.cluster import node_facts
-    from s3ray.generator.actor import only_recipe
     from s3ray.generator.pool import GeneratorPool
+    from s3ray.generator.recipe import only_recipe
 
     settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}

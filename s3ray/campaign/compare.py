@@ -21,9 +21,9 @@ from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Trainer
 from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
-from s3ray.generator.actor import Recipe
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.generator.recipe import Recipe
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency
 from s3ray.monitor.events import Event, EventLog

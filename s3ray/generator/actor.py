@@ -16,14 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from s3ray.collector import collect_rarely
-from s3ray.config import RunConfig
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.recipe import Recipe
 from s3ray.generator.wire import unpack
 from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
 from s3ray.outcomes import OUTCOME_SCHEMA, table_from_outcomes
-from s3ray.tasks import Task
 from s3ray.types import (
     EngineLimits,
     EngineStats,
@@ -54,19 +53,6 @@ class Exchange:
 
 
 _NOTHING = Exchange(table=OUTCOME_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How an actor words the requests of a run and reads what is written."""
-
-    task: Task
-    clean: bool
-
-
-def only_recipe(config: RunConfig, task: Task) -> dict[str, Recipe]:
-    """The recipes of a pool that serves one run."""
-    return {"": Recipe(task=task, clean=config.curation.clean)}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config import RunConfig
-from s3ray.generator.actor import Exchange, Recipe
+from s3ray.generator.actor import Exchange
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
 from s3ray.generator.lookahead import RequestSource
@@ -21,6 +21,7 @@ from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.policy import PullPolicy
+from s3ray.generator.recipe import Recipe
 from s3ray.generator.seat import Seat, SeatState, no_engine_left, why_lost
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack

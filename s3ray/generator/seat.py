@@ -14,9 +14,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.config import GeneratorConfig
 from s3ray.errors import InputError, PoolError
-from s3ray.generator.actor import GeneratorActor, Recipe
+from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.plan import Bundle, EnginePlacement
+from s3ray.generator.recipe import Recipe
 
 _NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something

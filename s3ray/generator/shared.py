@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 
 from s3ray.config import RunConfig
-from s3ray.generator.actor import Recipe
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.lookahead import RequestSource
 from s3ray.generator.plan import Plan
 from s3ray.generator.policy import PullPolicy
 from s3ray.generator.pool import Emit, GeneratorPool
+from s3ray.generator.recipe import Recipe
 from s3ray.generator.seat import Seat, SeatState
 from s3ray.generator.sharing import SharedSource
 

@@ -8,8 +8,9 @@ import pytest
 from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import Exchange, Recipe, Writer
+from s3ray.generator.actor import Exchange, Writer
 from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.recipe import Recipe
 from s3ray.generator.wire import pack
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import Task
