@@ -93,12 +93,19 @@ def simulate(tokens_per_s: float) -> dict[str, Any]:
 
 def write_grid(folder: Path, rows: int, seeds: Sequence[int]) -> Path:
     """The grid of the real part: the shipped job at a small size."""
-    size = {"strategy.rows": rows, "strategy.seed_examples": rows * 3 // 5, "strategy.reasons_per_label": 10}
+    size = {
+        "strategy.rows": rows,
+        "strategy.seed_examples": rows * 3 // 5,
+        "strategy.reasons_per_label": 10,
+        "student.workers": 1,
+        "student.min_steps": 0,
+    }
     grid = {
         "name": "campaign",
         "job": str(JOB.resolve()),
         "axes": {"strategy": {name: {"strategy.name": name, **size} for name in ("zerogen", "s3")}},
         "seeds": list(seeds),
+        "trainings": 2,
     }
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump(grid, sort_keys=False), encoding="utf-8")

@@ -130,7 +130,9 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
         pool.close()
 
 
-def make_trainer(student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str) -> RayStudentTrainer:
+def make_trainer(
+    student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str, num_trainings: int = 1
+) -> RayStudentTrainer:
     """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
     return RayStudentTrainer(
         student,
@@ -139,6 +141,7 @@ def make_trainer(student: StudentConfig, job: Job, plan: Plan, store: RunStore, 
         storage_path=store.url("ray_train"),
         gpus_per_worker=plan.gpus_per_worker,
         cpus_per_worker=plan.cpus_per_worker,
+        num_trainings=num_trainings,
     )
 
 

@@ -135,7 +135,7 @@ def _run_group(
     console: Console,
 ) -> list[str]:
     """Run jobs that have their generator in common, all at once."""
-    config = _config_of_all(campaign, runs)
+    config = _config_of_all(campaign, runs, nodes)
     plan = plan_placement(config, nodes)
     source = SharedSource()
     recipes = {run.recipe: Recipe(task=run.job.task, clean=run.job.config.curation.clean) for run in runs}
@@ -159,7 +159,9 @@ def _run_group(
 
         def trainer_with(num_workers: int) -> Trainer:
             student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
-            return make_trainer(student, run.job, plan, run.store, f"{campaign.config.name}-{name}")
+            beside = 1 if _passes_devices(config, nodes) else campaign.config.trainings
+            run_name = f"{campaign.config.name}-{name}"
+            return make_trainer(student, run.job, plan, run.store, run_name, num_trainings=beside)
 
         trainer = RunTrainer(trainer_with, devices, urgency=run.urgency, work=run.work)
         with failures_told(run.store, log), _seed_set(run, log, seeds):
@@ -212,11 +214,16 @@ def _note_round(event: Event, run: _Run, seeds: SeedSets, devices: DeviceQueue) 
             seeds.note(run.job.requests["seed"], run.store)
 
 
-def _config_of_all(campaign: Campaign, runs: Sequence[_Run]) -> RunConfig:
+def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
+    """Whether engines and trainings pass devices to each other; else each side has its own, or cores that both use."""
+    return config.placement.mode == "swap" and any(node.num_gpus for node in nodes)
+
+
+def _config_of_all(campaign: Campaign, runs: Sequence[_Run], nodes: Sequence[NodeFacts]) -> RunConfig:
     """A job that stands for all of them where engines and train workers are placed."""
     config = runs[0].job.config
     workers = max(run.job.config.student.workers for run in runs)
-    if config.placement.mode == "split":
+    if not _passes_devices(config, nodes):
         workers *= campaign.config.trainings
     student = config.student.model_copy(update={"workers": workers})
     return config.model_copy(update={"name": campaign.config.name, "student": student})
@@ -227,8 +234,8 @@ def _per_engine(plan: Plan) -> float:
 
 
 def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int) -> Devices:
-    """The devices that engines and trainings pass to each other; on CPUs, and in split mode, none."""
-    is_split = plan.mode == "split" or plan.device == "cpu" or not _per_engine(plan)
+    """What there is to divide; engines that take no device leave none either."""
+    is_split = not _passes_devices(config, nodes) or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
     return Devices(
         num_devices=num_gpus,
@@ -236,7 +243,7 @@ def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trai
         per_worker=plan.gpus_per_worker,
         num_engines=plan.num_wanted,
         min_workers=config.student.least_workers,
-        max_workers=config.student.workers // (num_trainings if plan.mode == "split" else 1),
+        max_workers=config.student.workers // (1 if _passes_devices(config, nodes) else num_trainings),
         is_split=is_split,
         num_trainings=num_trainings,
     )

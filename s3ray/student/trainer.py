@@ -64,7 +64,9 @@ class RayStudentTrainer:
         storage_path: str,
         gpus_per_worker: float,
         cpus_per_worker: int = 1,
+        num_trainings: int = 1,
     ) -> None:
+        """``num_trainings`` at once share the cores of a node."""
         # Workers do not share this process's working directory.
         model = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
         self._config = config.model_copy(update={"model": model})
@@ -72,6 +74,7 @@ class RayStudentTrainer:
         self._run_name = run_name
         self._storage_path, self._storage = _storage(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+        self._num_trainings = num_trainings
 
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student, or go on where an interrupted training of the same student stopped.
@@ -125,7 +128,13 @@ class RayStudentTrainer:
         least, most = self._config.least_workers, self._config.workers
         return ray.train.torch.TorchTrainer(
             _train_on_worker,
-            train_loop_config={"config": self._config, "task": self._task, "job": job, "run": self._run_name},
+            train_loop_config={
+                "config": self._config,
+                "task": self._task,
+                "job": job,
+                "run": self._run_name,
+                "num_trainings": self._num_trainings,
+            },
             torch_config=_DeviceTorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(least, most) if least < most else most,
@@ -278,7 +287,7 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu":
-        torch.set_num_threads(_num_threads(context.get_local_world_size()))
+        torch.set_num_threads(_num_threads(context.get_local_world_size() * settings["num_trainings"]))
     ranks = ProcessGroup(device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
     memory = _memory_problem(device, settings["config"].model) if device.type == "cuda" else None
     if (problem := next(filter(None, ranks.gather(memory)), None)) is not None:  # all give up together
@@ -305,7 +314,7 @@ def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
 
 
 def _num_threads(num_local_workers: int) -> int:
-    """This node's cores shared between its train workers, whatever OMP_NUM_THREADS this process was started with."""
+    """This node's cores shared between the train workers on it, whatever OMP_NUM_THREADS this process was started with."""
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)
