@@ -314,7 +314,7 @@ def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
 
 
 def _num_threads(num_local_workers: int) -> int:
-    """This node's cores shared between the train workers on it, whatever OMP_NUM_THREADS this process was started with."""
+    """This node's cores, shared by the train workers on it, whatever OMP_NUM_THREADS this process was started with."""
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)
