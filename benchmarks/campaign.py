@@ -130,22 +130,6 @@ def run_one_by_one(campaign: Campaign, folder: Path) -> float:
     return seconds
 
 
-def busy_share(folder: Path) -> float:
-    """Busy seconds of the shared engines by the seconds in which they were there, loading included."""
-    began: dict[str, float] = {}
-    busy: dict[str, float] = {}
-    there_s = busy_s = 0.0
-    for event in RunStore(folder).events():
-        if event["event"] == "engine_starting":
-            began[event["engine"]], busy[event["engine"]] = event["time"], 0.0
-        elif event["event"] == "answers_dealt":
-            busy |= {engine: told["busy_s"] for engine, told in event["engines"].items()}
-        elif event["event"] in ("engine_stopped", "engine_lost") and event["engine"] in began:
-            there_s += event["time"] - began.pop(event["engine"])
-            busy_s += busy.pop(event["engine"])
-    return busy_s / there_s
-
-
 def scores(folder: Path, campaign: Campaign) -> dict[str, float]:
     """Test score of each run."""
     found = {run.name: RunStore(folder / run.name).read_json("metrics.json") for run in campaign.runs}
@@ -167,7 +151,7 @@ def measure(rows: int, seeds: Sequence[int]) -> dict[str, Any]:
             "compare_s": compare_s,
             "sequential_s": sequential_s,
             "speedup": sequential_s / compare_s,
-            "engine_busy_share": busy_share(folder / "together"),
+            "engine_busy_share": RunStore(folder / "together").read_json("compare.json")["engine_busy_share"],
             "scores_compare": scores(folder / "together", campaign),
             "scores_sequential": scores(folder / "alone", campaign),
         }

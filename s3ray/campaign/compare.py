@@ -16,6 +16,7 @@ from s3ray.campaign.seeds import SeedSets, copy_round
 from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare, to_markdown
+from s3ray.campaign.timing import campaign_account
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.driver import Trainer
@@ -36,7 +37,10 @@ from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.types import StudentJob
 
-_PASSED_ON = ("run_started", "round_closed", "student_started", "student_finished", "run_finished", "run_failed")
+_PASSED_ON = (
+    *("run_started", "stage_started", "stage_finished", "round_closed"),
+    *("student_started", "student_finished", "run_finished", "run_failed"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +269,6 @@ def _conclude(campaign: Campaign, runs: Sequence[_Run], own: RunStore, console: 
     metrics = {run.spec.name: run.store.read_json("metrics.json") for run in runs if run.is_finished}
     rows = compare(campaign, metrics)
     if rows:
-        write_comparison(own, campaign, rows)
+        write_comparison(own, campaign, rows, campaign_account(own.events(), campaign.config.name))
         console.print(Markdown(to_markdown(campaign, rows)))
         console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

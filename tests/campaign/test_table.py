@@ -7,8 +7,10 @@ import pytest
 
 from s3ray.campaign.page import write_comparison
 from s3ray.campaign.table import compare, to_markdown
+from s3ray.campaign.timing import campaign_account
 from s3ray.store import RunStore
 from tests.campaign.test_grid import load
+from tests.campaign.test_timing import EVENTS
 
 
 def metrics(score: float) -> dict[str, Any]:
@@ -48,9 +50,15 @@ def test_runs_that_are_missing_leave_holes_and_no_false_pairs(tmp_path: Path) ->
 def test_the_page_shows_every_seed_and_escapes_names(tmp_path: Path) -> None:
     campaign = load(tmp_path, name="a")
     store = RunStore(tmp_path / "out")
-    write_comparison(store, campaign, compare(campaign, {name: metrics(score) for name, score in SCORES.items()}))
+    rows = compare(campaign, {name: metrics(score) for name, score in SCORES.items()})
+    write_comparison(store, campaign, rows, campaign_account(EVENTS, "all"))
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.count("<circle") == 4
     assert "0.030 ± 0.028" in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert store.read_json("compare.json")["rows"][0]["scores"] == {"3": 0.7, "5": 0.8}
+    result = store.read_json("compare.json")
+    assert result["rows"][0]["scores"] == {"3": 0.7, "5": 0.8}
+    assert result["engine_busy_share"] == pytest.approx(18 / 50)
+    assert "Where the time went" in page
+    named = {each["args"]["name"] for each in store.read_json("timeline.json")["traceEvents"] if each["ph"] == "M"}
+    assert {"engine-0", "2 a", "b"} <= named
