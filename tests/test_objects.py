@@ -223,10 +223,15 @@ def test_where_a_put_shows_its_parts_files_are_moved_to_their_names(
 
 def test_what_another_machine_wrote_is_seen_at_once(s3: str) -> None:
     store = RunStore(s3)
-    assert (store.rounds(), store.entries(), store.has("rounds/0/round.json")) == ([], [], False)
+    store.write_json("rounds/1/round.json", {})
+    assert (store.rounds(), store.entries(), store.has("rounds/0/round.json")) == ([1], ["rounds"], False)
     elsewhere = fsspec.filesystem("s3", skip_instance_cache=True)
     elsewhere.pipe_file(f"{s3}/rounds/0/round.json", b"{}")
-    assert (store.rounds(), store.entries(), store.has("rounds/0/round.json")) == ([0], ["rounds"], True)
+    elsewhere.pipe_file(f"{s3}/metrics.json", b"{}")
+    assert store.entries() == ["metrics.json", "rounds"]
+    assert (store.rounds(), store.has("rounds/0/round.json")) == ([0, 1], True)
+    elsewhere.rm_file(f"{s3}/metrics.json")
+    assert not store.has("metrics.json")
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
