@@ -3,8 +3,8 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import ray
 from rich.console import Console
@@ -169,7 +169,8 @@ def _run_group(
 
         trainer = RunTrainer(trainer_with, devices, urgency=run.urgency, work=run.work)
         with failures_told(run.store, log), _seed_set(run, log, seeds):
-            carry_out(run.job, plan, run.store, log, generator, trainer)
+            own = replace(plan, num_workers=run.plan.num_workers)
+            carry_out(run.job, own, run.store, log, generator, trainer)
 
     try:
         return _in_threads(runs, carry_out_one, console)
@@ -198,7 +199,7 @@ def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], con
 
 
 @contextlib.contextmanager
-def _seed_set(run: _Run, log: EventLog, seeds: SeedSets):  # type: ignore[no-untyped-def]
+def _seed_set(run: _Run, log: EventLog, seeds: SeedSets) -> Iterator[None]:
     """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
     if not run.job.config.generates or run.store.files("rounds/0"):
         yield

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from s3ray.campaign.shares import Demand, Devices, Shares
@@ -196,9 +197,12 @@ class RunTrainer:
         self._work = work
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student when devices are free for it."""
+        """Train one student when devices are free for it; ``seconds["wait"]`` says how long they were not."""
+        began = time.monotonic()
         with self._devices.training(self._urgency(), self._work(job)) as num_workers:
-            return self._make_trainer(num_workers).train(job)
+            waited_s = time.monotonic() - began
+            result = self._make_trainer(num_workers).train(job)
+        return replace(result, seconds={**result.seconds, "wait": waited_s})
 
 
 def _own_part(chunk: Chunk, table: Any) -> dict[str, dict[str, Any]]:

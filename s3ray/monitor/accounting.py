@@ -143,6 +143,7 @@ class _Life:
 class _Student:
     round: int
     window: tuple[float, float | None]
+    wait_s: float = 0.0
     start_s: float = 0.0
 
 
@@ -213,6 +214,7 @@ class _Attempt:
     def _finish_student(self, event: Event) -> None:
         student = self.students[-1]
         student.window = student.window[0], self.now
+        student.wait_s = max(0.0, event["seconds"].get("wait", 0.0))
         student.start_s = max(0.0, event["seconds"].get("start", 0.0))
 
 
@@ -288,14 +290,16 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
-    """A training knows when it ends how long its workers took to start; one that does not end was work."""
+    """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
     generating = [attempt.closed(window) for _, window in attempt.stages]
     last = attempt.start
     for student in attempt.students:
         start, end = attempt.closed(student.window)
         yield from _trainer_idle(generating, (last, start))
-        begun = min(end, start + student.start_s)
-        yield Span(state=STARTING, start=start, end=begun)
+        granted = min(end, start + student.wait_s)
+        begun = min(end, granted + student.start_s)
+        yield Span(state=OTHER_PHASE, start=start, end=granted)
+        yield Span(state=STARTING, start=granted, end=begun)
         yield Span(state=BUSY, start=begun, end=end)
         last = end
     yield from _trainer_idle(generating, (last, attempt.now))

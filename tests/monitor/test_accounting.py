@@ -102,6 +102,17 @@ def test_the_train_workers_beside_it() -> None:
     )
 
 
+def test_workers_that_wait_for_devices_wait_for_the_other_phase() -> None:
+    """In a campaign a student may have to wait until the engines of other runs have made way."""
+    (lane,) = booked(begin(), *student(10, 40, wait=12.0, start=6.0, train=10.0, score=2.0)).trainers
+    assert states(lane) == [
+        ("waiting for work", 0, 10),
+        ("waiting for the other phase", 10, 22),
+        ("starting", 22, 28),
+        ("busy", 28, 40),
+    ]
+
+
 def test_shares_add_up_to_one_and_count_every_train_worker() -> None:
     result = booked(*SPLIT)
     total = shares(result.lanes)
