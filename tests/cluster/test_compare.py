@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks.journal import audit
+from s3ray.campaign.compare import run_campaign
+from s3ray.campaign.grid import load_campaign
 from s3ray.store import RunStore
 from tests.cluster.test_run import SLOW, WAIT_S, events, finish, kill_driver, start, wait_for, write_job
 from tests.models import make_bert
@@ -49,6 +52,31 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     assert {row["cell"]["student"]: row["rows"] for row in rows} == {"slow": [60], "fast": [60]}
     assert rows[0]["lead_mean"] is not None
     assert (out / "compare.html").exists()
+
+
+def test_engines_and_students_of_different_runs_pass_devices_to_each_other(address: str, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    student = make_bert(tmp_path / "bert")
+    (tmp_path / "job.yaml").write_text(
+        "name: job\ntask: review_sentences\ngold: {extrapolate: 30, select: 20, test: 20}\n"
+        "strategy: {name: zerogen, rows: 60}\n"
+        "generator: {engine: fake, engines: 4, prompt_form: completion, max_num_seqs: 4,"
+        " fake: {takes_gpus: true, tokens_per_s: 15}}\n"
+        f"student: {{model: {student}, epochs: 1, max_length: 32, workers: 2, min_workers: 1}}\n"
+        f"cluster: {{address: '{address}'}}\n"
+    )
+    (tmp_path / "grid.yaml").write_text(
+        "name: grid\njob: job.yaml\naxes:\n  rows:\n    few: {strategy.rows: 30}\n    many: {}\nseeds: [0]\n"
+    )
+    run_campaign(load_campaign(tmp_path / "grid.yaml"), "grid.yaml", str(tmp_path / "out"), Console(quiet=True))
+    store = RunStore(tmp_path / "out")
+    happened = [event["event"] for event in store.events()]
+    first = happened.index("engine_stopped")
+    assert first < happened.index("student_finished"), "no engine has made way"
+    assert "answers_dealt" in happened[first:], "nobody wrote while another run trained"
+    result = store.read_json("compare.json")
+    assert [row["rows"] for row in result["rows"]] == [[30], [60]]
+    assert 0 < result["engine_busy_share"] < 1
 
 
 def test_a_wrong_job_of_a_grid_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 import io
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 from rich.console import Console
 
@@ -21,17 +19,6 @@ from tests.models import make_bert
 from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """A node with four pretend GPUs."""
-    if ray.is_initialized():
-        pytest.skip("this process has joined another Ray")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 4})
-    yield cluster.address
-    ray.shutdown()
-    cluster.shutdown()
 
 
 def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
