@@ -18,16 +18,22 @@ def shaping_settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str
     settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
     settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
     for part, model in (("generator", config.generator.model), ("student", config.student.model)):
-        if model and Path(model).exists():
-            settings[part]["model"] = _identity(Path(model))
+        if model:
+            settings[part]["model"] = model_identity(model)
     return settings
 
 
-def _identity(model: Path) -> str:
-    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes."""
+def model_identity(model: str) -> str:
+    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes.
+
+    Any other model goes by its name.
+    """
+    place = Path(model)
+    if not place.exists():
+        return model
     digest = hashlib.sha256()
-    for file in sorted(model.iterdir()) if model.is_dir() else [model]:
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         if file.name == "config.json":
             digest.update(file.read_bytes())
-    return f"{model.name}@{digest.hexdigest()[:12]}"
+    return f"{place.name}@{digest.hexdigest()[:12]}"

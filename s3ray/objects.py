@@ -78,6 +78,29 @@ def upload_folder(folder: Path, url: str, last: str) -> None:
         files.put_file(name, folder / name)
 
 
+def download_folder(url: str, folder: Path) -> None:
+    """Fetch the files that lie directly below a URL.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    files = ObjectFiles(url)
+    names = [name for name in files.names("") if "/" not in name]
+    for name, content in zip(names, files.read_all(names), strict=True):
+        (folder / name).write_bytes(content)
+
+
+def clear_folder(url: str) -> None:
+    """Remove what lies below a URL.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    files = ObjectFiles(url)
+    for name in files.names(""):
+        files.remove(name)
+
+
 class ObjectFiles:
     """See ``files.Files``."""
 
@@ -146,6 +169,11 @@ class ObjectFiles:
         """Put a local file under its name, whole."""
         with self._told("written", name), self._shown_whole(name) as path:
             self._fs.put_file(str(file), path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with self._told("removed", name):
+            self._fs.rm_file(self._at(name))
 
     def append_events(self, events: Iterable[Event]) -> None:
         """Collect events; they go to the store soon, or at once (``segments``)."""

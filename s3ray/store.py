@@ -3,7 +3,7 @@
     config.yaml  fingerprint.json  events.jsonl  metrics.json  report.html
     gold/        extrapolate.parquet  select.parquet  test.parquet
     rounds/N/    chunks/*.parquet  reasons.json  requests.parquet  accepted.parquet  rejected.parquet  round.json
-    students/N/  model and tokenizer (safetensors), mistakes.parquet, score.json
+    students/N/  model and tokenizer (safetensors), trained.json, mistakes/*.parquet, mistakes.parquet, score.json
     dataset/     the final synthetic set
 
 It lies in a folder of this machine (``files``) or on an object store (``objects``), where ``events/`` takes the place

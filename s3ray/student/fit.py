@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import TrainerError
 from s3ray.files import is_url
+from s3ray.identity import model_identity
 from s3ray.objects import read_file
 from s3ray.student.encode import Encoded, plan_batches
 from s3ray.student.model import Student
@@ -61,10 +62,11 @@ class NoCheckpoints:
 def lineage(config: StudentConfig, job: StudentJob) -> str:
     """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
 
-    A training may go on from a checkpoint of the same name, and of no other.
+    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie.
     """
     files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
-    return fingerprint({"student": data_shaping(config), "seed": job.seed, "files": files})
+    settings = data_shaping(config) | {"model": model_identity(config.model)}
+    return fingerprint({"student": settings, "seed": job.seed, "files": files})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ mathematics is the same for any number of workers: one global batch per step, it
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from s3ray.dataset import examples_from_table
 from s3ray.errors import S3RayError
 from s3ray.store import read_table
 from s3ray.student.encode import Encoded
-from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints
-from s3ray.student.model import Student, load_student, save_student
-from s3ray.student.predict import Prediction, predict
-from s3ray.student.ranks import Ranks, SingleProcess
+from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints, lineage
+from s3ray.student.mine import BLOCK_ROWS, mine
+from s3ray.student.model import Student, load_student, save_student, saved_student
+from s3ray.student.predict import predict
+from s3ray.student.ranks import Ranks, SingleProcess, by_first
+from s3ray.student.trained import Trained, find_trained
 from s3ray.tasks import Task
-from s3ray.types import Example, Mistake, Score, StudentJob, StudentResult
+from s3ray.types import Example, Score, StudentJob, StudentResult
 
 Value = TypeVar("Value")
 
@@ -38,46 +39,68 @@ def train_student(
     """Train, choose the best epoch on the selection part, save, and answer the parts that the job names.
 
     All workers call this together and get the same result; the first one writes ``job.output``. Of epochs with equal
-    scores the earliest is kept. With ``checkpoints`` a training that died goes on after its last kept epoch.
+    scores the earliest is kept. With ``checkpoints`` a training that died goes on after its last kept epoch. A student
+    whose training is over is not trained again: it is loaded, and answers what it has not answered yet.
 
     Raises:
         InputError: the model cannot serve the task.
         TrainerError: there are no rows to train on.
+        StoreError: what is on disk cannot be read, or nothing can be written.
     """
     ranks = ranks or SingleProcess()
     clock = _Clock()
     with clock.measure("start"):
-        parts = _agreed(ranks, lambda: _begin(config, task, job, ranks))
-        student = parts.student
-        fit = Fit(student, config, parts.inputs, job.seed, ranks)
-    _run(fit, parts, ranks, checkpoints or NoCheckpoints(), clock)
-    with clock.measure("train"):
-        if ranks.rank == 0:
-            save_student(student, job.output)
+        trained = by_first(ranks, lambda: find_trained(job.output, lineage(config, job)))
+    if trained is None:
+        student, trained = _train(config, task, job, ranks, checkpoints or NoCheckpoints(), clock)
+    else:
+        with clock.measure("start"):
+            student = _agreed(ranks, lambda: _load_trained(config, task, job, ranks))
     with clock.measure("score"):
-        mine = _read(job.mine_path, task) if job.mine_path else []
-        answers = predict(student, mine, ranks)
+        mined = _read(job.mine_path, task) if job.mine_path else []
+        mistakes, answers = mine(student, mined, job.output, trained.block_rows, ranks)
         test = _score(student, _read(job.test_path, task), ranks) if job.test_path else None
     return StudentResult(
         round=job.round,
-        num_rows=parts.num_rows,
-        best_epoch=fit.best.epoch,
-        epochs=tuple(fit.reports),
-        select=fit.best.select,
-        mine=task.score(mine, [answer.text for answer in answers]) if job.mine_path else None,
+        num_rows=trained.num_rows,
+        best_epoch=trained.best_epoch,
+        epochs=tuple(trained.epochs),
+        select=trained.select,
+        mine=task.score(mined, answers) if job.mine_path else None,
         test=test,
-        mistakes=find_mistakes(task, mine, answers),
+        mistakes=mistakes,
         seconds=dict(clock.seconds),
     )
 
 
-def find_mistakes(task: Task, examples: Sequence[Example], answers: Sequence[Prediction]) -> tuple[Mistake, ...]:
-    """The examples that the student answers wrongly, in their order (paper, Algorithm 2)."""
-    return tuple(
-        Mistake(example=example, predicted=answer.text, confidence=answer.confidence)
-        for example, answer in zip(examples, answers, strict=True)
-        if not task.is_correct(example, answer.text)
-    )
+def _train(
+    config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock"
+) -> tuple[Student, Trained]:
+    """The first step of a student; its marker lies beside the weights."""
+    with clock.measure("start"):
+        parts = _agreed(ranks, lambda: _begin(config, task, job, ranks))
+        fit = Fit(parts.student, config, parts.inputs, job.seed, ranks)
+    _run(fit, parts, ranks, checkpoints, clock)
+
+    def keep() -> Trained:
+        trained = Trained(
+            lineage=lineage(config, job),
+            num_rows=parts.num_rows,
+            best_epoch=fit.best.epoch,
+            epochs=tuple(fit.reports),
+            select=fit.best.select,
+            block_rows=BLOCK_ROWS,
+        )
+        save_student(parts.student, job.output, trained.as_dict())
+        return trained
+
+    with clock.measure("train"):
+        return parts.student, by_first(ranks, keep)
+
+
+def _load_trained(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> Student:
+    with saved_student(job.output) as folder:
+        return load_student(config.model_copy(update={"model": folder}), task, ranks.device)
 
 
 class LocalStudentTrainer:
@@ -154,7 +177,7 @@ class _Clock:
     """Adds up seconds by part."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = Counter()  # type: ignore[assignment]
+        self.seconds = dict.fromkeys(("start", "train", "score"), 0.0)
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:

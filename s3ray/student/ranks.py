@@ -3,12 +3,15 @@
 The loop is written against ``Ranks`` alone, so that it runs without Ray in a debugger.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from s3ray.errors import S3RayError
 
 Value = TypeVar("Value")
 
@@ -33,6 +36,20 @@ class Ranks(Protocol):
 
     def gather(self, value: Value) -> list[Value]:
         """Every worker's value, in the order of ranks, on every worker."""
+
+
+def by_first(ranks: Ranks, make: Callable[[], Value]) -> Value:
+    """What the first worker makes, on every worker; its S3RayError is everybody's: none waits for one that gave up."""
+    made: Value | S3RayError | None = None
+    if ranks.rank == 0:
+        try:
+            made = make()
+        except S3RayError as error:
+            made = error
+    found = ranks.gather(made)[0]
+    if isinstance(found, S3RayError):
+        raise found
+    return found  # type: ignore[return-value]
 
 
 def _default_device() -> torch.device:

@@ -1,9 +1,12 @@
 """A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 import pyarrow.parquet as pq
@@ -13,16 +16,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
 from s3ray.config import StudentConfig
-from s3ray.dataset import examples_from_table
+from s3ray.dataset import examples_from_table, mistakes_from_table, table_from_mistakes
 from s3ray.errors import TrainerError
+from s3ray.store import RunStore
 from s3ray.student.fit import plan_training
-from s3ray.student.loop import LocalStudentTrainer, find_mistakes
+from s3ray.student.loop import LocalStudentTrainer
+from s3ray.student.mine import find_mistakes, mine
 from s3ray.student.model import load_student, save_student
 from s3ray.student.predict import Prediction, predict
 from s3ray.student.ranks import SingleProcess
 from s3ray.tasks import Task
-from s3ray.types import Example, Origin, Source, Span, StudentJob
+from s3ray.types import Example, Mistake, Origin, Source, Span, StudentJob
 
+Value = TypeVar("Value")
 Write = Callable[[str, Task, Sequence[Example]], str]
 CPU = SingleProcess(device=torch.device("cpu"))
 
@@ -45,7 +51,8 @@ def test_a_student_learns_a_separable_task(config: StudentConfig, reviews: Task,
 def test_the_same_seed_gives_the_same_student(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
     trainer = LocalStudentTrainer(config, reviews)
     first = [report.loss for report in trainer.train(job).epochs]
-    assert [report.loss for report in trainer.train(job).epochs] == first
+    again = replace(job, output=f"{job.output}-again")
+    assert [report.loss for report in trainer.train(again).epochs] == first
     assert [report.loss for report in trainer.train(replace(job, seed=8)).epochs] != first
 
 
@@ -96,7 +103,7 @@ def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews:
     killed = Path(job.output).with_name(".1.tmp")
     killed.mkdir(parents=True)
     (killed / "model.safetensors").write_bytes(b"half")
-    save_student(load_student(config, reviews, torch.device("cpu")), Path(job.output))
+    save_student(load_student(config, reviews, torch.device("cpu")), Path(job.output), {})
     assert [path.name for path in Path(job.output).parent.iterdir()] == ["1"]
     assert load_file(Path(job.output) / "model.safetensors")
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in Path(job.output).iterdir())
@@ -114,6 +121,90 @@ def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) 
     assert [mistake.example.label for mistake in mistakes] == ["negative", "negative"]
     assert [mistake.predicted for mistake in mistakes] == ["positive", "positive"]
     assert [mistake.confidence for mistake in mistakes] == [0.6, 0.8]
+
+
+class Together:
+    """One of several workers that are threads of this process."""
+
+    world_size = 2
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, values: list[object], meeting: threading.Barrier) -> None:
+        self.rank = rank
+        self._values = values
+        self._meeting = meeting
+
+    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+    def gather(self, value: Value) -> list[Value]:
+        self._values[self.rank] = value
+        self._meeting.wait(20)
+        values = list(self._values)
+        self._meeting.wait(20)
+        return values  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_mining_by_blocks_finds_what_mining_at_once_finds(
+    num_workers: int, config: StudentConfig, reviews: Task, job: StudentJob
+) -> None:
+    torch.manual_seed(3)
+    student = load_student(config, reviews, torch.device("cpu"))
+    examples = read(job.mine_path, reviews)
+    at_once, texts = mine(student, examples, f"{job.output}-at-once", len(examples), CPU)
+    values: list[object] = [None, None]
+    meeting = threading.Barrier(2)
+    workers = [CPU] if num_workers == 1 else [Together(rank, values, meeting) for rank in range(2)]
+    with ThreadPoolExecutor(num_workers) as threads:
+        found = list(threads.map(lambda ranks: mine(student, examples, job.output, 7, ranks), workers))
+    ids = [mistake.example.id for mistake in at_once]
+    assert ids
+    for mistakes, answers in found:
+        assert answers == texts
+        assert [mistake.example.id for mistake in mistakes] == ids
+    files = sorted((Path(job.output) / "mistakes").iterdir())
+    assert [file.name for file in files] == [f"{number:06d}.parquet" for number in range(5)]  # 31 rows
+    on_disk = [mistake for file in files for mistake in mistakes_from_table(pq.read_table(file), reviews.fields)]
+    assert tuple(on_disk) == found[0][0]
+
+
+def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
+    config: StudentConfig, reviews: Task, job: StudentJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3ray.student.loop.BLOCK_ROWS", 10)
+    trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
+    first = trainer.train(job)
+    kept, lost = (Path(job.output) / f"mistakes/{number:06d}.parquet" for number in (0, 1))
+    lost.unlink()
+    # As if the device had computed something else: the next round may have been written from it.
+    invented = Mistake(example=read(job.mine_path, reviews)[4], predicted="positive", confidence=0.25)
+    pq.write_table(table_from_mistakes([invented], reviews.fields, reviews.has_labels), kept)
+    monkeypatch.setattr("s3ray.student.loop.BLOCK_ROWS", 5)  # a later version's
+    monkeypatch.delattr("s3ray.student.loop.Fit")
+    again = trainer.train(job)
+    rows = [example.id for example in read(job.mine_path, reviews)]
+    assert again.mistakes == (invented, *(found for found in first.mistakes if found.example.id in rows[10:]))
+    assert lost.is_file()
+    assert again.mine is not None
+    assert again.mine.values["accuracy"] == pytest.approx(1 - len(again.mistakes) / 31)
+    for name in ("num_rows", "best_epoch", "epochs", "select", "test"):
+        assert getattr(again, name) == getattr(first, name)
+    assert (again.seconds["train"], again.seconds["score"] > 0) == (0.0, True)
+
+
+def test_another_student_takes_the_place_of_one_with_all_its_mistakes(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
+    for root in (str(tmp_path), f"memory://{uuid.uuid4().hex}"):
+        there = replace(job, output=f"{root}/students/1")
+        trainer.train(there)
+        store = RunStore(there.output)
+        store.write_table("mistakes/000007.parquet", store.read_table("mistakes/000000.parquet"))
+        trainer.train(replace(there, seed=8))
+        assert [name for name in store.files("") if name.startswith("mistakes")] == ["mistakes/000000.parquet"]
+        assert trainer.train(replace(there, seed=8)).seconds["train"] == 0.0, "it is found where it lies"
 
 
 def test_the_best_epoch_is_kept(config: StudentConfig, reviews: Task, job: StudentJob, write: Write) -> None:
