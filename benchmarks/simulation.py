@@ -44,6 +44,8 @@ class Work:
         self._limits = limits
         self._num_taken = 0
 
+    is_waiting = False
+
     @property
     def finished(self) -> bool:
         """Never said: the simulation ends when every request has."""

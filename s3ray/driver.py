@@ -7,6 +7,7 @@ goes on after any interruption. Only the driver writes the run folder's rounds a
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -23,7 +24,9 @@ from s3ray.dataset import (
     table_from_mistakes,
 )
 from s3ray.errors import RunError
+from s3ray.mistakes import Mistakes, StudentUnderWay
 from s3ray.monitor.events import EventLog
+from s3ray.monitor.logs import log_apart
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
@@ -36,6 +39,11 @@ from s3ray.types import Example, Mistake, StudentJob, StudentResult
 
 class Generator(Protocol):
     """What the driver needs of a pool of engines."""
+
+    @property
+    def works_while_training(self) -> bool:
+        """Whether ``generate`` may be called while a student is trained."""
+        ...
 
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage; each chunk is on disk and settled before the next is asked for."""
@@ -50,7 +58,10 @@ class Trainer(Protocol):
     """What the driver needs of student training."""
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student from the base checkpoint and mine its mistakes."""
+        """Train one student from the base checkpoint and mine its mistakes.
+
+        Blocks of mistakes may lie in ``mistakes/`` below ``job.output`` before all are mined; then all of them do.
+        """
         ...
 
 
@@ -76,6 +87,8 @@ class Driver:
         self._store = parts.store
         self._task = parts.task
         self._strategy = make_strategy(parts.config.strategy)
+        self._under_way: StudentUnderWay | None = None
+        self._has_ended = False
 
     def run(self) -> None:
         """Do what is left of every round: write, train, find mistakes.
@@ -85,11 +98,14 @@ class Driver:
         """
         collect_rarely()
         self._keep_gold()
-        for round_ in range(self._strategy.last_round + 1):
-            if round_ not in self._store.rounds():
-                self._write_round(round_)
-            if round_ not in self._store.students():
-                self._train_student(round_)
+        try:
+            for round_ in range(self._strategy.last_round + 1):
+                if round_ not in self._store.rounds():
+                    self._write_round(round_)
+                if round_ not in self._store.students():
+                    self._make_student(round_)
+        finally:
+            self._has_ended = True  # a student that is still under way keeps nothing any more
 
     def _emit(self, event: str, **fields: Any) -> None:
         self._parts.events.emit(event, **fields)
@@ -125,6 +141,7 @@ class Driver:
         judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation.near_duplicate, books.keep)
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, books)
+        self._finish_student()
         self._close_round(round_, books, stages, time.monotonic() - started)
 
     def _context(self, round_: int, reasons: Mapping[str, Sequence[str]] | None = None) -> RoundContext:
@@ -141,11 +158,16 @@ class Driver:
             seed=config.seed,
         )
 
-    def _mistakes(self, round_: int) -> list[Mistake]:
+    def _mistakes(self, round_: int) -> Mistakes:
         """Mistakes on gold, never on synthetic rows: what is extrapolated stays anchored in real data."""
-        if not round_:
-            return []
-        return mistakes_from_table(self._store.read_table(self._store.mistakes(round_)), self._task.fields)
+        if self._under_way is not None:
+            return self._under_way.mistakes
+        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+
+    def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
+        """The blocks of mistakes on disk, after those that are known."""
+        for name in self._store.mistake_blocks(round_)[num_known:]:
+            yield mistakes_from_table(self._store.read_table(name), self._task.fields)
 
     def _synthetic(self, num_rounds: int) -> Iterator[Example]:
         """The synthetic rows of the first ``num_rounds`` rounds."""
@@ -183,6 +205,7 @@ class Driver:
                 target=stage.plan.target,
                 starving=stage.starving,
             )
+            self._check_student()
 
     def _close_round(
         self, round_: int, books: RoundBooks, stages: Mapping[str, Mapping[str, Any]], seconds: float
@@ -209,9 +232,36 @@ class Driver:
 
     # -- the student -----------------------------------------------------------------------------------------------
 
+    def _make_student(self, round_: int) -> None:
+        """Train and score a student; if the engines may work meanwhile, the next round begins with its first mistakes.
+
+        Such a student is finished before the next round is closed.
+        """
+        generator = self._parts.generator
+        generator.pause()
+        has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
+        if not (has_next and generator.works_while_training):
+            self._train_student(round_)
+            return
+        self._under_way = StudentUnderWay(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
+        self._under_way.mistakes.wait_for_first()
+
+    def _check_student(self) -> None:
+        """End the run soon, not when all is written that was asked before, if the student has failed."""
+        if self._under_way is not None:
+            self._under_way.mistakes.check()
+
+    def _finish_student(self) -> None:
+        if self._under_way is not None:
+            self._under_way.finish()
+            self._under_way = None
+
+    def _train_apart(self, round_: int) -> None:
+        log_apart(run=self._parts.config.name)
+        self._train_student(round_)
+
     def _train_student(self, round_: int) -> None:
         """A fresh student on all rows so far; the test part is read by the last one only."""
-        self._parts.generator.pause()
         store, config = self._store, self._parts.config
         is_last = round_ == self._strategy.last_round
         num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
@@ -226,7 +276,9 @@ class Driver:
         )
         with self._parts.events.within(round=round_, phase="train"):
             self._emit("student_started", rows=num_rows, workers=config.student.workers)
-            self._keep_student(round_, self._parts.trainer.train(job))
+            result = self._parts.trainer.train(job)
+            if not self._has_ended:
+                self._keep_student(round_, result)
 
     def _keep_student(self, round_: int, result: StudentResult) -> None:
         store, task = self._store, self._task

@@ -144,6 +144,8 @@ def _write_rounds(
 class _NothingMore:
     """A generator whose engines have answered all they ever will."""
 
+    works_while_training = False
+
     def generate(self, source: Stage) -> Iterator[Chunk]:
         source.end()
         yield from ()
@@ -173,8 +175,10 @@ class _Rereader(Driver):
     def _bring_inputs(self, round_: int) -> None:
         """What the round's requests were made from, beside its outcomes."""
         if round_:
-            mistakes = self._old.read_table(self._old.mistakes(round_))
-            self._store.write_table(self._store.in_round(round_, "mistakes.parquet"), mistakes)
+            whole = self._old.mistakes(round_)
+            for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
+                own = self._store.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
+                self._store.write_table(own, self._old.read_table(name))
         reasons = self._store.in_round(round_, "reasons.json")
         if self._old.has(reasons):
             self._store.write_json(reasons, self._old.read_json(reasons))

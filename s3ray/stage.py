@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from s3ray.errors import StoreError
-from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
+from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 ANY = ""
 """Key of the quota that counts every label."""
@@ -27,7 +27,8 @@ class StagePlan:
     """What a strategy asks of one stage.
 
     ``requests`` is lazy and may be endless where ``quota`` ends the stage: accepted outcomes wanted per label (or in
-    all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage.
+    all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage. Where
+    ``NOT_YET`` stands in place of a request, it is asked for again later.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Verdict:
 class Stage:
     """A stage under way. ``take`` hands out requests, ``settle`` brings their outcomes back, each exactly once.
 
+    ``is_waiting``: it has no request for now, but others will come although nothing is under way.
     Memory is bounded by what is under way: a verdict is handed on as soon as it is reached. ``take`` and ``settle`` may
     be called from different threads: where runs share a pool, it draws while a run's driver settles.
     """
@@ -71,6 +73,7 @@ class Stage:
         """``book`` takes every verdict, in the order of the sequence (surplus after the end in any order)."""
         self.plan = plan
         self.finished = False
+        self.is_waiting = False
         self._judge = judge
         self._book = book
         self._resend: deque[GenerationRequest] = deque()
@@ -195,8 +198,9 @@ class Stage:
             self._exhausted = True
             return None
         request = next(self.plan.requests, None)
-        if request is None:
-            self._exhausted = True
+        self.is_waiting = request is NOT_YET
+        if request is None or request is NOT_YET:
+            self._exhausted = request is None
             return None
         if request.index != self._num_drawn:
             raise ValueError(f"request {request.id} has index {request.index}, expected {self._num_drawn}")

@@ -239,6 +239,11 @@ class RunStore:
         own = self.in_round(round_, "mistakes.parquet")
         return own if self.has(own) else self.in_student(round_ - 1, "mistakes.parquet")
 
+    def mistake_blocks(self, round_: int) -> list[str]:
+        """Names of the tables whose mistakes together are those of ``mistakes``, as far as they are mined, in order."""
+        whole = self.mistakes(round_)
+        return self.files(whole.removesuffix(".parquet")) or [whole] * self.has(whole)
+
     def rounds(self) -> list[int]:
         """The numbers of the finished rounds, in order."""
         return self._finished("rounds", "round.json")

@@ -129,6 +129,10 @@ class GenerationRequest(NamedTuple):
     recipe: str = ""
 
 
+NOT_YET = GenerationRequest(id="", index=-1, stage="", round=-1, template="", group="", seed=0)
+"""Stands in a stage's sequence where the next request is not known for now; it takes no place and is never sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A rendered prompt: chat messages (``system`` may be empty) or, for base and tiny models, a text to continue.

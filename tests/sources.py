@@ -63,6 +63,8 @@ class InsistentSource:
         self._todo = list(requests)
         self._missing = {request.id for request in requests}
 
+    is_waiting = False
+
     @property
     def finished(self) -> bool:
         return not self._missing

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class ScriptedGenerator:
     """Answers in random order with a text of its own for each request; may die after so many answers."""
 
     def __init__(self, seed: int = 0, die_after: int | None = None) -> None:
+        self.works_while_training = True
         self.answered: list[GenerationRequest] = []
         self._draw = random.Random(seed)
         self._die_after = die_after
@@ -53,6 +55,10 @@ class ScriptedGenerator:
             waiting += source.take(7 - len(waiting))
             if source.finished:
                 return
+            if not waiting:
+                assert source.is_waiting, "nothing is under way"
+                time.sleep(0.002)
+                continue
             self._draw.shuffle(waiting)
             batch, waiting = waiting[:3], waiting[3:]
             if self._die_after is not None and len(self.answered) >= self._die_after:

@@ -25,6 +25,7 @@ from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus
 from tests.test_driver import Interrupted, ScriptedGenerator, ScriptedTrainer
+from tests.test_overlap import BlockTrainer
 
 TASK = """\
 name: mine
@@ -80,7 +81,7 @@ def job(tmp_path: Path) -> RunConfig:
 
 
 def go_on(
-    config: RunConfig, first: Path, die_after: int | None = None
+    config: RunConfig, first: Path, die_after: int | None = None, trainer: ScriptedTrainer | None = None
 ) -> tuple[RunStore, ReadingGenerator, ScriptedTrainer]:
     """What `s3ray run` does, without Ray."""
     task = load_task(config.task)
@@ -93,7 +94,7 @@ def go_on(
     store.create(
         settings, to_yaml(config), requests=requests, lineage=lineage.as_dict(), task=task.spec.model_dump(mode="json")
     )
-    generator, trainer = ReadingGenerator(task), ScriptedTrainer(die_after)
+    generator, trainer = ReadingGenerator(task), trainer or ScriptedTrainer(die_after)
     events = EventLog(store, "job", 1 + max((event["attempt"] for event in store.events()), default=0))
     parts = Parts(
         config=config,
@@ -145,6 +146,17 @@ def test_the_same_rules_give_the_same_data(job: RunConfig, tmp_path: Path) -> No
     assert {path: path.read_bytes() for path in old.folder.rglob("*") if path.is_file()} == before
     assert new.identity()["lineage"] == {"of": "run", "number": 2, "parent": "run"}
     assert RunView.replay(new.events()).ended == "reparsed"
+
+
+def test_what_was_written_from_blocks_of_mistakes_is_read_again(job: RunConfig, tmp_path: Path) -> None:
+    each = job.model_copy(update={"strategy": job.strategy.model_copy(update={"rows": None, "per_mistake": 2})})
+    old, _, _ = go_on(each, tmp_path / "run", trainer=BlockTrainer())
+    new = reparse(tmp_path / "run")
+    assert asked(new) == asked(old)
+    assert len(new.mistake_blocks(1)) == 4
+    again = reparse(new.folder)
+    for name in ("accepted.parquet", "train.parquet"):
+        assert content(new, name) == content(old, name) == content(again, name), name
 
 
 def test_other_rules_give_other_data_from_the_same_generations(

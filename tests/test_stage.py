@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s3ray.errors import StoreError
 from s3ray.stage import ANY, Stage, StagePlan, Verdict
-from s3ray.types import GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
+from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 
 def request(index: int, label: str = "a") -> GenerationRequest:
@@ -213,3 +213,29 @@ def test_an_outcome_settles_once() -> None:
     stage.settle([outcome(first)])
     with pytest.raises(KeyError):
         stage.settle([outcome(first)])
+
+
+def test_a_stage_whose_requests_come_later_waits_and_is_not_over() -> None:
+    come: list[GenerationRequest | None] = []
+
+    def requests() -> Iterator[GenerationRequest]:
+        while True:
+            found = come.pop(0) if come else NOT_YET
+            if found is None:
+                return
+            yield found
+
+    judge = KeepUnless()
+    stage = Stage(StagePlan(name="extrapolate", requests=requests()), judge, unbooked)
+    assert (stage.take(3), stage.finished, stage.is_waiting) == ([], False, True)
+    come.append(request(0))
+    (first,) = stage.take(3)
+    stage.settle([outcome(first)])
+    assert (stage.take(3), stage.finished, stage.is_waiting) == ([], False, True)
+    come += [request(1), None]
+    (second,) = stage.take(3)
+    assert not stage.is_waiting
+    stage.settle([outcome(second)])
+    stage.take(1)
+    assert stage.finished
+    assert judge.kept == [0, 1]

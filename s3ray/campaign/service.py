@@ -171,6 +171,11 @@ class RunGenerator:
         self._recipe = recipe
         self._urgency = urgency
 
+    @property
+    def works_while_training(self) -> bool:
+        """The pool and the queue for devices see to it that both find room."""
+        return True
+
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage."""
         return self._service.answers(source, recipe=self._recipe, urgency=self._urgency())

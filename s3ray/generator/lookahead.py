@@ -38,6 +38,11 @@ class RequestSource(Protocol):
         """Whether no request is wanted any more."""
         ...
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has no request for now although nothing is under way."""
+        ...
+
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests; fewer mean that there are no more for now."""
         ...

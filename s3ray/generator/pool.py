@@ -48,6 +48,7 @@ class GeneratorPool:
         self._device = plan.device
         self._releases_devices = plan.engines_leave
         self._sleep_level = plan.sleep_level
+        self.works_while_training = not (plan.engines_leave or plan.sleep_level)
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
@@ -205,7 +206,9 @@ class GeneratorPool:
 
     def _idle(self, source: RequestSource) -> None:
         """Nothing is under way."""
-        if not self._pending.num_rows and not source.finished:
+        if source.is_waiting:
+            time.sleep(_POLL_S / 4)
+        elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")
 
     def _look_after(self, silent: list[Seat]) -> None:

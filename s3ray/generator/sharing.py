@@ -64,6 +64,11 @@ class SharedSource:
         """Stages that want answers at this moment."""
         return len(self._customers)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no stage has a request for now."""
+        return all(customer.source.is_waiting for customer in self._customers.values())
+
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests, the most urgent stage's first."""
         taken: list[GenerationRequest] = []
@@ -85,9 +90,9 @@ class SharedSource:
         return withdrawn
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until a stage has joined."""
+        """Wait until a stage has joined, or one that has no request for now may have some."""
         with self._changed:
-            if not self._customers and not self.finished:
+            if self.is_waiting and not self.finished:
                 self._changed.wait(timeout_s)
 
 

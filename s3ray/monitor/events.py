@@ -49,8 +49,15 @@ CAMPAIGN_EVENTS: dict[str, str] = {
 }
 
 
+class _At(threading.local):
+    """Where a thread is in the run."""
+
+    def __init__(self) -> None:
+        self.place: dict[str, Any] = {}
+
+
 class EventLog:
-    """The pen of one attempt of one run."""
+    """The pen of one attempt of one run. Several threads may write; listeners hear one event after the other."""
 
     def __init__(self, store: RunStore, run: str, attempt: int, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -58,8 +65,8 @@ class EventLog:
         self._attempt = attempt
         self._clock = clock
         self._listeners: list[Listener] = []
-        self._lock = threading.Lock()
-        self._place: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._at = _At()
 
     def listen(self, listener: Listener) -> None:
         """Hand every later event to ``listener``, after it is on disk."""
@@ -67,16 +74,16 @@ class EventLog:
 
     @contextlib.contextmanager
     def within(self, **place: Any) -> Iterator[None]:
-        """Put ``place`` (round, phase, stage) into every event until the block ends.
+        """Put ``place`` (round, phase, stage) into every event of this thread until the block ends.
 
         Log lines carry round and phase until the next block.
         """
-        before, self._place = self._place, self._place | place
-        move_log(**self._place)
+        before, self._at.place = self._at.place, self._at.place | place
+        move_log(**self._at.place)
         try:
             yield
         finally:
-            self._place = before
+            self._at.place = before
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event and tell the listeners.
@@ -87,11 +94,11 @@ class EventLog:
         if event not in EVENTS and event not in CAMPAIGN_EVENTS:
             raise ValueError(f"unknown event {event!r}; known: {', '.join(EVENTS)}")
         record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event}
-        self.pass_on(record | self._place | fields)
+        self.pass_on(record | self._at.place | fields)
 
     def pass_on(self, record: Event) -> None:
         """Write an event of another log, a run's of this campaign, and tell the listeners."""
         with self._lock:
             self._store.append_events([record])
-        for listener in self._listeners:
-            listener(record)
+            for listener in self._listeners:
+                listener(record)

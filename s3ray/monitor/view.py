@@ -43,7 +43,8 @@ class RunView:
     ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``engines``
     maps each engine of the running attempt to ``starting``, ``ready``, ``waiting``, ``lost``, ``asleep``, ``given up``
     or ``stopped``, and ``pool`` says what each did and has in work; ``spent`` holds seconds by round and phase, where
-    waiting for engines (``engines``) is apart from the trainer's own ``start``.
+    waiting for engines (``engines``) is apart from the trainer's own ``start``. While a stage is written from the
+    mistakes of a student that is still being scored, a second counts for both.
     """
 
     about: Event = field(default_factory=dict)
@@ -96,7 +97,7 @@ class RunView:
     @property
     def phase(self) -> Phase:
         """What the run is doing: starting engines, generating, training, or scoring on the test part."""
-        if self.student is not None:
+        if self.student is not None and not self._is_writing():
             return "train"
         if self._waits_for_engines() or not (self.stages or self.students):
             return "start"
@@ -151,9 +152,15 @@ class RunView:
             self.spent[self.student, "train"] += seconds
         elif self._waits_for_engines():
             self.spent[max(self.closed, default=-1) + 1, "engines"] += seconds
-        elif self.stage is not None and not self.stage.finished:
+        if self.stage is not None and self._is_writing():
             self.spent[self.stage.round, "generate"] += seconds
             self._generate_s += seconds
+
+    def _is_writing(self) -> bool:
+        """Whether engines write for a stage, maybe while the student before it is still being scored."""
+        if self.stage is None or self.stage.finished or self._waits_for_engines():
+            return False
+        return self.student is None or self.student < self.stage.round
 
     def _waits_for_engines(self) -> bool:
         """Whether nothing is written because no engine can work yet, or again."""

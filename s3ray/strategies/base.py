@@ -2,17 +2,18 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import xxhash
 
 from s3ray.config import StrategyConfig
+from s3ray.mistakes import Mistakes
 from s3ray.stage import ANY, StagePlan
 from s3ray.tasks import NUM_REASONS, Task
 from s3ray.tasks.gold import Context
-from s3ray.types import Example, GenerationRequest, Mistake, Span
+from s3ray.types import NOT_YET, Example, GenerationRequest, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class RoundContext:
     task: Task
     gold: Sequence[Example]
     contexts: Sequence[Context] = ()
-    mistakes: Sequence[Mistake] = ()
+    mistakes: Mistakes = field(default_factory=Mistakes)
     reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)
     with_reasons: bool = False
     fingerprint: str
@@ -168,49 +169,69 @@ def _seed_requests(context: RoundContext, config: StrategyConfig) -> Iterator[Ge
         index += 1
 
 
-def rewrite_plan(
-    context: RoundContext,
-    stage: str,
-    parents: Sequence[Example],
-    *,
-    per_parent: int | None = None,
-    num: int | None = None,
-    candidates_per_row: float = 1.0,
+def rewrite_each_plan(
+    context: RoundContext, stage: str, blocks: Iterable[Sequence[Example] | None], per_parent: int
 ) -> StagePlan:
-    """Write examples like ``parents``, with their labels and contexts (Algorithms 2 and 3).
+    """Write ``per_parent`` examples like each parent, with its label and context (Algorithms 2 and 3).
 
-    Either ``per_parent`` requests for each (the paper's way), or as many accepted examples as ``num`` says, going over
-    the parents again and again. The variants of one parent follow each other, so that their prompts share a prefix.
+    A block that is None is not known yet. Parents are shuffled within their block, so that the sequence is the same
+    whenever the blocks come.
     """
-    if num is None:
-        return StagePlan(name=stage, requests=_rewrites(context, stage, parents, per_parent or 1, num_passes=1))
+    return StagePlan(name=stage, requests=_each_once(context, stage, blocks, per_parent))
+
+
+def rewrite_plan(
+    context: RoundContext, stage: str, parents: Sequence[Example], num: int, candidates_per_row: float = 1.0
+) -> StagePlan:
+    """Write ``num`` examples like ``parents``, with their labels and contexts, going over them again and again."""
     if not parents:
         return StagePlan(name=stage, requests=iter(()), quota={ANY: num})
     each = max(1, num // len(parents))  # at most, so that every parent has its turn before the quota is full
     max_requests = math.ceil(num * candidates_per_row)
-    requests = _rewrites(context, stage, parents, each, num_passes=math.ceil(max_requests / (each * len(parents))))
+    num_passes = math.ceil(max_requests / (each * len(parents)))
+    requests = _again_and_again(context, stage, parents, each, num_passes)
     return StagePlan(name=stage, requests=requests, quota={ANY: num}, max_requests=max_requests)
 
 
-def _rewrites(
+def _each_once(
+    context: RoundContext, stage: str, blocks: Iterable[Sequence[Example] | None], per_parent: int
+) -> Iterator[GenerationRequest]:
+    index = num_block = 0
+    for parents in blocks:
+        if parents is None:
+            yield NOT_YET
+            continue
+        yield from _rewrites(context, stage, parents, range(per_parent), context.generator(stage, num_block), index)
+        index += len(parents) * per_parent
+        num_block += 1
+
+
+def _again_and_again(
     context: RoundContext, stage: str, parents: Sequence[Example], each: int, num_passes: int
 ) -> Iterator[GenerationRequest]:
-    task = context.task
     draw = context.generator(stage)
-    index = 0
     for num_pass in range(num_passes):
-        for parent in draw.sample(list(parents), len(parents)):
-            for variant in range(num_pass * each, (num_pass + 1) * each):
-                yield make_request(
-                    context,
-                    stage,
-                    index,
-                    template="extrapolate",
-                    label=parent.label,
-                    given={name: parent.fields[name] for name in task.context_fields},
-                    answer=parent.answers[0] if parent.answers else None,
-                    attributes={name: draw.choice(values) for name, values in task.attributes.items()},
-                    parent=parent,
-                    variant=variant,
-                )
-                index += 1
+        variants = range(num_pass * each, (num_pass + 1) * each)
+        yield from _rewrites(context, stage, parents, variants, draw, num_pass * each * len(parents))
+
+
+def _rewrites(
+    context: RoundContext, stage: str, parents: Sequence[Example], variants: range, draw: random.Random, index: int
+) -> Iterator[GenerationRequest]:
+    """All variants of each parent, from a place of the sequence on; a parent's follow each other and share a prefix."""
+    task = context.task
+    for parent in draw.sample(list(parents), len(parents)):
+        for variant in variants:
+            yield make_request(
+                context,
+                stage,
+                index,
+                template="extrapolate",
+                label=parent.label,
+                given={name: parent.fields[name] for name in task.context_fields},
+                answer=parent.answers[0] if parent.answers else None,
+                attributes={name: draw.choice(values) for name, values in task.attributes.items()},
+                parent=parent,
+                variant=variant,
+            )
+            index += 1

@@ -1,10 +1,11 @@
 """S3 (arXiv 2310.13671): a seed set with rationales (Algorithm 1), then error extrapolation (Algorithms 2 and 3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from s3ray.config import StrategyConfig
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_plan, seed_plan
+from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_each_plan, rewrite_plan, seed_plan
+from s3ray.types import Example, Mistake
 
 
 class S3:
@@ -32,10 +33,11 @@ class S3:
         if context.round == 0:
             yield seed_plan(context, config, config.seed_examples)
             return
-        parents = [mistake.example for mistake in context.mistakes]
         if config.rows is None:
-            yield rewrite_plan(context, "extrapolate", parents, per_parent=config.per_mistake)
+            yield rewrite_each_plan(context, "extrapolate", _examples(context.mistakes.blocks()), config.per_mistake)
             return
+        # How often each mistake is shown depends on how many there are.
+        parents = [mistake.example for mistake in context.mistakes.all()]
         num = self._share(config.rows - config.seed_examples, context.round)
         yield rewrite_plan(context, "extrapolate", parents, num=num, candidates_per_row=config.candidates_per_row)
 
@@ -43,3 +45,8 @@ class S3:
         """This round's part of ``num`` rows, shared evenly over the rounds."""
         share, rest = divmod(num, self.config.rounds)
         return share + (round_ <= rest)
+
+
+def _examples(blocks: Iterable[Sequence[Mistake] | None]) -> Iterator[Sequence[Example] | None]:
+    for block in blocks:
+        yield None if block is None else [mistake.example for mistake in block]

@@ -121,6 +121,8 @@ class RayStudentTrainer:
             finally:
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGINT, on_interrupt)
+            if not ray.is_initialized():  # the run has ended, and fit() would start a Ray of its own
+                raise problem
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:

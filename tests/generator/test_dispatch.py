@@ -23,6 +23,7 @@ class Source:
     def __init__(self, requests: Sequence[GenerationRequest]) -> None:
         self.waiting = list(requests)
         self.finished = False
+        self.is_waiting = False
 
     def take(self, num: int) -> list[GenerationRequest]:
         taken, self.waiting = self.waiting[:num], self.waiting[num:]

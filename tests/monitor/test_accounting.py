@@ -275,7 +275,7 @@ def check(result: Account) -> None:
 def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[dict[str, Any]], float | None]:
     """A run of one engine, in which what can happen happens, and when the engine was first started."""
     now, attempt, restarts, busy_s, state = 0.0, 1, 0, 0.0, "gone"
-    is_open = False
+    is_open = is_training = False
     told = events(begin())
     first: float | None = None
 
@@ -300,11 +300,11 @@ def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[dict[str, 
         elif what == "stage":
             tell(stage(now, "finished" if is_open else "started"))
             is_open = not is_open
-        elif what == "student" and not is_open:
-            tell(*student(now, now + seconds, start=share * seconds))
-            now += seconds
+        elif what == "student":  # beside a stage or not
+            tell(student(now, now, start=share * seconds)[is_training])
+            is_training = not is_training
         elif what == "kill":
-            attempt, restarts, state, is_open = attempt + 1, 0, "gone", False
+            attempt, restarts, state, is_open, is_training = attempt + 1, 0, "gone", False, False
             now += 100
             tell(begin(now))
     return told, first

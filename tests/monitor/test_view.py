@@ -123,6 +123,26 @@ def test_training_killed_and_done_again_counts_both_times(view: RunView, clock: 
     assert view.seconds()["train"] == pytest.approx(28 + 34)
 
 
+def test_a_student_that_is_scored_while_the_next_round_is_written_counts_for_both(
+    log: EventLog, view: RunView, clock: Clock
+) -> None:
+    start_run(log)
+    start_engines(log, clock)
+    before = view.seconds()
+    log.emit("student_started", round=0, rows=200, workers=2)
+    clock.now += 20
+    log.emit("stage_started", round=1, stage="extrapolate", target=None, known=0)
+    assert view.phase == "generate"
+    clock.now += 5
+    seconds = {"start": 2.0, "train": 17.0, "score": 6.0}
+    log.emit("student_finished", round=0, rows=200, select={}, mistakes=3, mined=9, seconds=seconds)
+    clock.now += 3
+    log.emit("engine_stopped", engine="engine-0")
+    spent = {phase: value - before[phase] for phase, value in view.seconds().items()}
+    assert spent == pytest.approx({"start": 2, "train": 17, "score": 6, "generate": 8})
+    assert view.spent[1, "generate"] == pytest.approx(8)
+
+
 def test_engines_that_wait_or_are_given_up_are_told_apart(log: EventLog, view: RunView, clock: Clock) -> None:
     start_run(log)
     start_engines(log, clock)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from s3ray.config import StrategyConfig
+from s3ray.mistakes import Mistakes
 from s3ray.stage import StagePlan
 from s3ray.strategies import STRATEGIES, make_strategy
 from s3ray.strategies.base import RoundContext
@@ -46,7 +47,7 @@ def context(task: Task, round_: int = 0, num_mistakes: int = 4, **changes: Any) 
         "task": task,
         "gold": gold,
         "contexts": contexts if task.context_fields else [],
-        "mistakes": [Mistake(example=row, predicted="x", confidence=0.9) for row in gold[:num_mistakes]],
+        "mistakes": Mistakes([Mistake(example=row, predicted="x", confidence=0.9) for row in gold[:num_mistakes]]),
         "fingerprint": "f",
         "seed": 0,
         "with_reasons": True,
@@ -89,7 +90,7 @@ def test_faithful_s3_writes_one_example_per_mistake_with_its_label_and_context()
     requests = list(plan.requests)
     assert plan.quota is None
     assert sorted(request.parent.id for request in requests if request.parent) == [
-        mistake.example.id for mistake in given.mistakes
+        mistake.example.id for mistake in given.mistakes.all()
     ]
     for request in requests:
         assert request.parent is not None
