@@ -16,7 +16,7 @@ from s3ray.config import RunConfig
 from s3ray.generator.actor import Exchange
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
-from s3ray.generator.lookahead import RequestSource
+from s3ray.generator.lookahead import MIN_AHEAD, RequestSource
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
@@ -40,6 +40,8 @@ _NODES_EVERY_S = 3.0
 class GeneratorPool:
     """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine from when it is ready."""
 
+    min_ahead = MIN_AHEAD
+
     def __init__(self, config: RunConfig, recipes: Mapping[str, Recipe], plan: Plan, *, emit: Emit) -> None:
         """``recipes`` by the name that requests give."""
         self._config = config
@@ -52,16 +54,13 @@ class GeneratorPool:
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
-        self._dispatcher = self._make_dispatcher()
+        self._dispatcher = Dispatcher(PullPolicy(), self.min_ahead)
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._nodes: list[NodeFacts] = []
         self._nodes_at = float("-inf")
         self._alive_at = time.monotonic()
         self._epoch = 0
         self._pending = PendingChunk()
-
-    def _make_dispatcher(self) -> Dispatcher:
-        return Dispatcher(PullPolicy())
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -201,12 +200,7 @@ class GeneratorPool:
             time.sleep(_POLL_S / 4)
         elif all(seat.state is SeatState.GIVEN_UP for seat in self._seats):
             raise no_engine_left(self._seats)
-        else:
-            self._idle(source)
-
-    def _idle(self, source: RequestSource) -> None:
-        """Nothing is under way."""
-        if source.is_waiting:
+        elif source.is_waiting:
             time.sleep(_POLL_S / 4)
         elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")

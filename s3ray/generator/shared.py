@@ -3,16 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from s3ray.config import RunConfig
-from s3ray.generator.dispatch import Dispatcher
-from s3ray.generator.lookahead import RequestSource
 from s3ray.generator.plan import Plan
-from s3ray.generator.policy import PullPolicy
 from s3ray.generator.pool import Emit, GeneratorPool
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.seat import Seat, SeatState
 from s3ray.generator.sharing import SharedSource
-
-_IDLE_S = 0.25
 
 
 class SharedPool(GeneratorPool):
@@ -21,6 +16,8 @@ class SharedPool(GeneratorPool):
     ``num_allowed`` says how many engines may hold devices at this moment. One that is too many gets no more requests,
     answers what it has, and leaves; it is back when there is room again.
     """
+
+    min_ahead = 0  # what is drawn far ahead of need could not make way for a stage that is more urgent
 
     def __init__(
         self,
@@ -42,10 +39,6 @@ class SharedPool(GeneratorPool):
         """Engines that hold devices at this moment."""
         return len(self._running())
 
-    def _make_dispatcher(self) -> Dispatcher:
-        # What is drawn far ahead of need could not make way for a stage that is more urgent.
-        return Dispatcher(PullPolicy(), min_ahead=0)
-
     def _tend(self) -> None:
         for indexes in self._source.take_withdrawn():
             self._dispatcher.withdraw(indexes)
@@ -66,6 +59,3 @@ class SharedPool(GeneratorPool):
         for seat in self._leaving:
             seat.has_gap = True  # it gets nothing new
         self._stop([seat for seat in self._leaving if not self._dispatcher.num_in_flight(seat.engine)])
-
-    def _idle(self, source: RequestSource) -> None:
-        self._source.wait(_IDLE_S)

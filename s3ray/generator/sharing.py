@@ -36,28 +36,26 @@ class SharedSource:
         self._customers: dict[int, _Customer] = {}
         self._num_joined = 0
         self._withdrawn: list[range] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def join(self, source: RequestSource, *, recipe: str, urgency: Urgency) -> int:
         """A stage wants answers; returns the number by which its answers are known."""
-        with self._changed:
+        with self._lock:
             number = self._num_joined
             self._num_joined += 1
             self._customers[number] = _Customer(source=source, recipe=recipe, urgency=urgency)
-            self._changed.notify_all()
         return number
 
     def leave(self, number: int) -> None:
         """A stage wants no more, whatever is under way for it."""
-        with self._changed:
+        with self._lock:
             del self._customers[number]
             self._withdrawn.append(range(number * _BLOCK, (number + 1) * _BLOCK))
 
     def close(self) -> None:
         """Nobody will join any more."""
-        with self._changed:
+        with self._lock:
             self.finished = True
-            self._changed.notify_all()
 
     @property
     def num_customers(self) -> int:
@@ -66,13 +64,13 @@ class SharedSource:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no stage has a request for now."""
-        return all(customer.source.is_waiting for customer in self._customers.values())
+        """Always, until it is closed: a stage may join, or settle answers that are on their way to it."""
+        return not self.finished
 
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests, the most urgent stage's first."""
         taken: list[GenerationRequest] = []
-        with self._changed:
+        with self._lock:
             for number, customer in sorted(self._customers.items(), key=lambda item: (item[1].urgency, item[0])):
                 if len(taken) >= num:
                     break
@@ -85,15 +83,9 @@ class SharedSource:
 
     def take_withdrawn(self) -> list[range]:
         """The indexes of stages that have left since the last call."""
-        with self._changed:
+        with self._lock:
             withdrawn, self._withdrawn = self._withdrawn, []
         return withdrawn
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until a stage has joined, or one that has no request for now may have some."""
-        with self._changed:
-            if self.is_waiting and not self.finished:
-                self._changed.wait(timeout_s)
 
 
 def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:

@@ -35,7 +35,7 @@ class ScriptedPool:
                 raise PoolError("no engine is left", "a hint")
             batch, waiting = waiting[:4], waiting[4:]
             if not batch:
-                source.wait(0.01)
+                time.sleep(0.01)
                 continue
             self._num_answered += len(batch)
             outcomes = [

@@ -52,16 +52,14 @@ def test_who_has_left_gives_nothing_more_and_is_withdrawn_once(source: SharedSou
     assert other != number
 
 
-def test_stages_that_wait_for_their_requests_are_not_asked_all_the_time(source: SharedSource) -> None:
-    waiting = stage(0)
-    waiting.is_waiting = True
-    source.join(waiting, recipe="", urgency=(0,))
-    assert source.is_waiting
-    source.join(stage(1), recipe="", urgency=(0,))
-    assert not source.is_waiting
-
-
 def test_it_is_finished_when_it_is_closed_and_not_when_it_is_empty(source: SharedSource) -> None:
+    """An empty one waits: a stage may join at any time, and answers may be on their way to one."""
     assert not source.finished
+    assert source.is_waiting
+    number = source.join(stage(1), recipe="", urgency=(0,))
+    assert len(source.take(9)) == 1
+    assert source.is_waiting
+    source.leave(number)
     source.close()
     assert source.finished
+    assert not source.is_waiting
