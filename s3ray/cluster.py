@@ -6,7 +6,8 @@ from collections import Counter
 
 import ray
 from ray._private.services import find_bootstrap_address
-from ray.util.placement_group import placement_group_table
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from s3ray.errors import InputError
 from s3ray.generator.holdings import Occupancy
@@ -68,6 +69,14 @@ def occupancy(resource: str) -> Occupancy:
     return Occupancy(
         resource=resource, total=total, free=free, by_group={name: num for name, num in held.items() if num}
     )
+
+
+def remove_groups(*, memory: int) -> None:
+    """Remove the placement groups whose every bundle reserves exactly so many bytes."""
+    for group in placement_group_table().values():
+        bundles = group["bundles"].values()
+        if group["state"] != "REMOVED" and all(bundle.get("memory") == memory for bundle in bundles):
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group["placement_group_id"])))
 
 
 def local_facts() -> list[NodeFacts]:

@@ -7,6 +7,7 @@ its last checkpoint, and any other training begins at the base checkpoint. Once 
 
 import os
 import platform
+import random
 import signal
 import tempfile
 import threading
@@ -21,7 +22,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from s3ray.cluster import occupancy
+from s3ray.cluster import occupancy, remove_groups
 from s3ray.config import StudentConfig
 from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
 from s3ray.files import is_url
@@ -75,6 +76,8 @@ class RayStudentTrainer:
         self._storage_path, self._storage = _storage(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._num_trainings = num_trainings
+        # Ray Train's placement groups have no names: so many bytes, which nothing else reserves, tell which are ours.
+        self._mark = random.randrange(1, 2**24)
 
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student, or go on where an interrupted training of the same student stopped.
@@ -123,6 +126,7 @@ class RayStudentTrainer:
                     signal.signal(signal.SIGINT, on_interrupt)
             if not ray.is_initialized():  # the run has ended, and fit() would start a Ray of its own
                 raise problem
+            remove_groups(memory=self._mark)  # Ray Train may leave them: then nobody gets their devices any more
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
@@ -141,7 +145,8 @@ class RayStudentTrainer:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(least, most) if least < most else most,
                 use_gpu=gpus > 0,
-                resources_per_worker={name: amount for name, amount in self._resources.items() if amount},
+                resources_per_worker={name: amount for name, amount in self._resources.items() if amount}
+                | {"memory": self._mark},
                 label_selector=_of_type(self._config.accelerator),
             ),
             run_config=ray.train.RunConfig(

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
+from ray.util.placement_group import placement_group, placement_group_table
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.processes import below
+from s3ray.cluster import remove_groups
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError, TrainerError
 from s3ray.student.loop import LocalStudentTrainer
@@ -110,3 +113,13 @@ def test_a_killed_training_ends_in_the_student_of_an_undisturbed_one(
     ]
     assert (disturbed.best_epoch, disturbed.test) == (undisturbed.best_epoch, undisturbed.test)
     assert not list((tmp_path / "train").iterdir()), "the notes of a finished student go"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_a_dead_controller_left_reserved_comes_back_and_nothing_else() -> None:
+    ours, others = (placement_group([{"CPU": 1, "memory": num}]) for num in (1234, 1235))
+    ray.get([ours.ready(), others.ready()])
+    remove_groups(memory=1234)
+    states = [placement_group_table(group)["state"] for group in (ours, others)]
+    remove_groups(memory=1235)
+    assert states == ["REMOVED", "CREATED"]
