@@ -95,6 +95,7 @@ def write_grid(folder: Path, rows: int, seeds: Sequence[int]) -> Path:
     """The grid of the real part: the shipped job at a small size."""
     size = {
         "strategy.rows": rows,
+        "strategy.rounds": 1,
         "strategy.seed_examples": rows * 3 // 5,
         "strategy.reasons_per_label": 10,
         "student.workers": 1,
@@ -160,7 +161,7 @@ def measure(rows: int, seeds: Sequence[int]) -> dict[str, Any]:
 def main() -> None:
     """Measure, simulate, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=120, help="examples that each run writes")
+    parser.add_argument("--rows", type=int, default=80, help="examples that each run writes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the real runs")
     parser.add_argument("--results", type=Path, help="file for the result")
     options = parser.parse_args()
