@@ -13,6 +13,7 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config import RunConfig
+from s3ray.errors import PoolError
 from s3ray.generator.actor import Exchange
 from s3ray.generator.dispatch import Dispatcher
 from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
@@ -32,7 +33,6 @@ Emit = Callable[..., None]
 
 _NO_ROOM = "no node has room for it"
 _POLL_S = 1.0
-_ALIVE = (SeatState.STARTING, SeatState.READY, SeatState.ASLEEP)
 _SILENCE_S = 120.0
 _NODES_EVERY_S = 3.0
 
@@ -47,9 +47,7 @@ class GeneratorPool:
         self._config = config
         self._recipes = recipes
         self._emit = emit
-        self._device = plan.device
-        self._releases_devices = plan.engines_leave
-        self._sleep_level = plan.sleep_level
+        self._plan = plan
         self.works_while_training = not (plan.engines_leave or plan.sleep_level)
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
@@ -71,9 +69,9 @@ class GeneratorPool:
 
     def pause(self) -> None:
         """Make way for training: engines on GPUs leave or sleep in swap mode, others only stay idle."""
-        if self._releases_devices:
+        if self._plan.engines_leave:
             self.close()
-        elif self._sleep_level:
+        elif self._plan.sleep_level:
             self._put_to_sleep()
 
     def _put_to_sleep(self) -> None:
@@ -81,11 +79,11 @@ class GeneratorPool:
         loading = {seat.call: seat for seat in self._seats if seat.state is SeatState.STARTING}
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
-        asleep = sleep_in_time([seat for seat in self._seats if seat.state is SeatState.READY], self._sleep_level)
+        asleep = sleep_in_time([seat for seat in self._seats if seat.state is SeatState.READY], self._plan.sleep_level)
         for seat in asleep:
             self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.state = SeatState.ASLEEP
-            self._emit("engine_asleep", engine=seat.engine, level=self._sleep_level)
+            self._emit("engine_asleep", engine=seat.engine, level=self._plan.sleep_level)
         self._stop([seat for seat in self._running() if seat.state is not SeatState.ASLEEP])
 
     def close(self) -> None:
@@ -101,7 +99,7 @@ class GeneratorPool:
 
     def _running(self) -> list[Seat]:
         """Those that hold their place."""
-        return [seat for seat in self._seats if seat.state in _ALIVE]
+        return [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY, SeatState.ASLEEP)]
 
     def _may_start(self) -> bool:
         """Whether one more engine may take its place."""
@@ -127,7 +125,7 @@ class GeneratorPool:
                 return True
             seat.placement = None
         others = [other.placement for other in self._seats if other is not seat and other.placement is not None]
-        seat.placement = place_engine(self._config, seat.engine, nodes, others, device=self._device, avoid=shunned)
+        seat.placement = place_engine(self._config, seat.engine, nodes, others, device=self._plan.device, avoid=shunned)
         if seat.placement is None:
             if not seat.is_homeless:
                 seat.problem = _NO_ROOM
@@ -164,7 +162,12 @@ class GeneratorPool:
             self._feed(source)
             if source.finished:
                 break
-            self._wait(source)
+            try:
+                self._wait(source)
+            except PoolError:
+                if not self._pending.num_rows:
+                    raise
+                yield self._pending.take()  # what was answered before is not lost, and may be enough
             self._tend()
             if self._pending.is_due(time.monotonic(), nothing_else=self._dispatcher.is_empty):
                 yield self._pending.take()
@@ -237,8 +240,7 @@ class GeneratorPool:
 
     def _welcome(self, seat: Seat, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
-        seat.state, seat.problem = SeatState.READY, ""
-        seat.progress_at = now
+        seat.state, seat.problem, seat.progress_at = SeatState.READY, "", now
         self._dispatcher.join(seat.engine, limits)
         seconds = now - seat.called
         event, seat.is_waking = "engine_awake" if seat.is_waking else "engine_ready", False
