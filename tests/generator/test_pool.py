@@ -77,6 +77,31 @@ def test_every_request_is_answered_once_by_all_engines() -> None:
     assert indexes(again) == list(range(500, 530)), "a second stage is served as well"
 
 
+def test_engines_wait_for_requests_that_come_later() -> None:
+    class Trickle(InsistentSource):
+        """Has its second half only when it was asked in vain a few times after the first was answered."""
+
+        num_asked = 0
+
+        def take(self, num: int) -> list[GenerationRequest]:
+            self.is_waiting = len(self._todo) == 20 and self.num_asked < 3
+            self.num_asked += self.is_waiting and len(self._missing) == 20
+            return [] if self.is_waiting else super().take(min(num, 20))
+
+    source = Trickle(asked(40))
+    pool = make_pool([], fake={"tokens_per_s": 300.0})
+    outcomes: list[Outcome] = []
+    try:
+        for chunk in pool.generate(source):
+            batch = list(outcomes_from_table(chunk.table))
+            source.settle(batch)
+            outcomes += batch
+    finally:
+        pool.close()
+    assert indexes(outcomes) == list(range(40))
+    assert source.num_asked == 3
+
+
 def test_dying_engines_are_replaced_and_lose_nothing() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"die_after": 25}, max_restarts=20)
