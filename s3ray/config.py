@@ -16,13 +16,17 @@ from s3ray.presets import STUDENT_PRESETS
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names that become names of folders."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a file that users write: strict, and unknown fields are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-class GoldConfig(_Section):
+class GoldConfig(Section):
     """The labelled data and how it is split. The three parts share no row."""
 
     extrapolate: PositiveInt = 300
@@ -35,7 +39,7 @@ class GoldConfig(_Section):
     """Which rows are drawn."""
 
 
-class StrategyConfig(_Section):
+class StrategyConfig(Section):
     """Where the prompts come from."""
 
     name: Literal["gold", "zerogen", "goldgen", "s3"] = "s3"
@@ -72,7 +76,7 @@ class StrategyConfig(_Section):
         return self
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """How the generator decodes (paper: nucleus sampling at temperature 0.9)."""
 
     temperature: float = Field(default=0.9, ge=0, le=5)
@@ -86,7 +90,7 @@ class SamplingConfig(_Section):
     `max_tokens`: no second try."""
 
 
-class FakeConfig(_Section):
+class FakeConfig(Section):
     """The fake engine's script, for plumbing and chaos; it proves nothing about quality or speed."""
 
     tokens_per_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
@@ -105,7 +109,7 @@ class FakeConfig(_Section):
     """Reserve GPUs as a real engine does, to try a placement on a cluster (pretend GPUs will do)."""
 
 
-class EndpointConfig(_Section):
+class EndpointConfig(Section):
     """A server that speaks OpenAI's protocol."""
 
     url: str
@@ -116,7 +120,7 @@ class EndpointConfig(_Section):
     """The environment variable that holds the key wherever the engine runs. Servers without keys need none."""
 
 
-class GeneratorConfig(_Section):
+class GeneratorConfig(Section):
     """The large language model and the engines that host it."""
 
     engine: Literal["vllm", "openai", "fake"] = "vllm"
@@ -169,7 +173,7 @@ class GeneratorConfig(_Section):
     """Script of the fake engine."""
 
 
-class CurationConfig(_Section):
+class CurationConfig(Section):
     """Which generations are kept."""
 
     clean: bool = True
@@ -178,7 +182,7 @@ class CurationConfig(_Section):
     """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
 
 
-class StudentConfig(_Section):
+class StudentConfig(Section):
     """The small model and its training. It starts from the base checkpoint in every round."""
 
     preset: Literal["paper-imdb", "paper-qnli", "paper-rte", "paper-adversarial_qa"] | None = Field(
@@ -227,7 +231,7 @@ class StudentConfig(_Section):
         return self.min_workers or self.workers
 
 
-class PlacementConfig(_Section):
+class PlacementConfig(Section):
     """Who holds which devices when."""
 
     mode: Literal["split", "swap"] = Field(default="swap", json_schema_extra=EXECUTION)
@@ -242,7 +246,7 @@ class PlacementConfig(_Section):
         return {"stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """The Ray cluster to run on."""
 
     address: str = Field(default="auto", json_schema_extra=EXECUTION)
@@ -250,10 +254,10 @@ class ClusterConfig(_Section):
     local: always start one here. HOST:PORT: that cluster."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One run: one task, one strategy, one generator, one student, one seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, json_schema_extra=EXECUTION)
+    name: str = Field(pattern=NAME_PATTERN, max_length=100, json_schema_extra=EXECUTION)
     """Name of the run and of its folder."""
     task: str
     """Name of a builtin task, or path of a task YAML."""

@@ -139,12 +139,15 @@ def _run_group(
     console: Console,
 ) -> list[str]:
     """Run jobs that have their generator in common, all at once."""
-    config = _config_of_all(campaign, runs, nodes)
+    passes = _passes_devices(runs[0].job.config, nodes)
+    config = _config_of_all(campaign, runs, passes)
     plan = plan_placement(config, nodes)
     source = SharedSource()
     recipes = {run.recipe: Recipe(task=run.job.task, clean=run.job.config.curation.clean) for run in runs}
     devices = DeviceQueue(
-        _devices(config, plan, nodes, campaign.config.trainings), lambda: source.num_customers, lambda: pool.num_holding
+        _devices(config, plan, nodes, campaign.config.trainings, passes),
+        lambda: source.num_customers,
+        lambda: pool.num_holding,
     )
     pool = SharedPool(config, recipes, plan, source, num_allowed=devices.num_allowed, emit=events.emit)
     per_engine = _per_engine(plan)
@@ -163,7 +166,7 @@ def _run_group(
 
         def trainer_with(num_workers: int) -> Trainer:
             student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
-            beside = 1 if _passes_devices(config, nodes) else campaign.config.trainings
+            beside = 1 if passes else campaign.config.trainings
             run_name = f"{campaign.config.name}-{name}"
             return make_trainer(student, run.job, plan, run.store, run_name, num_trainings=beside)
 
@@ -206,7 +209,7 @@ def _seed_set(run: _Run, log: EventLog, seeds: SeedSets) -> Iterator[None]:
         return
     with seeds.claimed(run.job.requests["seed"], run.store) as found:
         if found is not None:
-            report = copy_round(found, run.store, 0, found.name)
+            report = copy_round(found, run.store, 0)
             counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
             log.emit("round_linked", from_run=found.name, **counts)
         yield
@@ -224,11 +227,11 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
     return config.placement.mode == "swap" and any(node.num_gpus for node in nodes)
 
 
-def _config_of_all(campaign: Campaign, runs: Sequence[_Run], nodes: Sequence[NodeFacts]) -> RunConfig:
+def _config_of_all(campaign: Campaign, runs: Sequence[_Run], passes: bool) -> RunConfig:
     """A job that stands for all of them where engines and train workers are placed."""
     config = runs[0].job.config
     workers = max(run.job.config.student.workers for run in runs)
-    if not _passes_devices(config, nodes):
+    if not passes:
         workers *= campaign.config.trainings
     student = config.student.model_copy(update={"workers": workers})
     return config.model_copy(update={"name": campaign.config.name, "student": student})
@@ -238,9 +241,9 @@ def _per_engine(plan: Plan) -> float:
     return plan.engines[0].num_gpus if plan.engines and plan.device == "gpu" else 1.0
 
 
-def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int) -> Devices:
+def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int, passes: bool) -> Devices:
     """What there is to divide; engines that take no device leave none either."""
-    is_split = not _passes_devices(config, nodes) or not _per_engine(plan)
+    is_split = not passes or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
     return Devices(
         num_devices=num_gpus,
@@ -248,7 +251,7 @@ def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trai
         per_worker=plan.gpus_per_worker,
         num_engines=plan.num_wanted,
         min_workers=config.student.least_workers,
-        max_workers=config.student.workers // (1 if _passes_devices(config, nodes) else num_trainings),
+        max_workers=config.student.workers // (1 if passes else num_trainings),
         is_split=is_split,
         num_trainings=num_trainings,
     )

@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from s3ray.config import RunConfig
+from s3ray.config import NAME_PATTERN, RunConfig, Section
 from s3ray.errors import InputError
 from s3ray.jobfile import load_config, read_yaml, validate
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
-
-class CampaignConfig(BaseModel):
+class CampaignConfig(Section):
     """What `s3ray compare` runs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(pattern=NAME_PATTERN, max_length=100)
     """Name of the campaign and of its folder, which holds one folder for each run."""
     job: str
     """The job file that all runs begin with; relative to this file."""
@@ -32,7 +28,7 @@ class CampaignConfig(BaseModel):
     """Each combination is run with each of them, as `seed` and as `gold.seed`: it changes all that is random."""
     reference: str | None = None
     """Value of the first axis that the others are compared with, seed by seed; null: the last one."""
-    priorities: dict[str, int] = {}
+    priorities: dict[str, int] = Field(default={})
     """Values whose runs go before those of others where they share engines or devices; the highest first, default 0."""
     trainings: PositiveInt = 1
     """Students that are trained at once, where engines keep devices of their own. In swap mode on GPUs as many as find
@@ -117,7 +113,7 @@ def _check_names(config: CampaignConfig, where: str) -> None:
         if not values:
             raise InputError("has no values", where=where, field=f"axes.{axis}", hint="Give one or more, by name.")
         for value in values:
-            if not _NAME.match(value):
+            if not re.match(NAME_PATTERN, value):
                 raise InputError(
                     "cannot be part of a folder's name", where=where, field=f"axes.{axis}", value=value, hint=hint
                 )

@@ -46,7 +46,7 @@ class SeedSets:
                 self._changed.notify_all()
 
 
-def copy_round(source: RunStore, target: RunStore, round_: int, name: str) -> dict[str, Any]:
+def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any]:
     """Copy a finished round, its marker last; the marker says which run it comes from. Returns the round's report.
 
     Raises:
@@ -56,6 +56,6 @@ def copy_round(source: RunStore, target: RunStore, round_: int, name: str) -> di
     for file in source.files(f"rounds/{round_}"):
         if file != marker:
             target.copy_from(source, file)
-    report: dict[str, Any] = {**source.read_json(marker), "linked_from": name}
+    report: dict[str, Any] = {**source.read_json(marker), "linked_from": source.name}
     target.write_json(marker, report)
     return report

@@ -212,9 +212,10 @@ class RunTrainer:
 
 def _own_part(chunk: Chunk, table: Any) -> dict[str, dict[str, Any]]:
     """What engines told of themselves, with the rows and tokens of one stage."""
-    rows = Counter(table["engine"].to_pylist())
+    names = table["engine"].to_pylist()
+    rows = Counter(names)
     tokens: Counter[str] = Counter()
-    for engine, num in zip(table["engine"].to_pylist(), table["num_output_tokens"].to_pylist(), strict=True):
+    for engine, num in zip(names, table["num_output_tokens"].to_pylist(), strict=True):
         tokens[engine] += num
     return {
         engine: {**chunk.engines[engine], "rows": num, "output_tokens": tokens[engine]}

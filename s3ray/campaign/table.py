@@ -14,7 +14,7 @@ class Row:
 
     ``scores`` is the deciding metric on test by seed. ``lead_mean`` and ``lead_std`` are of the differences to the
     reference, seed by seed; None for the reference itself, and where it has no score. Standard deviations are of the
-    sample, None for a single seed. ``output_tokens`` and ``seconds`` are means over the seeds.
+    sample, None for a single seed. ``output_tokens`` and ``train_s`` are means over the seeds.
     """
 
     cell: Mapping[str, str]

@@ -92,7 +92,7 @@ class EventLog:
             ValueError: ``event`` is neither in ``EVENTS`` nor in ``CAMPAIGN_EVENTS``.
         """
         if event not in EVENTS and event not in CAMPAIGN_EVENTS:
-            raise ValueError(f"unknown event {event!r}; known: {', '.join(EVENTS)}")
+            raise ValueError(f"unknown event {event!r}; known: {', '.join((*EVENTS, *CAMPAIGN_EVENTS))}")
         record: Event = {"time": self._clock(), "run": self._run, "attempt": self._attempt, "event": event}
         self.pass_on(record | self._at.place | fields)
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
+from s3ray.config import Section
 from s3ray.jobfile import read_yaml, validate
 from s3ray.tasks.templates import check_template
 
@@ -24,11 +25,7 @@ _SPAN_FIELDS = ("question", "context")
 _TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "predicted", "confidence")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class Label(_Section):
+class Label(Section):
     """One class of a classification task."""
 
     name: str = Field(min_length=1)
@@ -39,7 +36,7 @@ class Label(_Section):
     """How a prompt says it."""
 
 
-class HubSource(_Section):
+class HubSource(Section):
     """A dataset on the Hugging Face hub."""
 
     hub: str
@@ -54,7 +51,7 @@ class HubSource(_Section):
     """Split on which the last student is scored."""
 
 
-class ChatTemplate(_Section):
+class ChatTemplate(Section):
     """A prompt for chat models: two messages, Jinja2."""
 
     system: str = ""
@@ -63,7 +60,7 @@ class ChatTemplate(_Section):
     """The order."""
 
 
-class CompletionTemplate(_Section):
+class CompletionTemplate(Section):
     """A prompt for base and tiny models: a text to continue, Jinja2."""
 
     text: str = Field(min_length=1)
@@ -72,7 +69,7 @@ class CompletionTemplate(_Section):
     """Strings at which the continuation ends."""
 
 
-class ChatPrompts(_Section):
+class ChatPrompts(Section):
     """The chat prompts of a task."""
 
     reasons: ChatTemplate | None = None
@@ -83,7 +80,7 @@ class ChatPrompts(_Section):
     """Asks for a new text like a gold example."""
 
 
-class CompletionPrompts(_Section):
+class CompletionPrompts(Section):
     """The completion prompts of a task."""
 
     reasons: CompletionTemplate | None = None
@@ -94,7 +91,7 @@ class CompletionPrompts(_Section):
     """Asks for a new text like a gold example."""
 
 
-class Prompts(_Section):
+class Prompts(Section):
     """The prompts of a task, in one form or both; a job picks the form that suits its generator."""
 
     chat: ChatPrompts | None = None
@@ -103,7 +100,7 @@ class Prompts(_Section):
     """For base and tiny models."""
 
 
-class Limits(_Section):
+class Limits(Section):
     """Length of the written text in words; what is outside is rejected."""
 
     min_words: PositiveInt = 1
@@ -118,7 +115,7 @@ class Limits(_Section):
         return self
 
 
-class TaskSpec(_Section):
+class TaskSpec(Section):
     """What is being learned: the data, the labels, and how a language model is asked for more."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")

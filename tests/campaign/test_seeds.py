@@ -53,7 +53,7 @@ def test_other_seed_sets_are_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_copied_round_is_whole_and_says_where_it_comes_from(tmp_path: Path) -> None:
     target = RunStore(tmp_path / "b")
-    report = copy_round(finished(tmp_path / "a"), target, 0, "a")
+    report = copy_round(finished(tmp_path / "a"), target, 0)
     assert target.rounds() == [0]
     assert report == target.read_json("rounds/0/round.json") == {"round": 0, "rows": 60, "linked_from": "a"}
     assert target.path("rounds/0/chunks/seed-000000.parquet").read_text() == "outcomes"
