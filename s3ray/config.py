@@ -7,23 +7,14 @@ starts of the same run; all others shape the data and are fingerprinted (DESIGN:
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
-from s3ray.presets import STUDENT_PRESETS
-
-Probability = Annotated[float, Field(gt=0, le=1)]
-EXECUTION: dict[str, Any] = {"execution": True}
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names that become names of folders."""
-
-
-class Section(BaseModel):
-    """A part of a file that users write: strict, and unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+from s3ray.methods import CurationConfig, StrategyConfig
+from s3ray.presets import METHOD_PRESETS, STUDENT_PRESETS
+from s3ray.section import EXECUTION, NAME_PATTERN, Probability, Section
 
 
 class GoldConfig(Section):
@@ -37,43 +28,6 @@ class GoldConfig(Section):
     """Rows on which the last student is scored, once, at the end."""
     seed: int = 0
     """Which rows are drawn."""
-
-
-class StrategyConfig(Section):
-    """Where the prompts come from."""
-
-    name: Literal["gold", "zerogen", "goldgen", "s3"] = "s3"
-    """gold: train on gold. zerogen: labels only. goldgen: imitate any gold row. s3: extrapolate mistakes."""
-    rounds: int = Field(default=2, ge=0, le=20)
-    """Extrapolation rounds R (paper: 2). Used by s3."""
-    seed_examples: int = Field(default=400, ge=0)
-    """Accepted examples of the seed set. Used by s3 and goldgen."""
-    per_mistake: PositiveInt = 1
-    """Examples asked for per mistake (paper: 1). Used by s3 where `rows` is not given."""
-    rows: PositiveInt | None = None
-    """Accepted examples in all, for comparisons at equal size. Required by zerogen and goldgen; with s3 it replaces
-    `per_mistake`: the rounds share what the seed set leaves, going over the mistakes as often as it takes."""
-    rationales: bool = True
-    """Ask for reasons behind each label first and put some into every seed prompt (paper, Algorithm 1). Used by s3
-    and goldgen."""
-    reasons_per_label: PositiveInt = 20
-    """Reasons kept per label (K in Algorithm 1)."""
-    reasons_per_prompt: PositiveInt = 3
-    """Reasons drawn into one seed prompt (k in Algorithm 1)."""
-    candidates_per_row: float = Field(default=8.0, ge=1)
-    """How many requests may be spent per accepted example before a stage gives up and says so."""
-
-    @model_validator(mode="after")
-    def _rows_where_needed(self) -> "StrategyConfig":
-        if self.name in ("zerogen", "goldgen") and self.rows is None:
-            raise ValueError(f"strategy {self.name} needs `rows`, the number of examples to write")
-        if self.rows is not None and self.name in ("s3", "goldgen") and self.rows < self.seed_examples:
-            raise ValueError(f"`rows` ({self.rows}) is less than `seed_examples` ({self.seed_examples})")
-        if self.name == "s3" and not self.seed_examples:
-            raise ValueError("strategy s3 needs `seed_examples`, or its first student has nothing to learn from")
-        if self.name == "s3" and not self.rounds and self.rows not in (None, self.seed_examples):
-            raise ValueError(f"with `rounds` 0 only the {self.seed_examples} `seed_examples` are written, not `rows`")
-        return self
 
 
 class SamplingConfig(Section):
@@ -173,15 +127,6 @@ class GeneratorConfig(Section):
     """Script of the fake engine."""
 
 
-class CurationConfig(Section):
-    """Which generations are kept."""
-
-    clean: bool = True
-    """Reject refusals and truncated texts, strip prefaces and quotes, apply the task's word limits."""
-    near_duplicate: Probability | None = 0.95
-    """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
-
-
 class StudentConfig(Section):
     """The small model and its training. It starts from the base checkpoint in every round."""
 
@@ -216,6 +161,11 @@ class StudentConfig(Section):
     """Train with as many of `workers` as fit, at least so many, and with more when nodes join. null: all must fit."""
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
     """Type of GPU that train workers need (Ray's label ray.io/accelerator-type); null: any."""
+    weigh: Literal["none", "dimp"] = "none"
+    """dimp: a written row weighs as much as a checker, trained on gold, believes its label more than the student does
+    at that moment (DIMP loss, arXiv 2410.21526). Needs no more rows of gold than `gold.extrapolate`."""
+    max_weight: PositiveFloat = 2.0
+    """Largest such weight."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you read it."""
 
@@ -281,6 +231,16 @@ class RunConfig(Section):
     """Folder that gets one folder per run, or an fsspec URL such as s3://bucket/runs; every node must reach it."""
     seed: int = 0
     """Seed of generation and training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, given: Any) -> Any:
+        strategy = given.get("strategy") if isinstance(given, dict) else None
+        preset = METHOD_PRESETS.get(str(strategy.get("name")), {}) if isinstance(strategy, dict) else {}
+        # What is no section at all is left for the check of types to complain about.
+        own = {part: given.get(part, {}) for part in preset}
+        filled = {part: {**preset[part], **own[part]} for part in preset if isinstance(own[part], dict)}
+        return {**given, **filled} if filled else given
 
     @property
     def generates(self) -> bool:

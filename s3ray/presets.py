@@ -9,6 +9,12 @@ from typing import Any
 
 _PAPER = {"model": "distilbert/distilbert-base-uncased", "max_length": 512, "min_steps": 0, "patience": None}
 
+METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "s3plus": {"curation": {"verify": "soft"}, "student": {"weigh": "dimp"}},
+    "llm2llm": {"curation": {"rouge_l": 0.95}},
+}
+"""What a strategy fills in beyond its own section where a job says nothing: section by section."""
+
 STUDENT_PRESETS: dict[str, dict[str, Any]] = {
     "paper-imdb": _PAPER
     | {"learning_rate": 5.0e-6, "weight_decay": 2.0e-8, "batch_size": 8, "epochs": 6, "warmup": 0.006},

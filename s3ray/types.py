@@ -5,7 +5,7 @@ examples are written without looking at mistakes, *extrapolated* ones are writte
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ class RejectionReason(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     COPY_OF_PARENT = "copy_of_parent"
     COPY_OF_GOLD = "copy_of_gold"
+    DOUBTED = "doubted"
     SURPLUS = "surplus"
 
 
@@ -79,12 +80,15 @@ class Example:
 
     ``fields`` maps the task's input fields to texts. Classification sets ``label`` (a label's *name*, never its
     number); extractive question answering sets ``answers`` (several for gold rows that have several references).
+    ``soft`` is the probability of each label, in the task's order, where the generator was asked for it; empty: the
+    label is certain.
     """
 
     id: str
     fields: Mapping[str, str]
     label: str | None = None
     answers: tuple[Span, ...] = ()
+    soft: tuple[float, ...] = ()
     origin: Origin
 
 
@@ -106,7 +110,9 @@ class GenerationRequest(NamedTuple):
     ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
-    tasks), ``parent`` the gold example to imitate, ``max_tokens`` a limit of its own instead of the job's. ``recipe``
+    tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
+    description of such mistakes, ``shown`` other examples for the prompt, ``max_tokens`` a limit of its own instead of
+    the job's. ``recipe``
     says whose prompts and rules the actor takes, where several runs share its engine. A tuple, because millions of them
     travel (``generator.wire``).
     """
@@ -124,6 +130,9 @@ class GenerationRequest(NamedTuple):
     reasons: tuple[str, ...] = ()
     attributes: Mapping[str, str] = {}
     parent: Example | None = None
+    predicted: str | None = None
+    pattern: str = ""
+    shown: tuple[Example, ...] = ()
     variant: int = 0
     max_tokens: int | None = None
     recipe: str = ""
@@ -137,7 +146,8 @@ NOT_YET = GenerationRequest(id="", index=-1, stage="", round=-1, template="", gr
 class Prompt:
     """A rendered prompt: chat messages (``system`` may be empty) or, for base and tiny models, a text to continue.
 
-    Exactly one of ``user`` and ``text`` is set. ``stop`` are strings at which the completion ends; what one says beyond
+    Exactly one of ``user`` and ``text`` is set. With ``choices`` the answer is one of them, and wanted are their
+    probabilities. ``stop`` are strings at which the completion ends; what one says beyond
     quotes and white space stays (``". "`` leaves the full stop).
     """
 
@@ -145,6 +155,7 @@ class Prompt:
     system: str = ""
     text: str | None = None
     stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -185,7 +196,8 @@ class Outcome(NamedTuple):
 
     ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
     can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
-    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target).
+    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target). ``verdict`` is
+    the probability that the generator itself gives to each label of what it wrote, where it was asked.
     Token counts cover every try, ``seconds`` the time at the engine that answered. A tuple, because millions of them
     become Arrow columns and back (``outcomes``).
     """
@@ -204,6 +216,7 @@ class Outcome(NamedTuple):
     engine: str = ""
     attempt: int = 0
     seconds: float = 0.0
+    verdict: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +274,9 @@ class StudentJob:
     The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on
     ``mine_path``, and scored on ``test_path`` where that is given (the last student's alone). Files are
     example tables (``dataset.table_from_examples``). The folder ``output`` receives model and tokenizer.
+    ``checker`` is the folder of a student trained on gold, by whose word rows are weighed (``student.weigh``).
+    ``probes`` are example tables by name; how the student sees each is written to ``probes/NAME.parquet`` in
+    ``output`` (``probes.PROBE_SCHEMA``).
     """
 
     round: int
@@ -270,6 +286,8 @@ class StudentJob:
     test_path: str | None
     output: str
     seed: int
+    checker: str | None = None
+    probes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +298,16 @@ class EpochReport:
     loss: float
     select: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a student answered to one example: label name or text, its probability, and the deciding metric of it."""
+
+    id: str
+    predicted: str
+    confidence: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +324,7 @@ class StudentResult:
     select: Score
     mine: Score | None
     test: Score | None
+    test_answers: tuple[Answer, ...] = ()
     mistakes: tuple[Mistake, ...]
     seconds: Mapping[str, float]
 

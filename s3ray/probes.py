@@ -1,0 +1,45 @@
+"""How a student sees the rows of a table: what it answers, how sure it is, and where the row lies in its features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+PROBE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("predicted", pa.string()),
+        ("target_probability", pa.float64()),
+        ("probabilities", pa.list_(pa.float64())),
+        ("features", pa.list_(pa.float32())),
+    ]
+)
+"""``target_probability`` is what the student gives to the row's own label or answer, ``probabilities`` to each label
+(empty for span tasks), ``features`` are what its head reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """A probed table, row by row.
+
+    Shapes: ``target_probability`` (rows), ``probabilities`` (rows, labels), ``features`` (rows, width).
+    """
+
+    ids: Sequence[str]
+    predicted: Sequence[str]
+    target_probability: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
+
+
+def probes_from_table(table: pa.Table) -> Probes:
+    """Read a table of ``PROBE_SCHEMA``."""
+    return Probes(
+        ids=table["id"].to_pylist(),
+        predicted=table["predicted"].to_pylist(),
+        target_probability=table["target_probability"].to_numpy(),
+        probabilities=np.array(table["probabilities"].to_pylist(), dtype=np.float64),
+        features=np.array(table["features"].to_pylist(), dtype=np.float32),
+    )
