@@ -29,6 +29,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("engine", pa.string()),
         ("attempt", pa.int64()),
         ("seconds", pa.float64()),
+        ("verdict", pa.list_(pa.float64())),
     ]
 )
 
@@ -64,6 +65,7 @@ def outcomes_from_table(table: pa.Table) -> Iterator[Outcome]:
     """Read a table that ``table_from_outcomes`` wrote."""
     columns = [column.to_pylist() for column in table.columns]
     columns[2] = [_STATUS[status] for status in columns[2]]
+    columns[-1] = [tuple(verdict) for verdict in columns[-1]]
     return map(Outcome._make, zip(*columns, strict=True))
 
 
