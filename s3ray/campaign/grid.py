@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from s3ray.config import NAME_PATTERN, RunConfig, Section
+from s3ray.config import RunConfig
 from s3ray.errors import InputError
 from s3ray.jobfile import load_config, read_yaml, validate
+from s3ray.section import NAME_PATTERN, Section
 
 
 class CampaignConfig(Section):

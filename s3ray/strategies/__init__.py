@@ -1,6 +1,6 @@
 """Where prompts come from: one module per strategy, chosen by name from a literal dict."""
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.strategies.base import Strategy
 from s3ray.strategies.gold import Gold
 from s3ray.strategies.goldgen import GoldGen

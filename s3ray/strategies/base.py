@@ -8,7 +8,7 @@ from typing import Protocol
 
 import xxhash
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.mistakes import Mistakes
 from s3ray.stage import ANY, StagePlan
 from s3ray.tasks import NUM_REASONS, Task

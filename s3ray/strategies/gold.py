@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
 from s3ray.strategies.base import RoundContext
 

@@ -6,7 +6,7 @@ so that a comparison with S3 at the same seed size differs in the parents alone.
 
 from collections.abc import Iterator
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
 from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_plan, seed_plan
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
 from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_each_plan, rewrite_plan, seed_plan
 from s3ray.types import Example, Mistake

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from s3ray.config import Section
 from s3ray.jobfile import read_yaml, validate
+from s3ray.section import Section
 from s3ray.tasks.templates import check_template
 
 Form = Literal["chat", "completion"]

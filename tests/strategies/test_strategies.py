@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.config import StrategyConfig
+from s3ray.methods import StrategyConfig
 from s3ray.mistakes import Mistakes
 from s3ray.stage import StagePlan
 from s3ray.strategies import STRATEGIES, make_strategy
