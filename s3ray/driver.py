@@ -7,7 +7,6 @@ goes on after any interruption. Only the driver writes the run folder's rounds a
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -15,26 +14,18 @@ import pyarrow as pa
 from s3ray.books import RoundBooks, Tally, total
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
-from s3ray.dataset import (
-    ExampleJudge,
-    ReasonJudge,
-    examples_from_table,
-    mistakes_from_table,
-    table_from_examples,
-    table_from_mistakes,
-)
+from s3ray.dataset import ExampleJudge, ReasonJudge, examples_from_table, table_from_examples
 from s3ray.errors import RunError
-from s3ray.mistakes import Mistakes, StudentUnderWay
 from s3ray.monitor.events import EventLog
-from s3ray.monitor.logs import log_apart
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext
+from s3ray.students import Students, Trainer
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
-from s3ray.types import Example, Mistake, StudentJob, StudentResult
+from s3ray.types import Example
 
 
 class Generator(Protocol):
@@ -51,17 +42,6 @@ class Generator(Protocol):
 
     def pause(self) -> None:
         """Make way for training; the next ``generate`` brings the engines back."""
-        ...
-
-
-class Trainer(Protocol):
-    """What the driver needs of student training."""
-
-    def train(self, job: StudentJob) -> StudentResult:
-        """Train one student from the base checkpoint and mine its mistakes.
-
-        Blocks of mistakes may lie in ``mistakes/`` below ``job.output`` before all are mined; then all of them do.
-        """
         ...
 
 
@@ -87,8 +67,14 @@ class Driver:
         self._store = parts.store
         self._task = parts.task
         self._strategy = make_strategy(parts.config.strategy)
-        self._under_way: StudentUnderWay | None = None
-        self._has_ended = False
+        self._students = Students(
+            config=parts.config,
+            task=parts.task,
+            store=parts.store,
+            events=parts.events,
+            trainer=parts.trainer,
+            last_round=self._strategy.last_round,
+        )
 
     def run(self) -> None:
         """Do what is left of every round: write, train, find mistakes.
@@ -105,7 +91,14 @@ class Driver:
                 if round_ not in self._store.students():
                     self._make_student(round_)
         finally:
-            self._has_ended = True  # a student that is still under way keeps nothing any more
+            self._students.end()
+
+    def _make_student(self, round_: int) -> None:
+        """Train and score a student, while the next round is written from its first mistakes if the engines may."""
+        generator = self._parts.generator
+        generator.pause()
+        has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
+        self._students.make(round_, beside=has_next and generator.works_while_training)
 
     def _emit(self, event: str, **fields: Any) -> None:
         self._parts.events.emit(event, **fields)
@@ -141,7 +134,7 @@ class Driver:
         judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation.near_duplicate, books.keep)
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, books)
-        self._finish_student()
+        self._students.finish()
         self._close_round(round_, books, stages, time.monotonic() - started)
 
     def _context(self, round_: int, reasons: Mapping[str, Sequence[str]] | None = None) -> RoundContext:
@@ -151,23 +144,12 @@ class Driver:
             task=self._task,
             gold=self._parts.gold.extrapolate,
             contexts=self._parts.gold.contexts,
-            mistakes=self._mistakes(round_),
+            mistakes=self._students.mistakes(round_),
             reasons=reasons or {},
             with_reasons=self._task.has_reasons(config.generator.prompt_form),
             fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
         )
-
-    def _mistakes(self, round_: int) -> Mistakes:
-        """Mistakes on gold, never on synthetic rows: what is extrapolated stays anchored in real data."""
-        if self._under_way is not None:
-            return self._under_way.mistakes
-        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
-
-    def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
-        """The blocks of mistakes on disk, after those that are known."""
-        for name in self._store.mistake_blocks(round_)[num_known:]:
-            yield mistakes_from_table(self._store.read_table(name), self._task.fields)
 
     def _synthetic(self, num_rounds: int) -> Iterator[Example]:
         """The synthetic rows of the first ``num_rounds`` rounds."""
@@ -205,7 +187,7 @@ class Driver:
                 target=stage.plan.target,
                 starving=stage.starving,
             )
-            self._check_student()
+            self._students.check()
 
     def _close_round(
         self, round_: int, books: RoundBooks, stages: Mapping[str, Mapping[str, Any]], seconds: float
@@ -229,82 +211,3 @@ class Driver:
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.in_round(round_, "round.json"), report)
         self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
-
-    # -- the student -----------------------------------------------------------------------------------------------
-
-    def _make_student(self, round_: int) -> None:
-        """Train and score a student; if the engines may work meanwhile, the next round begins with its first mistakes.
-
-        Such a student is finished before the next round is closed.
-        """
-        generator = self._parts.generator
-        generator.pause()
-        has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
-        if not (has_next and generator.works_while_training):
-            self._train_student(round_)
-            return
-        self._under_way = StudentUnderWay(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
-        self._under_way.mistakes.wait_for_first()
-
-    def _check_student(self) -> None:
-        """End the run soon, not when all is written that was asked before, if the student has failed."""
-        if self._under_way is not None:
-            self._under_way.mistakes.check()
-
-    def _finish_student(self) -> None:
-        if self._under_way is not None:
-            self._under_way.finish()
-            self._under_way = None
-
-    def _train_apart(self, round_: int) -> None:
-        log_apart(run=self._parts.config.name)
-        self._train_student(round_)
-
-    def _train_student(self, round_: int) -> None:
-        """A fresh student on all rows so far; the test part is read by the last one only."""
-        store, config = self._store, self._parts.config
-        is_last = round_ == self._strategy.last_round
-        num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
-        job = StudentJob(
-            round=round_,
-            train_path=store.url(store.in_round(round_, "train.parquet")),
-            select_path=store.url(store.gold("select")),
-            mine_path=store.url(store.gold("extrapolate")),
-            test_path=store.url(store.gold("test")) if is_last else None,
-            output=store.url(f"students/{round_}"),
-            seed=config.seed,
-        )
-        with self._parts.events.within(round=round_, phase="train"):
-            self._emit("student_started", rows=num_rows, workers=config.student.workers)
-            result = self._parts.trainer.train(job)
-            if not self._has_ended:
-                self._keep_student(round_, result)
-
-    def _keep_student(self, round_: int, result: StudentResult) -> None:
-        store, task = self._store, self._task
-        mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
-        store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
-        report = {
-            "round": round_,
-            "rows": result.num_rows,
-            "best_epoch": result.best_epoch,
-            "epochs": [
-                {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
-                for epoch in result.epochs
-            ],
-            "select": dict(result.select.values),
-            "mistakes": len(result.mistakes),
-            "mined": result.mine.num_examples if result.mine else None,
-            "seconds": dict(result.seconds),
-        }
-        more = {
-            "main": result.select.main,
-            "mine": dict(result.mine.values) if result.mine else None,
-            "test": dict(result.test.values) if result.test else None,
-            "num_test": result.test.num_examples if result.test else None,
-        }
-        store.write_json(store.in_student(round_, "score.json"), report | more)
-        self._emit("student_finished", phase="score", **report)
-        if result.test is not None:
-            values = dict(result.test.values)
-            self._emit("test_scored", phase="score", test=values, num_examples=result.test.num_examples)

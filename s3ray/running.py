@@ -11,7 +11,7 @@ from rich.console import Console
 from s3ray import __version__
 from s3ray.cluster import connect, join_running, local_facts, node_facts, occupancy
 from s3ray.config import RunConfig, StudentConfig, to_yaml
-from s3ray.driver import Driver, Generator, Parts, Trainer
+from s3ray.driver import Driver, Generator, Parts
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.export import export_dataset
 from s3ray.generator.forecast import forecast, guess, measured
@@ -30,6 +30,7 @@ from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.student.trainer import RayStudentTrainer
+from s3ray.students import Trainer
 
 
 def plan_job(config: RunConfig, where: str, folder: str, console: Console, *, fresh: bool = False) -> None:

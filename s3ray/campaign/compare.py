@@ -19,7 +19,6 @@ from s3ray.campaign.table import compare, to_markdown
 from s3ray.campaign.timing import campaign_account
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
-from s3ray.driver import Trainer
 from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
 from s3ray.generator.placement import plan_placement
@@ -35,6 +34,7 @@ from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
+from s3ray.students import Trainer
 from s3ray.types import StudentJob
 
 _PASSED_ON = (

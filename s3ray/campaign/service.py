@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from s3ray.campaign.shares import Demand, Devices, Shares
-from s3ray.driver import Trainer
 from s3ray.errors import PoolError, S3RayError
 from s3ray.generator.pool import Emit
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
 from s3ray.outcomes import Chunk
 from s3ray.stage import Stage
+from s3ray.students import Trainer
 from s3ray.types import StudentJob, StudentResult
 
 _LOOK_EVERY_S = 0.25

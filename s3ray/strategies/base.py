@@ -60,6 +60,11 @@ class Strategy(Protocol):
         """Whether the training set is gold itself."""
         ...
 
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """What each student is to look at for the next round: ``gold`` (the extrapolation part), ``train``, both."""
+        ...
+
     def reason_stage(self, context: RoundContext) -> StagePlan | None:
         """The stage that writes reasons behind labels (Algorithm 1, step 1), if this round begins with one."""
         ...

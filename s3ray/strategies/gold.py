@@ -12,6 +12,7 @@ class Gold:
 
     last_round = 0
     trains_on_gold = True
+    probes = ()
     seed_settings = ("name",)
 
     def __init__(self, config: StrategyConfig) -> None:

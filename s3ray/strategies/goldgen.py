@@ -16,6 +16,7 @@ class GoldGen:
 
     last_round = 0
     trains_on_gold = False
+    probes = ()
     seed_settings = ("name", "rows", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
 
     def __init__(self, config: StrategyConfig) -> None:

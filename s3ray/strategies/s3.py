@@ -12,6 +12,7 @@ class S3:
     """Round 0 writes the seed set; every later round writes from the mistakes of the student before it."""
 
     trains_on_gold = False
+    probes = ()
     seed_settings = ("name", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
 
     def __init__(self, config: StrategyConfig) -> None:

@@ -12,6 +12,7 @@ class ZeroGen:
 
     last_round = 0
     trains_on_gold = False
+    probes = ()
     seed_settings = ("name", "rows", "candidates_per_row")
 
     def __init__(self, config: StrategyConfig) -> None:

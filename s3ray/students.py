@@ -1,0 +1,135 @@
+"""The students of a run: each trained, scored and kept, and what the next round is to know of it."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from s3ray.config import RunConfig
+from s3ray.dataset import mistakes_from_table, table_from_mistakes
+from s3ray.mistakes import Mistakes, StudentUnderWay
+from s3ray.monitor.events import EventLog
+from s3ray.monitor.logs import log_apart
+from s3ray.store import RunStore
+from s3ray.tasks import Task
+from s3ray.types import Mistake, StudentJob, StudentResult
+
+
+class Trainer(Protocol):
+    """What a run needs of student training."""
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """Train one student from the base checkpoint and mine its mistakes.
+
+        Blocks of mistakes may lie in ``mistakes/`` below ``job.output`` before all are mined; then all of them do.
+        """
+        ...
+
+
+class Students:
+    """Makes the students of one run, one after the other; the last may be under way in a thread."""
+
+    def __init__(
+        self, *, config: RunConfig, task: Task, store: RunStore, events: EventLog, trainer: Trainer, last_round: int
+    ) -> None:
+        self._config = config
+        self._task = task
+        self._store = store
+        self._events = events
+        self._trainer = trainer
+        self._last_round = last_round
+        self._under_way: StudentUnderWay | None = None
+        self._has_ended = False
+
+    def make(self, round_: int, *, beside: bool) -> None:
+        """Train, score and keep a student.
+
+        With ``beside`` it is still being made when this returns, in a thread; ``finish`` waits for it. It returns once
+        the student's first mistake is there, or none will come.
+        """
+        if not beside:
+            self._train(round_)
+            return
+        self._under_way = StudentUnderWay(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
+        self._under_way.mistakes.wait_for_first()
+
+    def mistakes(self, round_: int) -> Mistakes:
+        """What a round is written from: mistakes on gold, so that what is extrapolated stays anchored in real data.
+
+        Never mistakes on synthetic rows.
+        """
+        if self._under_way is not None:
+            return self._under_way.mistakes
+        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+
+    def check(self) -> None:
+        """End the run soon, not when all is written that was asked before, if the student under way has failed."""
+        if self._under_way is not None:
+            self._under_way.mistakes.check()
+
+    def finish(self) -> None:
+        """Wait until the student under way is kept, if there is one."""
+        if self._under_way is not None:
+            self._under_way.finish()
+            self._under_way = None
+
+    def end(self) -> None:
+        """The run is over: a student that is still under way keeps nothing any more."""
+        self._has_ended = True
+
+    def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
+        """The blocks of mistakes on disk that a round is written from, after those that are known."""
+        for name in self._store.mistake_blocks(round_)[num_known:]:
+            yield mistakes_from_table(self._store.read_table(name), self._task.fields)
+
+    def _train_apart(self, round_: int) -> None:
+        log_apart(run=self._config.name)
+        self._train(round_)
+
+    def _train(self, round_: int) -> None:
+        """A fresh student on all rows so far; the test part is read by the last one only."""
+        store, config = self._store, self._config
+        is_last = round_ == self._last_round
+        num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
+        job = StudentJob(
+            round=round_,
+            train_path=store.url(store.in_round(round_, "train.parquet")),
+            select_path=store.url(store.gold("select")),
+            mine_path=store.url(store.gold("extrapolate")),
+            test_path=store.url(store.gold("test")) if is_last else None,
+            output=store.url(f"students/{round_}"),
+            seed=config.seed,
+        )
+        with self._events.within(round=round_, phase="train"):
+            self._events.emit("student_started", rows=num_rows, workers=config.student.workers)
+            result = self._trainer.train(job)
+            if not self._has_ended:
+                self._keep(round_, result)
+
+    def _keep(self, round_: int, result: StudentResult) -> None:
+        store, task = self._store, self._task
+        mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
+        store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
+        report = {
+            "round": round_,
+            "rows": result.num_rows,
+            "best_epoch": result.best_epoch,
+            "epochs": [
+                {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
+                for epoch in result.epochs
+            ],
+            "select": dict(result.select.values),
+            "mistakes": len(result.mistakes),
+            "mined": result.mine.num_examples if result.mine else None,
+            "seconds": dict(result.seconds),
+        }
+        more = {
+            "main": result.select.main,
+            "mine": dict(result.mine.values) if result.mine else None,
+            "test": dict(result.test.values) if result.test else None,
+            "num_test": result.test.num_examples if result.test else None,
+        }
+        store.write_json(store.in_student(round_, "score.json"), report | more)
+        self._events.emit("student_finished", phase="score", **report)
+        if result.test is not None:
+            values = dict(result.test.values)
+            self._events.emit("test_scored", phase="score", test=values, num_examples=result.test.num_examples)
