@@ -1,6 +1,6 @@
 """The report's plots: inline SVG from numbers, coloured by the page's style sheet (classes ``c1`` to ``c8``).
 
-Pure; every text is escaped. Drawn for a width of 460 units, so that letters stay readable on a phone.
+Pure; every text is escaped.
 """
 
 import math
@@ -12,12 +12,11 @@ from markupsafe import Markup, escape
 from s3ray.monitor.accounting import BUSY, NO_WORK, OTHER_PHASE, RECOVERING, STARTING
 from s3ray.monitor.lanes import NUM_BINS, Rows
 from s3ray.monitor.progress import duration
+from s3ray.monitor.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, grid_lines, picture, place_y, round_ticks, text_at
 from s3ray.monitor.timeline import Timeline
 
-WIDTH = 460
 ENGINE_COLOURS = ("c1", "c5", "c2", "c4", "c3", "c6")
 STATE_COLOURS = {BUSY: "c1", STARTING: "c5", NO_WORK: "c2", OTHER_PHASE: "c7", RECOVERING: "c3"}
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,8 @@ def stacked_bars(title: str, bars: Sequence[Bar]) -> Markup:
     body = []
     for i, bar in enumerate(bars):
         top = i * 44
-        body.append(_text(0, top + 13, bar.label, "label"))
-        body.append(_text(WIDTH, top + 13, bar.note, "value end"))
+        body.append(text_at(0, top + 13, bar.label, "label"))
+        body.append(text_at(WIDTH, top + 13, bar.note, "value end"))
         x = 0.0
         for part in bar.parts:
             width = part.value / longest * WIDTH
@@ -54,87 +53,61 @@ def stacked_bars(title: str, bars: Sequence[Bar]) -> Markup:
                 f"<title>{escape(part.name)}: {part.value:g}</title></rect>"
             )
             x += width
-    return _svg(title, max(len(bars) * 44 - 6, 1), body)
-
-
-def comparison_plot(metric: str, groups: Mapping[str, Sequence[float]]) -> Markup:
-    """One line for each group: a dot for each seed, and a stroke at their mean."""
-    values = [value for scores in groups.values() for value in scores]
-    ticks = _ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02))
-    low, high = ticks[0], ticks[-1]
-    height = len(groups) * 44 + 26
-
-    def place(value: float) -> float:
-        return 8 + (value - low) / (high - low) * (WIDTH - 16)
-
-    body = []
-    for tick in ticks:
-        body.append(f'<line class="grid" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="0" y2="{height - 22}"/>')
-        body.append(_text(place(tick), height - 6, f"{tick:.2f}", "tick middle"))
-    for i, (name, scores) in enumerate(groups.items()):
-        y = i * 44 + 30
-        mean = sum(scores) / len(scores)
-        body.append(_text(0, y - 14, name, "label"))
-        body.append(_text(WIDTH, y - 14, f"{mean:.3f}", "value end"))
-        body.append(f'<rect class="c1" x="{place(mean) - 1.5:.1f}" y="{y - 9}" width="3" height="18"/>')
-        for score in scores:
-            title = f"<title>{escape(name)}: {score:.3f}</title>"
-            body.append(f'<circle class="c2" cx="{place(score):.1f}" cy="{y}" r="4">{title}</circle>')
-    return _svg(f"{metric} on test", height, body)
+    return picture(title, max(len(bars) * 44 - 6, 1), body)
 
 
 def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> Markup:
     """The score on the selection part by round, and the test score in a column of its own at the end."""
     values = [*scores.values(), *([] if test is None else [test])]
-    ticks = _ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.03))
+    ticks = round_ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.03))
     low, high = ticks[0], ticks[-1]
     columns = [f"round {num}" for num in scores] + ([] if test is None else ["test"])
     height = 220
-    step = (WIDTH - _LEFT - _RIGHT) / len(columns)
-    xs = [_LEFT + step * (i + 0.5) for i in range(len(columns))]
-    body = _grid(ticks, height, "{:.2f}")
+    step = (WIDTH - LEFT - RIGHT) / len(columns)
+    xs = [LEFT + step * (i + 0.5) for i in range(len(columns))]
+    body = grid_lines(ticks, height, "{:.2f}")
     # Many rounds: every other name, so that they do not run into each other.
-    every = math.ceil(len(columns) * 52 / (WIDTH - _LEFT))
+    every = math.ceil(len(columns) * 52 / (WIDTH - LEFT))
     for i, (x, name) in enumerate(zip(xs, columns, strict=True)):
         if i % every == 0 or name == "test":
-            body.append(_text(x, height - 10, name, "tick middle"))
-    ys = [_y(value, low, high, height) for value in scores.values()]
+            body.append(text_at(x, height - 10, name, "tick middle"))
+    ys = [place_y(value, low, high, height) for value in scores.values()]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=False))
     body.append(f'<polyline class="line s1" points="{points}"/>')
     for x, y, value in zip(xs, ys, scores.values(), strict=False):
         body.append(f'<circle class="c1" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        body.append(_text(x, y - 12, f"{value:.3f}", "value middle"))
+        body.append(text_at(x, y - 12, f"{value:.3f}", "value middle"))
     if test is not None:
-        x, y = xs[-1], _y(test, low, high, height)
+        x, y = xs[-1], place_y(test, low, high, height)
         body.append(f'<path class="c3" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>')
-        body.append(_text(x, y - 11, f"{test:.3f}", "value middle"))
-    return _svg(f"{metric} by round", height, body)
+        body.append(text_at(x, y - 11, f"{test:.3f}", "value middle"))
+    return picture(f"{metric} by round", height, body)
 
 
 def throughput_plot(line: Timeline) -> Markup:
     """Tokens per second along working time, engines stacked; grey where a student was trained."""
     height = 220
     total = line.total
-    ticks = _ticks(0, max(total) * 1.05)
+    ticks = round_ticks(0, max(total) * 1.05)
     high = ticks[-1]
     end_s = line.bin_s * len(total)
-    scale = (WIDTH - _LEFT - _RIGHT) / end_s
+    scale = (WIDTH - LEFT - RIGHT) / end_s
     body = []
     for num, start, stop in line.training:
-        x, width = _LEFT + start * scale, max((stop - start) * scale, 1)
+        x, width = LEFT + start * scale, max((stop - start) * scale, 1)
         body.append(
-            f'<rect class="band" x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{height - _TOP - _BOTTOM}">'
+            f'<rect class="band" x="{x:.1f}" y="{TOP}" width="{width:.1f}" height="{height - TOP - BOTTOM}">'
             f"<title>student {num} is trained: {escape(duration(stop - start))}</title></rect>"
         )
-    body += _grid(ticks, height, "{:,.0f}")
+    body += grid_lines(ticks, height, "{:,.0f}")
     base = [0.0] * len(total)
     stacked = line.rates if len(line.rates) <= len(ENGINE_COLOURS) else {"all engines": total}
     for colour, (engine, rates) in zip(ENGINE_COLOURS, stacked.items(), strict=False):
         top = [low + rate for low, rate in zip(base, rates, strict=True)]
         body.append(_area(base, top, high, height, colour, engine))
         base = top
-    body += _time_axis(end_s, _LEFT, scale, height - 10)
-    return _svg("output tokens per second over time", height, body)
+    body += _time_axis(end_s, LEFT, scale, height - 10)
+    return picture("output tokens per second over time", height, body)
 
 
 def engine_parts(line: Timeline) -> tuple[Part, ...]:
@@ -151,7 +124,7 @@ def lanes_plot(lines: Rows) -> Markup:
     scale = (WIDTH - left) / NUM_BINS
     body = []
     for i, row in enumerate(lines.rows):
-        body.append(_text(0, i * step + 12, row.name, "tick"))
+        body.append(text_at(0, i * step + 12, row.name, "tick"))
         for state, first, last in row.pieces:
             seconds = (last - first) * lines.total_s / NUM_BINS
             body.append(
@@ -161,7 +134,7 @@ def lanes_plot(lines: Rows) -> Markup:
             )
     height = len(lines.rows) * step
     body += _time_axis(lines.total_s, left, (WIDTH - left) / lines.total_s, height + 12)
-    return _svg("what engines and train workers did over time", height + 16, body)
+    return picture("what engines and train workers did over time", height + 16, body)
 
 
 def lane_parts(lines: Rows) -> tuple[Part, ...]:
@@ -175,9 +148,9 @@ def lane_parts(lines: Rows) -> tuple[Part, ...]:
 
 def _time_axis(end_s: float, left: float, scale: float, y: float) -> list[str]:
     unit, name = (60.0, "min") if end_s >= 180 else (1.0, "s")
-    ticks = [tick for tick in _ticks(0, end_s / unit) if left + tick * unit * scale < WIDTH - 30]
-    texts = [_text(left + tick * unit * scale, y, f"{tick:g}", "tick middle") for tick in ticks]
-    return [*texts, _text(WIDTH, y, name, "tick end")]
+    ticks = [tick for tick in round_ticks(0, end_s / unit) if left + tick * unit * scale < WIDTH - 30]
+    texts = [text_at(left + tick * unit * scale, y, f"{tick:g}", "tick middle") for tick in ticks]
+    return [*texts, text_at(WIDTH, y, name, "tick end")]
 
 
 def _mean_busy(rates: Sequence[float]) -> float:
@@ -186,40 +159,9 @@ def _mean_busy(rates: Sequence[float]) -> float:
 
 
 def _area(base: Sequence[float], top: Sequence[float], high: float, height: int, colour: str, name: str) -> str:
-    width = (WIDTH - _LEFT - _RIGHT) / len(top)
-    edges = [(_LEFT + i * width, _LEFT + (i + 1) * width) for i in range(len(top))]
-    upper = [(x, _y(value, 0, high, height)) for pair, value in zip(edges, top, strict=True) for x in pair]
-    lower = [(x, _y(value, 0, high, height)) for pair, value in zip(edges, base, strict=True) for x in pair]
+    width = (WIDTH - LEFT - RIGHT) / len(top)
+    edges = [(LEFT + i * width, LEFT + (i + 1) * width) for i in range(len(top))]
+    upper = [(x, place_y(value, 0, high, height)) for pair, value in zip(edges, top, strict=True) for x in pair]
+    lower = [(x, place_y(value, 0, high, height)) for pair, value in zip(edges, base, strict=True) for x in pair]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
     return f'<polygon class="{colour}" points="{points}"><title>{escape(name)}</title></polygon>'
-
-
-def _grid(ticks: Sequence[float], height: int, form: str) -> list[str]:
-    lines = []
-    for tick in ticks:
-        y = _y(tick, ticks[0], ticks[-1], height)
-        lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(_text(_LEFT - 8, y + 4, form.format(tick), "tick end"))
-    return lines
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` up to at least ``high``, three to seven of them."""
-    span = max(high - low, 1e-9)
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 5.01)
-    first = math.floor(low / step + 1e-6)
-    return [(first + i) * step for i in range(math.ceil((high - first * step) / step - 1e-6) + 1)]
-
-
-def _y(value: float, low: float, high: float, height: int) -> float:
-    return height - _BOTTOM - (value - low) / max(high - low, 1e-9) * (height - _TOP - _BOTTOM)
-
-
-def _text(x: float, y: float, text: str, style: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
-
-
-def _svg(title: str, height: int, body: Sequence[str]) -> Markup:
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-    return Markup("").join([Markup(head), *map(Markup, body), Markup("</svg>")])
