@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from s3ray.campaign.shares import Demand, Devices, Shares
 from s3ray.errors import PoolError, S3RayError
 from s3ray.generator.pool import Emit
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
+from s3ray.monitor.devices import BusyClock
 from s3ray.outcomes import Chunk
 from s3ray.stage import Stage
 from s3ray.students import Trainer
@@ -95,7 +98,7 @@ class PoolService:
         self._emit = emit
         self._on_busy = on_busy
         self._boxes: dict[int, queue.SimpleQueue[Chunk]] = {}
-        self._busy_s: dict[str, float] = {}
+        self._clock = BusyClock()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -137,22 +140,16 @@ class PoolService:
         try:
             for chunk in self._pool.generate(self._source):
                 self._emit("answers_dealt", rows=chunk.table.num_rows, engines=chunk.engines)
-                self._on_busy(self._newly_busy_s(chunk.engines))
+                newly_s = self._clock.newly(chunk.engines)
+                self._on_busy(sum(newly_s.values()))
+                computed = _computed(chunk.table)
                 with self._lock:
                     for number, table in by_stage(chunk.table):
                         if number in self._boxes:
-                            self._boxes[number].put(Chunk(table=table, engines=_own_part(chunk, table)))
+                            own = _own_part(chunk, table, newly_s, computed)
+                            self._boxes[number].put(Chunk(table=table, engines=own))
         except BaseException as error:  # it ends every run, each in its own thread
             self._error = error
-
-    def _newly_busy_s(self, engines: Mapping[str, Mapping[str, Any]]) -> float:
-        """Busy seconds since the last chunk; an engine that was started again counts from zero."""
-        newly = 0.0
-        for name, told in engines.items():
-            before = self._busy_s.get(name, 0.0)
-            newly += told["busy_s"] - (before if told["busy_s"] >= before else 0.0)
-            self._busy_s[name] = told["busy_s"]
-        return newly
 
     def _raise_if_over(self) -> None:
         if isinstance(self._error, S3RayError):
@@ -202,23 +199,47 @@ class RunTrainer:
         self._work = work
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student when devices are free for it; ``seconds["wait"]`` says how long they were not."""
+        """Train one student when devices are free for it.
+
+        ``seconds["wait"]`` says how long they were not, ``seconds["all_workers"]`` how long each of its workers trained
+        and scored, added up.
+        """
         began = time.monotonic()
         with self._devices.training(self._urgency(), self._work(job)) as num_workers:
             waited_s = time.monotonic() - began
             result = self._make_trainer(num_workers).train(job)
-        return replace(result, seconds={**result.seconds, "wait": waited_s})
+        all_workers = num_workers * (result.seconds["train"] + result.seconds["score"])
+        return replace(result, seconds={**result.seconds, "wait": waited_s, "all_workers": all_workers})
 
 
-def _own_part(chunk: Chunk, table: Any) -> dict[str, dict[str, Any]]:
-    """What engines told of themselves, with the rows and tokens of one stage."""
+def _own_part(
+    chunk: Chunk, table: pa.Table, newly_s: Mapping[str, float], computed: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """What engines told of themselves, with the rows, tokens and busy seconds of one stage.
+
+    ``newly_s`` are the busy seconds of each engine in this chunk, ``computed`` its tokens for all stages.
+    """
     names = table["engine"].to_pylist()
-    rows = Counter(names)
+    rows, own = Counter(names), _computed(table)
     tokens: Counter[str] = Counter()
     for engine, num in zip(names, table["num_output_tokens"].to_pylist(), strict=True):
         tokens[engine] += num
     return {
-        engine: {**chunk.engines[engine], "rows": num, "output_tokens": tokens[engine]}
+        engine: {
+            **chunk.engines[engine],
+            "rows": num,
+            "output_tokens": tokens[engine],
+            "own_busy_s": round(newly_s[engine] * own[engine] / max(1, computed[engine]), 3),
+        }
         for engine, num in rows.items()
         if engine in chunk.engines
     }
+
+
+def _computed(table: pa.Table) -> Counter[str]:
+    """Tokens that each engine computed: of answers, and of prompts as far as they were in no cache."""
+    columns = ("engine", "num_output_tokens", "num_prompt_tokens", "num_cached_tokens")
+    tokens: Counter[str] = Counter()
+    for engine, written, prompt, cached in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        tokens[engine] += written + prompt - cached
+    return tokens

@@ -9,6 +9,7 @@ from typing import Any
 
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import account, shares
+from s3ray.monitor.devices import busy_seconds, per_engine, training_s
 from s3ray.monitor.engines import Usage
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
@@ -56,7 +57,8 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
     Raises:
         StoreError: a file cannot be read, or a round does not balance.
     """
-    events = list(store.events())
+    events, config = list(store.events()), store.read_config()
+    busy_s, devices = busy_seconds(events), per_engine(config)
     view, booked = RunView.replay(events), account(events)
     students = {num: store.read_json(store.in_student(num, "score.json")) for num in store.students()}
     written = {num: store.read_json(store.in_round(num, "round.json")) for num in store.rounds()}
@@ -66,6 +68,10 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
         # The events know the seconds of all attempts, and which of them were spent waiting for engines.
         generate_s = view.spent.get((num, "generate"), row["seconds"])
         rounds.append(_round(row, students.get(num), num, generate_s, view.spent[num, "engines"]))
+        rounds[-1]["device_s"] = {
+            "generate": None if devices is None else busy_s.get(num, 0.0) * devices,
+            "train": training_s(students[num]["seconds"], config["student"]["workers"]) if num in students else 0.0,
+        }
     last = students[max(students)] if students else None
     phases = ("generate", "train", "score", "start")
     return {

@@ -248,8 +248,8 @@ def _student_finished(view: RunView, event: Event) -> None:
     view.student = None
     # The trainer knows better than the clock between two events what of that time was start, training and scoring.
     view.spent[num, "train"] -= view._student_s
-    for phase, seconds in event["seconds"].items():
-        view.spent[num, phase] += seconds
+    for phase in ("start", "train", "score"):
+        view.spent[num, phase] += event["seconds"][phase]
     view._student_s = 0.0
 
 

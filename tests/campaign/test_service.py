@@ -62,14 +62,15 @@ def serve(pool: ScriptedPool, busy: list[float]) -> PoolService:
 def answer(service: PoolService, name: str, num: int, found: dict[str, Any]) -> None:
     stage = InsistentSource([make_request(index) for index in range(num)])
     texts: list[str] = []
-    tokens = 0
+    tokens, busy_s = 0, 0.0
     try:
         for chunk in RunGenerator(service, name, lambda: (0, num)).generate(stage):  # type: ignore[arg-type]
             outcomes = list(outcomes_from_table(chunk.table))
             stage.settle(outcomes)
             texts += [outcome.text for outcome in outcomes]
             tokens += chunk.engines["engine-0"]["output_tokens"]
-        found[name] = (texts, tokens)
+            busy_s += chunk.engines["engine-0"]["own_busy_s"]
+        found[name] = (texts, tokens, pytest.approx(busy_s))
     except PoolError as error:
         found[name] = str(error)
 
@@ -90,7 +91,7 @@ def test_every_run_gets_its_own_answers_and_its_part_of_the_counts() -> None:
     service = serve(pool, busy)
     names = {f"run-{number}": 5 + number for number in range(5)}
     together(*(lambda name=name, num=num: answer(service, name, num, found) for name, num in names.items()))
-    assert found == {name: ([name] * num, 2 * num) for name, num in names.items()}
+    assert found == {name: ([name] * num, 2 * num, num / 10) for name, num in names.items()}
     assert sum(busy) == pytest.approx(sum(names.values()) / 10)
     service.close()
     assert pool.is_closed
