@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 
+from s3ray.monitor.provenance import code_version
+
 
 def provenance() -> dict[str, str]:
     """Commit, machine and command of the program that is running."""
-    described = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
     module = sys.modules["__main__"].__spec__
     return {
-        "commit": commit or "unknown",
+        "commit": code_version(),
         "machine": f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), {_gpus()}",
         "command": " ".join(["python -m", module.name if module else "", *sys.argv[1:]]),
     }
