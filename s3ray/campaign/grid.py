@@ -3,10 +3,10 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import Field, PositiveInt
 
@@ -28,7 +28,8 @@ class CampaignConfig(Section):
     seeds: list[int] = Field(default=[0], min_length=1)
     """Each combination is run with each of them, as `seed` and as `gold.seed`: it changes all that is random."""
     reference: str | None = None
-    """Value of the first axis that the others are compared with, seed by seed; null: the last one."""
+    """Value of the compared axis (the first that is not the tasks') that the others are compared with, seed by seed;
+    null: the last one."""
     priorities: dict[str, int] = Field(default={})
     """Values whose runs go before those of others where they share engines or devices; the highest first, default 0."""
     trainings: PositiveInt = 1
@@ -55,27 +56,57 @@ class Campaign:
     runs: Sequence[GridRun]
 
     @property
-    def first_axis(self) -> str:
-        """The axis whose values are compared."""
-        return next(iter(self.config.axes))
+    def task_axis(self) -> str | None:
+        """The axis whose values have a task of their own each; None where all runs have one task."""
+        for axis, values in self.config.axes.items():
+            tasks = [{run.config.task for run in self.runs if run.cell[axis] == value} for value in values]
+            if len(set().union(*tasks)) > 1 and all(len(each) == 1 for each in tasks):
+                return axis
+        return None
 
     @property
-    def reference(self) -> str:
+    def compared_axis(self) -> str | None:
+        """The axis whose values are compared; None in a grid of nothing but tasks."""
+        return next((axis for axis in self.config.axes if axis != self.task_axis), None)
+
+    @property
+    def reference(self) -> str | None:
         """The value that the others are compared with."""
-        return self.config.reference or list(self.config.axes[self.first_axis])[-1]
+        axis = self.compared_axis
+        return None if axis is None else self.config.reference or list(self.config.axes[axis])[-1]
+
+    def numbers(self, axis: str) -> dict[str, float] | None:
+        """The number that each value of a numeric axis stands for.
+
+        An axis is numeric if there is a field that all its values set, each to another number.
+        """
+        values = self.config.axes[axis]
+        for field in next(iter(values.values())):
+            found = {name: settings.get(field) for name, settings in values.items()}
+            numbers = {name: float(each) for name, each in found.items() if _is_number(each)}
+            if 1 < len(set(numbers.values())) == len(values):
+                return numbers
+        return None
 
 
-def load_campaign(path: str | Path) -> Campaign:
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) -> Campaign:
     """Read a grid and the jobs of all its runs.
 
+    ``changes`` maps dotted fields to values and wins over the file: fields of the grid (``seeds``), fields that a value
+    sets (``axes.task.qnli.data``), and fields of the job that all runs begin with (``job.generator.engines``).
+
     Raises:
-        InputError: the grid or one of its jobs is wrong; says which.
+        InputError: the grid, a change or one of its jobs is wrong; says which.
     """
     path = Path(path)
-    config = validate(CampaignConfig, read_yaml(path), str(path))
+    config, of_job = _changed(read_yaml(path), changes or {}, str(path))
     _check_names(config, str(path))
     runs = [
-        _run(config, path, dict(zip(config.axes, values, strict=True)), seed)
+        _run(config, path, of_job, dict(zip(config.axes, values, strict=True)), seed)
         for seed in config.seeds
         for values in itertools.product(*config.axes.values())
     ]
@@ -83,11 +114,33 @@ def load_campaign(path: str | Path) -> Campaign:
     if twice:
         hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
         raise InputError("would give two runs one name", where=str(path), field="axes", value=twice[0], hint=hint)
-    return Campaign(config=config, runs=runs)
+    campaign = Campaign(config=config, runs=runs)
+    _check_reference(campaign, str(path))
+    return campaign
 
 
-def _run(config: CampaignConfig, path: Path, cell: dict[str, str], seed: int) -> GridRun:
-    settings: dict[str, Any] = {"seed": seed, "gold.seed": seed}
+def _changed(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> tuple[CampaignConfig, dict[str, Any]]:
+    """The grid with its changes, and those of the job's fields."""
+    of_job = {name.removeprefix("job."): value for name, value in changes.items() if name.startswith("job.")}
+    of_axes = {name: value for name, value in changes.items() if name.startswith("axes.")}
+    own = {name: value for name, value in changes.items() if not name.startswith(("job.", "axes."))}
+    config = validate(CampaignConfig, raw | own, where)
+    axes = {axis: {value: dict(fields) for value, fields in values.items()} for axis, values in config.axes.items()}
+    places = {f"axes.{axis}.{value}.": fields for axis, values in axes.items() for value, fields in values.items()}
+    for name, value in of_axes.items():
+        found = [place for place in places if name.startswith(place) and name != place]
+        if not found:
+            axis = next((axis for axis in axes if name.startswith(f"axes.{axis}.")), None)
+            known = f"values of {axis}: {', '.join(axes[axis])}" if axis else f"axes: {', '.join(axes)}"
+            hint = f"It is axes.AXIS.VALUE.FIELD, with a field of the job; {known}."
+            raise InputError("names no field of a value", where="--set", value=name, hint=hint)
+        place = max(found, key=len)  # names of values may hold dots
+        places[place][name.removeprefix(place)] = value
+    return config.model_copy(update={"axes": axes}), of_job
+
+
+def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[str, str], seed: int) -> GridRun:
+    settings: dict[str, Any] = of_job | {"seed": seed, "gold.seed": seed}
     for axis, value in cell.items():
         settings |= config.axes[axis][value]
     name = "-".join([*cell.values(), str(seed)])
@@ -108,7 +161,7 @@ def _rest(error: InputError) -> dict[str, str]:
 
 
 def _check_names(config: CampaignConfig, where: str) -> None:
-    """Names become folders, and a reference or a priority must be of something."""
+    """Names become folders, and a priority must be of something."""
     hint = "Letters, digits, dots, underscores and hyphens, beginning with a letter or a digit."
     for axis, values in config.axes.items():
         if not values:
@@ -120,14 +173,17 @@ def _check_names(config: CampaignConfig, where: str) -> None:
                 )
     if len(set(config.seeds)) < len(config.seeds):
         raise InputError("holds a seed twice", where=where, field="seeds", value=str(config.seeds), hint="Once each.")
-    first = next(iter(config.axes.values()))
-    if config.reference is not None and config.reference not in first:
-        hint = f"Values of the first axis: {', '.join(first)}."
-        raise InputError(
-            "is no value of the first axis", where=where, field="reference", value=config.reference, hint=hint
-        )
     known = {value for values in config.axes.values() for value in values}
     for value in config.priorities:
         if value not in known:
             hint = f"Values: {', '.join(sorted(known))}."
             raise InputError("is no value of any axis", where=where, field=f"priorities.{value}", hint=hint)
+
+
+def _check_reference(campaign: Campaign, where: str) -> None:
+    reference, axis = campaign.config.reference, campaign.compared_axis
+    known = campaign.config.axes[axis] if axis else {}
+    if reference is not None and reference not in known:
+        hint = f"Values of axis {axis}: {', '.join(known)}." if axis else "There are only tasks; leave it out."
+        problem = "is no value of the axis that is compared"
+        raise InputError(problem, where=where, field="reference", value=reference, hint=hint)

@@ -20,7 +20,7 @@ GRID: dict[str, Any] = {
 }
 
 
-def load(folder: Path, **changes: Any) -> Campaign:
+def load(folder: Path, set_: dict[str, Any] | None = None, **changes: Any) -> Campaign:
     job = {
         "name": "job",
         "task": "review_sentences",
@@ -29,7 +29,7 @@ def load(folder: Path, **changes: Any) -> Campaign:
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID | changes, sort_keys=False))
-    return load_campaign(folder / "grid.yaml")
+    return load_campaign(folder / "grid.yaml", set_)
 
 
 def test_there_is_one_run_for_each_combination_and_seed(tmp_path: Path) -> None:
@@ -45,6 +45,69 @@ def test_there_is_one_run_for_each_combination_and_seed(tmp_path: Path) -> None:
 def test_the_last_value_of_the_first_axis_is_the_reference_unless_it_is_named(tmp_path: Path) -> None:
     assert load(tmp_path).reference == "s3"
     assert load(tmp_path, reference="zerogen").reference == "zerogen"
+
+
+TASKS = {"reviews": {}, "pairs": {"task": "qnli"}}
+
+
+def test_tasks_are_not_compared_with_each_other_wherever_their_axis_stands(tmp_path: Path) -> None:
+    campaign = load(tmp_path, axes={"task": TASKS, **GRID["axes"]})
+    assert (campaign.task_axis, campaign.compared_axis, campaign.reference) == ("task", "method", "s3")
+    assert load(tmp_path).task_axis is None
+    alone = load(tmp_path, axes={"task": TASKS})
+    assert (alone.task_axis, alone.compared_axis, alone.reference) == ("task", None, None)
+
+
+def test_an_axis_is_numeric_if_its_values_set_a_field_to_different_numbers(tmp_path: Path) -> None:
+    campaign = load(
+        tmp_path,
+        axes={
+            "gold": {
+                "few": {"gold.select": 9, "gold.extrapolate": 50},
+                "many": {"gold.select": 9, "gold.extrapolate": 99},
+            },
+            "method": {"s3": {}, "zerogen": {"strategy.name": "zerogen"}},
+            "rationales": {"no": {"strategy.rationales": False}, "yes": {"strategy.rationales": True}},
+        },
+    )
+    assert campaign.numbers("gold") == {"few": 50.0, "many": 99.0}
+    assert campaign.numbers("method") is None
+    assert campaign.numbers("rationales") is None
+
+
+def test_settings_change_the_grid_its_values_and_the_job_of_all(tmp_path: Path) -> None:
+    axes = {"v1.5": {"a": {}, "a.b": {}}, "method": {"s3": {"strategy.rows": 90}, "zerogen": {}}}
+    changes = {
+        "axes.v1.5.a.b.data": "some/folder",
+        "axes.method.s3.strategy.rows": 70,
+        "job.generator.engines": 4,
+        "job.strategy.rows": 60,
+        "seeds": [8],
+    }
+    runs = {run.name: run.config for run in load(tmp_path, changes, axes=axes).runs}
+    assert list(runs) == ["a-s3-8", "a-zerogen-8", "a.b-s3-8", "a.b-zerogen-8"]
+    assert [run.data for run in runs.values()] == [None, None, "some/folder", "some/folder"]
+    assert [run.strategy.rows for run in runs.values()] == [70, 60, 70, 60]
+    assert {run.generator.engines for run in runs.values()} == {4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"axes.method.s3plus.data": "x"},
+            r"--set.*names no field.*axes.method.s3plus.data.*values of method: zerogen, s3",
+        ),
+        ({"axes.methods.s3.data": "x"}, "axes: method, size"),
+        ({"axes.method.s3": {}}, "names no field"),
+        ({"axes.method.s3.strategy.nam": "s3"}, "run s3-small-3: unknown field"),
+        ({"job.generator.engine": "vlm"}, "generator.engine"),
+        ({"strategy.rows": 60}, "unknown field"),
+    ],
+)
+def test_a_wrong_setting_of_a_grid_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        load(tmp_path, change)
 
 
 def test_priorities_add_up(tmp_path: Path) -> None:
@@ -68,12 +131,15 @@ def test_priorities_add_up(tmp_path: Path) -> None:
         ({"axes": {"method": {"s3": {"strategy.rows": 10}}}}, r"run s3-3: `rows` \(10\) is less than"),
         ({"axes": {"method": {"s3": {"placement.leave": "sleep_1"}}}}, "run s3-3: engines of a campaign make way"),
         ({"seeds": [1, 1]}, "holds a seed twice"),
-        ({"reference": "gold"}, "reference: is no value of the first axis"),
+        (
+            {"reference": "gold"},
+            "reference: is no value of the axis that is compared.*Values of axis method: zerogen, s3",
+        ),
         ({"priorities": {"gold": 1}}, "priorities.gold: is no value of any axis"),
         ({"job": "other.yaml"}, "other.yaml"),
         ({"sedes": [1]}, "Did you mean `seeds`"),
     ],
 )
 def test_a_wrong_grid_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
         load(tmp_path, **changes)
