@@ -5,6 +5,7 @@ safe; 130 interrupted.
 """
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -76,18 +77,28 @@ def compare(
         str | None,
         typer.Option("--out", help="The campaign's folder or URL; default: the store and the name.", metavar="DIR"),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change one field of the grid, of a value or of all jobs, e.g. --set seeds=[0,1], "
+            "--set axes.task.qnli.data=DIR, --set job.generator.engines=4.",
+            metavar="FIELD=VALUE",
+        ),
+    ] = None,
 ) -> None:
     """Run a grid of jobs on one cluster, with engines that they share, and compare their scores.
 
-    Every run has a folder of its own. Goes on where an interrupted start of it stopped.
+    Every run has a folder of its own. Goes on where an interrupted start of it stopped; where all runs are finished, it
+    compares them again, and needs neither models, data nor a cluster.
     """
     from s3ray.campaign.grid import load_campaign
 
-    campaign = load_campaign(grid)
+    campaign = load_campaign(grid, _settings(set_))
     from s3ray.campaign.compare import run_campaign
 
     folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
-    run_campaign(campaign, str(grid), folder, _console())
+    run_campaign(campaign, str(grid), folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
 
 
 @app.command()
@@ -128,7 +139,7 @@ def reparse(run: RunFolder, set_: Settings = None) -> None:
     """
     from s3ray.reparse import reparse_run
 
-    reparse_run(run, dict(_setting(text) for text in set_ or ()), _console())
+    reparse_run(run, _settings(set_), _console())
 
 
 def _console() -> Console:
@@ -138,7 +149,11 @@ def _console() -> Console:
 
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
-    return load_config(job, dict(_setting(text) for text in settings or ()))
+    return load_config(job, _settings(settings))
+
+
+def _settings(texts: list[str] | None) -> dict[str, Any]:
+    return dict(_setting(text) for text in texts or ())
 
 
 def _setting(text: str) -> tuple[str, Any]:

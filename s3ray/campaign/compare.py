@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import ray
@@ -11,29 +11,31 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from s3ray.campaign.grid import Campaign, GridRun
+from s3ray.campaign.markdown import to_markdown
 from s3ray.campaign.page import write_comparison
+from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
 from s3ray.campaign.seeds import SeedSets, copy_round
 from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
-from s3ray.campaign.table import compare, to_markdown
-from s3ray.campaign.timing import campaign_account
+from s3ray.campaign.table import compare
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
 from s3ray.generator.placement import plan_placement
-from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.generator.plan import NodeFacts, Plan, in_words
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency
+from s3ray.monitor.devices import busy_seconds
 from s3ray.monitor.events import Event, EventLog
 from s3ray.monitor.logs import log_apart, log_from
 from s3ray.monitor.progress import milestone, say
+from s3ray.monitor.provenance import code_version
 from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
-from s3ray.strategies import make_strategy
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
 
@@ -65,35 +67,50 @@ class _Run:
 
     def urgency(self) -> Urgency:
         """Priority first, then who has most rounds to go, then the order of the grid."""
-        num_left = make_strategy(self.job.config.strategy).last_round + 1 - len(self.store.students())
-        return (-self.spec.priority, -num_left, self.number)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.urgency()[1] == 0 and self.store.has("metrics.json")
+        return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
 
 
-def run_campaign(campaign: Campaign, where: str, folder: str, console: Console) -> None:
-    """Run a grid to its end, or go on with it; then write and print its table.
+def run_campaign(campaign: Campaign, where: str, folder: str, console: Console, *, command: str) -> None:
+    """Run a grid to its end, or go on with it; then write and print its table, which names ``command``.
 
     Raises:
         InputError: a job of it cannot run; nothing was started.
         RunError: some of the runs could not go on; the others are finished, and the same command goes on.
     """
-    jobs = [check_job(run.config, f"{where}: {run.name}") for run in campaign.runs]
-    stores = [RunStore(join(folder, run.name)) for run in campaign.runs]
-    for job, store in zip(jobs, stores, strict=True):
-        store.check(job.settings)
-    console.print(connect(jobs[0].config.cluster.address, where), style="dim", highlight=False)
+    own = RunStore(folder)
+    stores = {run.name: RunStore(join(folder, run.name)) for run in campaign.runs}
+    todo = [run for run in campaign.runs if not is_finished(stores[run.name], run.config)]
+    for run in campaign.runs:
+        if run not in todo:
+            check_finished(stores[run.name], run.config)
+    failed = _finish(campaign, todo, stores, own, where, command, console) if todo else []
+    _conclude(campaign, stores, own, console)
+    if failed:
+        hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
+        raise RunError(f"{len(failed)} of {len(stores)} runs could not go on: {', '.join(failed)}", hint)
+
+
+def _finish(
+    campaign: Campaign,
+    todo: Sequence[GridRun],
+    stores: Mapping[str, RunStore],
+    own: RunStore,
+    where: str,
+    command: str,
+    console: Console,
+) -> list[str]:
+    """Run what is not finished. Returns the names of those that failed."""
+    jobs = {run.name: check_job(run.config, f"{where}: {run.name}") for run in todo}
+    for name, job in jobs.items():
+        stores[name].check(job.settings)
+    console.print(connect(todo[0].config.cluster.address, where), style="dim", highlight=False)
     try:
         nodes = node_facts()
         runs = [
-            _Run(number=number, spec=spec, job=placed, plan=plan, store=store)
-            for number, (spec, job, store) in enumerate(zip(campaign.runs, jobs, stores, strict=True))
-            for placed, plan in [check_placement(job, nodes, f"{where}: {spec.name}")]
+            _Run(number=campaign.runs.index(spec), spec=spec, job=placed, plan=plan, store=stores[spec.name])
+            for spec in todo
+            for placed, plan in [check_placement(jobs[spec.name], nodes, f"{where}: {spec.name}")]
         ]
-        own = RunStore(folder)
         with own.lock(), contextlib.ExitStack() as locks:
             for run in runs:
                 locks.enter_context(run.store.lock())
@@ -101,29 +118,31 @@ def run_campaign(campaign: Campaign, where: str, folder: str, console: Console) 
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
             events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
-            failed = _run_all(campaign, runs, nodes, events, console)
+            made_by = {"command": command, "commit": code_version(), "machine": in_words(nodes)}
+            events.emit("campaign_started", runs=len(stores), finished=len(stores) - len(runs), made_by=made_by)
+            return _run_all(campaign, runs, stores.values(), nodes, events, console)
     finally:
         ray.shutdown()
-    _conclude(campaign, runs, own, console)
-    if failed:
-        hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
-        raise RunError(f"{len(failed)} of {len(runs)} runs could not go on: {', '.join(failed)}", hint)
 
 
 def _run_all(
-    campaign: Campaign, runs: Sequence[_Run], nodes: Sequence[NodeFacts], events: EventLog, console: Console
+    campaign: Campaign,
+    runs: Sequence[_Run],
+    stores: Iterable[RunStore],
+    nodes: Sequence[NodeFacts],
+    events: EventLog,
+    console: Console,
 ) -> list[str]:
-    """Run what is not finished; runs with the same generator at once. Returns the names of those that failed."""
+    """Run what is not finished; runs with the same generator at once. ``stores`` are of all runs of the campaign."""
     log_from(run=campaign.config.name)
     started = time.monotonic()
-    todo = [run for run in runs if not run.is_finished]
-    events.emit("campaign_started", runs=len(runs), finished=len(runs) - len(todo))
     seeds = SeedSets()
-    for run in runs:
-        if 0 in run.store.rounds():
-            seeds.note(run.job.requests["seed"], run.store)
+    for store in stores:
+        # A light copy of a finished run has the marker at the most.
+        if 0 in store.rounds() and store.has(store.in_round(0, "accepted.parquet")):
+            seeds.note(store.requests["seed"], store)
     groups: dict[str, list[_Run]] = {}
-    for run in todo:
+    for run in runs:
         groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
     failed = [name for group in groups.values() for name in _run_group(campaign, group, nodes, events, seeds, console)]
     events.emit("campaign_finished", seconds=time.monotonic() - started, failed=failed)
@@ -211,7 +230,8 @@ def _seed_set(run: _Run, log: EventLog, seeds: SeedSets) -> Iterator[None]:
         if found is not None:
             report = copy_round(found, run.store, 0)
             counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
-            log.emit("round_linked", from_run=found.name, **counts)
+            busy_s = busy_seconds(found.events()).get(0, 0.0)
+            log.emit("round_linked", from_run=found.name, busy_s=busy_s, **counts)
         yield
 
 
@@ -269,10 +289,11 @@ def _teller(name: str, view: RunView, console: Console) -> Callable[[Event], Non
     return tell
 
 
-def _conclude(campaign: Campaign, runs: Sequence[_Run], own: RunStore, console: Console) -> None:
-    metrics = {run.spec.name: run.store.read_json("metrics.json") for run in runs if run.is_finished}
-    rows = compare(campaign, metrics)
+def _conclude(campaign: Campaign, stores: Mapping[str, RunStore], own: RunStore, console: Console) -> None:
+    finished = [run.name for run in campaign.runs if is_finished(stores[run.name], run.config)]
+    results = {name: read_result(stores[name]) for name in finished}
+    rows = compare(campaign, results)
     if rows:
-        write_comparison(own, campaign, rows, campaign_account(own.events(), campaign.config.name))
+        write_comparison(own, campaign, rows, results, list(own.events()))
         console.print(Markdown(to_markdown(campaign, rows)))
         console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

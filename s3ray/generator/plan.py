@@ -20,6 +20,14 @@ class NodeFacts:
     accelerator: str = ""
 
 
+def in_words(nodes: Sequence[NodeFacts]) -> str:
+    """What a cluster has: ``2 nodes, 32 CPU cores, 16 GPUs (H100)``."""
+    num_gpus = sum(node.num_gpus for node in nodes)
+    types = ", ".join(sorted({node.accelerator for node in nodes if node.num_gpus and node.accelerator}))
+    gpus = f"{num_gpus} GPU{'s' * (num_gpus > 1)}" + (f" ({types})" if types else "") if num_gpus else "no GPU"
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.num_cpus for node in nodes)} CPU cores, {gpus}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What an engine reserves on one node in one piece; nothing where both are 0."""

@@ -68,7 +68,8 @@ def test_engines_and_students_of_different_runs_pass_devices_to_each_other(addre
     (tmp_path / "grid.yaml").write_text(
         "name: grid\njob: job.yaml\naxes:\n  rows:\n    few: {strategy.rows: 30}\n    many: {}\nseeds: [0]\n"
     )
-    run_campaign(load_campaign(tmp_path / "grid.yaml"), "grid.yaml", str(tmp_path / "out"), Console(quiet=True))
+    campaign = load_campaign(tmp_path / "grid.yaml")
+    run_campaign(campaign, "grid.yaml", str(tmp_path / "out"), Console(quiet=True), command="s3ray compare grid.yaml")
     store = RunStore(tmp_path / "out")
     happened = [event["event"] for event in store.events()]
     first = happened.index("engine_stopped")

@@ -1,0 +1,88 @@
+"""What a comparison reads of a finished run, and all that a light copy of its folder must hold.
+
+config.yaml  fingerprint.json  metrics.json  students/N/score.json  students/LAST/test.parquet
+gold/test.parquet, where macro-F1 decides; audit.json, where there is one
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s3ray.campaign.intervals import Answers
+from s3ray.config import RunConfig, data_changes, data_shaping
+from s3ray.errors import InputError
+from s3ray.store import RunStore
+from s3ray.strategies import make_strategy
+
+_CONTENTS = ("task", "task_content", "gold_content")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished run: its metrics.json, and as far as they are known its answers and how many labels are right."""
+
+    metrics: Mapping[str, Any]
+    answers: Answers | None = None
+    label_accuracy: float | None = None
+
+
+def num_students_left(store: RunStore, config: RunConfig) -> int:
+    """Students that are still to be trained."""
+    return make_strategy(config.strategy).last_round + 1 - len(store.students())
+
+
+def is_finished(store: RunStore, config: RunConfig) -> bool:
+    """Whether nothing is left to do; neither data nor models nor a cluster are needed to say so."""
+    return store.has("metrics.json") and num_students_left(store, config) == 0
+
+
+def check_finished(store: RunStore, config: RunConfig) -> None:
+    """Refuse a finished run of other settings, by what is known without its data and models.
+
+    Raises:
+        InputError: the folder belongs to another run.
+    """
+    known, own = store.identity()["settings"], data_shaping(config)
+    for part in ("generator", "student"):
+        if _is_same_model(known[part]["model"], own[part]["model"]):
+            own[part] = own[part] | {"model": known[part]["model"]}
+    before, now = ({name: of[name] for name in of if name not in _CONTENTS} for of in (known, own))
+    changes = data_changes(before, now)
+    if changes:
+        hint = "Give the campaign another `name` or --out, or put the setting back. Nothing in it was touched."
+        raise InputError(f"belongs to a run with other settings: {'; '.join(changes)}", where=store.root, hint=hint)
+
+
+def read_result(store: RunStore) -> Result:
+    """Read a finished run.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    metrics = store.read_json("metrics.json")
+    audit = store.read_json("audit.json") if store.has("audit.json") else {}
+    return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=audit.get("label_accuracy"))
+
+
+def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
+    """What the last student answered on test, sorted by id; None where that was not kept."""
+    name = store.in_student(max(store.students()), "test.parquet")
+    needs_truth = metrics["metric"] == "macro_f1"
+    if not store.has(name) or (needs_truth and not store.has(store.gold("test"))):
+        return None
+    table = store.read_table(name).sort_by("id")
+    truth = store.read_table(store.gold("test")).sort_by("id")["label"].to_pylist() if needs_truth else []
+    return Answers(
+        ids=tuple(table["id"].to_pylist()),
+        scores=np.array(table["score"].to_pylist(), dtype=np.float64),
+        truth=tuple(truth),
+        predicted=tuple(table["predicted"].to_pylist()) if needs_truth else (),
+    )
+
+
+def _is_same_model(known: str, own: str) -> bool:
+    """Whether a job's model can be the known one: the same name, or a folder's (``identity.model_identity``)."""
+    return known == own or known.rpartition("@")[0] == Path(own).name
