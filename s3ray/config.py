@@ -20,14 +20,15 @@ from s3ray.section import EXECUTION, NAME_PATTERN, Probability, Section
 class GoldConfig(Section):
     """The labelled data and how it is split. The three parts share no row."""
 
-    extrapolate: PositiveInt = 300
-    """Rows whose mistakes are shown to the generator (paper: the gold-eval set)."""
+    extrapolate: PositiveInt | Literal["all"] = 300
+    """Rows whose mistakes are shown to the generator (paper: the gold-eval set). all: every row that is in no other
+    part, as in the paper."""
     select: PositiveInt = 200
     """Rows on which the student's best epoch is chosen."""
     test: PositiveInt | Literal["all"] = "all"
     """Rows on which the last student is scored, once, at the end."""
     seed: int = 0
-    """Which rows are drawn."""
+    """Which rows are drawn to extrapolate and select. Test rows are the same for every seed."""
 
 
 class SamplingConfig(Section):

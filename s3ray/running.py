@@ -80,7 +80,7 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
 
 
 def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
-    figures, store = guess(job.config, plan.device), RunStore(folder)
+    figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
     if store.has("metrics.json"):
         figures = measured(store.read_json("metrics.json"), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)

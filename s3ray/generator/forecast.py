@@ -50,8 +50,8 @@ class Prediction:
     idle_share: float
 
 
-def guess(config: RunConfig, device: str) -> Figures:
-    """Figures for a job that was never run.
+def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
+    """Figures for a job that was never run, whose mistakes are mined in ``num_gold`` rows.
 
     Orders of magnitude only: a generator of a few billion parameters and a student of a hundred million on a GPU; a
     generator and a student of some ten to a hundred million on a core.
@@ -64,7 +64,7 @@ def guess(config: RunConfig, device: str) -> Figures:
         engine_start_s=90.0 if on_gpu else 30.0,
         worker_start_s=20.0,
         tokens_per_row=_ROW_SHARE * config.generator.sampling.max_tokens,
-        mistakes=_MISTAKE_SHARE * config.gold.extrapolate,
+        mistakes=_MISTAKE_SHARE * num_gold,
     )
 
 

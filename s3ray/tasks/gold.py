@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from s3ray.config import GoldConfig
 from s3ray.curation.clean import normalise
@@ -17,6 +18,7 @@ from s3ray.tasks.task import Task
 from s3ray.types import Example, Origin, Source, Span
 
 _GOLD = Origin(source=Source.GOLD)
+_TEST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,8 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     """Read and split the task's data; ``data`` (a folder) replaces the task's own.
 
     Selection rows come from the validation split if there is one, else from train. A larger part holds the rows of a
-    smaller one of the same seed.
+    smaller one of the same seed. Test rows are the same for every seed: what all runs are measured by is no matter of
+    chance, and scores of different seeds are of the same rows.
 
     Raises:
         InputError: a file, split or column is missing, a split is empty, a row is wrong, there are fewer rows than
@@ -58,8 +61,8 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     """
     train, where = _load(task, "train", data, gold.seed)
     validation, where_validation = _load(task, "validation", data, gold.seed)
-    test, where_test = _load(task, "test", data, gold.seed)
-    test = _first(test, None if gold.test == "all" else gold.test, "test", where_test)
+    test, where_test = _load(task, "test", data, _TEST_SEED)
+    test = _first(test, gold.test, "test", where_test)
 
     pool, num_in_test = _distinct(task, validation or train, apart_from=test)
     select = _first(pool, gold.select, "select", where_validation if validation else where)
@@ -115,10 +118,12 @@ def _example(task: Task, row: Row, where: str) -> Example:
     return task.make_example(fields, task.target.read_target(row, fields, where), _GOLD)
 
 
-def _first(rows: list[Example], num_rows: int | None, part: str, where: str) -> list[Example]:
+def _first(rows: list[Example], num_rows: int | Literal["all"], part: str, where: str) -> list[Example]:
     if not rows:
         raise InputError("no rows are there for this part", where=where, field=f"gold.{part}", hint="Add rows.")
-    if num_rows is not None and len(rows) < num_rows:
+    if num_rows == "all":
+        return rows
+    if len(rows) < num_rows:
         hint = f"There are {len(rows)} that no other part has; lower gold.{part} or add rows."
         raise InputError("more rows than there are", where=where, field=f"gold.{part}", value=str(num_rows), hint=hint)
     return rows[:num_rows]

@@ -92,7 +92,7 @@ def test_engines_without_a_device_have_no_mode() -> None:
 
 def test_a_guess_says_that_it_is_one() -> None:
     config = job(2, 1)
-    assert "not from a run" in said(config, guess(config, "cpu"), num_gpus=0)
+    assert "not from a run" in said(config, guess(config, 300, "cpu"), num_gpus=0)
 
 
 def test_rows_by_round() -> None:
@@ -114,7 +114,7 @@ def test_an_earlier_run_tells_the_figures() -> None:
         "pool": {"total": {"output_tokens": 80_000}},
         "engine_start_s": 25.0,
     }
-    found = measured(metrics, config, planned(config), guess(config, "gpu"))
+    found = measured(metrics, config, planned(config), guess(config, 300, "gpu"))
     assert found == Figures(
         source="from the earlier run in this folder",
         tokens_s=80_000 / 200,
@@ -128,5 +128,5 @@ def test_an_earlier_run_tells_the_figures() -> None:
 
 def test_what_an_earlier_run_cannot_tell_is_guessed() -> None:
     config = job(4, 2)
-    guessed = guess(config, "gpu")
+    guessed = guess(config, 300, "gpu")
     assert measured({"rounds": [], "pool": {"total": {}}}, config, planned(config), guessed) == guessed

@@ -90,7 +90,14 @@ def test_the_split_depends_on_the_seed_alone(task: Task, folder: str) -> None:
     config = GoldConfig(extrapolate=10, select=5, test=7)
     assert load_gold(task, config, folder) == load_gold(task, config, folder)
     other = load_gold(task, config.model_copy(update={"seed": 1}), folder)
-    assert texts(other) != texts(load_gold(task, config, folder))
+    own = load_gold(task, config, folder)
+    assert texts(other)[:2] != texts(own)[:2]
+    assert other.test == own.test, "scores of different seeds are not of the same rows"
+
+
+def test_all_of_train_is_what_the_other_parts_leave(task: Task, folder: str) -> None:
+    gold = load_gold(task, GoldConfig(extrapolate="all", select=5), folder)
+    assert (len(gold.extrapolate), len(gold.select)) == (35, 5)
 
 
 def test_a_larger_part_holds_the_smaller_one(task: Task, folder: str) -> None:
