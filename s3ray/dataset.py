@@ -3,16 +3,19 @@
 Example tables are the same for gold, synthetic and exported data.
 
 Columns: ``id``, one string column per input field of the task, ``label`` (classification) or ``answers`` (span: a
-list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin.
+list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin, and where any row has soft
+labels ``soft`` (null in the others). Tables with and without it are joined by ``join_tables``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
 from s3ray.curation.duplicates import DuplicateIndex
 from s3ray.tasks import Task
 from s3ray.types import (
+    Answer,
     Example,
     GenerationRequest,
     Mistake,
@@ -25,17 +28,25 @@ from s3ray.types import (
 )
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())]))
+ANSWER_SCHEMA = pa.schema(
+    [("id", pa.string()), ("predicted", pa.string()), ("confidence", pa.float64()), ("score", pa.float64())]
+)
 
 
-def example_schema(fields: Sequence[str], has_labels: bool) -> pa.Schema:
+def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = False) -> pa.Schema:
     """The Arrow schema of a task's example table."""
     target = ("label", pa.string()) if has_labels else ("answers", _ANSWERS)
     origin = [("source", pa.string()), ("round", pa.int64()), ("parent", pa.string())]
-    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *origin])
+    soft = [("soft", pa.list_(pa.float64()))] if has_soft else []
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *origin, *soft])
 
 
-def table_from_examples(examples: Iterable[Example], fields: Sequence[str], has_labels: bool) -> pa.Table:
-    """Lay examples out as a table; order is kept."""
+def table_from_examples(
+    examples: Iterable[Example], fields: Sequence[str], has_labels: bool, has_soft: bool | None = None
+) -> pa.Table:
+    """Lay examples out as a table; order is kept. ``has_soft`` None: with soft labels if any example has some."""
+    examples = list(examples)
+    has_soft = any(example.soft for example in examples) if has_soft is None else has_soft
     rows = []
     for example in examples:
         row: dict[str, object] = {"id": example.id, **{name: example.fields[name] for name in fields}}
@@ -43,9 +54,16 @@ def table_from_examples(examples: Iterable[Example], fields: Sequence[str], has_
             row["label"] = example.label
         else:
             row["answers"] = [{"text": span.text, "start": span.start} for span in example.answers]
+        if example.soft:
+            row["soft"] = example.soft
         origin = example.origin
         rows.append(row | {"source": origin.source.value, "round": origin.round, "parent": origin.parent})
-    return pa.Table.from_pylist(rows, schema=example_schema(fields, has_labels))
+    return pa.Table.from_pylist(rows, schema=example_schema(fields, has_labels, has_soft))
+
+
+def join_tables(tables: Iterable[pa.Table]) -> pa.Table:
+    """Example tables of one task, one after the other; soft labels where one of them has some."""
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]:
@@ -56,6 +74,7 @@ def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]
             fields={name: row[name] for name in fields},
             label=row.get("label"),
             answers=tuple(Span(text=span["text"], start=span["start"]) for span in row.get("answers") or ()),
+            soft=tuple(row.get("soft") or ()),
             origin=Origin(source=Source(row["source"]), round=row["round"], parent=row["parent"]),
         )
         for row in table.to_pylist()
@@ -138,3 +157,8 @@ def mistakes_from_table(table: pa.Table, fields: Sequence[str]) -> list[Mistake]
         Mistake(example=example, predicted=predicted, confidence=confidence)
         for example, predicted, confidence in columns
     ]
+
+
+def table_from_answers(answers: Sequence[Answer]) -> pa.Table:
+    """Lay answers to a part of gold out as a table (``ANSWER_SCHEMA``); order is kept."""
+    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from s3ray.books import RoundBooks, Tally, total
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
-from s3ray.dataset import ExampleJudge, ReasonJudge, examples_from_table, table_from_examples
+from s3ray.dataset import ExampleJudge, ReasonJudge, examples_from_table, join_tables, table_from_examples
 from s3ray.errors import RunError
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
@@ -198,7 +198,7 @@ class Driver:
             training = store.read_table(store.gold("extrapolate"))
         else:
             names = [store.in_round(num, "accepted.parquet") for num in range(round_ + 1)]
-            training = pa.concat_tables([store.read_table(name) for name in names])
+            training = join_tables(store.read_table(name) for name in names)
             if not training.num_rows:
                 raise RunError(
                     f"round {round_} wrote no example that was kept",

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from s3ray.dataset import join_tables
 from s3ray.errors import InputError, StoreError
 from s3ray.monitor.examples import find_task, text_fields, written_field
 from s3ray.monitor.metrics import build_metrics, run_identity
@@ -42,7 +43,7 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
             where=store.root,
             hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
         )
-    table = pa.concat_tables(tables)
+    table = join_tables(tables)
     card = dataset_card(table, build_metrics(store, run_identity(store)), _recipe(store, table))
     if out is None:
         return _write(RunStore(store.url("dataset")), table, card)
@@ -146,6 +147,7 @@ def _columns(table: pa.Table) -> str:
         "source": "`seed`, `extrapolated` or `imitated`",
         "round": "the round in which it was written",
         "parent": "id of the gold row that it was written from, if any",
+        "soft": "probability of each label, in the order of the task, as the generator judged what it had written",
     }
     return _table(["column", "meaning"], [[name, meaning.get(name, "input text")] for name in table.column_names])
 

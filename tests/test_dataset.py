@@ -8,6 +8,7 @@ from s3ray.dataset import (
     ExampleJudge,
     ReasonJudge,
     examples_from_table,
+    join_tables,
     mistakes_from_table,
     table_from_examples,
     table_from_mistakes,
@@ -104,3 +105,14 @@ def test_tables_read_back() -> None:
     assert examples_from_table(table_from_examples([spanned], names, False), names) == [spanned]
     mistake = Mistake(example=spanned, predicted="Rome", confidence=0.25)
     assert mistakes_from_table(table_from_mistakes([mistake], names, False), names) == [mistake]
+
+
+def test_soft_labels_are_kept_also_beside_rows_without_any() -> None:
+    hard, other = (gold(REVIEWS, text=text) for text in ("one", "two"))
+    soft = replace(other, soft=(0.25, 0.75))
+    tables = [table_from_examples(rows, REVIEWS.fields, True) for rows in ([hard], [hard, soft], [])]
+    assert ["soft" in table.column_names for table in tables] == [False, True, False]
+    for order in (tables, tables[::-1]):
+        rows = examples_from_table(join_tables(order), REVIEWS.fields)
+        assert sorted(rows, key=lambda row: row.soft) == [hard, hard, soft]
+    assert "soft" in table_from_examples([hard], REVIEWS.fields, True, has_soft=True).column_names
