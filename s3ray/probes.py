@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,9 @@ PROBE_SCHEMA = pa.schema(
         ("features", pa.list_(pa.float32())),
     ]
 )
-"""``target_probability`` is what the student gives to the row's own label or answer, ``probabilities`` to each label
-(empty for span tasks), ``features`` are what its head reads."""
+"""``target_probability`` is what the student gives to the row's own label or to its first reference answer (first times
+last token, in the best window), ``probabilities`` to each label (empty for span tasks), ``features`` are what its head
+reads (``student.probe``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,12 @@ def probes_from_table(table: pa.Table) -> Probes:
         ids=table["id"].to_pylist(),
         predicted=table["predicted"].to_pylist(),
         target_probability=table["target_probability"].to_numpy(),
-        probabilities=np.array(table["probabilities"].to_pylist(), dtype=np.float64),
-        features=np.array(table["features"].to_pylist(), dtype=np.float32),
+        probabilities=_matrix(table["probabilities"]),
+        features=_matrix(table["features"]),
     )
+
+
+def _matrix(lists: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Lists of equal length, row by row."""
+    values: npt.NDArray[Any] = lists.combine_chunks().flatten().to_numpy()
+    return values.reshape(len(lists), len(values) // max(1, len(lists)))

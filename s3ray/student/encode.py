@@ -29,7 +29,9 @@ class Encoded:
 
     ``row`` is the place of its example. ``target`` is ``(label,)``, or the positions ``(first, last)`` of the
     answer's tokens, or empty where the answer is not known. ``offsets`` (span only) gives each context token's
-    characters in the context as ``(start, end)``, and None for all other tokens.
+    characters in the context as ``(start, end)``, and None for all other tokens. ``soft`` is the probability of each
+    label where the target is not certain, ``believed`` the probability that a checker gives to the target; None: the
+    input weighs 1 (``losses``).
     """
 
     row: int
@@ -37,6 +39,8 @@ class Encoded:
     token_type_ids: list[int] | None
     target: tuple[int, ...]
     offsets: list[tuple[int, int] | None] | None = None
+    soft: tuple[float, ...] = ()
+    believed: float | None = None
 
 
 def encode(
@@ -65,6 +69,7 @@ def _encode_texts(
             input_ids=encoding["input_ids"][row],
             token_type_ids=encoding["token_type_ids"][row] if "token_type_ids" in encoding else None,
             target=() if example.label is None else (numbers[example.label],),
+            soft=example.soft,
         )
         for row, example in enumerate(examples)
     ]

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 import xxhash
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from s3ray.config import StudentConfig, data_shaping, fingerprint
@@ -23,8 +22,10 @@ from s3ray.files import is_url
 from s3ray.identity import model_identity
 from s3ray.objects import read_file
 from s3ray.student.encode import Encoded, plan_batches
+from s3ray.student.losses import row_losses
 from s3ray.student.model import Student
 from s3ray.student.ranks import Ranks
+from s3ray.student.trained import lineage_at
 from s3ray.types import EpochReport, Score, StudentJob
 
 MAX_GRADIENT_NORM = 1.0
@@ -62,11 +63,18 @@ class NoCheckpoints:
 def lineage(config: StudentConfig, job: StudentJob) -> str:
     """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
 
-    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie.
+    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie. The checker
+    that weighs the rows is part of it; without one, how they would be weighed is not.
+
+    Raises:
+        TrainerError: there is no such checker.
     """
     files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
     settings = data_shaping(config) | {"model": model_identity(config.model)}
-    return fingerprint({"student": settings, "seed": job.seed, "files": files})
+    if job.checker is None:
+        settings = {name: value for name, value in settings.items() if name not in ("weigh", "max_weight")}
+    checker = {} if job.checker is None else {"checker": lineage_at(job.checker)}
+    return fingerprint({"student": settings, "seed": job.seed, "files": files} | checker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +183,8 @@ class Fit:
         total = torch.zeros((), device=self._ranks.device)
         for number, part in enumerate(parts, start=1):
             with self._kept_local() if number < len(parts) else contextlib.nullcontext():
-                summed = _losses(self._student.logits(part, self._model), part).sum()
+                logits = self._student.logits(part, self._model)
+                summed = row_losses(logits, part, self._config.max_weight).sum()
                 torch.autograd.backward(summed * weight)
             total += summed.detach() * bool(share)
         torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), MAX_GRADIENT_NORM)
@@ -227,13 +236,6 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _losses(logits: tuple[torch.Tensor, ...], batch: Sequence[Encoded]) -> torch.Tensor:
-    """One loss per input: cross entropy, averaged over first and last token for spans."""
-    targets = torch.tensor([item.target for item in batch], device=logits[0].device)
-    parts = [cross_entropy(scores, targets[:, part], reduction="none") for part, scores in enumerate(logits)]
-    return torch.stack(parts).mean(dim=0)
 
 
 def _content(place: str) -> bytes:

@@ -5,7 +5,7 @@ mathematics is the same for any number of workers: one global batch per step, it
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,17 +14,18 @@ import torch
 
 from s3ray.config import StudentConfig
 from s3ray.dataset import examples_from_table
-from s3ray.errors import S3RayError
 from s3ray.store import read_table
+from s3ray.student.checker import ask_checker
 from s3ray.student.encode import Encoded
 from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints, lineage
 from s3ray.student.mine import BLOCK_ROWS, mine
 from s3ray.student.model import Student, load_student, save_student, saved_student
-from s3ray.student.predict import predict
-from s3ray.student.ranks import Ranks, SingleProcess, by_first
+from s3ray.student.predict import Prediction, predict
+from s3ray.student.probe import probe
+from s3ray.student.ranks import Ranks, SingleProcess, agreed, by_first
 from s3ray.student.trained import Trained, find_trained
 from s3ray.tasks import Task
-from s3ray.types import Example, Score, StudentJob, StudentResult
+from s3ray.types import Answer, Example, Score, Source, StudentJob, StudentResult
 
 Value = TypeVar("Value")
 
@@ -55,11 +56,14 @@ def train_student(
         student, trained = _train(config, task, job, ranks, checkpoints or NoCheckpoints(), clock)
     else:
         with clock.measure("start"):
-            student = _agreed(ranks, lambda: _load_trained(config, task, job, ranks))
+            student = agreed(ranks, lambda: _load_trained(config, task, job, ranks))
     with clock.measure("score"):
         mined = _read(job.mine_path, task) if job.mine_path else []
         mistakes, answers = mine(student, mined, job.output, trained.block_rows, ranks)
-        test = _score(student, _read(job.test_path, task), ranks) if job.test_path else None
+        for name, path in job.probes.items():
+            probe(student, name, path, job.output, ranks)
+        test = _read(job.test_path, task) if job.test_path else []
+        test_answers = predict(student, test, ranks) if job.test_path else []
     return StudentResult(
         round=job.round,
         num_rows=trained.num_rows,
@@ -67,7 +71,8 @@ def train_student(
         epochs=tuple(trained.epochs),
         select=trained.select,
         mine=task.score(mined, answers) if job.mine_path else None,
-        test=test,
+        test=task.score(test, [answer.text for answer in test_answers]) if job.test_path else None,
+        test_answers=tuple(_answer(task, *pair) for pair in zip(test, test_answers, strict=True)),
         mistakes=mistakes,
         seconds=dict(clock.seconds),
     )
@@ -78,8 +83,13 @@ def _train(
 ) -> tuple[Student, Trained]:
     """The first step of a student; its marker lies beside the weights."""
     with clock.measure("start"):
-        parts = _agreed(ranks, lambda: _begin(config, task, job, ranks))
-        fit = Fit(parts.student, config, parts.inputs, job.seed, ranks)
+        parts = agreed(ranks, lambda: _begin(config, task, job, ranks))
+    inputs = parts.inputs
+    if job.checker is not None:
+        with clock.measure("train"):
+            inputs = ask_checker(config, task, job.checker, inputs, parts.written, ranks)
+    with clock.measure("start"):
+        fit = Fit(parts.student, config, inputs, job.seed, ranks)
     _run(fit, parts, ranks, checkpoints, clock)
 
     def keep() -> Trained:
@@ -117,11 +127,15 @@ class LocalStudentTrainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a training begins with; ``questions`` are this worker's share of the selection part, encoded once."""
+    """What a training begins with; ``questions`` are this worker's share of the selection part, encoded once.
+
+    ``written`` are the places among ``inputs`` of those that are not gold's.
+    """
 
     student: Student
     num_rows: int
     inputs: Sequence[Encoded]
+    written: Sequence[int]
     select: Sequence[Example]
     questions: Sequence[Encoded]
 
@@ -131,27 +145,15 @@ def _begin(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> 
     student = load_student(config, task, ranks.device)
     examples = _read(job.train_path, task)
     select = _read(job.select_path, task)
+    inputs = student.encode(examples)
     return _Parts(
         student=student,
         num_rows=len(examples),
-        inputs=student.encode(examples),
+        inputs=inputs,
+        written=[place for place, item in enumerate(inputs) if examples[item.row].origin.source is not Source.GOLD],
         select=select,
         questions=student.encode(select[ranks.rank :: ranks.world_size]),
     )
-
-
-def _agreed(ranks: Ranks, make: Callable[[], Value]) -> Value:
-    """What ``make`` gives, or the first worker's S3RayError for all: none waits for one that has given up."""
-    made: Value | None = None
-    problem = None
-    try:
-        made = make()
-    except S3RayError as error:
-        problem = error
-    for found in ranks.gather(problem):
-        if found is not None:
-            raise found
-    return made  # type: ignore[return-value]
 
 
 def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock") -> None:
@@ -188,6 +190,12 @@ class _Clock:
 
 def _read(path: str, task: Task) -> list[Example]:
     return examples_from_table(read_table(path), task.fields)
+
+
+def _answer(task: Task, example: Example, given: Prediction) -> Answer:
+    """An answer with the deciding metric of its row alone: 1 or 0 where that is accuracy, macro-F1 or exact match."""
+    score = task.score([example], [given.text]).value
+    return Answer(id=example.id, predicted=given.text, confidence=given.confidence, score=score)
 
 
 def _score(

@@ -7,7 +7,7 @@ import torch
 
 from s3ray.student.encode import Encoded, batches_by_length
 from s3ray.student.model import Student
-from s3ray.student.ranks import Ranks
+from s3ray.student.ranks import Ranks, gather_rows
 from s3ray.types import Example
 
 BATCH_SIZE = 64
@@ -35,8 +35,7 @@ def predict(
     student.model.train(mode=False)
     with torch.inference_mode():
         answered = _labels(student, mine, inputs) if student.task.has_labels else _spans(student, mine, inputs)
-    dealt = ranks.gather(answered)
-    return [dealt[row % ranks.world_size][row // ranks.world_size] for row in range(len(examples))]
+    return gather_rows(ranks, answered, len(examples))
 
 
 def _labels(student: Student, examples: Sequence[Example], inputs: Sequence[Encoded]) -> list[Prediction]:
@@ -60,7 +59,7 @@ def _spans(student: Student, examples: Sequence[Example], inputs: Sequence[Encod
         starts, ends = (logits.softmax(dim=-1) for logits in student.logits(batch))
         for item, (first, last, confidence) in zip(batch, best_spans(batch, starts, ends), strict=True):
             if confidence > found[item.row].confidence:
-                text = examples[item.row].fields[context][_characters(item, first, last)]
+                text = examples[item.row].fields[context][characters(item, first, last)]
                 found[item.row] = Prediction(text=text, confidence=confidence)
     return found
 
@@ -82,7 +81,8 @@ def best_spans(batch: Sequence[Encoded], starts: torch.Tensor, ends: torch.Tenso
         yield place // longest, place % longest, confidence
 
 
-def _characters(item: Encoded, first: int, last: int) -> slice:
+def characters(item: Encoded, first: int, last: int) -> slice:
+    """Where the tokens ``first`` to ``last`` of a window stand in its context."""
     offsets = item.offsets or []
     start, end = offsets[first], offsets[last]
     if start is None or end is None:

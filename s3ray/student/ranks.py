@@ -3,7 +3,7 @@
 The loop is written against ``Ranks`` alone, so that it runs without Ray in a debugger.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -50,6 +50,26 @@ def by_first(ranks: Ranks, make: Callable[[], Value]) -> Value:
     if isinstance(found, S3RayError):
         raise found
     return found  # type: ignore[return-value]
+
+
+def agreed(ranks: Ranks, make: Callable[[], Value]) -> Value:
+    """What ``make`` gives, or the first worker's S3RayError for all: none waits for one that has given up."""
+    made: Value | None = None
+    problem = None
+    try:
+        made = make()
+    except S3RayError as error:
+        problem = error
+    for found in ranks.gather(problem):
+        if found is not None:
+            raise found
+    return made  # type: ignore[return-value]
+
+
+def gather_rows(ranks: Ranks, dealt: Sequence[Value], num_rows: int) -> list[Value]:
+    """One value for each of ``num_rows`` rows, in their order; each worker brings those of ``[rank::world_size]``."""
+    values = ranks.gather(dealt)
+    return [values[row % ranks.world_size][row // ranks.world_size] for row in range(num_rows)]
 
 
 def _default_device() -> torch.device:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from s3ray.errors import TrainerError
 from s3ray.files import is_url, join
 from s3ray.objects import ObjectFiles
 from s3ray.student.model import TRAINED
@@ -37,14 +38,32 @@ def find_trained(output: str, lineage: str) -> Trained | None:
     Raises:
         StoreError: it is there and cannot be read.
     """
+    found = _marker(output)
+    return _from_dict(found) if found.get("lineage") == lineage else None
+
+
+def lineage_at(output: str) -> str:
+    """What shaped the trained student in a folder (``fit.lineage``).
+
+    Raises:
+        TrainerError: there is none.
+        StoreError: it is there and cannot be read.
+    """
+    found = _marker(output)
+    if not found:
+        raise TrainerError(f"there is no trained student in {output}", "Remove what is left of it and go on.")
+    return str(found["lineage"])
+
+
+def _marker(output: str) -> dict[str, Any]:
+    """What the marker in a student's folder says; nothing where there is none."""
     if is_url(output):
         files = ObjectFiles(output)
         content = files.read(TRAINED) if files.exists(TRAINED) else None
     else:
         path = Path(join(output, TRAINED))
         content = path.read_bytes() if path.exists() else None
-    found = json.loads(content) if content is not None else {}
-    return _from_dict(found) if found.get("lineage") == lineage else None
+    return dict(json.loads(content)) if content is not None else {}
 
 
 def _from_dict(found: Mapping[str, Any]) -> Trained:

@@ -280,6 +280,8 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
         mine_path=absolute(job.mine_path) if job.mine_path else None,
         test_path=absolute(job.test_path) if job.test_path else None,
         output=absolute(job.output),
+        checker=absolute(job.checker) if job.checker else None,
+        probes={name: absolute(path) for name, path in job.probes.items()},
     )
 
 

@@ -1,12 +1,9 @@
 """A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
 
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import fsspec
 import pyarrow.parquet as pq
@@ -26,9 +23,10 @@ from s3ray.student.model import load_student, save_student
 from s3ray.student.predict import Prediction, predict
 from s3ray.student.ranks import SingleProcess
 from s3ray.tasks import Task
+from s3ray.tasks.spec import Metric
 from s3ray.types import Example, Mistake, Origin, Source, Span, StudentJob
+from tests.student.workers import on_workers
 
-Value = TypeVar("Value")
 Write = Callable[[str, Task, Sequence[Example]], str]
 CPU = SingleProcess(device=torch.device("cpu"))
 
@@ -111,7 +109,7 @@ def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews:
 
 def test_parts_that_are_not_asked_for_are_not_scored(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
     result = LocalStudentTrainer(config, reviews).train(replace(job, mine_path=None, test_path=None))
-    assert (result.mine, result.test, result.mistakes) == (None, None, ())
+    assert (result.mine, result.test, result.test_answers, result.mistakes) == (None, None, (), ())
 
 
 def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) -> None:
@@ -123,28 +121,6 @@ def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) 
     assert [mistake.confidence for mistake in mistakes] == [0.6, 0.8]
 
 
-class Together:
-    """One of several workers that are threads of this process."""
-
-    world_size = 2
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, values: list[object], meeting: threading.Barrier) -> None:
-        self.rank = rank
-        self._values = values
-        self._meeting = meeting
-
-    def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
-        return model
-
-    def gather(self, value: Value) -> list[Value]:
-        self._values[self.rank] = value
-        self._meeting.wait(20)
-        values = list(self._values)
-        self._meeting.wait(20)
-        return values  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_mining_by_blocks_finds_what_mining_at_once_finds(
     num_workers: int, config: StudentConfig, reviews: Task, job: StudentJob
@@ -153,11 +129,7 @@ def test_mining_by_blocks_finds_what_mining_at_once_finds(
     student = load_student(config, reviews, torch.device("cpu"))
     examples = read(job.mine_path, reviews)
     at_once, texts = mine(student, examples, f"{job.output}-at-once", len(examples), CPU)
-    values: list[object] = [None, None]
-    meeting = threading.Barrier(2)
-    workers = [CPU] if num_workers == 1 else [Together(rank, values, meeting) for rank in range(2)]
-    with ThreadPoolExecutor(num_workers) as threads:
-        found = list(threads.map(lambda ranks: mine(student, examples, job.output, 7, ranks), workers))
+    found = on_workers(num_workers, lambda ranks: mine(student, examples, job.output, 7, ranks))
     ids = [mistake.example.id for mistake in at_once]
     assert ids
     for mistakes, answers in found:
@@ -205,6 +177,37 @@ def test_another_student_takes_the_place_of_one_with_all_its_mistakes(
         trainer.train(replace(there, seed=8))
         assert [name for name in store.files("") if name.startswith("mistakes")] == ["mistakes/000000.parquet"]
         assert trainer.train(replace(there, seed=8)).seconds["train"] == 0.0, "it is found where it lies"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_every_answer_to_the_test_part_is_given_back_with_its_score(
+    metric: Metric, config: StudentConfig, reviews: Task, job: StudentJob
+) -> None:
+    task = Task(reviews.spec.model_copy(update={"metric": metric}), reviews.data)
+    result = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), task).train(job)
+    rows = read(job.test_path, task)
+    assert result.test is not None
+    assert [answer.id for answer in result.test_answers] == [row.id for row in rows]
+    for row, answer in zip(rows, result.test_answers, strict=True):
+        assert answer.score == (answer.predicted == row.label)
+        assert 0.5 <= answer.confidence <= 1
+    assert sum(answer.score for answer in result.test_answers) / 40 == result.test.values["accuracy"]
+
+
+def test_a_student_learns_soft_labels_where_there_are_some(
+    config: StudentConfig, reviews: Task, job: StudentJob, write: Write
+) -> None:
+    # Every label is wrong, and the soft labels know better.
+    opposite = {"positive": "negative", "negative": "positive"}
+    rows = read(job.train_path, reviews)
+    soft = [tuple(0.9 if label == row.label else 0.1 for label in reviews.labels) for row in rows]
+    wrong = [replace(row, label=opposite[row.label or ""]) for row in rows]
+    told = [replace(row, soft=shares) for row, shares in zip(wrong, soft, strict=True)]
+    trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 12}), reviews)
+    result = trainer.train(replace(job, train_path=write("soft", reviews, told)))
+    assert result.test is not None
+    assert result.test.value > 0.9
+    assert sum(answer.confidence for answer in result.test_answers) / 40 < 0.96, "it learned certainty"
 
 
 def test_the_best_epoch_is_kept(config: StudentConfig, reviews: Task, job: StudentJob, write: Write) -> None:
@@ -268,11 +271,13 @@ def test_a_span_student_learns_to_point_at_the_answer(
 ) -> None:
     train, rest = [question(number) for number in range(80)], [question(number) for number in range(200, 220)]
     path = write("rest", questions, rest)
-    job = replace(job, train_path=write("spans", questions, train), select_path=path, mine_path=path, test_path=None)
+    job = replace(job, train_path=write("spans", questions, train), select_path=path, mine_path=path, test_path=path)
     few = config.model_copy(update={"epochs": 8})
     result = LocalStudentTrainer(few, questions).train(job)
     assert result.select.value > 0.9
     assert result.num_rows == 80
     for mistake in result.mistakes:
         assert mistake.predicted in mistake.example.fields["context"]
+    assert result.test is not None
+    assert sum(answer.score for answer in result.test_answers) / 20 == result.test.values["exact_match"]
     assert AutoModelForQuestionAnswering.from_pretrained(job.output).config.num_labels == 2

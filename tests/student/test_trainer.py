@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
@@ -18,10 +19,11 @@ from benchmarks.processes import below
 from s3ray.cluster import remove_groups
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError, TrainerError
+from s3ray.probes import probes_from_table
 from s3ray.student.loop import LocalStudentTrainer
 from s3ray.student.trainer import RayStudentTrainer
 from s3ray.tasks import Task
-from s3ray.types import StudentJob
+from s3ray.types import Example, Origin, Source, StudentJob
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -123,3 +125,34 @@ def test_what_a_dead_controller_left_reserved_comes_back_and_nothing_else() -> N
     states = [placement_group_table(group)["state"] for group in (ours, others)]
     remove_groups(memory=1235)
     assert states == ["REMOVED", "CREATED"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_weigh_and_probe_as_one_process_does(
+    config: StudentConfig,
+    reviews: Task,
+    job: StudentJob,
+    tmp_path: Path,
+    toy_reviews: Callable[[range], list[Example]],
+    write: Callable[[str, Task, Sequence[Example]], str],
+) -> None:
+    config = config.model_copy(update={"weigh": "dimp", "workers": 2})
+    checker = replace(job, output=str(tmp_path / "checker"), mine_path=None, test_path=None)
+    LocalStudentTrainer(config, reviews).train(checker)
+    written = [
+        replace(row, origin=Origin(source=Source.SEED), soft=(0.25, 0.75) if place % 3 else ())
+        for place, row in enumerate(toy_reviews(range(400, 449)))
+    ]
+    path = write("written", reviews, written)
+    job = replace(job, train_path=path, checker=checker.output, probes={"train": path})
+    alone = LocalStudentTrainer(config, reviews).train(replace(job, output=str(tmp_path / "alone")))
+    together = on_ray(config, reviews, tmp_path / "train").train(job)
+    assert [report.loss for report in together.epochs] == pytest.approx(
+        [report.loss for report in alone.epochs], rel=1e-3
+    )
+    seen, known = (
+        probes_from_table(pq.read_table(Path(output) / "probes/train.parquet"))
+        for output in (job.output, tmp_path / "alone")
+    )
+    assert seen.ids == known.ids == [row.id for row in written]
+    assert seen.probabilities == pytest.approx(known.probabilities, abs=1e-3)
