@@ -164,9 +164,9 @@ class StudentConfig(Section):
     """Type of GPU that train workers need (Ray's label ray.io/accelerator-type); null: any."""
     weigh: Literal["none", "dimp"] = "none"
     """dimp: a written row weighs as much as a checker, trained on gold, believes its label more than the student does
-    at that moment (DIMP loss, arXiv 2410.21526). Needs no more rows of gold than `gold.extrapolate`."""
+    at that moment (DIMP loss, arXiv 2410.21526). Needs no more rows of gold than `gold.extrapolate`. Not with gold."""
     max_weight: PositiveFloat = 2.0
-    """Largest such weight."""
+    """Largest such weight; gold rows weigh 1. Used by dimp alone."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you read it."""
 

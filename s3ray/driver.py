@@ -74,6 +74,7 @@ class Driver:
             events=parts.events,
             trainer=parts.trainer,
             last_round=self._strategy.last_round,
+            probes=self._strategy.probes,
         )
 
     def run(self) -> None:

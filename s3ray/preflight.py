@@ -51,6 +51,9 @@ def check_job(config: RunConfig, where: str) -> Job:
     task = load_task(config.task, config.data)
     _check_prompts(config, task, where)
     student = config.student
+    if student.weigh != "none" and not config.generates:
+        hint = "The checker weighs written rows, and strategy gold writes none: set it to none."
+        raise InputError("has nothing to weigh", where=where, field="student.weigh", value=student.weigh, hint=hint)
     check_model(student.model, field="student.model", where=where, max_length=student.max_length)
     if not task.has_labels and student.max_length < MIN_SPAN_LENGTH:
         raise InputError(

@@ -175,10 +175,13 @@ class _Rereader(Driver):
     def _bring_inputs(self, round_: int) -> None:
         """What the round's requests were made from, beside its outcomes."""
         if round_:
-            whole = self._old.mistakes(round_)
+            whole = self._old.source(round_, "mistakes.parquet")
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
                 own = self._store.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
                 self._store.write_table(own, self._old.read_table(name))
+            for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
+                table = self._old.read_table(self._old.source(round_, name))
+                self._store.write_table(self._store.in_round(round_, name), table)
         reasons = self._store.in_round(round_, "reasons.json")
         if self._old.has(reasons):
             self._store.write_json(reasons, self._old.read_json(reasons))

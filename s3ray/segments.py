@@ -17,6 +17,7 @@ SEGMENT_BYTES = 256 * 1024
 """Size from which events go on in another object."""
 _AT_ONCE = {
     *("run_started", "stage_started", "stage_finished", "round_closed", "student_started", "student_finished"),
+    *("checker_started", "checker_finished"),
     *("test_scored", "reparsed", "run_finished", "run_failed"),
 }
 

@@ -3,14 +3,15 @@
     config.yaml  fingerprint.json  events.jsonl  metrics.json  report.html
     gold/        extrapolate.parquet  select.parquet  test.parquet
     rounds/N/    chunks/*.parquet  reasons.json  requests.parquet  accepted.parquet  rejected.parquet  round.json
-    students/N/  model and tokenizer (safetensors), trained.json, mistakes/*.parquet, mistakes.parquet, score.json
+    students/N/  model and tokenizer (safetensors), trained.json, mistakes/*.parquet, mistakes.parquet,
+                 probes/*.parquet, test.parquet, score.json
+    checker/     the student that weighs written rows: model and tokenizer, trained.json, score.json
     dataset/     the final synthetic set
 
 It lies in a folder of this machine (``files``) or on an object store (``objects``), where ``events/`` takes the place
 of ``events.jsonl``.
 
-Invariant: a file is either absent or whole, and ``round.json`` and ``score.json`` are written last, so that their
-presence means that the step is finished.
+Invariant: a file is either absent or whole; ``round.json`` and ``score.json`` come last and mean that a step is over.
 """
 
 import contextlib
@@ -31,6 +32,8 @@ from s3ray.objects import ObjectFiles, read_file
 
 _FINGERPRINT = "fingerprint.json"
 _CONFIG = "config.yaml"
+CHECKER_SCORE = "checker/score.json"
+"""Name of the marker of a finished checker."""
 
 
 class RunStore:
@@ -230,18 +233,14 @@ class RunStore:
         """Name of a file of a student."""
         return f"students/{num}/{name}"
 
-    def mistakes(self, round_: int) -> str:
-        """Name of the table of mistakes that a round is written from.
-
-        The student's before it, but for a round that was read again: its requests were made from those of a student
-        that is not in this lineage.
-        """
-        own = self.in_round(round_, "mistakes.parquet")
-        return own if self.has(own) else self.in_student(round_ - 1, "mistakes.parquet")
+    def source(self, round_: int, name: str) -> str:
+        """Name of a table that a round is written from: its own if it was read again, else the student's before it."""
+        own = self.in_round(round_, name)
+        return own if self.has(own) else self.in_student(round_ - 1, name)
 
     def mistake_blocks(self, round_: int) -> list[str]:
-        """Names of the tables whose mistakes together are those of ``mistakes``, as far as they are mined, in order."""
-        whole = self.mistakes(round_)
+        """Names of the tables that together hold the mistakes that a round is written from, so far, in order."""
+        whole = self.source(round_, "mistakes.parquet")
         return self.files(whole.removesuffix(".parquet")) or [whole] * self.has(whole)
 
     def rounds(self) -> list[int]:

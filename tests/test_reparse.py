@@ -21,6 +21,7 @@ from s3ray.monitor.view import RunView
 from s3ray.outcomes import outcomes_from_table
 from s3ray.reparse import read_again, reparse_run
 from s3ray.store import RunStore
+from s3ray.strategies.s3 import S3
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.types import GenerationRequest, Outcome, OutcomeStatus
@@ -196,11 +197,25 @@ def test_a_run_goes_on_from_a_lineage_that_was_read_again(job: RunConfig, tmp_pa
     assert store.folder == new.folder
     assert [done.round for done in trainer.jobs] == [0, 1, 2]
     assert {request.round for request in generator.answered} == {2}, "what was read again is not asked again"
-    assert store.read_table(store.mistakes(1)) == mistakes, "round 1 keeps the mistakes that it was written from"
-    assert store.mistakes(2) == "students/1/mistakes.parquet"
+    assert store.read_table(store.source(1, "mistakes.parquet")) == mistakes, (
+        "round 1 keeps the mistakes that it was written from"
+    )
+    assert store.source(2, "mistakes.parquet") == "students/1/mistakes.parquet"
     again = {request.id for request in generator.answered}
     assert not asked(old) & again
     assert asked(store) == asked(old) | again, "the ids are made as in the run that was read"
+
+
+def test_a_round_that_was_read_again_keeps_the_probes_that_it_was_written_from(
+    job: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(S3, "probes", ("gold",))
+    with pytest.raises(Interrupted):
+        go_on(job, tmp_path / "run", die_after=1)
+    new = reparse(tmp_path / "run")
+    assert new.files("rounds/1/probes") == ["rounds/1/probes/gold.parquet"]
+    assert new.read_table(new.source(1, "probes/gold.parquet")).num_rows
+    assert new.files("rounds/0/probes") == []
 
 
 @pytest.mark.parametrize(

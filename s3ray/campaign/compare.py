@@ -41,7 +41,7 @@ from s3ray.types import StudentJob
 
 _PASSED_ON = (
     *("run_started", "stage_started", "stage_finished", "round_closed"),
-    *("student_started", "student_finished", "run_finished", "run_failed"),
+    *("student_started", "student_finished", "checker_started", "checker_finished", "run_finished", "run_failed"),
 )
 
 

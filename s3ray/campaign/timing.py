@@ -14,11 +14,12 @@ from s3ray.monitor.events import Event
 
 _BEGINS = {"stage_started": "stage_finished", "student_started": "student_finished"}
 _ENDS = {end: begin for begin, end in _BEGINS.items()}
+_TRAININGS = {"checker_started": "student_started", "checker_finished": "student_finished"}
 
 
 def campaign_account(events: Iterable[Event], campaign: str) -> Account:
     """Book the time of a campaign from its log, oldest event first; ``campaign`` is its name."""
-    kept = list(events)
+    kept = [_of_students(event) for event in events]
     return replace(account(_as_one_run(kept, campaign)), trainers=tuple(_trainers(kept)), students=())
 
 
@@ -28,6 +29,12 @@ def campaign_time(booked: Account) -> dict[str, Any]:
         "engine_busy_share": booked.engine_busy_share,
         "time": {"engines": shares(booked.engines), "trainers": shares(booked.trainers)},
     }
+
+
+def _of_students(event: Event) -> Event:
+    """The training of a checker takes the same workers as that of a student; ``stage`` tells them apart."""
+    name = event["event"]
+    return event | {"event": _TRAININGS[name], "stage": "checker"} if name in _TRAININGS else event
 
 
 def _as_one_run(events: Iterable[Event], campaign: str) -> Iterator[Event]:

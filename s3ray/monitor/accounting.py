@@ -58,13 +58,13 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """All lanes, the engines' first; when each attempt ran; when stages (by name) and students (by round) were made."""
+    """All lanes, the engines' first; when each attempt ran; when stages and students were made, by name."""
 
     engines: tuple[Lane, ...]
     trainers: tuple[Lane, ...]
     attempts: tuple[Window, ...]
     stages: tuple[tuple[str, Window], ...]
-    students: tuple[tuple[int, Window], ...]
+    students: tuple[tuple[str, Window], ...]
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -106,7 +106,7 @@ def account(events: Iterable[Event]) -> Account:
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
         stages=tuple((name, attempt.closed(window)) for attempt in attempts for name, window in attempt.stages),
         students=tuple(
-            (student.round, attempt.closed(student.window)) for attempt in attempts for student in attempt.students
+            (student.name, attempt.closed(student.window)) for attempt in attempts for student in attempt.students
         ),
     )
 
@@ -141,7 +141,7 @@ class _Life:
 
 @dataclass(slots=True, kw_only=True)
 class _Student:
-    round: int
+    name: str
     window: tuple[float, float | None]
     wait_s: float = 0.0
     start_s: float = 0.0
@@ -168,8 +168,10 @@ class _Attempt:
                 name, (start, _) = self.stages[-1]
                 self.stages[-1] = name, (start, self.now)
             case "student_started":
-                self.students.append(_Student(round=event["round"], window=(self.now, None)))
-            case "student_finished" if self.students:
+                self.students.append(_Student(name=f"student {event['round']}", window=(self.now, None)))
+            case "checker_started":
+                self.students.append(_Student(name="checker", window=(self.now, None)))
+            case "student_finished" | "checker_finished" if self.students:
                 self._finish_student(event)
             case "chunk_written":
                 for name, report in event["engines"].items():

@@ -34,6 +34,8 @@ EVENTS: dict[str, str] = {
     "round_linked": "The round is the same as that of another run (from_run) of the campaign, and was copied.",
     "student_started": "A fresh student is being trained on all rounds so far.",
     "student_finished": "The student, its score on the selection part and its mistakes are on disk.",
+    "checker_started": "The student that is to weigh written rows is being trained on gold, before the first student.",
+    "checker_finished": "That student and its score on the selection part are on disk.",
     "test_scored": "The last student answered the test part, once.",
     "reparsed": "The generations of another lineage were read again into this one; no engine was asked.",
     "run_finished": "The run is complete.",

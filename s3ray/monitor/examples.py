@@ -70,7 +70,7 @@ def stories(store: RunStore, at_most: int = 6) -> list[Story]:
     found: list[Story] = []
     per_round = max(1, at_most // max(1, len([num for num in rounds if num > 0])))
     for num in rounds:
-        mistakes = store.mistakes(num)
+        mistakes = store.source(num, "mistakes.parquet")
         parents = mistakes if num and store.has(mistakes) else store.gold("extrapolate")
         if store.has(parents):
             found += _stories_of_round(store, num, store.read_table(parents), per_round)

@@ -12,7 +12,7 @@ from s3ray.monitor.accounting import account, shares
 from s3ray.monitor.devices import busy_seconds, per_engine, training_s
 from s3ray.monitor.engines import Usage
 from s3ray.monitor.view import RunView
-from s3ray.store import RunStore
+from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.types import RoundReport
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
     """The content of metrics.json (schema 1), of a finished run or of what there is of an unfinished one.
 
     ``identity`` holds the keys of ``run_identity``. A round counts once its round.json or score.json is on disk;
-    scores and mistakes are None while its student is not trained.
+    scores and mistakes are None while its student is not trained. ``checker`` is None where no row is weighed.
 
     Raises:
         StoreError: a file cannot be read, or a round does not balance.
@@ -73,6 +73,8 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
             "train": training_s(students[num]["seconds"], config["student"]["workers"]) if num in students else 0.0,
         }
     last = students[max(students)] if students else None
+    checker = store.read_json(CHECKER_SCORE) if store.has(CHECKER_SCORE) else None
+    all_seconds = [row["seconds"] for row in rounds] + ([checker["seconds"]] if checker else [])
     phases = ("generate", "train", "score", "start")
     return {
         "schema": SCHEMA,
@@ -80,7 +82,8 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
         "metric": last["main"] if last else None,
         "rounds": rounds,
         "test": {**last["test"], "num_examples": last["num_test"]} if last and last["test"] else None,
-        "seconds": {"total": view.total_s} | {phase: sum(r["seconds"][phase] for r in rounds) for phase in phases},
+        "seconds": {"total": view.total_s} | {phase: sum(s.get(phase, 0.0) for s in all_seconds) for phase in phases},
+        "checker": {name: checker[name] for name in ("rows", "best_epoch", "select", "seconds")} if checker else None,
         "attempts": view.attempt,
         "engines_lost": view.num_lost,
         "pool": {

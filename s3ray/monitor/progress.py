@@ -208,6 +208,14 @@ def _say_student(event: Event, view: RunView) -> str:
     return f"[round {event['round']} student] selection {scores(event['select'])}{mistakes} ({took})"
 
 
+def _say_checking(event: Event, view: RunView) -> str:
+    return f"[checker] trains on {event['rows']} row(s) of gold, {event['workers']} worker(s)"
+
+
+def _say_checker(event: Event, view: RunView) -> str:
+    return f"[checker] selection {scores(event['select'])} ({duration(sum(event['seconds'].values()))})"
+
+
 def _say_test(event: Event, view: RunView) -> str:
     return f"[test] {scores(event['test'])} on {event['num_examples']} examples"
 
@@ -223,6 +231,8 @@ _MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
     "round_linked": lambda event, view: f"[round {event['round']}] is that of {event['from_run']}, and was copied",
     "student_started": _say_training,
     "student_finished": _say_student,
+    "checker_started": _say_checking,
+    "checker_finished": _say_checker,
     "test_scored": _say_test,
     "run_finished": lambda event, view: f"[run] finished in {duration(event['seconds'])}",
     "run_failed": lambda event, view: f"[run] failed: {event['problem']}",

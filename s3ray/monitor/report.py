@@ -16,7 +16,7 @@ from s3ray.monitor.accounting import account
 from s3ray.monitor.engines import MAX_ENGINES_NAMED
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.plots import Bar, Part
-from s3ray.monitor.progress import counts, duration, short_count
+from s3ray.monitor.progress import counts, duration, scores, short_count
 from s3ray.monitor.timeline import timeline
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
@@ -146,7 +146,14 @@ def _facts(store: RunStore, metrics: Mapping[str, Any], view: RunView) -> list[t
         ("Seed", str(metrics["seed"])),
         ("Fingerprint", metrics["fingerprint"]),
     ]
+    if metrics["checker"]:
+        facts.insert(4, ("Checker", _checker(metrics["checker"])))
     return facts if metrics["generator"] else [fact for fact in facts if fact[0] != "Generator"]
+
+
+def _checker(checker: Mapping[str, Any]) -> str:
+    took, select = duration(sum(checker["seconds"].values())), scores(checker["select"])
+    return f"weighs written rows; trained on {checker['rows']} rows of gold in {took}, selection {select}"
 
 
 def _score_plot(metrics: Mapping[str, Any]) -> Markup | None:

@@ -40,7 +40,8 @@ class StageView:
 class RunView:
     """The state of a run after some of its events.
 
-    ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``engines``
+    ``students`` and ``closed`` hold the last ``student_finished`` and ``round_closed`` event by round; ``student`` is
+    the round whose student, or the checker before it, is being trained; ``engines``
     maps each engine of the running attempt to ``starting``, ``ready``, ``waiting``, ``lost``, ``asleep``, ``given up``
     or ``stopped``, and ``pool`` says what each did and has in work; ``spent`` holds seconds by round and phase, where
     waiting for engines (``engines``) is apart from the trainer's own ``start``. While a stage is written from the
@@ -243,8 +244,12 @@ def _student_started(view: RunView, event: Event) -> None:
 
 
 def _student_finished(view: RunView, event: Event) -> None:
+    view.students[event["round"]] = event
+    _training_finished(view, event)
+
+
+def _training_finished(view: RunView, event: Event) -> None:
     num = event["round"]
-    view.students[num] = event
     view.student = None
     # The trainer knows better than the clock between two events what of that time was start, training and scoring.
     view.spent[num, "train"] -= view._student_s
@@ -286,6 +291,8 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "round_linked": _round_closed,
     "student_started": _student_started,
     "student_finished": _student_finished,
+    "checker_started": _student_started,
+    "checker_finished": _training_finished,
     "test_scored": _test_scored,
     "reparsed": _reparsed,
     "run_finished": _run_finished,

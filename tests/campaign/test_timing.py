@@ -73,3 +73,19 @@ def test_a_run_that_fails_and_a_killed_campaign_leave_nothing_open() -> None:
     booked = campaign_account(failing, "all")
     assert [window for _, window in booked.stages] == [(0, 22), (101, 110)]
     assert sum(booked.engines[0].seconds.values()) == pytest.approx(30 + 9)
+
+
+def test_a_checker_and_a_student_of_another_run_are_trained_at_once() -> None:
+    checking = [
+        event(0, "campaign_started"),
+        event(0, "engine_starting", engine="engine-0", restarts=0),
+        event(1, "engine_ready", engine="engine-0"),
+        event(1, "checker_started", "a", round=0, workers=2),
+        event(2, "student_started", "b", round=0, workers=1),
+        event(11, "checker_finished", "a", round=0, seconds=SECONDS),
+        event(12, "student_finished", "b", round=0, seconds=SECONDS),
+        event(12, "campaign_finished"),
+    ]
+    booked = campaign_account(checking, "all")
+    assert [(lane.name, lane.num, lane.seconds["busy"]) for lane in booked.trainers] == [("a", 2, 6.0), ("b", 1, 6.0)]
+    assert booked.engines[0].seconds["waiting for the other phase"] == 11

@@ -308,3 +308,17 @@ def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[dict[str, 
             now += 100
             tell(begin(now))
     return told, first
+
+
+def test_the_checker_keeps_the_train_workers_busy_as_a_student_does() -> None:
+    seconds = {"start": 2, "train": 5, "score": 1}
+    account = booked(
+        begin(),
+        (1, "checker_started", {"round": 0}),
+        (9, "checker_finished", {"round": 0, "seconds": seconds}),
+        *student(9, 20, start=1, train=9, score=1),
+        (21, "run_finished", {}),
+    )
+    (lane,) = account.trainers
+    assert (lane.seconds["starting"], lane.seconds["busy"]) == (3, 16)
+    assert account.students == (("checker", (1, 9)), ("student 0", (9, 20)))

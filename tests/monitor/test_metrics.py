@@ -4,6 +4,7 @@ import pytest
 
 from s3ray.errors import StoreError
 from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
 from tests.monitor.run_folder import new_store, write_run
 
@@ -103,3 +104,20 @@ def test_strategy_gold_has_one_round_that_wrote_nothing(tmp_path: Path) -> None:
 def test_a_run_that_has_nothing_yet(tmp_path: Path) -> None:
     metrics = build_metrics(store := new_store(tmp_path / "run"), run_identity(store))
     assert (metrics["rounds"], metrics["metric"], metrics["test"], metrics["attempts"]) == ([], None, None, 0)
+
+
+def test_the_checker_is_named_with_its_score_and_counts_as_training(finished: RunStore) -> None:
+    before = build_metrics(finished, run_identity(finished))
+    assert before["checker"] is None
+    seconds = {"start": 2.0, "train": 11.0, "score": 1.0}
+    score = {"rows": 120, "best_epoch": 2, "epochs": [], "select": {"accuracy": 0.75}, "seconds": seconds}
+    finished.write_json("checker/score.json", score | {"main": "accuracy"})
+    metrics = build_metrics(finished, run_identity(finished))
+    assert metrics["checker"]["select"] == {"accuracy": 0.75}
+    assert metrics["seconds"]["train"] == before["seconds"]["train"] + 11.0
+    assert "trained on 120 rows of gold in 14 s, selection accuracy 0.750" in finished_report(finished)
+
+
+def finished_report(store: RunStore) -> str:
+    write_report(store)
+    return store.path("report.html").read_text(encoding="utf-8")

@@ -265,3 +265,14 @@ def test_engines_stand_in_the_order_of_their_numbers(log: EventLog, view: RunVie
     for num in (10, 2, 0):
         log.emit("engine_starting", engine=f"engine-{num}", restarts=0)
     assert list(view.pool.by_name) == ["engine-0", "engine-2", "engine-10"]
+
+
+def test_a_checker_is_no_student(log: EventLog, view: RunView, clock: Clock) -> None:
+    start_run(log)
+    log.emit("checker_started", round=0, rows=300, workers=2)
+    assert view.phase == "train"
+    clock.now += 20
+    seconds = {"start": 2.0, "train": 17.0, "score": 1.0}
+    log.emit("checker_finished", round=0, rows=300, select={"accuracy": 0.8}, seconds=seconds)
+    assert (view.student, view.students) == (None, {})
+    assert view.seconds()["train"] == pytest.approx(17)
