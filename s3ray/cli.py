@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, status, report, export, reparse.
+"""The command line: run, plan, compare, status, report, audit, export, reparse.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -115,6 +115,30 @@ def report(run: RunFolder) -> None:
     from s3ray.monitor.report import write_report
 
     _console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
+
+
+@app.command()
+def audit(
+    run: RunFolder,
+    rows: Annotated[
+        int,
+        typer.Option(
+            "--rows", min=100, help="Most rows of each kind that are looked at closely: synthetic, gold, test."
+        ),
+    ] = 2000,
+) -> None:
+    """Measure a run's synthetic rows against gold: right labels, copies, drift, coverage, variety.
+
+    Reads the test part of gold. Writes audit.json and the report; needs the extra `audit`.
+    """
+    from s3ray.audit.audit import audit_run
+    from s3ray.monitor.audit import audit_text
+    from s3ray.monitor.report import write_report
+
+    console, store = _console(), RunStore.existing(run)
+    found = audit_run(store, rows, lambda text: console.print(text, style="dim", highlight=False))
+    console.print(audit_text(found))
+    console.print(f"Report: {write_report(store)}", soft_wrap=True)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from s3ray.monitor import examples, lanes, plots
+from s3ray.monitor import audit, examples, lanes, plots
 from s3ray.monitor.accounting import account
 from s3ray.monitor.engines import MAX_ENGINES_NAMED
 from s3ray.monitor.metrics import build_metrics, run_identity
@@ -61,6 +61,8 @@ def write_report(store: RunStore) -> str:
         stories=examples.stories(store),
         seeds=examples.seeds(store),
         given_reasons=_given_reasons(store),
+        audit=store.read_json(audit.AUDIT) if store.has(audit.AUDIT) else None,
+        audits=audit,
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
         version=view.about.get("version", ""),
     )

@@ -1,0 +1,79 @@
+"""The checker: a student of the run's own kind that learns from gold alone and says what it makes of other rows."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from s3ray.config import StudentConfig
+from s3ray.dataset import table_from_examples
+from s3ray.student.loop import train_student
+from s3ray.student.model import load_student
+from s3ray.student.predict import predict
+from s3ray.student.ranks import SingleProcess
+from s3ray.tasks import Task
+from s3ray.types import Example, StudentJob
+
+MIN_TEST_ROWS = 100
+"""With fewer test rows the checker's errors are counted by cross-validation over the other gold rows as well."""
+NUM_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a checker answered: ``answers`` to the rows in question, ``known`` and ``known_answers`` on held-out gold.
+
+    ``by`` says how gold was held out: ``test``, or ``cross-validation`` where folds of the training rows came to it.
+    """
+
+    answers: list[str]
+    known: list[Example]
+    known_answers: list[str]
+    by: str
+
+
+def check(
+    config: StudentConfig,
+    task: Task,
+    gold: Sequence[Example],
+    test: Sequence[Example],
+    rows: Sequence[Example],
+    device: torch.device,
+) -> Checked:
+    """Train a checker on ``gold`` as the run trains its students, and let it answer ``test`` and ``rows``.
+
+    It learns from all of gold, so its epoch is chosen by its score on the very rows that it learns from.
+
+    Raises:
+        InputError: the model cannot serve the task.
+    """
+    by, known = "test", list(test)
+    answers = _train_and_ask(config, task, gold, [*test, *rows], device)
+    known_answers = answers[: len(test)]
+    if len(test) < MIN_TEST_ROWS and len(gold) >= NUM_FOLDS:
+        by = "cross-validation"
+        for fold in range(NUM_FOLDS):
+            held_out = gold[fold::NUM_FOLDS]
+            others = [row for place, row in enumerate(gold) if place % NUM_FOLDS != fold]
+            known += held_out
+            known_answers = known_answers + _train_and_ask(config, task, others, held_out, device)
+    return Checked(answers=answers[len(test) :], known=known, known_answers=known_answers, by=by)
+
+
+def _train_and_ask(
+    config: StudentConfig, task: Task, gold: Sequence[Example], rows: Sequence[Example], device: torch.device
+) -> list[str]:
+    plain = config.model_copy(update={"weigh": "none"})
+    ranks = SingleProcess(device=device)
+    with tempfile.TemporaryDirectory(prefix="s3ray-audit-") as temporary:
+        table, output = str(Path(temporary) / "gold.parquet"), str(Path(temporary) / "checker")
+        pq.write_table(table_from_examples(gold, task.fields, task.has_labels), table)
+        job = StudentJob(
+            round=0, train_path=table, select_path=table, mine_path=None, test_path=None, output=output, seed=0
+        )
+        train_student(plain, task, job, ranks)
+        student = load_student(plain.model_copy(update={"model": output}), task, device)
+        return [answer.text for answer in predict(student, rows, ranks)]

@@ -1,0 +1,150 @@
+"""The audit of a run (``audit.json``) as a table: for the terminal and for the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+AUDIT = "audit.json"
+MAX_GROUPS = 5
+"""Groups that the terminal has room for."""
+
+Figures = Mapping[str, Any]
+
+
+def percent(share: float | None) -> str:
+    """A share for people; nothing where it is unknown."""
+    return "" if share is None else f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def columns(audit: Figures) -> list[str]:
+    """The columns: gold, all synthetic rows, and those of each round and source."""
+    return ["gold", *(group["name"] for group in audit["groups"])]
+
+
+def rows(audit: Figures) -> list[tuple[str, list[str]]]:
+    """Each measure with its cells by column; measures of which nothing is known are left out."""
+    parts = [_as_group(audit), *audit["groups"]]
+    made = [(name, [cell(part) for part in parts]) for name, cell in _MEASURES]
+    for label in audit["gold"]["labels"]:
+        made += [
+            (f"share of {label}", [percent(part["labels"].get(label, 0.0)) for part in parts]),
+            (f"checker agrees, {label}", [percent(_deep(part, "agreement", "by_label", label)) for part in parts]),
+            (f"labels right, {label}", [percent(_deep(part, "label_accuracy", "by_label", label)) for part in parts]),
+        ]
+    return [(name, cells) for name, cells in made if any(cells)]
+
+
+def basis(audit: Figures) -> str:
+    """What the figures rest on, in two sentences."""
+    looked, checker = audit["looked_at"], audit["checker"]
+    held, scores = checker["held_out"], checker["held_out"]["scores"]
+    name = next(iter(scores))
+    how = "the test part" if held["by"] == "test" else "the test part and, by cross-validation, on the rest of gold"
+    all_rows, all_test = audit["groups"][0]["rows"], audit["gold"]["rows"]["test"]
+    return (
+        f"Looked at {looked['synthetic']:,} of {all_rows:,} synthetic rows and {looked['test']:,} of {all_test:,} test "
+        f"rows. The checker learned from {checker['trained_on']:,} gold rows and reaches {name.replace('_', ' ')} "
+        f"{scores[name]:.3f} on {held['rows']:,} that it did not see (on {how})."
+    )
+
+
+def audit_text(audit: Figures) -> RenderableType:
+    """The audit for the terminal."""
+    names = columns(audit)
+    shown = names if len(names) <= MAX_GROUPS + 1 else [*names[:3], *names[3 - MAX_GROUPS :]]
+    table = Table(title=f"{audit['run']}: audit", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table.add_column("")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for measure, cells in rows(audit):
+        by_name = dict(zip(names, cells, strict=True))
+        table.add_row(measure, *(by_name[name] or "-" for name in shown))
+    parts: list[RenderableType] = [table, Text(basis(audit))]
+    if len(shown) < len(names):
+        parts.append(Text(f"{len(names) - len(shown)} more groups are in {AUDIT}."))
+    found: Sequence[str] = audit["findings"] or ["Nothing stands out."]
+    return Group(*parts, *(Text(f"* {sentence}") for sentence in found))
+
+
+def _as_group(audit: Figures) -> Figures:
+    """Gold as a column: it has no copies and no verdict but the checker's score on rows that it did not see."""
+    gold, scores = audit["gold"], audit["checker"]["held_out"]["scores"]
+    labelled = "accuracy" in scores
+    return {
+        **gold,
+        "rows": sum(gold["rows"].values()),
+        "label_drift": None,
+        "agreement": {"value": scores["accuracy"]} if labelled else None,
+        "answered": None if labelled else scores,
+    }
+
+
+def _deep(part: Figures, *names: str) -> Any:
+    found: Any = part
+    for name in names:
+        found = found.get(name) if found else None
+    return found
+
+
+def _number(*names: str) -> Callable[[Figures], str]:
+    def cell(part: Figures) -> str:
+        value = _deep(part, *names)
+        return "" if value is None else f"{value:.2f}"
+
+    return cell
+
+
+def _share(*names: str) -> Callable[[Figures], str]:
+    return lambda part: percent(_deep(part, *names))
+
+
+def _count(*names: str) -> Callable[[Figures], str]:
+    def cell(part: Figures) -> str:
+        value = _deep(part, *names)
+        return "" if value is None else f"{value:,}"
+
+    return cell
+
+
+def _words(part: Figures) -> str:
+    return "{:.0f} ({:.0f}-{:.0f})".format(part["words"][2], part["words"][0], part["words"][-1])
+
+
+def _accuracy(part: Figures) -> str:
+    found = part.get("label_accuracy")
+    if found is None:
+        return ""
+    return f"{100 * found['value']:.0f} % ({100 * found['low']:.0f}-{100 * found['high']:.0f})"
+
+
+def _parents(part: Figures) -> str:
+    similarity = _deep(part, "parents", "similarity")
+    return "" if similarity is None else f"{similarity[2]:.2f} ({similarity[0]:.2f}-{similarity[-1]:.2f})"
+
+
+_MEASURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+    ("rows", _count("rows")),
+    ("checker agrees", _share("agreement", "value")),
+    ("labels right, estimated (95 %)", _accuracy),
+    ("checker's exact match", _share("answered", "exact_match")),
+    ("checker's F1", _share("answered", "f1")),
+    ("exact copies", _count("exact_copies")),
+    ("exact or near copies", _count("near_copies")),
+    ("copies of test rows", _count("copies_of_gold", "test")),
+    ("copies of extrapolation rows", _count("copies_of_gold", "extrapolate")),
+    ("copies of selection rows", _count("copies_of_gold", "select")),
+    ("like its parent (5-95 %)", _parents),
+    ("more than 0.8 like it", _count("parents", "above_0.8")),
+    ("more than 0.9 like it", _count("parents", "above_0.9")),
+    ("words (5-95 %)", _words),
+    ("label drift", _share("label_drift")),
+    ("covers of test rows", _share("coverage")),
+    ("near a test row", _share("precision")),
+    ("told from test rows (area)", _number("told_apart")),
+    ("self-BLEU", _number("self_bleu")),
+    ("distinct-2", _number("distinct_2")),
+)
