@@ -12,6 +12,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from s3ray.curation.clean import normalise
+from s3ray.curation.rouge import WordIndex
 from s3ray.types import RejectionReason
 
 # Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
@@ -22,23 +23,30 @@ class DuplicateIndex:
     """Texts seen so far, each within a scope: texts of different scopes are never copies of each other.
 
     ``threshold`` is the normalised edit similarity, in (0, 1], from which a text counts as a near copy; None looks for
-    exact copies only.
+    exact copies only. ``rouge_l`` is the F-measure of ROUGE-L, in (0, 1], from which it does so too; None: it is not
+    looked at.
     """
 
-    def __init__(self, threshold: float | None) -> None:
+    def __init__(self, threshold: float | None, rouge_l: float | None = None) -> None:
         self._threshold = threshold
+        self._rouge_l = rouge_l
         self._exact: dict[int, str] = {}
         self._near: defaultdict[str, _Pieces] = defaultdict(lambda: _Pieces(threshold or 1.0))
+        self._alike: defaultdict[str, WordIndex] = defaultdict(lambda: WordIndex(rouge_l or 1.0))
 
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
-        """The kind of copy that the text is, and the original's id: the most similar text's, the earliest of equals."""
+        """The kind of copy that the text is, and the original's id: the most similar text's, the earliest of equals.
+
+        Of near copies, those by edits come before those by ROUGE-L.
+        """
         normal = normalise(text)
         original = self._exact.get(_key(normal, scope))
         if original is not None:
             return RejectionReason.DUPLICATE, original
-        if self._threshold is None or scope not in self._near:
-            return None
-        original = self._near[scope].most_similar(normal)
+        if scope in self._near:
+            original = self._near[scope].most_similar(normal)
+        if original is None and scope in self._alike:
+            original = self._alike[scope].most_similar(normal)
         return None if original is None else (RejectionReason.NEAR_DUPLICATE, original)
 
     def add(self, id: str, text: str, scope: str = "") -> None:
@@ -50,6 +58,8 @@ class DuplicateIndex:
         self._exact[key] = id
         if self._threshold is not None:
             self._near[scope].add(id, normal)
+        if self._rouge_l is not None:
+            self._alike[scope].add(id, normal)
 
 
 class _Pieces:
