@@ -1,6 +1,7 @@
 """A real HTTP server that speaks OpenAI's protocol, as well or as badly as a test wants."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,20 @@ class Endpoint:
         return answer or web.json_response(complete(body))
 
 
+LIKELIEST = {" yes": 0.6, "No": 0.2, "Well": 0.1}
+"""What a server that is asked for probabilities tells of its first token."""
+
+
+def tell(is_chat: bool, likeliest: dict[str, float]) -> dict[str, Any]:
+    """Probabilities of the first token, as the two interfaces of the protocol tell them."""
+    tops = {token: math.log(probability) for token, probability in likeliest.items()}
+    first = next(iter(tops))
+    if not is_chat:
+        return {"tokens": [first], "token_logprobs": [tops[first]], "top_logprobs": [tops], "text_offset": [0]}
+    told = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in tops.items()]
+    return {"content": [{**told[0], "top_logprobs": told}]}
+
+
 def complete(body: dict[str, Any], finish_reason: str | None = None, **choice: Any) -> dict[str, Any]:
     """The body of a good answer; ``choice`` replaces or adds fields of its only choice."""
     num = min(3, body["max_tokens"])
@@ -77,6 +92,8 @@ def complete(body: dict[str, Any], finish_reason: str | None = None, **choice: A
     if "messages" in body:
         written = {"message": {"role": "assistant", "content": text}}
     reason = finish_reason or ("stop" if num < body["max_tokens"] else "length")
+    if body.get("logprobs"):
+        written["logprobs"] = tell("messages" in body, LIKELIEST)
     usage = {
         "prompt_tokens": 7,
         "completion_tokens": num,

@@ -12,7 +12,7 @@ from aiohttp import web
 from s3ray.config import EndpointConfig, FakeConfig, GeneratorConfig
 from s3ray.errors import RequestRefusedError
 from s3ray.generator.engines import ENGINES, make_engine
-from s3ray.generator.engines.base import Engine, EngineSpec
+from s3ray.generator.engines.base import Choice, Engine, EngineSpec
 from s3ray.types import EngineLimits, Generation, Prompt
 from tests.endpoints import Answer, Endpoint, refuse
 from tests.models import make_llama
@@ -44,6 +44,9 @@ class Running:
 
     async def ask(self, index: int, text: str = "Once upon a time", max_tokens: int = 40) -> Generation:
         return await self.engine.generate(f"request-{index}", Prompt(text=text), seed=index, max_tokens=max_tokens)
+
+    async def choose(self, index: int, text: str = 'Is it so? "') -> Choice:
+        return await self.engine.choose(f"request-{index}", Prompt(text=text, choices=("yes", "no", "perhaps")))
 
 
 @pytest.fixture(
@@ -135,6 +138,46 @@ def test_a_request_that_is_given_up_is_forgotten(running: Running) -> None:
         assert any(isinstance(end, asyncio.CancelledError) for end in ended)
         assert (running.engine.stats().num_running, running.engine.stats().num_waiting) == (0, 0)
         assert len(await asyncio.gather(*(running.ask(index) for index in range(8)))) == 8
+
+    running.do(scenario())
+
+
+def test_each_choice_has_its_probability(running: Running) -> None:
+    async def scenario() -> None:
+        before = running.engine.stats()
+        told = await asyncio.gather(*(running.choose(index) for index in range(10)))
+        for choice in told:
+            assert len(choice.probabilities) == 3
+            assert sum(choice.probabilities) == pytest.approx(1)
+            assert all(0 < probability < 1 for probability in choice.probabilities)
+            assert choice.num_prompt_tokens > 0
+        after = running.engine.stats()
+        assert after.num_output_tokens - before.num_output_tokens == sum(choice.num_output_tokens for choice in told)
+        assert after.num_prompt_tokens - before.num_prompt_tokens == sum(choice.num_prompt_tokens for choice in told)
+
+    running.do(scenario())
+
+
+def test_the_same_question_is_answered_alike_beside_others(running: Running) -> None:
+    async def scenario() -> None:
+        alone = await running.choose(7)
+        asked = asyncio.create_task(running.choose(7))
+        await asyncio.gather(*(running.ask(index) for index in range(5)))
+        beside = await asked
+        assert beside.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+
+    running.do(scenario())
+
+
+def test_a_question_that_is_too_long_is_refused_alone(running: Running) -> None:
+    if running.name == "fake":
+        pytest.skip("the fake engine reads prompts of any length")
+
+    async def scenario() -> None:
+        too_long = running.choose(0, "long " * LONG)
+        told = await asyncio.gather(too_long, running.choose(1), return_exceptions=True)
+        assert isinstance(told[0], RequestRefusedError)
+        assert isinstance(told[1], Choice)
 
     running.do(scenario())
 

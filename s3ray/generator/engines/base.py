@@ -27,6 +27,16 @@ class EngineSpec:
     can_sleep: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How likely each of a prompt's choices is, in their order; they sum to 1. None of them: the engine cannot tell."""
+
+    probabilities: tuple[float, ...]
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+
+
 _NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
 
 
@@ -38,8 +48,8 @@ def kept_of_stop(stop_reason: object) -> str:
 class Engine(Protocol):
     """Answers prompts one by one, many at a time.
 
-    Contract: ``generate`` returns one generation or raises; ``RequestRefusedError`` concerns that request alone,
-    ``EngineDeadError`` means that no request will ever be answered again. ``close`` may be called twice.
+    Contract: ``generate`` and ``choose`` return one answer or raise; ``RequestRefusedError`` concerns that request
+    alone, ``EngineDeadError`` means that no request will ever be answered again. ``close`` may be called twice.
     """
 
     def __init__(self, spec: EngineSpec) -> None: ...
@@ -55,6 +65,17 @@ class Engine(Protocol):
 
         Raises:
             RequestRefusedError: this prompt cannot be answered.
+            EngineDeadError: the engine is gone.
+        """
+        ...
+
+    async def choose(self, request_id: str, prompt: Prompt) -> Choice:
+        """Ask for one of ``prompt.choices``, of which the one that is hoped for comes first.
+
+        Probabilities are the model's own (temperature 1, nothing cut off), among the choices alone.
+
+        Raises:
+            RequestRefusedError: this prompt cannot be answered, or its choices cannot be told apart.
             EngineDeadError: the engine is gone.
         """
         ...

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import xxhash
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.base import Choice, EngineSpec
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _VOCABULARY = """
@@ -71,6 +71,20 @@ def write_text(seed: int, max_tokens: int) -> tuple[str, int, str]:
     return (text, num_kept, "length") if num_kept < num_words else (text + ".", num_words, "stop")
 
 
+def weigh(request_id: str, num_choices: int) -> tuple[float, ...]:
+    """The probabilities of a request's choices: the first one's lies evenly between 0.4 and 1, others share the rest.
+
+    So of two labels the generator doubts the one that was asked for in a sixth of its texts.
+    """
+    draw = xxhash.xxh3_64_intdigest(request_id.encode()) / 2**64
+    rest = 0.6 * draw if num_choices > 1 else 0.0
+    return (1 - rest, *[rest / (num_choices - 1)] * (num_choices - 1))
+
+
+def _num_words(prompt: Prompt) -> int:
+    return (prompt.text or prompt.user or "").count(" ") + 1
+
+
 class FakeEngine:
     """Writes texts at the speed of its script, ``max_num_seqs`` at once, and fails when the script says so."""
 
@@ -102,21 +116,43 @@ class FakeEngine:
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Write the text that belongs to ``seed``, in the time that the script gives it."""
-        await self.check()
-        if self._is_asleep:
-            raise RequestRefusedError("the engine is asleep")
-        script = self._script
         text, num_tokens, finish_reason = write_text(seed, max_tokens)
         generation = Generation(
             request_id=request_id,
             text=text,
             finish_reason=finish_reason,
-            num_prompt_tokens=(prompt.text or prompt.user or "").count(" ") + 1,
+            num_prompt_tokens=_num_words(prompt),
             num_cached_tokens=0,
             num_output_tokens=num_tokens,
         )
+        poison_every = self._script.poison_every
+        return await self._answer(generation, is_poison=poison_every is not None and seed % poison_every == 0)
+
+    async def choose(self, request_id: str, prompt: Prompt) -> Choice:
+        """The probabilities that belong to ``request_id`` (``weigh``), in the time of one token."""
+        token = Generation(
+            request_id=request_id,
+            text="",
+            finish_reason="length",
+            num_prompt_tokens=_num_words(prompt),
+            num_cached_tokens=0,
+            num_output_tokens=1,
+        )
+        await self._answer(token, is_poison=False)
+        return Choice(
+            probabilities=weigh(request_id, len(prompt.choices)),
+            num_prompt_tokens=token.num_prompt_tokens,
+            num_cached_tokens=0,
+            num_output_tokens=1,
+        )
+
+    async def _answer(self, generation: Generation, *, is_poison: bool) -> Generation:
+        """Give it back when it is due."""
+        await self.check()
+        if self._is_asleep:
+            raise RequestRefusedError("the engine is asleep")
+        script, num_tokens = self._script, generation.num_output_tokens
         seconds = script.delay_s + (num_tokens / script.tokens_per_s if script.tokens_per_s else 0.0)
-        is_poison = script.poison_every is not None and seed % script.poison_every == 0
         loop = asyncio.get_running_loop()
         answer: Answer = loop.create_future()
         self._waiting[answer] = _Job(generation, loop.time(), seconds, is_poison)

@@ -10,17 +10,20 @@ import itertools
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines.base import EngineSpec, kept_of_stop
+from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
+from s3ray.generator.engines.choices import read_likeliest, told_tokens
 from s3ray.generator.engines.congestion import Gate
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
@@ -29,6 +32,7 @@ _UNREACHABLE_S = 60.0
 _BACK_OFF_S = 0.5
 _LONGEST_BACK_OFF_S = 15.0
 _PROBE_TOKENS = 16
+_LIKELIEST_IN_CHAT, _LIKELIEST = 20, 5  # the most first tokens of which OpenAI's two interfaces tell
 _LONGEST_TEXT = 300
 _SHORTEST_SECRET = 8
 _NO_KEY = "none"  # the client insists on one
@@ -52,6 +56,10 @@ class _Trouble:
 
     def __str__(self) -> str:
         return f"HTTP {self.status}: {self.text}" if self.status else self.text
+
+
+Answer = TypeVar("Answer", Generation, Choice)
+Reader = Callable[[Any], Answer | _Trouble]
 
 
 class OpenAIEngine:
@@ -96,7 +104,7 @@ class OpenAIEngine:
         is_chat = config.prompt_form == "chat"
         prompt = Prompt(user="Say hello.") if is_chat else Prompt(text="Hello")
         for attempt in itertools.count():
-            answer = await self._ask("probe", prompt, seed=0, max_tokens=_PROBE_TOKENS)
+            answer = await self._ask(prompt, self._sampling(0, _PROBE_TOKENS), partial(self._read, "probe"))
             if not isinstance(answer, _Trouble):
                 break
             if answer.is_final or answer.status in _KEY_REFUSED:
@@ -113,14 +121,28 @@ class OpenAIEngine:
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt; asks again as long as the server is busy or away."""
+        return await self._insist(prompt, self._sampling(seed, max_tokens), partial(self._read, request_id))
+
+    async def choose(self, request_id: str, prompt: Prompt) -> Choice:
+        """Read the choices' probabilities from the few likeliest first tokens of which the server tells.
+
+        It must tell them (``logprobs``); what is not among them gets a bound (``choices.read_likeliest``).
+        """
+        in_chat = {"logprobs": True, "top_logprobs": _LIKELIEST_IN_CHAT}
+        told = in_chat if prompt.text is None else {"logprobs": _LIKELIEST}
+        # Temperature 1: some servers tell of the probabilities after it was applied.
+        settings = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, **told}
+        return await self._insist(prompt, settings, partial(self._read_choice, prompt.choices))
+
+    async def _insist(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer:
         if not self._num_open:
             self._failing_since = None  # nothing was asked for a while: earlier failures say nothing of this moment
         self._num_open += 1
         try:
             for attempt in itertools.count():
                 await self.check()
-                answer = await self._ask(request_id, prompt, seed=seed, max_tokens=max_tokens)
-                if isinstance(answer, Generation):
+                answer = await self._ask(prompt, settings, read)
+                if not isinstance(answer, _Trouble):
                     self._num_prompt_tokens += answer.num_prompt_tokens
                     self._num_cached_tokens += answer.num_cached_tokens
                     self._num_output_tokens += answer.num_output_tokens
@@ -137,7 +159,7 @@ class OpenAIEngine:
         # Without chance: what came back together was held back together, and the gate lets it in one by one.
         await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2.0 ** min(attempt, 10)))
 
-    async def _ask(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation | _Trouble:
+    async def _ask(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer | _Trouble:
         """Ask once, as soon as the gate lets it.
 
         Trouble is returned, not raised: an error from here would carry the client's error, and so the key, with it.
@@ -145,15 +167,15 @@ class OpenAIEngine:
         await self._gate.enter()
         sent = time.monotonic()
         try:
-            answer = await self._attempt(request_id, prompt, seed, max_tokens)
+            answer = await self._attempt(prompt, settings, read)
             self._note(answer, sent)
         finally:
             self._gate.leave()  # after the note: what the answer says of the server holds for who comes next
         return answer
 
-    async def _attempt(self, request_id: str, prompt: Prompt, seed: int, max_tokens: int) -> Generation | _Trouble:
+    async def _attempt(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer | _Trouble:
         try:
-            return self._read(request_id, await self._send(prompt, seed, max_tokens))
+            return read(await self._send(prompt, settings))
         except openai.APIStatusError as error:
             return self._status_trouble(error)
         except (openai.OpenAIError, ValueError) as error:
@@ -161,17 +183,13 @@ class OpenAIEngine:
             cause = error.__cause__ or error
             return _Trouble(text=self._scrub(f"{type(cause).__name__}: {cause}"))
 
-    async def _send(self, prompt: Prompt, seed: int, max_tokens: int) -> Any:
-        assert self._client is not None  # made by ``start``
+    def _sampling(self, seed: int, max_tokens: int) -> dict[str, Any]:
         sampling = self._config.sampling
-        settings: dict[str, Any] = {
-            "model": self._model,
-            "max_tokens": max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": seed,
-            "stop": list(prompt.stop) or openai.omit,
-        }
+        return {"max_tokens": max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+
+    async def _send(self, prompt: Prompt, settings: dict[str, Any]) -> Any:
+        assert self._client is not None  # made by ``start``
+        settings = settings | {"model": self._model, "stop": list(prompt.stop) or openai.omit}
         if prompt.text is not None:
             return await self._client.completions.create(prompt=prompt.text, **settings)
         messages: Any = prompt.messages  # the client has a type for each role
@@ -179,24 +197,34 @@ class OpenAIEngine:
 
     def _read(self, request_id: str, answer: Any) -> Generation | _Trouble:
         """Read an answer; servers are less strict than the client's types say."""
+        choice = self._only_choice(answer)
+        if isinstance(choice, _Trouble):
+            return choice
+        written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
+        return Generation(
+            request_id=request_id,
+            text=written + kept_of_stop(getattr(choice, "stop_reason", None)),  # vLLM's server tells it, others do not
+            finish_reason=choice.finish_reason,
+            **_usage(answer),
+        )
+
+    def _read_choice(self, choices: Sequence[str], answer: Any) -> Choice | _Trouble:
+        choice = self._only_choice(answer)
+        if isinstance(choice, _Trouble):
+            return choice
+        if not (likeliest := told_tokens(getattr(choice, "logprobs", None))):
+            return _Trouble(text="the endpoint tells no probabilities (logprobs)", is_final=True)
+        return Choice(probabilities=read_likeliest(likeliest, choices), **_usage(answer))
+
+    def _only_choice(self, answer: Any) -> Any:
         choices = getattr(answer, "choices", None)
         if not choices:
             detail = answer if isinstance(answer, str) else getattr(answer, "error", None)
             return _Trouble(text=self._scrub(f"an answer without choices: {detail}"))
-        choice, usage = choices[0], getattr(answer, "usage", None)
-        reason = getattr(choice, "finish_reason", None)
+        reason = getattr(choices[0], "finish_reason", None)
         if reason not in ("stop", "length"):
             return _Trouble(text=f"the endpoint ended the request with {reason!r}", is_final=True)
-        written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
-        details = getattr(usage, "prompt_tokens_details", None)
-        return Generation(
-            request_id=request_id,
-            text=written + kept_of_stop(getattr(choice, "stop_reason", None)),  # vLLM's server tells it, others do not
-            finish_reason=reason,
-            num_prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-            num_cached_tokens=getattr(details, "cached_tokens", None) or 0,
-            num_output_tokens=getattr(usage, "completion_tokens", None) or 0,
-        )
+        return choices[0]
 
     def _status_trouble(self, error: openai.APIStatusError) -> _Trouble:
         status = error.status_code
@@ -209,7 +237,7 @@ class OpenAIEngine:
             retry_after_s=read_retry_after(error.response.headers.get("retry-after", ""), datetime.now(UTC)),
         )
 
-    def _note(self, answer: Generation | _Trouble, sent: float) -> None:
+    def _note(self, answer: Generation | Choice | _Trouble, sent: float) -> None:
         """Learn from an answer: how many requests to have under way, and whether the endpoint is there at all."""
         now = time.monotonic()
         self._num_replies += not isinstance(answer, _Trouble) or bool(answer.status)
@@ -283,6 +311,17 @@ class OpenAIEngine:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _usage(answer: Any) -> dict[str, int]:
+    """The tokens of an answer, as the fields of ours; 0 where the server does not tell."""
+    usage = getattr(answer, "usage", None)
+    details = getattr(usage, "prompt_tokens_details", None)
+    return {
+        "num_prompt_tokens": getattr(usage, "prompt_tokens", None) or 0,
+        "num_cached_tokens": getattr(details, "cached_tokens", None) or 0,
+        "num_output_tokens": getattr(usage, "completion_tokens", None) or 0,
+    }
 
 
 def scrub(text: str, secret: str) -> str:

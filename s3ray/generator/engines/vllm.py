@@ -8,21 +8,24 @@ that need no rendering, answers come out once, and of vLLM's statistics only a f
 
 import asyncio
 import gc
+import math
 import os
 import platform
 import time
 from collections.abc import Collection
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import EngineSpec, kept_of_stop
+from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
+from s3ray.generator.engines.choices import first_tokens, shares
 from s3ray.memory import MemoryWatch, wait_for_memory
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
+_ENDING = 48  # characters of a prompt's end that decide how what follows is cut into tokens
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 and Arm
 
 
@@ -39,6 +42,7 @@ class VLLMEngine:
         self._engine: Any = None
         self._tokenizer: Any = None
         self._encoder: Any = None
+        self._first_tokens = lru_cache(maxsize=1024)(partial(first_tokens, partial(self._encode, is_whole=True)))
 
     async def start(self) -> EngineLimits:
         """Load the model and warm it up; takes from seconds to minutes."""
@@ -94,33 +98,17 @@ class VLLMEngine:
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt; vLLM's errors are translated here, so that nobody else needs vLLM to read them."""
-        api = self._api
-        token_ids = self._tokenize(prompt)
-        longest = self._max_model_len - max_tokens
-        if len(token_ids) > longest:
-            raise RequestRefusedError(f"the prompt has {len(token_ids)} tokens, {longest} fit (max_model_len)")
-        sampling = api.SamplingParams(
+        token_ids = self._encode(*self._text_of(prompt))
+        output = await self._complete(
+            request_id,
+            token_ids,
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             max_tokens=max_tokens,
             stop=list(prompt.stop) or None,
             seed=seed,
-            output_kind=api.FINAL_ONLY,
-            skip_clone=True,  # nobody else holds these: a deep copy costs more than all the rest of this method
         )
-        output: Any = None
-        try:
-            async for answer in self._engine.generate(api.tokens_input(token_ids), sampling, request_id):
-                output = answer
-        except api.EngineDeadError as error:
-            raise EngineDeadError(str(error)) from error
-        except (api.VLLMClientError, ValueError) as error:
-            raise RequestRefusedError(f"{type(error).__name__}: {error}") from error
-        if output is None:
-            raise EngineDeadError("the engine closed a request without an answer")
         completion = output.outputs[0]
-        if completion.finish_reason not in ("stop", "length"):
-            raise RequestRefusedError(f"the engine ended the request with {completion.finish_reason!r}")
         return Generation(
             request_id=request_id,
             text=completion.text + kept_of_stop(completion.stop_reason),  # vLLM leaves the stop string out
@@ -130,14 +118,53 @@ class VLLMEngine:
             num_output_tokens=len(completion.token_ids),
         )
 
-    def _tokenize(self, prompt: Prompt) -> list[int]:
-        if prompt.text is not None:
-            return self._encode(prompt.text, is_whole=False)
-        text = self._tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
-        return self._encode(text, is_whole=True)
+    async def choose(self, request_id: str, prompt: Prompt) -> Choice:
+        """Read the probabilities of the choices' first tokens off one step; what is sampled there does not matter."""
+        text, is_whole = self._text_of(prompt)
+        begins = self._first_tokens(text[-_ENDING:], prompt.choices)
+        token_ids = self._encode(text, is_whole)
+        wanted = [token for tokens in begins for token in tokens]
+        output = await self._complete(request_id, token_ids, temperature=0.0, max_tokens=1, logprob_token_ids=wanted)
+        completion = output.outputs[0]
+        told = completion.logprobs[0]
+        return Choice(
+            probabilities=shares([sum(math.exp(told[token].logprob) for token in tokens) for tokens in begins]),
+            num_prompt_tokens=len(token_ids),
+            num_cached_tokens=output.num_cached_tokens or 0,
+            num_output_tokens=len(completion.token_ids),
+        )
 
-    def _encode(self, text: str, *, is_whole: bool) -> list[int]:
-        """Token ids; a text that is ``whole`` has its special tokens already."""
+    async def _complete(self, request_id: str, token_ids: list[int], *, max_tokens: int, **sampling: Any) -> Any:
+        """The whole answer of vLLM to a prompt."""
+        api = self._api
+        longest = self._max_model_len - max_tokens
+        if len(token_ids) > longest:
+            raise RequestRefusedError(f"the prompt has {len(token_ids)} tokens, {longest} fit (max_model_len)")
+        # skip_clone: nobody else holds these, and a deep copy costs more than all the rest of this method.
+        params = api.SamplingParams(max_tokens=max_tokens, output_kind=api.FINAL_ONLY, skip_clone=True, **sampling)
+        output: Any = None
+        try:
+            async for answer in self._engine.generate(api.tokens_input(token_ids), params, request_id):
+                output = answer
+        except api.EngineDeadError as error:
+            raise EngineDeadError(str(error)) from error
+        except (api.VLLMClientError, ValueError) as error:
+            raise RequestRefusedError(f"{type(error).__name__}: {error}") from error
+        if output is None:
+            raise EngineDeadError("the engine closed a request without an answer")
+        finish_reason = output.outputs[0].finish_reason
+        if finish_reason not in ("stop", "length"):
+            raise RequestRefusedError(f"the engine ended the request with {finish_reason!r}")
+        return output
+
+    def _text_of(self, prompt: Prompt) -> tuple[str, bool]:
+        """What the model reads, and whether it is whole: has its special tokens already."""
+        if prompt.text is not None:
+            return prompt.text, False
+        return self._tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False), True
+
+    def _encode(self, text: str, is_whole: bool) -> list[int]:
+        """Token ids; what is ``whole`` gets no special tokens."""
         if self._encoder is None:
             return list(self._tokenizer(text, add_special_tokens=not is_whole)["input_ids"])
         (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=not is_whole)

@@ -11,7 +11,7 @@ from s3ray.config import FakeConfig, GeneratorConfig
 from s3ray.curation.duplicates import DuplicateIndex
 from s3ray.errors import EngineDeadError
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.generator.engines.fake import FakeEngine, write_text
+from s3ray.generator.engines.fake import FakeEngine, weigh, write_text
 from s3ray.types import Generation, Prompt
 
 PROMPT = Prompt(text="Write a word or two:")
@@ -53,6 +53,14 @@ def test_near_duplicates_are_rare() -> None:
         num_alike += known.find(text) is not None
         known.add(str(seed), text)
     assert num_alike <= 5
+
+
+def test_a_sixth_of_the_verdicts_doubts_what_was_asked_for() -> None:
+    drawn = [weigh(f"request-{number}?", 2) for number in range(6000)]
+    assert sum(first < 0.5 for first, _ in drawn) / len(drawn) == pytest.approx(1 / 6, abs=0.02)
+    assert min(first for first, _ in drawn) >= 0.4
+    assert all(sum(weigh(f"request-{number}?", 5)) == pytest.approx(1) for number in range(50))
+    assert weigh("request-1?", 2) == weigh("request-1?", 2)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 3, 5])

@@ -19,7 +19,7 @@ from s3ray.generator.engines import openai as openai_module
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.openai import OpenAIEngine, read_retry_after, scrub
 from s3ray.types import Generation, Prompt
-from tests.endpoints import Answer, Endpoint, complete, refuse
+from tests.endpoints import Answer, Endpoint, complete, refuse, tell
 
 KEY = "sk-proj-4fTq81-ZZtop_0123456789abcdefGHIJ"
 TEXT = Prompt(text="Once upon a time")
@@ -86,6 +86,55 @@ def test_a_full_stop_at_which_the_server_stopped_stays() -> None:
     async def scenario() -> None:
         async with Endpoint(script=stop) as endpoint:
             assert (await ask(await started(endpoint))).text == "word word word."
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("form", ["chat", "completion"])
+def test_choices_are_weighed_by_the_likeliest_first_tokens(form: str) -> None:
+    prompt = {"user": "Yes or no?"} if form == "chat" else {"text": 'Yes or no? "'}
+
+    async def scenario() -> None:
+        async with Endpoint() as endpoint:
+            engine = await started(endpoint, form=form)
+            choice = await engine.choose("request-1?", Prompt(**prompt, choices=("no", "yes")))  # type: ignore[arg-type]
+            assert choice.probabilities == pytest.approx((0.25, 0.75)), "of 0.2 and 0.6"
+            asked = endpoint.bodies[-1]
+            assert (asked["max_tokens"], asked["temperature"], asked["top_p"]) == (1, 1.0, 1.0)
+            assert (asked["logprobs"], asked.get("top_logprobs")) == ((True, 20) if form == "chat" else (5, None))
+            assert engine.stats().num_output_tokens == choice.num_output_tokens == 1
+            unknown = await engine.choose("request-2?", Prompt(**prompt, choices=("up", "down")))  # type: ignore[arg-type]
+            assert unknown.probabilities == ()
+            await engine.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("told", [None, {"content": None}, {"content": [{"token": "a", "logprob": 0.0}]}])
+def test_a_server_that_tells_no_probabilities_is_refused(told: Any) -> None:
+    async def tell_nothing(request: web.Request, body: dict[str, Any]) -> Answer:
+        return web.json_response(complete(body, logprobs=told))
+
+    async def scenario() -> None:
+        async with Endpoint(script=tell_nothing) as endpoint:
+            engine = await started(endpoint, form="chat")
+            with pytest.raises(RequestRefusedError, match="logprobs"):
+                await engine.choose("request-1?", Prompt(user="Yes or no?", choices=("no", "yes")))
+
+    run(scenario)
+
+
+def test_a_question_is_asked_again_while_the_server_is_busy() -> None:
+    fates = iter([None, refuse(429), refuse(503)])
+
+    async def stumble(request: web.Request, body: dict[str, Any]) -> Answer:
+        return next(fates, None) or web.json_response(complete(body, logprobs=tell(False, {"yes": 0.9, "no": 0.1})))
+
+    async def scenario() -> None:
+        async with Endpoint(script=stumble) as endpoint:
+            engine = await started(endpoint)
+            choice = await engine.choose("request-1?", Prompt(text="Yes or no?", choices=("yes", "no")))
+            assert choice.probabilities == pytest.approx((0.9, 0.1))
 
     run(scenario)
 
