@@ -16,6 +16,7 @@ class Classification:
         self.column = spec.label_column
         self._names = {str(label.value): label.name for label in spec.labels}
         self._words = {label.name: label.words for label in spec.labels}
+        self._answers = {label.name: label.answer for label in spec.labels}
 
     def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict[str, Any]:
         """The target of a source row, as arguments of ``Example``.
@@ -37,6 +38,22 @@ class Classification:
     def template_values(self, request: GenerationRequest) -> dict[str, object]:
         """What the templates may say about the target."""
         return {"label": self._words[request.label] if request.label else "", "labels": list(self._words.values())}
+
+    def choices(self, request: GenerationRequest) -> tuple[str, ...]:
+        """The answers to choose from when a text is verified: the one that was asked for, then the others in order."""
+        return tuple(self._answers[name] for name in self._asked_first(request))
+
+    def verdict(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
+        """The probabilities of ``choices`` as those of the labels, in the task's order."""
+        by_name = dict(zip(self._asked_first(request), probabilities, strict=True))
+        return tuple(by_name[name] for name in self._answers)
+
+    def certainty(self, request: GenerationRequest, verdict: Sequence[float]) -> float:
+        """The probability that a verdict gives to what was asked for."""
+        return verdict[list(self._answers).index(request.label or "")]
+
+    def _asked_first(self, request: GenerationRequest) -> list[str]:
+        return sorted(self._answers, key=lambda name: name != request.label)
 
     def is_correct(self, example: Example, predicted: str) -> bool:
         """Whether the predicted label name is the example's."""

@@ -8,6 +8,8 @@ from s3ray.tasks import metrics
 from s3ray.tasks.spec import TaskSpec
 from s3ray.types import Example, GenerationRequest, Span
 
+_CHOICES = ("yes", "no")
+
 
 class SpanAnswers:
     """Reads answers from ``column``, judges predictions, scores with SQuAD's exact match and F1."""
@@ -43,6 +45,18 @@ class SpanAnswers:
     def template_values(self, request: GenerationRequest) -> dict[str, object]:
         """What the templates may say about the target."""
         return {"answer": request.answer.text if request.answer else ""}
+
+    def choices(self, request: GenerationRequest) -> tuple[str, ...]:
+        """The answers to choose from when a question is verified: is what was given the right answer to it?"""
+        return _CHOICES
+
+    def verdict(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
+        """The probability of yes."""
+        return tuple(probabilities[:1])
+
+    def certainty(self, request: GenerationRequest, verdict: Sequence[float]) -> float:
+        """The probability that a verdict gives to what was asked for."""
+        return verdict[0]
 
     def is_correct(self, example: Example, predicted: str) -> bool:
         """Whether the predicted text equals a reference answer, as SQuAD's exact match compares."""

@@ -22,7 +22,7 @@ _METRICS: dict[str, tuple[Metric, ...]] = {
     "span": ("exact_match",),
 }
 _SPAN_FIELDS = ("question", "context")
-_TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "predicted", "confidence")
+_TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
 
 
 class Label(Section):
@@ -34,6 +34,13 @@ class Label(Section):
     """Its value in the source's label column."""
     words: str = Field(min_length=1)
     """How a prompt says it."""
+    says: str | None = Field(default=None, min_length=1)
+    """The short answer to prompt `verify` that means it; null: `words`. Labels must differ in the first word of it."""
+
+    @property
+    def answer(self) -> str:
+        """``says``, default resolved."""
+        return self.says or self.words
 
 
 class HubSource(Section):
@@ -78,6 +85,8 @@ class ChatPrompts(Section):
     """Asks for a new text with a label, from scratch."""
     extrapolate: ChatTemplate
     """Asks for a new text like a gold example."""
+    verify: ChatTemplate | None = None
+    """Asks for the label of a finished example (span: whether the answer is right); none: `curation.verify` cannot."""
 
 
 class CompletionPrompts(Section):
@@ -89,6 +98,8 @@ class CompletionPrompts(Section):
     """Asks for a new text with a label, from scratch."""
     extrapolate: CompletionTemplate
     """Asks for a new text like a gold example."""
+    verify: CompletionTemplate | None = None
+    """Asks for the label of a finished example (span: whether the answer is right); none: `curation.verify` cannot."""
 
 
 class Prompts(Section):
@@ -163,6 +174,7 @@ class TaskSpec(Section):
     def _fits_together(self) -> Self:
         _check_fields(self)
         _check_labels(self)
+        _check_answers(self)
         if self.metric and self.metric not in _METRICS[self.kind]:
             raise ValueError(f"metric {self.metric} does not suit a {self.kind} task; use {_METRICS[self.kind][0]}")
         if not (self.prompts.chat or self.prompts.completion):
@@ -202,10 +214,22 @@ def _check_labels(spec: TaskSpec) -> None:
         ("name", [label.name for label in spec.labels]),
         ("value", [str(label.value) for label in spec.labels]),
         ("words", [label.words for label in spec.labels]),
+        ("answer (`says`)", [label.answer for label in spec.labels]),
     ):
         double = next((value for value in values if values.count(value) > 1), None)
         if double is not None:
             raise ValueError(f"two labels share the {what} {double!r}; each needs its own")
+
+
+def _check_answers(spec: TaskSpec) -> None:
+    """Choices are told apart by their first token; whether the generator's tokens do that is known when it starts."""
+    if not any(prompts and prompts.verify for prompts in (spec.prompts.chat, spec.prompts.completion)):
+        return
+    first = [label.answer.casefold().partition(" ")[0] for label in spec.labels]
+    double = next((word for word in first if first.count(word) > 1), None)
+    if double is not None:
+        way_out = "give each its own short answer in `says`, as prompt `verify` asks for it"
+        raise ValueError(f"two labels answer with the same first word, {double!r}; {way_out}")
 
 
 def load_spec(path: Path) -> TaskSpec:
@@ -226,7 +250,7 @@ def template_parts(spec: TaskSpec) -> list[tuple[Form, str, str, str]]:
     return [
         (form, name, part, getattr(template, part))
         for form, prompts in forms.items()
-        for name in ("reasons", "seed", "extrapolate")
+        for name in ("reasons", "seed", "extrapolate", "verify")
         if (template := getattr(prompts, name, None)) is not None
         for part in ("system", "user", "text")
         if hasattr(template, part)
@@ -235,6 +259,8 @@ def template_parts(spec: TaskSpec) -> list[tuple[Form, str, str, str]]:
 
 def legal_names(spec: TaskSpec, stage: str) -> frozenset[str]:
     """The names that a template may use: plain ones, and dotted ones such as ``context.premise``."""
+    if stage == "verify":  # not the label that was asked for, which would answer the question
+        return frozenset({"labels" if spec.labels else "answer", *(f"fields.{name}" for name in spec.fields)})
     names = {"label", "labels"} if spec.kind == "classification" else {"answer"}
     if stage == "reasons":
         return frozenset(names | {"num_reasons"})

@@ -70,10 +70,19 @@ class Task:
         """Whether the task can ask for reasons behind a label."""
         return (form, "reasons", "user") in self._templates or (form, "reasons", "text") in self._templates
 
+    def has_verify(self, form: Form) -> bool:
+        """Whether the task can ask for the label of a finished example."""
+        return (form, "verify", "user") in self._templates or (form, "verify", "text") in self._templates
+
+    def verification(self, request: GenerationRequest, text: str) -> GenerationRequest:
+        """The request that asks for the label of what was written for another one."""
+        return request._replace(template="verify", context=self._filled(request, text))
+
     def render(self, request: GenerationRequest, form: Form) -> Prompt:
         """The prompt of a request. The task must have the form and the request's template."""
         values: dict[str, Any] = {
             "context": request.context,
+            "fields": request.context,
             "vary": request.attributes,
             "reasons": list(request.reasons),
             "num_reasons": NUM_REASONS,
@@ -84,10 +93,11 @@ class Task:
         def part(name: str) -> str:
             return self._templates[form, request.template, name].render(values)
 
+        choices = self.target.choices(request) if request.template == "verify" else ()
         if form == "chat":
-            return Prompt(system=part("system").strip(), user=part("user").strip())
+            return Prompt(system=part("system").strip(), user=part("user").strip(), choices=choices)
         prompts = self.spec.prompts.completion
-        return Prompt(text=part("text"), stop=getattr(prompts, request.template).stop)
+        return Prompt(text=part("text"), stop=getattr(prompts, request.template).stop, choices=choices)
 
     def read(self, request: GenerationRequest, text: str, finish_reason: str, clean: bool) -> Parsed | Rejection:
         """What a generation says, or why it cannot be used.
@@ -137,15 +147,17 @@ class Task:
     def example(self, request: GenerationRequest, text: str) -> Example:
         """The example that a request and its accepted text make.
 
-        The recorded label or answer is the one that was asked for (paper, Algorithm 1); nobody checks it here.
+        The recorded label or answer is the one that was asked for (paper, Algorithm 1); see ``curation.verify``.
         """
         origin = Origin(
             source=_SOURCES[request.stage],
             round=request.round,
             parent=request.parent.id if request.parent else None,
         )
-        fields = {name: text if name == self.written else request.context[name] for name in self.fields}
-        return self.make_example(fields, self.target.of_request(request), origin)
+        return self.make_example(self._filled(request, text), self.target.of_request(request), origin)
+
+    def _filled(self, request: GenerationRequest, text: str) -> dict[str, str]:
+        return {name: text if name == self.written else request.context[name] for name in self.fields}
 
     def make_example(self, fields: Mapping[str, str], target: Mapping[str, Any], origin: Origin) -> Example:
         """An example whose id is a hash (16 hex digits) of its fields and its target, wherever it comes from."""

@@ -25,6 +25,7 @@ TOPICS: dict[str, Any] = {
                 "stop": ['"'],
             },
             "extrapolate": {"text": '{{ context.title }} ({{ label }}): {{ parent.text }}\nLike it: "'},
+            "verify": {"text": '{{ fields.title }}: {{ fields.text }}\nIs it {{ labels | join(" or ") }}? It is "'},
         }
     },
 }

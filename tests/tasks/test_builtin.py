@@ -1,6 +1,7 @@
 """The contract of every task that comes with the package."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_the_builtin_tasks_are_those_of_the_paper_and_the_demo() -> None:
 def test_every_template_renders_for_every_label(task: Task, form: Form) -> None:
     assert task.has_form(form)
     texts = {}
-    for name in dict.fromkeys(name for _, name, _, _ in template_parts(task.spec)):
+    for name in dict.fromkeys(name for _, name, _, _ in template_parts(task.spec) if name != "verify"):
         for label in task.labels or (None,):
             parent = gold_example(task) if name == "extrapolate" else None
             text = spoken(task.render(request_of(task, name, label, parent=parent), form))
@@ -54,6 +55,35 @@ def test_prompts_show_what_is_given(task: Task, form: Form) -> None:
         assert parent.fields[name] in extrapolate
     if parent.answers:
         assert parent.answers[0].text in seed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_question_for_the_label_shows_the_whole_example_and_not_the_label(task: Task, form: Form) -> None:
+    assert task.has_verify(form)
+    prompts = set()
+    for label in task.labels or (None,):
+        request = request_of(task, "seed", label)
+        asked = task.render(task.verification(request, 'He said "No way", twice.'), form)
+        quoted = spoken(asked).replace('"', "'")
+        assert "He said 'No way', twice." in quoted
+        assert all(request.context[name] in quoted for name in task.context_fields)
+        assert len(asked.choices) == max(2, len(task.labels))
+        assert asked.choices == task.target.choices(request), "the label that was asked for comes first"
+        if not task.has_labels:
+            assert "Anna" in quoted
+        if form == "completion":
+            assert spoken(asked).endswith('"')
+            assert spoken(asked).count('"') % 2 == 1, "the answer goes inside a quotation"
+        prompts.add(replace(asked, choices=()))
+    assert len(prompts) == 1
+
+
+def test_the_label_that_was_asked_for_is_the_first_choice(task: Task) -> None:
+    if not task.has_labels:
+        assert task.target.choices(request_of(task, "seed")) == ("yes", "no")
+        return
+    first = {label: task.target.choices(request_of(task, "seed", label))[0] for label in task.labels}
+    assert first == {label.name: label.answer for label in task.spec.labels}
 
 
 @pytest.mark.parametrize("form", FORMS)

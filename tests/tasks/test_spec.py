@@ -57,6 +57,17 @@ def test_a_field_may_not_be_called_like_a_column_of_the_tables(make_task: Make, 
     assert "`columns`" in problem
 
 
+def test_what_labels_answer_is_told_apart_by_its_first_word_where_it_is_asked(make_task: Make, topics: Spec) -> None:
+    topics["labels"][0]["words"], topics["labels"][1]["words"] = "The news of sport", "the news of business"
+    assert "same first word, 'the'" in str(refusal(make_task, topics))
+    topics["labels"][0]["says"] = "sport"
+    assert [label.answer for label in make_task(topics).spec.labels] == ["sport", "the news of business"]
+    del topics["labels"][0]["says"], topics["prompts"]["completion"]["verify"]
+    assert not make_task(topics).has_verify("completion")
+    topics["labels"][0]["says"] = topics["labels"][1]["says"] = "news"
+    assert "share the answer (`says`) 'news'" in str(refusal(make_task, topics))
+
+
 @pytest.mark.parametrize("same", ["name", "value", "words"])
 def test_labels_are_told_apart(make_task: Make, topics: Spec, same: str) -> None:
     topics["labels"][1][same] = topics["labels"][0][same]
@@ -106,6 +117,10 @@ def test_a_syntax_error_in_a_template_names_the_line(make_task: Make, topics: Sp
         ("extrapolate", "reasons", "reasons"),
         ("reasons", "context.title", "context.title"),
         ("reasons", "num_reason", "`num_reasons`"),
+        ("verify", "fields.txt", "`fields.text`"),
+        ("verify", "label", "labels"),
+        ("verify", "context.title", "fields.title"),
+        ("seed", "fields.text", "context.title"),
     ],
 )
 def test_a_template_may_use_known_names_only(make_task: Make, topics: Spec, stage: str, name: str, near: str) -> None:

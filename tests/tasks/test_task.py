@@ -29,6 +29,18 @@ def test_a_reasons_prompt_says_how_many_and_all_labels(make_task: Make, topics: 
     assert prompt.text == f"{NUM_REASONS} signs of business news, not of sports news, business news:\n1."
 
 
+def test_a_question_for_the_label_shows_what_was_written_and_what_was_given(make_task: Make, topics: Spec) -> None:
+    topics["labels"].append({"name": "home", "value": 3, "words": "home news", "says": "home"})
+    task = make_task(topics)
+    request = request_of(task, "seed", "money", context={"title": "Today"})
+    prompt = task.render(task.verification(request, "Shares fell."), "completion")
+    assert prompt.text == 'Today: Shares fell.\nIs it sports news or business news or home news? It is "'
+    assert prompt.choices == ("business news", "sports news", "home")
+    assert task.target.verdict(request, (0.7, 0.2, 0.1)) == (0.2, 0.7, 0.1)
+    assert task.target.certainty(request, (0.2, 0.7, 0.1)) == 0.7
+    assert task.render(request, "completion").choices == ()
+
+
 def test_a_chat_prompt_has_two_messages(make_task: Make, answers: Spec) -> None:
     task = make_task(answers)
     parent = gold_example(task)
