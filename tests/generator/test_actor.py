@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
-from s3ray.errors import EngineDeadError
+from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import Exchange, Writer
-from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.base import Choice, EngineSpec
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.wire import pack
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Limits
-from s3ray.types import FailureReason, Outcome, OutcomeStatus, RejectionReason
+from s3ray.types import FailureReason, Outcome, OutcomeStatus, Prompt, RejectionReason
 from tests.sources import TASK, make_request
 
 CONFIG = GeneratorConfig(engine="fake", prompt_form="completion")
@@ -82,6 +82,86 @@ def test_each_request_is_worded_and_read_by_the_recipe_that_it_names() -> None:
         outcomes = [*outcomes_of(answer), *await collect(writer, 2 - answer.table.num_rows)]
         reasons = {outcome.index: outcome.reason for outcome in outcomes}
         assert reasons == {0: "", 1: RejectionReason.TOO_SHORT.value}
+
+    run(scenario)
+
+
+def verified(**fake: float) -> Writer:
+    config = CONFIG.model_copy(update={"fake": FakeConfig(**fake)})  # type: ignore[arg-type]
+    recipe = Recipe(task=TASK, clean=True, verify=True)
+    return Writer(EngineSpec(engine="engine-0", config=config, device="cpu"), {"": recipe}, run="test")
+
+
+def test_the_engine_is_asked_for_the_label_of_what_it_wrote() -> None:
+    async def scenario() -> None:
+        plain, writer = make_writer(), verified()
+        for one in (plain, writer):
+            await one.start()
+        before = {outcome.index: outcome for outcome in await answers_of(plain, 60)}
+        outcomes = await answers_of(writer, 60)
+        assert len(outcomes) == 60
+        for outcome in outcomes:
+            assert len(outcome.verdict) == 2
+            assert sum(outcome.verdict) == pytest.approx(1)
+            unverified = before[outcome.index]
+            assert (outcome.text, outcome.status) == (unverified.text, unverified.status)
+            assert outcome.num_output_tokens == unverified.num_output_tokens + 1, "both calls are paid for"
+            assert outcome.num_prompt_tokens > unverified.num_prompt_tokens
+            assert unverified.verdict == ()
+        positive = TASK.labels.index("positive")
+        agreed = sum(outcome.verdict[positive] >= 0.5 for outcome in outcomes)
+        assert 40 <= agreed < 60, "the fake engine favours the label that was asked for, mostly"
+
+    run(scenario)
+
+
+async def answers_of(writer: Writer, num: int) -> list[Outcome]:
+    outcomes = outcomes_of(await writer.exchange(1, requests(num)))
+    return outcomes + await collect(writer, num - len(outcomes))
+
+
+def test_notes_and_rejected_texts_have_no_verdict() -> None:
+    async def scenario() -> None:
+        writer = verified()
+        await writer.start()
+        notes = make_request(0)._replace(stage="reasons", template="reasons")
+        cut = make_request(1)._replace(max_tokens=1)
+        answer = await writer.exchange(1, pack([(notes, 1), (cut, 1)]))
+        outcomes = [*outcomes_of(answer), *await collect(writer, 2 - answer.table.num_rows)]
+        assert {outcome.index: outcome.status for outcome in outcomes}[1] is OutcomeStatus.REJECTED
+        assert [outcome.verdict for outcome in outcomes] == [(), ()]
+
+    run(scenario)
+
+
+def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
+    async def scenario() -> None:
+        writer = verified()
+        await writer.start()
+
+        async def refuse(request_id: str, prompt: Prompt) -> Choice:
+            raise RequestRefusedError("too long")
+
+        writer._engine.choose = refuse  # type: ignore[method-assign]
+        (outcome,) = await answers_of(writer, 1)
+        assert (outcome.status, outcome.verdict) == (OutcomeStatus.ACCEPTED, ())
+        assert outcome.detail == "not verified: too long"
+        assert outcome.text
+
+    run(scenario)
+
+
+def test_an_engine_that_cannot_tell_labels_apart_does_not_start() -> None:
+    async def scenario() -> None:
+        writer = verified()
+
+        async def refuse(request_id: str, prompt: Prompt) -> Choice:
+            raise RequestRefusedError("'pos' and 'posh' begin with the same token")
+
+        writer._engine.choose = refuse  # type: ignore[method-assign]
+        with pytest.raises(InputError, match="begin with the same token") as refusal:
+            await writer.start()
+        assert refusal.value.field == "curation.verify"
 
     run(scenario)
 
