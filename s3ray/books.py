@@ -95,13 +95,16 @@ def total(tallies: Iterable[Tally]) -> Tally:
 class RoundBooks:
     """Writes ``requests.parquet``, ``rejected.parquet`` and ``accepted.parquet`` of one round."""
 
-    def __init__(self, store: RunStore, round_: int, fields: Sequence[str], has_labels: bool) -> None:
+    def __init__(
+        self, store: RunStore, round_: int, fields: Sequence[str], has_labels: bool, has_soft: bool = False
+    ) -> None:
         self.tallies: dict[str, Tally] = {}
         self._fields = fields
         self._has_labels = has_labels
+        self._has_soft = has_soft
         self._requests = store.table_writer(store.in_round(round_, "requests.parquet"), REQUESTS_SCHEMA)
         self._rejected = store.table_writer(store.in_round(round_, "rejected.parquet"), REJECTED_SCHEMA)
-        examples = example_schema(fields, has_labels)
+        examples = example_schema(fields, has_labels, has_soft)
         self._accepted = store.table_writer(store.in_round(round_, "accepted.parquet"), examples)
         self._asked: list[tuple[Any, ...]] = []
         self._refused: list[tuple[Any, ...]] = []
@@ -135,5 +138,5 @@ class RoundBooks:
     def _turn_page(self) -> None:
         self._requests.write(table_from_rows(self._asked, REQUESTS_SCHEMA))
         self._rejected.write(table_from_rows(self._refused, REJECTED_SCHEMA))
-        self._accepted.write(table_from_examples(self._examples, self._fields, self._has_labels))
+        self._accepted.write(table_from_examples(self._examples, self._fields, self._has_labels, self._has_soft))
         self._asked, self._refused, self._examples = [], [], []

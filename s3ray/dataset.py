@@ -3,16 +3,18 @@
 Example tables are the same for gold, synthetic and exported data.
 
 Columns: ``id``, one string column per input field of the task, ``label`` (classification) or ``answers`` (span: a
-list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin, and where any row has soft
-labels ``soft`` (null in the others). Tables with and without it are joined by ``join_tables``.
+list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin. Where the generator's
+verdicts are learned (``curation.verify: soft``) there is ``soft`` too: the probability of each label, in the task's
+order, null in rows that have none. Tables with and without it are joined by ``join_tables``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 
 from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.methods import CurationConfig
 from s3ray.tasks import Task
 from s3ray.types import (
     Answer,
@@ -82,28 +84,34 @@ def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]
 
 
 class ExampleJudge:
-    """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before."""
+    """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before.
+
+    With ``curation.verify`` the generator must also stand by their labels.
+    """
 
     def __init__(
         self,
         task: Task,
         gold: Iterable[Example],
         kept: Iterable[Example],
-        near_duplicate: float | None,
+        curation: CurationConfig,
         keep: Callable[[Example], None],
     ) -> None:
         """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one."""
         self._task = task
+        self._curation = curation
         self._keep = keep
-        self._gold = DuplicateIndex(near_duplicate)
-        self._synthetic = DuplicateIndex(near_duplicate)
+        self._gold = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
+        self._synthetic = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
         for example in gold:
             self._gold.add(example.id, example.fields[task.written])
         for example in kept:
             self._synthetic.add(example.id, example.fields[task.written], scope=self._scope(example.fields))
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """Keep the text as an example, or say which row it copies."""
+        """Keep the text as an example, or say which row it copies or what the generator thinks of it."""
+        if self._curation.verify != "none" and (doubt := self._doubt(request, outcome)):
+            return Rejection(reason=RejectionReason.DOUBTED, detail=doubt)
         copied = self._gold.find(outcome.text)
         if copied is not None:
             return Rejection(reason=RejectionReason.COPY_OF_GOLD, detail=f"of {copied[1]}")
@@ -113,8 +121,21 @@ class ExampleJudge:
             return Rejection(reason=copied[0], detail=f"of {copied[1]}")
         example = self._task.example(request, outcome.text)
         self._synthetic.add(example.id, outcome.text, scope=scope)
-        self._keep(example)
+        is_soft = self._curation.verify == "soft" and self._task.has_labels
+        self._keep(replace(example, soft=outcome.verdict) if is_soft else example)
         return None
+
+    def _doubt(self, request: GenerationRequest, outcome: Outcome) -> str:
+        """Why the generator does not stand by what it wrote; empty if it does."""
+        if not outcome.verdict:
+            return outcome.detail or "the generator was not asked for its label"
+        certainty = self._task.target.certainty(request, outcome.verdict)
+        if certainty >= self._curation.verify_least:
+            return ""
+        if not self._task.has_labels:
+            return f"the generator finds the answer right with {certainty:.2f}"
+        given = zip(self._task.labels, outcome.verdict, strict=True)
+        return f"asked for {request.label}, the generator gives {', '.join(f'{name} {p:.2f}' for name, p in given)}"
 
     def _scope(self, fields: Mapping[str, str]) -> str:
         return "\x1f".join(fields[name] for name in self._task.context_fields)

@@ -121,7 +121,8 @@ class Driver:
         started = time.monotonic()
         config, task = self._parts.config, self._task
         context = self._context(round_)
-        books = RoundBooks(self._store, round_, task.fields, task.has_labels)
+        has_soft = task.has_labels and config.curation.verify == "soft"
+        books = RoundBooks(self._store, round_, task.fields, task.has_labels, has_soft)
         stages: dict[str, dict[str, Any]] = {}
         reason_plan = self._strategy.reason_stage(context)
         if reason_plan is not None:
@@ -132,7 +133,7 @@ class Driver:
                 self._store.write_json(name, reasons.reasons)
             context = self._context(round_, self._store.read_json(name))
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
-        judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation.near_duplicate, books.keep)
+        judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation, books.keep)
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, books)
         self._students.finish()

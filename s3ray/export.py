@@ -68,13 +68,14 @@ def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[st
 
     ``metrics`` is ``build_metrics``; ``recipe`` holds ``sampling``, ``gold_seed``, ``gold`` (rows by part),
     ``context_fields`` (given to the generator from gold), ``num_contexts`` (distinct ones), ``num_elsewhere`` (those
-    not in the extrapolation part), ``reasons`` (whether seeds could have some) and ``licence`` (gold's, if known).
+    not in the extrapolation part), ``reasons`` (whether seeds could have some), ``labels`` (in the task's order, if
+    known) and ``licence`` (gold's, if known).
     """
     parts = [
         f"---\n{yaml.safe_dump(_head(table, metrics), sort_keys=False)}---",
         f"# {metrics['run']}: synthetic data for {metrics['task']}",
         _made(table, metrics, recipe),
-        f"## Columns\n\n{_columns(table)}",
+        f"## Columns\n\n{_columns(table, recipe)}",
         f"## Rows by round\n\n{_rows_by_round(table, metrics)}",
         f"## What was rejected\n\n{_rejected(metrics)}",
         f"## How good a student became on it\n\n{_scores(metrics)}",
@@ -101,6 +102,7 @@ def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
         "num_contexts": len(contexts),
         "num_elsewhere": len(contexts - _distinct(gold["extrapolate"], context_fields)),
         "reasons": any(store.has(store.in_round(num, "reasons.json")) for num in store.rounds()),
+        "labels": task.labels if task else (),
         "licence": licence.read_text(encoding="utf-8").strip() if licence and licence.is_file() else None,
     }
 
@@ -139,7 +141,8 @@ def _made(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]
     return f"{head}\n\n{rows}"
 
 
-def _columns(table: pa.Table) -> str:
+def _columns(table: pa.Table, recipe: Mapping[str, Any]) -> str:
+    order = f"{_names(recipe['labels'])}, in this order" if recipe["labels"] else "each label, in the task's order"
     meaning = {
         "id": "name of the row, stable over repeated runs",
         "label": "the label's name",
@@ -147,7 +150,7 @@ def _columns(table: pa.Table) -> str:
         "source": "`seed`, `extrapolated` or `imitated`",
         "round": "the round in which it was written",
         "parent": "id of the gold row that it was written from, if any",
-        "soft": "probability of each label, in the order of the task, as the generator judged what it had written",
+        "soft": f"probabilities that the generator itself gave to the text's being {order}",
     }
     return _table(["column", "meaning"], [[name, meaning.get(name, "input text")] for name in table.column_names])
 

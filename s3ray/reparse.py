@@ -78,7 +78,12 @@ def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
             hint = "Only curation.* may change, and where task and data lie; for the rest begin with `run --fresh`."
             raise InputError("shapes more than what is kept of the generations", where="--set", field=field, hint=hint)
     where = old.url("config.yaml")
-    return validate(RunConfig, set_fields(old.read_config(), changes, where), where)
+    config = validate(RunConfig, set_fields(old.read_config(), changes, where), where)
+    if config.curation.verify != "none" and old.read_config()["curation"]["verify"] == "none":
+        hint = "Its generator was never asked; begin with `run --fresh`."
+        value = config.curation.verify
+        raise InputError("needs verdicts, which this run has not", old.root, "curation.verify", value, hint)
+    return config
 
 
 def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:

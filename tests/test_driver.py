@@ -199,6 +199,37 @@ def test_every_seed_prompt_has_reasons_of_its_label(tmp_path: Path) -> None:
             assert len(request.reasons) == 3
 
 
+class WeighingGenerator(ScriptedGenerator):
+    """Doubts every third of its texts."""
+
+    def _outcome(self, request: GenerationRequest) -> Outcome:
+        outcome = super()._outcome(request)
+        sure = 0.3 if request.seed % 3 == 0 else 0.8
+        verdict = (sure, 1 - sure) if request.label == TASK.labels[0] else (1 - sure, sure)
+        return outcome if request.template == "reasons" else outcome._replace(verdict=verdict)
+
+
+@pytest.mark.parametrize("verify", ["drop", "soft"])
+def test_a_doubted_row_is_replaced_by_another_one(tmp_path: Path, verify: str) -> None:
+    store, _, _ = drive(config(tmp_path, curation__verify=verify), tmp_path / "run", WeighingGenerator())
+    report = store.read_json("rounds/0/round.json")
+    assert report["accepted"] == 12
+    assert report["rejected"]["doubted"] > 0
+    refused = store.read_table("rounds/0/rejected.parquet").to_pylist()
+    details = [row["detail"] for row in refused if row["reason"] == "doubted"]
+    assert len(details) == report["rejected"]["doubted"]
+    assert all("the generator gives negative 0." in detail for detail in details)
+    for name in ("accepted", "train"):
+        rows = _read(str(store.path(f"rounds/2/{name}.parquet")))
+        softened = [row.soft[TASK.labels.index(row.label or "")] for row in rows if row.soft]
+        assert softened == ([pytest.approx(0.8)] * len(rows) if verify == "soft" else [])
+
+
+def test_rows_of_a_run_without_verdicts_have_no_column_for_them(tmp_path: Path) -> None:
+    store, _, _ = drive(config(tmp_path), tmp_path / "run", WeighingGenerator())
+    assert "soft" not in store.read_table("rounds/2/train.parquet").column_names
+
+
 @pytest.mark.parametrize("strategy", ["zerogen", "goldgen", "s3"])
 def test_strategies_end_with_equal_rows(tmp_path: Path, strategy: str) -> None:
     settings = config(tmp_path, strategy__name=strategy, strategy__rows=30, strategy__seed_examples=12)

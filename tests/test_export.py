@@ -51,6 +51,17 @@ def test_card_says_how_the_data_was_made(store: RunStore) -> None:
         assert text in card
 
 
+def test_the_generator_s_verdicts_go_along_and_the_card_says_so(store: RunStore, tmp_path: Path) -> None:
+    for num in store.rounds():
+        rows = store.read_table(store.in_round(num, "accepted.parquet"))
+        verdicts = pa.array([[0.25, 0.75]] * rows.num_rows, pa.list_(pa.float64()))
+        store.write_table(store.in_round(num, "accepted.parquet"), rows.append_column("soft", verdicts))
+    folder = Path(export_dataset(store, tmp_path / "mine"))
+    assert pq.read_table(folder / "data" / "train.parquet")["soft"].to_pylist() == [[0.25, 0.75]] * 320
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| soft | probabilities that the generator itself gave to the text's being `negative`, `positive`," in card
+
+
 def _question_run(folder: Path, task: str) -> RunStore:
     """A run that wrote questions to sentences: two of the extrapolation part, one of the rest of train."""
     store = write_run(folder)

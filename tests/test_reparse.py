@@ -40,6 +40,7 @@ prompts:
     reasons: {text: '{{ num_reasons }} reasons for {{ label }}: '}
     seed: {text: 'A {{ label }} text: '}
     extrapolate: {text: 'Like {{ parent.text }}: '}
+    verify: {text: '"{{ fields.text }}" is "'}
 limits: {min_words: 3, max_words: 9}
 """
 JOB = """\
@@ -66,7 +67,8 @@ class ReadingGenerator(ScriptedGenerator):
             raw = " ".join(words[: 2 + request.seed % 10])
             if request.seed % 3 == 0:
                 raw = f"always the same four words {chr(97 + request.seed % 26)}"
-            whole = whole._replace(raw=raw, finish_reason="stop")
+            verdict = (0.25, 0.75) if (request.seed % 4 == 0) == (request.label == "bad") else (0.75, 0.25)
+            whole = whole._replace(raw=raw, finish_reason="stop", verdict=verdict)
         return read_again(self._task, request, whole._replace(text=""), clean=True)
 
 
@@ -181,6 +183,34 @@ def test_other_rules_give_other_data_from_the_same_generations(
     (again,) = {reparse(tmp_path / "run.2").folder}
     assert again.name == "run.3"
     assert content(RunStore(again), "accepted.parquet") == content(new, "accepted.parquet")
+
+
+def doubted(store: RunStore) -> int:
+    reports = [store.read_json(store.in_round(num, "round.json")) for num in store.rounds()]
+    return sum(report["rejected"].get("doubted", 0) for report in reports)
+
+
+def test_the_generator_s_verdicts_are_judged_again(job: RunConfig, tmp_path: Path) -> None:
+    soft = job.model_copy(update={"curation": job.curation.model_copy(update={"verify": "soft"})})
+    old, _, _ = go_on(soft, tmp_path / "run")
+    assert doubted(old)
+    same = reparse(tmp_path / "run")
+    assert content(same, "train.parquet") == content(old, "train.parquet")
+    assert doubted(same) == doubted(old)
+    lenient = reparse(tmp_path / "run", curation__verify_least=0.2)
+    assert not doubted(lenient)
+    assert "soft" in lenient.read_table("rounds/2/train.parquet").column_names
+    hard = reparse(tmp_path / "run", curation__verify="none")
+    assert not doubted(hard)
+    assert "soft" not in hard.read_table("rounds/2/train.parquet").column_names
+
+
+def test_verdicts_that_were_never_asked_for_cannot_be_judged(job: RunConfig, tmp_path: Path) -> None:
+    go_on(job, tmp_path / "run")
+    with pytest.raises(InputError, match="needs verdicts") as refusal:
+        reparse(tmp_path / "run", curation__verify="drop")
+    assert refusal.value.field == "curation.verify"
+    assert not (tmp_path / "run.2").exists()
 
 
 def test_a_run_goes_on_from_a_lineage_that_was_read_again(job: RunConfig, tmp_path: Path) -> None:
