@@ -15,6 +15,8 @@ from s3ray.errors import InputError
 from s3ray.jobfile import load_config, read_yaml, validate
 from s3ray.section import NAME_PATTERN, Section
 
+_WITH = "with"
+
 
 class CampaignConfig(Section):
     """What `s3ray compare` runs."""
@@ -24,7 +26,10 @@ class CampaignConfig(Section):
     job: str
     """The job file that all runs begin with; relative to this file."""
     axes: dict[str, dict[str, dict[str, Any]]] = Field(min_length=1)
-    """What differs: for each axis its values by name, and for each value the fields of the job that it sets."""
+    """What differs: for each axis its values by name, and for each value the fields of the job that it sets. Under
+    `with` a value may set more, by the name of a value of another axis: for runs that have both."""
+    skip: list[dict[str, str]] = Field(default=[])
+    """Combinations that are left out, each as values by axis."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """Each combination is run with each of them, as `seed` and as `gold.seed`: it changes all that is random."""
     reference: str | None = None
@@ -109,7 +114,10 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         _run(config, path, of_job, dict(zip(config.axes, values, strict=True)), seed)
         for seed in config.seeds
         for values in itertools.product(*config.axes.values())
+        if not _is_skipped(config, dict(zip(config.axes, values, strict=True)))
     ]
+    if not runs:
+        raise InputError("leaves no run", where=str(path), field="skip", hint="Leave out fewer combinations.")
     twice = [name for name, num in Counter(run.name for run in runs).items() if num > 1]
     if twice:
         hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
@@ -141,8 +149,12 @@ def _changed(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> tup
 
 def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[str, str], seed: int) -> GridRun:
     settings: dict[str, Any] = of_job | {"seed": seed, "gold.seed": seed}
-    for axis, value in cell.items():
-        settings |= config.axes[axis][value]
+    chosen = [config.axes[axis][value] for axis, value in cell.items()]
+    for fields in chosen:
+        settings |= {field: value for field, value in fields.items() if field != _WITH}
+    for fields in chosen:
+        for other, more in fields.get(_WITH, {}).items():
+            settings |= more if other in cell.values() else {}
     name = "-".join([*cell.values(), str(seed)])
     try:
         job = load_config(path.parent / config.job, {**settings, "name": name})
@@ -173,6 +185,7 @@ def _check_names(config: CampaignConfig, where: str) -> None:
                 )
     if len(set(config.seeds)) < len(config.seeds):
         raise InputError("holds a seed twice", where=where, field="seeds", value=str(config.seeds), hint="Once each.")
+    _check_combinations(config, where)
     known = {value for values in config.axes.values() for value in values}
     for value in config.priorities:
         if value not in known:
@@ -187,3 +200,35 @@ def _check_reference(campaign: Campaign, where: str) -> None:
         hint = f"Values of axis {axis}: {', '.join(known)}." if axis else "There are only tasks; leave it out."
         problem = "is no value of the axis that is compared"
         raise InputError(problem, where=where, field="reference", value=reference, hint=hint)
+
+
+def _is_skipped(config: CampaignConfig, cell: Mapping[str, str]) -> bool:
+    return any(all(cell[axis] == value for axis, value in each.items()) for each in config.skip)
+
+
+def _check_combinations(config: CampaignConfig, where: str) -> None:
+    """What is said of several values at once must be of values that there are."""
+    for number, each in enumerate(config.skip):
+        for axis, value in each.items():
+            if value not in config.axes.get(axis, {}):
+                hint = f"AXIS: VALUE; axes: {', '.join(config.axes)}."
+                raise InputError(
+                    "is no value of that axis", where=where, field=f"skip.{number}.{axis}", value=value, hint=hint
+                )
+        if not each:
+            raise InputError("names no value", where=where, field=f"skip.{number}", hint="Give values by axis.")
+    for axis, values in config.axes.items():
+        others = {value for other, its in config.axes.items() if other != axis for value in its}
+        for name, fields in values.items():
+            more = fields.get(_WITH, {})
+            if not isinstance(more, dict) or not all(isinstance(each, dict) for each in more.values()):
+                hint = "Give fields by the name of a value: with: {imdb: {strategy.rows: 100}}."
+                raise InputError("is no mapping", where=where, field=f"axes.{axis}.{name}.{_WITH}", hint=hint)
+            for other in more.keys() - others:
+                raise InputError(
+                    "is no value of another axis",
+                    where=where,
+                    field=f"axes.{axis}.{name}.{_WITH}",
+                    value=other,
+                    hint=f"Values: {', '.join(sorted(others)) or 'none'}.",
+                )

@@ -91,6 +91,19 @@ def test_settings_change_the_grid_its_values_and_the_job_of_all(tmp_path: Path) 
     assert {run.generator.engines for run in runs.values()} == {4}
 
 
+def test_a_value_may_set_more_where_it_meets_another_and_combinations_may_be_left_out(tmp_path: Path) -> None:
+    axes = {
+        "method": {"s3": {}, "seed_only": {"strategy.rounds": 0, "with": {"small": {"strategy.seed_examples": 60}}}},
+        "size": {"small": {"strategy.rows": 60}, "large": {"strategy.rows": 90}},
+    }
+    runs = {run.name: run.config.strategy for run in load(tmp_path, axes=axes, skip=[SEED_ONLY_LARGE], seeds=[3]).runs}
+    assert list(runs) == ["s3-small-3", "s3-large-3", "seed_only-small-3"]
+    assert [run.seed_examples for run in runs.values()] == [50, 50, 60]
+
+
+SEED_ONLY_LARGE = {"method": "seed_only", "size": "large"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -137,6 +150,11 @@ def test_priorities_add_up(tmp_path: Path) -> None:
         ),
         ({"priorities": {"gold": 1}}, "priorities.gold: is no value of any axis"),
         ({"job": "other.yaml"}, "other.yaml"),
+        ({"skip": [{"method": "gold"}]}, r"skip.0.method: is no value of that axis \(got gold\)"),
+        ({"skip": [{}]}, "skip.0: names no value"),
+        ({"skip": [{"method": "s3"}, {"method": "zerogen"}]}, "skip: leaves no run"),
+        ({"axes": {"a": {"x": {"with": {"y": {}}}, "y": {}}}}, r"axes.a.x.with: is no value of another axis \(got y\)"),
+        ({"axes": {"a": {"x": {"with": {"y": 1}}}, "b": {"y": {}}}}, "axes.a.x.with: is no mapping"),
         ({"sedes": [1]}, "Did you mean `seeds`"),
     ],
 )
