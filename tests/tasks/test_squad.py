@@ -51,7 +51,7 @@ def _agree(references: list[str], predicted: str) -> bool:
 
 
 def _has_words(*texts: str) -> bool:
-    """Without any word an answer is to version 2.0 of the script that there is none; 1.1, and AdversarialQA, lack that."""
+    """Version 2.0 of the script takes an answer without words for "there is none", which 1.1 does not know."""
     return all(normalise_answer(text) for text in texts)
 
 
