@@ -17,7 +17,7 @@ from s3ray.campaign.results import Result
 from s3ray.campaign.table import Row
 from s3ray.campaign.timing import campaign_account, campaign_time
 from s3ray.monitor import comparison, lanes, plots
-from s3ray.monitor.comparison import LINE_COLOURS, Point
+from s3ray.monitor.comparison import Point
 from s3ray.monitor.events import Event
 from s3ray.monitor.plots import Part
 from s3ray.monitor.report import page_template
@@ -116,7 +116,8 @@ def _curve(rows: Sequence[Row], axis: str, numbers: Mapping[str, float]) -> tupl
         name = " ".join(value for other, value in row.cell.items() if other != axis)
         lines.setdefault(name or row.metric, []).append(_point(row, numbers[row.cell[axis]]))
     legend = [
-        Part(name=name, value=line[-1].mean, colour=colour)
-        for colour, (name, line) in zip(LINE_COLOURS, lines.items(), strict=False)
+        Part(name=f"{name} (dashed)" if is_dashed else name, value=line[-1].mean, colour=colour)
+        for i, (name, line) in enumerate(lines.items())
+        for colour, is_dashed in [comparison.line_look(i)]
     ]
     return comparison.curve_plot(rows[0].metric, axis, lines), legend

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from s3ray.monitor.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, grid_lines, picture, place_y, round_ticks, text_at
 
-LINE_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
+_LINE_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 _NAMES_WIDTH = 128
 _LINE_HEIGHT = 15
 
@@ -71,10 +71,13 @@ def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> 
     for x in sorted({point.x for point in points}):
         body.append(text_at(place(x), height - 12, f"{x:g}", "tick middle"))
     body.append(text_at(WIDTH, height + 2, axis, "tick end"))
-    for colour, (name, line) in zip(LINE_COLOURS, lines.items(), strict=False):
-        places = [(place(point.x), place_y(point.mean, ticks[0], ticks[-1], height)) for point in line]
-        stroke = colour.replace("c", "s")
-        body.append(f'<polyline class="line {stroke}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    for i, (name, line) in enumerate(lines.items()):
+        aside = (i - (len(lines) - 1) / 2) * 3  # so that intervals stand beside each other
+        places = [(place(point.x) + aside, place_y(point.mean, ticks[0], ticks[-1], height)) for point in line]
+        colour, is_dashed = line_look(i)
+        stroke, dashes = colour.replace("c", "s"), ' stroke-dasharray="5 4"' if is_dashed else ""
+        shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        body.append(f'<polyline class="line {stroke}"{dashes} points="{shape}"/>')
         for point, (x, y) in zip(line, places, strict=True):
             if point.interval:
                 low, high = (place_y(end, ticks[0], ticks[-1], height) for end in point.interval)
@@ -84,9 +87,14 @@ def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> 
     return picture(f"{metric} along {axis}", height + 8, body)
 
 
+def line_look(number: int) -> tuple[str, bool]:
+    """Colour of a curve's line, and whether it is dashed, as those are that find no colour of their own."""
+    return _LINE_COLOURS[number % len(_LINE_COLOURS)], number >= len(_LINE_COLOURS)
+
+
 def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     """A dot for each, score against cost; names in a column, by score, each with a line to its dot."""
-    ticks = _score_ticks(points)
+    ticks = _score_ticks([Point(name=point.name, mean=point.mean) for point in points])
     height = max(220, len(points) * _LINE_HEIGHT + TOP + BOTTOM)
     place = _Scale([point.x for point in points], LEFT + 10, WIDTH - _NAMES_WIDTH - 24)
     body = [

@@ -35,6 +35,15 @@ def test_a_curve_puts_far_numbers_on_a_scale_of_powers(sizes: tuple[float, ...],
     assert all(14 <= y <= 210 for y in _numbers(svg, "circle", "cy") + _numbers(svg, "line", "y1"))
 
 
+def test_more_lines_than_colours_are_all_drawn_and_can_be_told_apart() -> None:
+    lines = {f"method {i}": [Point(name="", mean=0.5, x=x) for x in (1.0, 2.0)] for i in range(11)}
+    drawn = [
+        (line.get("class"), line.get("stroke-dasharray"))
+        for line in ET.fromstring(curve_plot("f1", "size", lines)).iter("polyline")
+    ]
+    assert len(drawn) == len(set(drawn)) == 11
+
+
 @pytest.mark.parametrize("num", [2, 5, 30])
 def test_names_of_points_at_one_place_do_not_cover_each_other(num: int) -> None:
     points = [Point(name=f"method {i}", mean=0.8 - i / 10000, x=100.0 + i % 2) for i in range(num)]
