@@ -186,7 +186,7 @@ def test_plan_of_a_fresh_start_names_the_next_lineage(
     assert not Path("runs/job.2").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "report", "export", "reparse"])
+@pytest.mark.parametrize("command", ["status", "report", "audit", "export", "reparse"])
 def test_reading_commands_want_a_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -196,4 +196,4 @@ def test_reading_commands_want_a_run(
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert s3ray(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("run", "plan", "status", "report", "export", "reparse"))
+    assert all(command in text for command in ("run", "plan", "status", "report", "audit", "export", "reparse"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
+from transformers.utils import logging
 
 from s3ray.config import StudentConfig
 from s3ray.dataset import table_from_examples
@@ -50,6 +51,7 @@ def check(
     Raises:
         InputError: the model cannot serve the task.
     """
+    _be_quiet()
     by, known = "test", list(test)
     answers = _train_and_ask(config, task, gold, [*test, *rows], device)
     known_answers = answers[: len(test)]
@@ -77,3 +79,9 @@ def _train_and_ask(
         train_student(plain, task, job, ranks)
         student = load_student(plain.model_copy(update={"model": output}), task, device)
         return [answer.text for answer in predict(student, rows, ranks)]
+
+
+def _be_quiet() -> None:
+    """That the head of a base checkpoint is new, and how its tensors load, concerns nobody here."""
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

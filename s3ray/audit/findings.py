@@ -22,7 +22,7 @@ def find(audit: Mapping[str, Any]) -> list[str]:
     """The sentences, gravest first; each names the groups of rows that it holds for."""
     found = [*_leaks(audit), *_checker(audit)]
     for head, say in _LOOKS:
-        told = [f"{text} ({group['name']})" for group in audit["groups"] if (text := say(group, audit))]
+        told = [f"{group['name']} {text}" for group in audit["groups"] if (text := say(group, audit))]
         found += [f"{head}: {'; '.join(told)}."] if told else []
     return found
 
@@ -44,7 +44,7 @@ def _labels(group: Group, audit: Mapping[str, Any]) -> str:
     accuracy = group["label_accuracy"]
     if accuracy is None or accuracy["value"] >= LEAST_LABEL_ACCURACY:
         return ""
-    return f"{percent(accuracy['value'])}, between {percent(accuracy['low'])} and {percent(accuracy['high'])}"
+    return f"{percent(accuracy['value'])} right ({percent(accuracy['low'])} to {percent(accuracy['high'])})"
 
 
 def _answers(group: Group, audit: Mapping[str, Any]) -> str:
@@ -62,7 +62,7 @@ def _copies(group: Group, audit: Mapping[str, Any]) -> str:
 def _parents(group: Group, audit: Mapping[str, Any]) -> str:
     parents = group["parents"]
     share = parents["above_0.8"] / max(1, parents["rows"])
-    return f"{percent(share)} of them" if share > MOST_LIKE_PARENT else ""
+    return percent(share) if share > MOST_LIKE_PARENT else ""
 
 
 def _drift(group: Group, audit: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _variety(group: Group, audit: Mapping[str, Any]) -> str:
 
 
 _LOOKS: tuple[tuple[str, Callable[[Group, Mapping[str, Any]], str]], ...] = (
-    ("Many labels are probably wrong; of them are right", _labels),
+    ("Many labels seem to be wrong", _labels),
     ("The checker finds fewer of the answers than on gold", _answers),
     ("Rows repeat each other", _copies),
     ("Rows are near copies of their parents", _parents),

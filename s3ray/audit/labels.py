@@ -89,7 +89,7 @@ def _truths(answers: Matrix, errors: Matrix) -> tuple[Matrix, bool]:
 
 
 def _draws(counts: Matrix, chance: np.random.Generator) -> Matrix:
-    """``NUM_DRAWS`` matrices of probabilities that may stand behind the counts, with a prior of one row for each row."""
+    """``NUM_DRAWS`` matrices of probabilities that may stand behind the counts; the prior counts as one row."""
     gammas = chance.standard_gamma(counts + 1.0 / counts.shape[1], size=(NUM_DRAWS, *counts.shape))
     return _shares(np.maximum(gammas, np.finfo(np.float64).tiny))
 

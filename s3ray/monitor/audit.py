@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 AUDIT = "audit.json"
-MAX_GROUPS = 5
+MAX_GROUPS = 4
 """Groups that the terminal has room for."""
 
 Figures = Mapping[str, Any]
@@ -17,7 +17,7 @@ Figures = Mapping[str, Any]
 
 def percent(share: float | None) -> str:
     """A share for people; nothing where it is unknown."""
-    return "" if share is None else f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.0f} %"
+    return "" if share is None else f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def columns(audit: Figures) -> list[str]:
@@ -55,7 +55,7 @@ def basis(audit: Figures) -> str:
 def audit_text(audit: Figures) -> RenderableType:
     """The audit for the terminal."""
     names = columns(audit)
-    shown = names if len(names) <= MAX_GROUPS + 1 else [*names[:3], *names[3 - MAX_GROUPS :]]
+    shown = names if len(names) <= MAX_GROUPS + 1 else [*names[:3], *names[2 - MAX_GROUPS :]]
     table = Table(title=f"{audit['run']}: audit", title_justify="left", title_style="bold", box=box.SIMPLE)
     table.add_column("")
     for name in shown:
@@ -129,14 +129,14 @@ def _parents(part: Figures) -> str:
 _MEASURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("rows", _count("rows")),
     ("checker agrees", _share("agreement", "value")),
-    ("labels right, estimated (95 %)", _accuracy),
+    ("labels right (95 %)", _accuracy),
     ("checker's exact match", _share("answered", "exact_match")),
     ("checker's F1", _share("answered", "f1")),
     ("exact copies", _count("exact_copies")),
     ("exact or near copies", _count("near_copies")),
-    ("copies of test rows", _count("copies_of_gold", "test")),
-    ("copies of extrapolation rows", _count("copies_of_gold", "extrapolate")),
-    ("copies of selection rows", _count("copies_of_gold", "select")),
+    ("copies of test", _count("copies_of_gold", "test")),
+    ("copies of extrapolation", _count("copies_of_gold", "extrapolate")),
+    ("copies of selection", _count("copies_of_gold", "select")),
     ("like its parent (5-95 %)", _parents),
     ("more than 0.8 like it", _count("parents", "above_0.8")),
     ("more than 0.9 like it", _count("parents", "above_0.9")),
@@ -144,7 +144,7 @@ _MEASURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("label drift", _share("label_drift")),
     ("covers of test rows", _share("coverage")),
     ("near a test row", _share("precision")),
-    ("told from test rows (area)", _number("told_apart")),
+    ("told from test rows", _number("told_apart")),
     ("self-BLEU", _number("self_bleu")),
     ("distinct-2", _number("distinct_2")),
 )

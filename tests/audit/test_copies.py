@@ -15,7 +15,9 @@ def test_later_rows_are_the_copies() -> None:
 
 
 def test_the_same_question_on_another_context_is_no_copy() -> None:
-    assert copies_within(["When was it built?"] * 2, ["a bridge", "a tower"], 0.9) == [None, None]
+    scopes = ["a bridge", "a tower", "a bridge"]
+    found = copies_within(["When was it built?"] * 3, scopes, 0.9)
+    assert found == [None, None, RejectionReason.DUPLICATE]
 
 
 def test_copies_of_gold_name_the_part() -> None:

@@ -14,7 +14,8 @@ def on_circle(*degrees: float) -> Points:
 
 
 def cloud(seed: int, num: int, centre: float) -> Points:
-    points = np.random.default_rng(seed).normal(size=(num, 8)) + [centre, *[0.0] * 7]
+    points = np.random.default_rng(seed).normal(size=(num, 8))
+    points[:, 0] += centre
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), dtype=np.float32)
 
 
