@@ -14,6 +14,7 @@ import numpy as np
 from s3ray.campaign.intervals import Answers
 from s3ray.config import RunConfig, data_changes, data_shaping
 from s3ray.errors import InputError
+from s3ray.monitor.audit import AUDIT
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 
@@ -63,8 +64,7 @@ def read_result(store: RunStore) -> Result:
         StoreError: a file cannot be read.
     """
     metrics = store.read_json("metrics.json")
-    audit = store.read_json("audit.json") if store.has("audit.json") else {}
-    return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=audit.get("label_accuracy"))
+    return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=_label_accuracy(store))
 
 
 def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
@@ -81,6 +81,12 @@ def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
         truth=tuple(truth),
         predicted=tuple(table["predicted"].to_pylist()) if needs_truth else (),
     )
+
+
+def _label_accuracy(store: RunStore) -> float | None:
+    """Share of right labels among all written rows, as the audit estimates it; None without one."""
+    found = store.read_json(AUDIT)["groups"][0]["label_accuracy"] if store.has(AUDIT) else None
+    return None if found is None else float(found["value"])
 
 
 def _is_same_model(known: str, own: str) -> bool:

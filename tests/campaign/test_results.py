@@ -48,6 +48,15 @@ def test_a_light_copy_of_a_finished_run_is_finished(tmp_path: Path) -> None:
     assert found.label_accuracy is None
 
 
+def test_an_audit_says_how_many_labels_are_right(tmp_path: Path) -> None:
+    store = light_copy(tmp_path)
+    groups = [{"name": "all", "label_accuracy": {"value": 0.93, "low": 0.9, "high": 0.95, "by_label": {}}}]
+    store.write_json("audit.json", {"groups": groups})
+    assert read_result(store).label_accuracy == 0.93
+    store.write_json("audit.json", {"groups": [{"name": "all", "label_accuracy": None}]})
+    assert read_result(store).label_accuracy is None
+
+
 def test_a_run_that_lacks_a_student_is_not_finished(tmp_path: Path) -> None:
     assert not is_finished(light_copy(tmp_path, num_students=1), config())
     assert not is_finished(RunStore(tmp_path / "nowhere"), config())
