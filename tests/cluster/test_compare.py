@@ -51,6 +51,9 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     rows = RunStore(out).read_json("compare.json")["rows"]
     assert {row["cell"]["student"]: row["rows"] for row in rows} == {"slow": [60], "fast": [60]}
     assert rows[0]["lead_mean"] is not None
+    assert rows[0]["lead_interval"] is not None
+    assert rows[0]["generate_s"] == pytest.approx(rows[1]["generate_s"]) != 0, "a seed set costs each its whole price"
+    assert rows[0]["train_s"] > 0
     assert (out / "compare.html").exists()
 
 
