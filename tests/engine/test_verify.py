@@ -57,15 +57,12 @@ def question(text: str, form: Form = "completion") -> Prompt:
     return REVIEWS.render(REVIEWS.verification(make_request(0), text), form)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_good_review_is_likelier_positive_than_a_bad_one(running: Running, form: Form) -> None:
-    good, bad = running.choose(question(GOOD, form), question(BAD, form))
-    assert question(GOOD, form).choices == ("positive", "negative")
+def test_a_good_review_is_likelier_positive_than_a_bad_one(running: Running) -> None:
+    good, bad = running.choose(question(GOOD), question(BAD))
+    assert question(GOOD).choices == ("positive", "negative")
     assert sum(good.probabilities) == pytest.approx(1)
     assert sum(bad.probabilities) == pytest.approx(1)
-    assert good.probabilities[0] > bad.probabilities[0] + 0.01
-    if form == "completion":
-        assert good.probabilities[0] > 0.5 > bad.probabilities[0]
+    assert good.probabilities[0] > 0.5 > bad.probabilities[0]
     assert (good.num_output_tokens, bad.num_output_tokens) == (1, 1)
 
 
