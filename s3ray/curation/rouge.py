@@ -5,6 +5,7 @@ the normalised similarity of an alignment by insertions and deletions alone.
 """
 
 import math
+import sys
 from collections import defaultdict
 
 from rapidfuzz import process
@@ -20,23 +21,24 @@ class WordIndex:
     L is at most the number of words that two texts share. Lay both texts' words out in one order, and texts that are
     alike enough share one of the first few: m - s + 1 of m words, where s is the least number that they must share.
     The order puts long words first, as they are rarely shared. So a text is looked up by few of its words (at 0.95 by
-    one of ten, and one more) and aligned, in m n / 64 steps, with those alone that share one of them and are of about
-    its length. The lower the threshold, the more texts are aligned, up to all of them.
+    one of ten, and one more) and aligned, in m n / 64 steps, with those alone that have one of them and are of about
+    its length. With N texts that is some share of all N^2 / 2 pairs: at 0.95, 0.04 % of sentences and 3 % of reviews
+    of 200 words; the lower the threshold, the more, up to all.
     """
 
     def __init__(self, threshold: float) -> None:
         """``threshold`` is the F-measure, in (0, 1], from which two texts count as alike."""
         self._threshold = threshold
         self._ratio = threshold / (2 - threshold)  # of the lengths of two texts, at least
-        self._texts: list[tuple[str, str, int]] = []
+        self._texts: list[tuple[str, list[str]]] = []
         self._places: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
 
     def add(self, id: str, normal: str) -> None:
         """Remember a normalised text."""
-        words = normal.split()
+        words = [sys.intern(word) for word in normal.split()]  # a word of many texts lies in memory once
         for key in self._first(words):
             self._places[key].append(len(self._texts))
-        self._texts.append((id, normal, len(words)))
+        self._texts.append((id, words))
 
     def most_similar(self, normal: str) -> str | None:
         """The id of the text that is most alike, the earliest of equals; None if none is alike enough."""
@@ -45,7 +47,7 @@ class WordIndex:
         positions = {place for key in self._first(words) for place in self._places.get(key, ())}
         best = process.extractOne(
             words,
-            {n: self._texts[n][1].split() for n in sorted(positions) if shortest <= self._texts[n][2] <= longest},
+            {n: self._texts[n][1] for n in sorted(positions) if shortest <= len(self._texts[n][1]) <= longest},
             scorer=Indel.normalized_similarity,
             score_cutoff=self._threshold - _ROUNDING,
         )
