@@ -55,6 +55,14 @@ class Classification:
     def _asked_first(self, request: GenerationRequest) -> list[str]:
         return sorted(self._answers, key=lambda name: name != request.label)
 
+    def show(self, example: Example) -> dict[str, object]:
+        """What templates may say about the target of an example that is shown."""
+        return {"label": self._words[example.label] if example.label else ""}
+
+    def in_words(self, predicted: str) -> str:
+        """How a prompt says what a student answered."""
+        return self._words.get(predicted, predicted)
+
     def is_correct(self, example: Example, predicted: str) -> bool:
         """Whether the predicted label name is the example's."""
         return example.label == predicted

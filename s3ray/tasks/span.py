@@ -58,6 +58,14 @@ class SpanAnswers:
         """The probability that a verdict gives to what was asked for."""
         return verdict[0]
 
+    def show(self, example: Example) -> dict[str, object]:
+        """What templates may say about the target of an example that is shown."""
+        return {"answer": example.answers[0].text if example.answers else ""}
+
+    def in_words(self, predicted: str) -> str:
+        """How a prompt says what a student answered."""
+        return predicted
+
     def is_correct(self, example: Example, predicted: str) -> bool:
         """Whether the predicted text equals a reference answer, as SQuAD's exact match compares."""
         return metrics.exact_match([span.text for span in example.answers], predicted) == 1.0

@@ -10,8 +10,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
 from s3ray.jobfile import read_yaml, validate
+from s3ray.methods import NOTE_STAGES
 from s3ray.section import Section
 from s3ray.tasks.templates import check_template
+
+SUBJECT = "subject"
+"""The attribute that holds the subject of a seed example, beside the one whose place it takes."""
 
 Form = Literal["chat", "completion"]
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
@@ -81,6 +85,10 @@ class ChatPrompts(Section):
 
     reasons: ChatTemplate | None = None
     """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
+    subjects: ChatTemplate | None = None
+    """Asks for what seed examples can be about (ZeroGen's first stage); none: they are written in one stage."""
+    patterns: ChatTemplate | None = None
+    """Asks what gold rows have in common that the student got wrong (s3plus); none: mistakes are not described."""
     seed: ChatTemplate
     """Asks for a new text with a label, from scratch."""
     extrapolate: ChatTemplate
@@ -94,6 +102,10 @@ class CompletionPrompts(Section):
 
     reasons: CompletionTemplate | None = None
     """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
+    subjects: CompletionTemplate | None = None
+    """Asks for what seed examples can be about (ZeroGen's first stage); none: they are written in one stage."""
+    patterns: CompletionTemplate | None = None
+    """Asks what gold rows have in common that the student got wrong (s3plus); none: mistakes are not described."""
     seed: CompletionTemplate
     """Asks for a new text with a label, from scratch."""
     extrapolate: CompletionTemplate
@@ -155,6 +167,9 @@ class TaskSpec(Section):
     """Folder with train, validation and test files, relative to this file; wins over `source`."""
     attributes: Mapping[str, Strings] = {}
     """Lists from which prompts draw at random, for variety; templates say `vary.NAME`."""
+    subjects: str | None = None
+    """The attribute whose place a subject takes where the generator writes subjects first; seed prompts say
+    `vary.subject` too, which is empty where there is none."""
     prompts: Prompts
     """How the generator is asked."""
     limits: Limits = Limits()
@@ -182,6 +197,7 @@ class TaskSpec(Section):
         empty = [name for name, values in self.attributes.items() if not values]
         if empty:
             raise ValueError(f"attribute {empty[0]} has no values; list some or remove it")
+        _check_subjects(self)
         return self
 
 
@@ -201,6 +217,19 @@ def _check_fields(spec: TaskSpec) -> None:
     strangers = [name for name in spec.columns if name not in spec.fields]
     if strangers:
         raise ValueError(f"columns names {strangers[0]!r}, which is not a field; fields are {', '.join(spec.fields)}")
+
+
+def _check_subjects(spec: TaskSpec) -> None:
+    asks = any(form and form.subjects for form in (spec.prompts.chat, spec.prompts.completion))
+    if spec.subjects is None:
+        if asks:
+            raise ValueError("the prompt `subjects` needs `subjects`, the attribute whose place a subject takes")
+        return
+    if spec.subjects not in spec.attributes:
+        known = ", ".join(spec.attributes) or "none"
+        raise ValueError(f"subjects names {spec.subjects!r}, which is no attribute; attributes are {known}")
+    if SUBJECT in spec.attributes:
+        raise ValueError(f"an attribute may not be called {SUBJECT!r} beside `subjects`")
 
 
 def _check_labels(spec: TaskSpec) -> None:
@@ -250,7 +279,7 @@ def template_parts(spec: TaskSpec) -> list[tuple[Form, str, str, str]]:
     return [
         (form, name, part, getattr(template, part))
         for form, prompts in forms.items()
-        for name in ("reasons", "seed", "extrapolate", "verify")
+        for name in (*NOTE_STAGES, "seed", "extrapolate", "verify")
         if (template := getattr(prompts, name, None)) is not None
         for part in ("system", "user", "text")
         if hasattr(template, part)
@@ -259,13 +288,16 @@ def template_parts(spec: TaskSpec) -> list[tuple[Form, str, str, str]]:
 
 def legal_names(spec: TaskSpec, stage: str) -> frozenset[str]:
     """The names that a template may use: plain ones, and dotted ones such as ``context.premise``."""
-    if stage == "verify":  # not the label that was asked for, which would answer the question
-        return frozenset({"labels" if spec.labels else "answer", *(f"fields.{name}" for name in spec.fields)})
-    names = {"label", "labels"} if spec.kind == "classification" else {"answer"}
-    if stage == "reasons":
-        return frozenset(names | {"num_reasons"})
-    names |= {f"context.{name}" for name in spec.context_fields}
-    names |= {f"vary.{name}" for name in spec.attributes}
-    if stage == "seed":
-        return frozenset(names | {"reasons"})
-    return frozenset(names | {f"parent.{name}" for name in spec.fields})
+    target = {"label", "labels"} if spec.kind == "classification" else {"answer"}
+    varied = {f"vary.{name}" for name in spec.attributes}
+    given = target | varied | {f"context.{name}" for name in spec.context_fields}
+    by_stage = {
+        # Not the label that was asked for, which would answer the question.
+        "verify": {"labels" if spec.labels else "answer", *(f"fields.{name}" for name in spec.fields)},
+        "reasons": target | {"num_reasons"},
+        "subjects": target - {"label", "answer"} | varied | {"num_subjects"},
+        "patterns": target - {"label", "answer"} | {"shown"},
+        "seed": given | {"reasons", "shown"} | ({f"vary.{SUBJECT}"} if spec.subjects else set()),
+        "extrapolate": given | {f"parent.{name}" for name in spec.fields} | {"predicted", "pattern", "shown"},
+    }
+    return frozenset(by_stage[stage])

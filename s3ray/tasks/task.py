@@ -14,10 +14,11 @@ from jinja2 import Template, TemplateError
 
 from s3ray.curation.clean import clean_text, has_word, is_refusal, normalise, read_list
 from s3ray.errors import InputError
+from s3ray.methods import NOTE_STAGES
 from s3ray.tasks.classification import Classification
 from s3ray.tasks.span import SpanAnswers
-from s3ray.tasks.spec import Form, TaskSpec, load_spec, template_parts
-from s3ray.tasks.templates import compile_template
+from s3ray.tasks.spec import SUBJECT, Form, TaskSpec, load_spec, template_parts
+from s3ray.tasks.templates import compile_template, names_in
 from s3ray.types import (
     Example,
     GenerationRequest,
@@ -31,8 +32,8 @@ from s3ray.types import (
     Span,
 )
 
-NUM_REASONS = 10
-"""Reasons that one ``reasons`` prompt asks for."""
+NUM_LISTED = 10
+"""Reasons or subjects that one prompt asks for."""
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _KINDS: dict[str, type[Classification] | type[SpanAnswers]] = {"classification": Classification, "span": SpanAnswers}
@@ -66,9 +67,14 @@ class Task:
         """Whether the task has prompts of this form."""
         return getattr(self.spec.prompts, form) is not None
 
-    def has_reasons(self, form: Form) -> bool:
-        """Whether the task can ask for reasons behind a label."""
-        return (form, "reasons", "user") in self._templates or (form, "reasons", "text") in self._templates
+    def note_prompts(self, form: Form) -> frozenset[str]:
+        """The notes that the task can ask for in this form (``methods.NOTE_STAGES``)."""
+        return frozenset(name for of, name, _ in self._templates if of == form and name in NOTE_STAGES)
+
+    def uses(self, form: Form, template: str, name: str) -> bool:
+        """Whether what a prompt says depends on a name."""
+        parts = template_parts(self.spec)
+        return any(name in names_in(source) for of, of_name, _, source in parts if (of, of_name) == (form, template))
 
     def has_verify(self, form: Form) -> bool:
         """Whether the task can ask for the label of a finished example."""
@@ -83,10 +89,14 @@ class Task:
         values: dict[str, Any] = {
             "context": request.context,
             "fields": request.context,
-            "vary": request.attributes,
+            "vary": {SUBJECT: "", **request.attributes} if self.spec.subjects else request.attributes,
             "reasons": list(request.reasons),
-            "num_reasons": NUM_REASONS,
+            "num_reasons": NUM_LISTED,
+            "num_subjects": NUM_LISTED,
             "parent": request.parent.fields if request.parent else {},
+            "predicted": self.target.in_words(request.predicted) if request.predicted else "",
+            "pattern": request.pattern,
+            "shown": [{**example.fields, **self.target.show(example)} for example in request.shown],
             **self.target.template_values(request),
         }
 
@@ -103,10 +113,10 @@ class Task:
         """What a generation says, or why it cannot be used.
 
         With ``clean`` off the text is taken as it is, and only what can never be an example is rejected: nothing, no
-        word at all, or the parent once more. Of reasons, what is parsed holds one per line.
+        word at all, or the parent once more. Of notes, what is parsed holds one per line.
         """
-        if request.template == "reasons":
-            return self._read_as_reasons(text, finish_reason)
+        if request.template in NOTE_STAGES:
+            return self._read_as_list(text, finish_reason)
         written = clean_text(text) if clean else text.strip()
         if not written:
             return Rejection(reason=RejectionReason.EMPTY)
@@ -119,13 +129,13 @@ class Task:
             return Rejection(reason=RejectionReason.COPY_OF_PARENT, detail=f"parent {request.parent.id}")
         return Parsed(text=written)
 
-    def _read_as_reasons(self, text: str, finish_reason: str) -> Parsed | Rejection:
-        reasons = read_list(text)
+    def _read_as_list(self, text: str, finish_reason: str) -> Parsed | Rejection:
+        items = read_list(text)
         if finish_reason == "length":
-            reasons = reasons[:-1]
-        if not reasons:
-            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no reason in it")
-        return Parsed(text="\n".join(reasons))
+            items = items[:-1]
+        if not items:
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no item in it")
+        return Parsed(text="\n".join(items))
 
     def _unclean(self, written: str, finish_reason: str) -> Rejection | None:
         limits = self.spec.limits
@@ -140,8 +150,8 @@ class Task:
             return Rejection(reason=RejectionReason.TOO_LONG, detail=f"{num_words} words, most {limits.max_words}")
         return None
 
-    def read_reasons(self, text: str) -> tuple[str, ...]:
-        """The reasons that a model listed, cleaned, each once."""
+    def read_notes(self, text: str) -> tuple[str, ...]:
+        """The items that a model listed, cleaned, each once."""
         return read_list(text)
 
     def example(self, request: GenerationRequest, text: str) -> Example:
@@ -209,28 +219,35 @@ def load_task(name_or_path: str, data: str | None = None) -> Task:
 
 
 def _try_templates(task: Task, where: str) -> None:
-    """Render every template once per label: what depends on a label's words shows only then."""
+    """Render every template once per label, with and without what may be empty: what depends on it shows only then."""
     fields = dict.fromkeys(task.fields, "some text")
-    parent = Example(id="", fields=fields, origin=Origin(source=Source.GOLD))
+    span = Span(text="some", start=0)
     attributes = {name: values[0] for name, values in task.attributes.items()}
     for form, name in dict.fromkeys((form, name) for form, name, _, _ in template_parts(task.spec)):
         for label in task.labels or (None,):
-            for reasons in ((), ("some reason",)) if name == "seed" else ((),):
-                request = GenerationRequest(
-                    id="",
-                    index=0,
-                    stage=name,
-                    round=0,
-                    template=name,
-                    label=label,
-                    context=fields,
-                    answer=Span(text="some", start=0),
-                    reasons=reasons,
-                    attributes=attributes,
-                    parent=parent,
-                    group="",
-                    seed=0,
-                )
+            example = Example(id="", fields=fields, label=label, answers=(span,), origin=Origin(source=Source.GOLD))
+            plain = GenerationRequest(
+                id="",
+                index=0,
+                stage=name,
+                round=0,
+                template=name,
+                label=label,
+                context=fields,
+                answer=span,
+                attributes=attributes,
+                parent=example,
+                group="",
+                seed=0,
+            )
+            full = plain._replace(
+                reasons=("some reason",),
+                attributes=attributes | ({SUBJECT: "some subject"} if task.spec.subjects else {}),
+                predicted=label or "some",
+                pattern="some pattern",
+                shown=(example,),
+            )
+            for request in (plain, full):
                 try:
                     task.render(request, form)
                 except (TemplateError, TypeError, ValueError) as error:

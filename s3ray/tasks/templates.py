@@ -42,6 +42,11 @@ def check_template(source: str, legal: frozenset[str], where: str, field: str) -
         raise InputError("template uses an unknown name", where, field, unknown[0], hint)
 
 
+def names_in(source: str) -> set[str]:
+    """The names that a legal template uses: plain ones, and dotted ones such as ``context.premise``."""
+    return _used_names(_ENVIRONMENT.parse(source))
+
+
 def _used_names(tree: nodes.Template) -> set[str]:
     names = meta.find_undeclared_variables(tree)
     used = {name for name in names if name not in _SECTIONS}

@@ -24,7 +24,7 @@ def requests(task: Task, form: Form) -> Iterator[GenerationRequest]:
         for seed in range(NUM_SEEDS):
             yield request_of(task, "seed", label)._replace(seed=seed)
             yield request_of(task, "extrapolate", parent=gold_example(task, seed))._replace(seed=seed)
-            if task.has_reasons(form):
+            if "reasons" in task.note_prompts(form):
                 yield request_of(task, "reasons", label)._replace(seed=seed)
 
 

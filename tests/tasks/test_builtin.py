@@ -1,7 +1,11 @@
 """The contract of every task that comes with the package."""
 
+import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,13 +39,64 @@ def test_every_template_renders_for_every_label(task: Task, form: Form) -> None:
     assert task.has_form(form)
     texts = {}
     for name in dict.fromkeys(name for _, name, _, _ in template_parts(task.spec) if name != "verify"):
-        for label in task.labels or (None,):
+        for label in task.labels if task.uses(form, name, "label") else (None,):
             parent = gold_example(task) if name == "extrapolate" else None
             text = spoken(task.render(request_of(task, name, label, parent=parent), form))
             assert "{{" not in text
             assert "{%" not in text
             texts[name, label] = text
     assert len(set(texts.values())) == len(texts), "two templates or labels give the same prompt"
+
+
+def all_prompts(task: Task) -> Iterator[tuple[str, list[Any]]]:
+    """What prompts say where nothing is shown, by form, template, label and number of reasons."""
+    for form, name in dict.fromkeys((form, name) for form, name, _, _ in template_parts(task.spec)):
+        for label in task.labels or (None,) if name in ("reasons", "seed", "extrapolate") else ():
+            for reasons in ((), ("slow", "cold")) if name == "seed" else ((),):
+                parent = gold_example(task, 1) if name == "extrapolate" else None
+                prompt = task.render(request_of(task, name, label, parent=parent, reasons=reasons), form)
+                key = f"{task.name} {form} {name} {label} {len(reasons)}"
+                yield key, [prompt.system, prompt.user, prompt.text, list(prompt.stop)]
+
+
+def test_the_prompts_of_the_faithful_method_are_word_for_word_those_that_were_measured(task: Task) -> None:
+    """Prompt wording decides scores, so a change of it is never by the way. A new wording: write the file anew."""
+    known = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
+    assert dict(all_prompts(task)) == {key: prompt for key, prompt in known.items() if key.split()[0] == task.name}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_extrapolate_prompts_say_the_wrong_answer_the_contrast_and_the_pattern(task: Task, form: Form) -> None:
+    wrong = task.labels[0] if task.has_labels else "Bob"
+    shown = (gold_example(task, 2, written="Nobody came to see the green cup."),) if task.has_labels else ()
+    request = request_of(
+        task, "extrapolate", parent=gold_example(task, 1), predicted=wrong, pattern="a twist", shown=shown
+    )
+    text = spoken(task.render(request, form))
+    assert task.target.in_words(wrong) in text
+    assert "a twist" in text
+    assert all(row.fields[name] in text for row in shown for name in task.fields)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_seed_prompts_show_rows_and_subjects(task: Task, form: Form) -> None:
+    if task.has_labels:
+        row = gold_example(task, 0, written="Nobody came to see the green cup.")
+        assert "Nobody came to see" in spoken(task.render(request_of(task, "seed", shown=(row,)), form))
+    if task.spec.subjects:
+        subject = {task.spec.subjects: "the Blue Lagoon", "subject": "the Blue Lagoon"}
+        request = request_of(task, "seed")
+        text = spoken(task.render(request._replace(attributes={**request.attributes, **subject}), form))
+        assert "the Blue Lagoon" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_notes_are_asked_for_where_they_make_sense(task: Task, form: Form) -> None:
+    single_text = {"reasons", "subjects"} if not task.context_fields else set()
+    assert task.note_prompts(form) == {"patterns", *single_text}
+    shown = (gold_example(task, 0), gold_example(task, 1))
+    text = spoken(task.render(request_of(task, "patterns", shown=shown), form))
+    assert all(row.fields[task.written] in text for row in shown)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -95,8 +150,8 @@ def test_seed_prompts_know_no_gold_text(task: Task, form: Form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_reasons_are_shown_in_seed_prompts(task: Task, form: Form) -> None:
-    assert task.has_reasons(form) == (not task.context_fields)
-    if task.has_reasons(form):
+    assert ("reasons" in task.note_prompts(form)) == (not task.context_fields)
+    if "reasons" in task.note_prompts(form):
         prompt = task.render(request_of(task, "seed", reasons=("a purple horse", "a green cow")), form)
         assert "a purple horse" in spoken(prompt)
         assert "a green cow" in spoken(prompt)

@@ -24,7 +24,8 @@ def test_defaults_follow_the_kind(make_task: Make, topics: Spec, answers: Spec) 
     assert (topic_task.labels, answer_task.labels) == (("sport", "money"), ())
     assert (topic_task.written, topic_task.context_fields) == ("text", ("title",))
     assert (topic_task.has_form("completion"), topic_task.has_form("chat")) == (True, False)
-    assert (topic_task.has_reasons("completion"), answer_task.has_reasons("chat")) == (True, False)
+    assert topic_task.note_prompts("completion") == {"reasons"}
+    assert not answer_task.note_prompts("chat")
     assert (topic_task.has_labels, answer_task.has_labels) == (True, False)
 
 
@@ -40,6 +41,8 @@ def test_defaults_follow_the_kind(make_task: Make, topics: Spec, answers: Spec) 
         ({"prompts": {}}, ["prompts.chat", "prompts.completion"]),
         ({"limits": {"min_words": 9, "max_words": 3}}, ["max_words", "3", "9"]),
         ({"attributes": {"place": []}}, ["place"]),
+        ({"subjects": "plaice"}, ["'plaice'", "attributes are place"]),
+        ({"subjects": "place", "attributes": {"place": ["Oslo"], "subject": ["x"]}}, ["'subject'"]),
         ({"kind": "span"}, ["question, context"]),
         ({"name": "My Task"}, ["pattern"]),
     ],
@@ -115,6 +118,9 @@ def test_a_syntax_error_in_a_template_names_the_line(make_task: Make, topics: Sp
         ("seed", "answer", "answer"),
         ("extrapolate", "parent.txt", "`parent.text`"),
         ("extrapolate", "reasons", "reasons"),
+        ("extrapolate", "predictd", "`predicted`"),
+        ("seed", "pattern", "pattern"),
+        ("seed", "vary.subject", "vary.subject"),
         ("reasons", "context.title", "context.title"),
         ("reasons", "num_reason", "`num_reasons`"),
         ("verify", "fields.txt", "`fields.text`"),
@@ -128,6 +134,19 @@ def test_a_template_may_use_known_names_only(make_task: Make, topics: Spec, stag
     assert error.field == f"prompts.completion.{stage}.text"
     assert near in f"{error.value} {error.hint}"
     assert "label" in error.hint
+
+
+def test_a_prompt_for_subjects_needs_an_attribute_whose_place_they_take(make_task: Make, topics: Spec) -> None:
+    with_prompt = completion(topics, "subjects", "{{ num_subjects }} cities like {{ vary.place }}:")
+    assert "whose place" in str(refusal(make_task, with_prompt))
+    assert "subjects" in make_task(with_prompt | {"subjects": "place"}).note_prompts("completion")
+
+
+def test_rows_that_are_shown_have_the_fields_of_the_task(make_task: Make, topics: Spec) -> None:
+    wrong = completion(topics, "seed", "{% for row in shown %}{{ row.txt }}{% endfor %}")
+    assert refusal(make_task, wrong).field == "prompts.completion.seed"
+    right = completion(topics, "seed", "{% for row in shown %}{{ row.title }} {{ row.label }}{% endfor %}")
+    assert make_task(right).uses("completion", "seed", "shown")
 
 
 def test_every_label_must_be_renderable(make_task: Make, topics: Spec) -> None:

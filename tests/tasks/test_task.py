@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.tasks import NUM_REASONS, Task
+from s3ray.tasks import NUM_LISTED, Task
 from s3ray.types import Example, Origin, Parsed, Prompt, Rejection, RejectionReason, Source, Span
 from tests.tasks.samples import gold_example, request_of
 
@@ -26,7 +26,7 @@ def test_a_completion_prompt_is_the_rendered_text_without_its_last_line_end(make
 def test_a_reasons_prompt_says_how_many_and_all_labels(make_task: Make, topics: Spec) -> None:
     task = make_task(topics)
     prompt = task.render(request_of(task, "reasons", "money"), "completion")
-    assert prompt.text == f"{NUM_REASONS} signs of business news, not of sports news, business news:\n1."
+    assert prompt.text == f"{NUM_LISTED} signs of business news, not of sports news, business news:\n1."
 
 
 def test_a_question_for_the_label_shows_what_was_written_and_what_was_given(make_task: Make, topics: Spec) -> None:
@@ -90,7 +90,7 @@ def test_reasons_are_read_one_per_line_and_a_cut_one_is_left_out(make_task: Make
     read = task.read(request, raw, "length", clean=True)
     assert read == Parsed(text="a ball\na goal is scored")
     assert isinstance(read, Parsed)
-    assert task.read_reasons(read.text) == ("a ball", "a goal is scored")
+    assert task.read_notes(read.text) == ("a ball", "a goal is scored")
     assert reason_of(task.read(request, " a ba", "length", clean=True)) is RejectionReason.UNPARSABLE
 
 
