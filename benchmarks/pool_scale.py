@@ -33,7 +33,8 @@ from s3ray.jobfile import validate
 from s3ray.outcomes import outcomes_from_table
 from s3ray.stage import Stage
 from s3ray.store import RunStore
-from s3ray.strategies.base import RoundContext, seed_plan
+from s3ray.strategies.base import RoundContext
+from s3ray.strategies.requests import seed_plan
 from s3ray.tasks import load_task
 
 TASK = "review_sentences"

@@ -6,7 +6,7 @@ starts of the same run; all others shape the data and are fingerprinted (DESIGN:
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
@@ -272,10 +272,12 @@ def fingerprint(shaping: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seed_fingerprint(shaping: Mapping[str, Any], strategy_fields: Sequence[str]) -> str:
-    """The fingerprint of what shapes the seed set: neither the student nor what the strategy does afterwards."""
-    strategy = {name: shaping["strategy"][name] for name in strategy_fields}
-    return fingerprint({**shaping, "student": None, "strategy": strategy})
+def seed_fingerprint(shaping: Mapping[str, Any], seed_settings: Mapping[str, object]) -> str:
+    """The fingerprint of what shapes the seed set: neither the student nor what the strategy does afterwards.
+
+    ``seed_settings`` stands for the whole of ``strategy``.
+    """
+    return fingerprint({**shaping, "student": None, "strategy": dict(seed_settings)})
 
 
 def to_yaml(config: BaseModel) -> str:

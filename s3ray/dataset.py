@@ -141,25 +141,29 @@ class ExampleJudge:
         return "\x1f".join(fields[name] for name in self._task.context_fields)
 
 
-class ReasonJudge:
-    """Collects reasons per label until there are K of each (paper, Algorithm 1, step 1)."""
+class NoteJudge:
+    """Collects what a note stage lists, by key, until there is enough of each: K reasons per label, say (Algorithm 1).
 
-    def __init__(self, task: Task, num_per_label: int) -> None:
-        self.reasons: dict[str, list[str]] = {label: [] for label in task.labels}
+    The keys take turns over the stage's sequence (``strategies.base.NoteStage``).
+    """
+
+    def __init__(self, task: Task, keys: Sequence[str], num_each: int) -> None:
+        self.notes: dict[str, list[str]] = {key: [] for key in keys}
         self._task = task
-        self._num_per_label = num_per_label
+        self._keys = keys
+        self._num_each = num_each
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """Keep the reasons of an answer that are new."""
-        kept = self.reasons[request.label or ""]
-        read = self._task.read_reasons(outcome.text)
+        """Keep the items of an answer that are new."""
+        kept = self.notes[self._keys[request.index % len(self._keys)]]
+        read = self._task.read_notes(outcome.text)
         if not read:
-            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no reason in it")
-        known = {reason.casefold() for reason in kept}
-        new = [reason for reason in dict.fromkeys(read) if reason.casefold() not in known]
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no item in it")
+        known = {item.casefold() for item in kept}
+        new = [item for item in dict.fromkeys(read) if item.casefold() not in known]
         if not new:
-            return Rejection(reason=RejectionReason.DUPLICATE, detail="only reasons that were known")
-        kept.extend(new[: self._num_per_label - len(kept)])
+            return Rejection(reason=RejectionReason.DUPLICATE, detail="only what was known")
+        kept.extend(new[: self._num_each - len(kept)])
         return None
 
 

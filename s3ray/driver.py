@@ -5,8 +5,8 @@ goes on after any interruption. Only the driver writes the run folder's rounds a
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -14,14 +14,15 @@ import pyarrow as pa
 from s3ray.books import RoundBooks, Tally, total
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
-from s3ray.dataset import ExampleJudge, ReasonJudge, examples_from_table, join_tables, table_from_examples
+from s3ray.dataset import ExampleJudge, NoteJudge, examples_from_table, join_tables, table_from_examples
 from s3ray.errors import RunError
+from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
-from s3ray.strategies.base import RoundContext
+from s3ray.strategies.base import NoteStage, RoundContext
 from s3ray.students import Students, Trainer
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
@@ -124,40 +125,55 @@ class Driver:
         has_soft = task.has_labels and config.curation.verify == "soft"
         books = RoundBooks(self._store, round_, task.fields, task.has_labels, has_soft)
         stages: dict[str, dict[str, Any]] = {}
-        reason_plan = self._strategy.reason_stage(context)
-        if reason_plan is not None:
-            reasons = ReasonJudge(task, config.strategy.reasons_per_label)
-            stages[reason_plan.name] = self._run_stage(round_, reason_plan, reasons, books)
-            name = self._store.in_round(round_, "reasons.json")
-            if not self._store.has(name):
-                self._store.write_json(name, reasons.reasons)
-            context = self._context(round_, self._store.read_json(name))
+        notes = {}
+        for stage in self._strategy.note_stages(context):
+            name = stage.plan.name
+            stages[name], notes[name] = self._write_notes(round_, stage, books)
+        context = replace(context, notes=notes)
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
-        judge = ExampleJudge(task, gold, self._synthetic(round_), config.curation, books.keep)
+        earlier = [num for num in self._strategy.training(round_).rounds if num < round_]
+        judge = ExampleJudge(task, gold, self._synthetic(earlier), config.curation, books.keep)
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, books)
         self._students.finish()
         self._close_round(round_, books, stages, time.monotonic() - started)
 
-    def _context(self, round_: int, reasons: Mapping[str, Sequence[str]] | None = None) -> RoundContext:
-        config = self._parts.config
+    def _context(self, round_: int) -> RoundContext:
+        config, store = self._parts.config, self._store
+        before = self._strategy.training(round_ - 1).rounds if round_ else ()
         return RoundContext(
             round=round_,
             task=self._task,
             gold=self._parts.gold.extrapolate,
             contexts=self._parts.gold.contexts,
             mistakes=self._students.mistakes(round_),
-            reasons=reasons or {},
-            with_reasons=self._task.has_reasons(config.generator.prompt_form),
+            prompts=self._task.note_prompts(config.generator.prompt_form),
+            probes=lambda name: self._students.probes(round_, name),
+            synthetic=lambda: list(self._synthetic(before)),
+            history=lambda: [
+                frozenset(store.read_table(store.source(num, "mistakes.parquet"))["id"].to_pylist())
+                for num in range(1, round_)
+            ],
             fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
         )
 
-    def _synthetic(self, num_rounds: int) -> Iterator[Example]:
-        """The synthetic rows of the first ``num_rounds`` rounds."""
-        for num in range(num_rounds):
+    def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
+        """The synthetic rows of these rounds."""
+        for num in rounds:
             table = self._store.read_table(self._store.in_round(num, "accepted.parquet"))
             yield from examples_from_table(table, self._task.fields)
+
+    def _write_notes(
+        self, round_: int, stage: NoteStage, books: RoundBooks
+    ) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """One note stage to its end; what it left is read from disk, where it is once."""
+        judge = NoteJudge(self._task, stage.keys, stage.num_each)
+        summary = self._run_stage(round_, stage.plan, judge, books)
+        name = self._store.in_round(round_, f"{stage.plan.name}.json")
+        if not self._store.has(name):
+            self._store.write_json(name, judge.notes)
+        return summary, self._store.read_json(name)
 
     def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, books: RoundBooks) -> dict[str, Any]:
         """One stage to its end. Outcomes are on disk before they count."""
@@ -196,19 +212,18 @@ class Driver:
     ) -> None:
         store = self._store
         books.close()
-        if self._strategy.trains_on_gold:
-            training = store.read_table(store.gold("extrapolate"))
-        else:
-            names = [store.in_round(num, "accepted.parquet") for num in range(round_ + 1)]
-            training = join_tables(store.read_table(name) for name in names)
-            if not training.num_rows:
-                raise RunError(
-                    f"round {round_} wrote no example that was kept",
-                    f"See why in {store.url(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
-                    "probably do not suit this generator.",
-                )
+        learned = self._strategy.training(round_)
+        names = [store.gold("extrapolate")] * learned.gold
+        names += [store.in_round(num, "accepted.parquet") for num in learned.rounds]
+        training = join_tables(store.read_table(name) for name in names)
+        if not training.num_rows:
+            raise RunError(
+                f"round {round_} wrote no example that was kept",
+                f"See why in {store.url(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
+                "probably do not suit this generator.",
+            )
         store.write_table(store.in_round(round_, "train.parquet"), training)
-        written = total(tally for stage, tally in books.tallies.items() if stage != "reasons")
+        written = total(tally for stage, tally in books.tallies.items() if stage not in NOTE_STAGES)
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.in_round(round_, "round.json"), report)

@@ -14,9 +14,12 @@ import yaml
 
 from s3ray.dataset import join_tables
 from s3ray.errors import InputError, StoreError
+from s3ray.methods import StrategyConfig
 from s3ray.monitor.examples import find_task, text_fields, written_field
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.store import RunStore
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import TrainingSet
 
 _DATA = "data/train.parquet"
 _CARD = "README.md"
@@ -30,13 +33,17 @@ _SIZES = (
 
 
 def export_dataset(store: RunStore, out: str | Path | None) -> str:
-    """Write the accepted rows of all finished rounds and their card to ``out`` (None: the run's own ``dataset/``).
+    """Write the accepted rows that the newest student learns from, and their card, to ``out``.
+
+    None: the run's own ``dataset/``.
 
     Raises:
         InputError: the run has no finished round, or ``out`` is there and not empty, or cannot be written.
         StoreError: a file of the run cannot be read, or its own ``dataset/`` cannot be written.
     """
-    tables = [store.read_table(store.in_round(num, "accepted.parquet")) for num in store.rounds()]
+    learned = _learned(store)
+    rounds = [num for num in store.rounds() if num in learned.rounds]
+    tables = [store.read_table(store.in_round(num, "accepted.parquet")) for num in rounds]
     if not sum(table.num_rows for table in tables):
         raise InputError(
             "has no finished round with synthetic rows, so there is no dataset to export",
@@ -57,6 +64,12 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
         raise InputError("cannot be used", where=str(out), field="--out", value=str(error), hint=hint) from error
 
 
+def _learned(store: RunStore) -> TrainingSet:
+    """What the student of the newest finished round learns from."""
+    strategy = make_strategy(StrategyConfig.model_validate(store.read_config()["strategy"]))
+    return strategy.training(max(store.rounds(), default=0))
+
+
 def _write(folder: RunStore, table: pa.Table, card: str) -> str:
     folder.write_table(_DATA, table)
     folder.write_text(_CARD, card)
@@ -69,7 +82,7 @@ def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[st
     ``metrics`` is ``build_metrics``; ``recipe`` holds ``sampling``, ``gold_seed``, ``gold`` (rows by part),
     ``context_fields`` (given to the generator from gold), ``num_contexts`` (distinct ones), ``num_elsewhere`` (those
     not in the extrapolation part), ``reasons`` (whether seeds could have some), ``labels`` (in the task's order, if
-    known) and ``licence`` (gold's, if known).
+    known), ``on_gold`` (whether students learn from gold too) and ``licence`` (gold's, if known).
     """
     parts = [
         f"---\n{yaml.safe_dump(_head(table, metrics), sort_keys=False)}---",
@@ -78,7 +91,7 @@ def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[st
         f"## Columns\n\n{_columns(table, recipe)}",
         f"## Rows by round\n\n{_rows_by_round(table, metrics)}",
         f"## What was rejected\n\n{_rejected(metrics)}",
-        f"## How good a student became on it\n\n{_scores(metrics)}",
+        f"## How good a student became on it\n\n{_scores(metrics, recipe)}",
         f"## Gold data and licence\n\n{_gold(table, metrics, recipe)}",
         f"## To make it again\n\nFingerprint of the settings: `{metrics['fingerprint']}`; seed {metrics['seed']}, "
         f"gold drawn with seed {recipe['gold_seed']}; sampling: {recipe['sampling']}.",
@@ -101,6 +114,7 @@ def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
         "context_fields": context_fields,
         "num_contexts": len(contexts),
         "num_elsewhere": len(contexts - _distinct(gold["extrapolate"], context_fields)),
+        "on_gold": _learned(store).gold,
         "reasons": any(store.has(store.in_round(num, "reasons.json")) for num in store.rounds()),
         "labels": task.labels if task else (),
         "licence": licence.read_text(encoding="utf-8").strip() if licence and licence.is_file() else None,
@@ -178,7 +192,7 @@ def _rejected(metrics: Mapping[str, Any]) -> str:
     return f"{head}\n\n{_table(['reason', 'requests'], total.most_common())}"
 
 
-def _scores(metrics: Mapping[str, Any]) -> str:
+def _scores(metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     scored = [entry for entry in metrics["rounds"] if entry["select"]]
     if not scored:
         return "No student was trained yet."
@@ -186,7 +200,8 @@ def _scores(metrics: Mapping[str, Any]) -> str:
     rows = [[f"round {e['round']}, selection part", *(f"{e['select'][name]:.3f}" for name in names)] for e in scored]
     if metrics["test"]:
         rows.append(["final, test part", *(f"{metrics['test'][name]:.3f}" for name in names)])
-    return f"Student: `{metrics['student']}`, trained on synthetic rows only.\n\n{_table(['student', *names], rows)}"
+    learned = "gold (extrapolation part) and synthetic rows" if recipe["on_gold"] else "synthetic rows only"
+    return f"Student: `{metrics['student']}`, trained on {learned}.\n\n{_table(['student', *names], rows)}"
 
 
 def _gold(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.identity import shaping_settings
 from s3ray.strategies import make_strategy
+from s3ray.strategies.prompts import check_strategy
 from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
@@ -50,6 +51,7 @@ def check_job(config: RunConfig, where: str) -> Job:
     """
     task = load_task(config.task, config.data)
     _check_prompts(config, task, where)
+    check_strategy(config.strategy, task, config.generator.prompt_form, where)
     student = config.student
     if student.weigh != "none" and not config.generates:
         hint = "The checker weighs written rows, and strategy gold writes none: set it to none."

@@ -1,6 +1,6 @@
 """Reading the kept generations of a run again: today's parsing and curation, no engine, a new lineage.
 
-The requests are made once more, with the fingerprint, the reasons and the mistakes that they were made with, so every
+The requests are made once more, with the fingerprint, the notes and the mistakes that they were made with, so every
 journalled outcome finds its own. Its raw text is read again, and the rounds are judged and closed by the same driver
 and stages as always. ``fingerprint.json`` comes last: without it a lineage does not count.
 """
@@ -21,6 +21,7 @@ from s3ray.files import join, split
 from s3ray.identity import shaping_settings
 from s3ray.jobfile import set_fields, validate
 from s3ray.lineages import Lineage, following, lineage_of
+from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.stage import Judge, Stage, StagePlan
@@ -54,6 +55,9 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
     if not config.generates or not old.rounds():
         hint = "A run with a generator and a finished round has some. Chunks of a round in work stay where they are."
         raise InputError("has no generations to read again", where=old.root, hint=hint)
+    if make_strategy(config.strategy).reads_rows:
+        hint = "Begin a new lineage with `s3ray run --fresh`."
+        raise InputError("was written from rows that curation would change", where=old.root, hint=hint)
     folder, first = split(old.root)
     place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
     lineage = replace(lineage, parent=old.name)
@@ -187,9 +191,10 @@ class _Rereader(Driver):
             for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
                 table = self._old.read_table(self._old.source(round_, name))
                 self._store.write_table(self._store.in_round(round_, name), table)
-        reasons = self._store.in_round(round_, "reasons.json")
-        if self._old.has(reasons):
-            self._store.write_json(reasons, self._old.read_json(reasons))
+        for stage in NOTE_STAGES:
+            notes = self._store.in_round(round_, f"{stage}.json")
+            if self._old.has(notes):
+                self._store.write_json(notes, self._old.read_json(notes))
 
     def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, books: RoundBooks) -> dict[str, Any]:
         drawn: dict[int, GenerationRequest] = {}

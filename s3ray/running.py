@@ -29,6 +29,7 @@ from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
+from s3ray.strategies.prompts import without_effect
 from s3ray.student.trainer import RayStudentTrainer
 from s3ray.students import Trainer
 
@@ -61,19 +62,16 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
         f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
         f"{len(gold.test)} test" + (f" ({gold.num_left_out} rows left out)" if gold.num_left_out else "")
     )
-    strategy = config.strategy
+    strategy, generator = config.strategy, config.generator
+    on_gold = ", students learn from gold too" if strategy.train_on_gold else ""
+    yield f"strategy {strategy.name}: {make_strategy(strategy).in_words()}{on_gold}"
+    yield from without_effect(strategy, job.task, generator.prompt_form)
     if config.generates:
-        size = f"{strategy.rows} rows" if strategy.rows else f"{strategy.seed_examples} seed rows"
-        rounds = make_strategy(strategy).last_round
-        yield f"strategy {strategy.name}: {size}" + (f", {rounds} rounds of extrapolation" if rounds else "")
-        generator = config.generator
         dtype = f", {generator.dtype}" if generator.engine == "vllm" else ""
         yield (
             f"generator {generator.model or generator.engine} ({generator.engine}, {generator.prompt_form} "
             f"prompts{dtype})"
         )
-    else:
-        yield "strategy gold: no generator"
     yield f"student {config.student.model}"
     yield from plan.lines()
     yield f"fingerprint {job.fingerprint}"

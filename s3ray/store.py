@@ -2,7 +2,8 @@
 
     config.yaml  fingerprint.json  events.jsonl  metrics.json  report.html
     gold/        extrapolate.parquet  select.parquet  test.parquet
-    rounds/N/    chunks/*.parquet  reasons.json  requests.parquet  accepted.parquet  rejected.parquet  round.json
+    rounds/N/    chunks/*.parquet  notes (reasons.json, subjects.json, patterns.json)  requests.parquet
+                 accepted.parquet  rejected.parquet  train.parquet  round.json
     students/N/  model and tokenizer (safetensors), trained.json, mistakes/*.parquet, mistakes.parquet,
                  probes/*.parquet, test.parquet, score.json
     checker/     the student that weighs written rows: model and tokenizer, trained.json, score.json

@@ -7,7 +7,7 @@ import pytest
 
 from s3ray.dataset import (
     ExampleJudge,
-    ReasonJudge,
+    NoteJudge,
     examples_from_table,
     join_tables,
     mistakes_from_table,
@@ -147,15 +147,16 @@ def test_rouge_l_finds_copies_of_gold_and_of_earlier_rows() -> None:
     assert verdict(judge, swapped) is RejectionReason.NEAR_DUPLICATE
 
 
-def test_reasons_are_kept_once_and_up_to_k() -> None:
-    judge = ReasonJudge(REVIEWS, num_per_label=3)
-    request = make_request(0)
+def test_notes_are_kept_once_and_up_to_a_limit_while_keys_take_turns() -> None:
+    judge = NoteJudge(REVIEWS, ["negative", "positive"], num_each=3)
+    request = make_request(1)
     assert judge.judge(request, written("1. Slow service\n2. Cold food")) is None
     repeated = judge.judge(request, written("1. slow service\n2. cold food"))
     assert repeated is not None
     assert repeated.reason is RejectionReason.DUPLICATE
     assert judge.judge(request, written("1. Cold food\n2. High prices\n3. Loud music")) is None
-    assert judge.reasons == {"negative": [], "positive": ["Slow service", "Cold food", "High prices"]}
+    assert judge.judge(make_request(2), written("1. Warm food")) is None
+    assert judge.notes == {"negative": ["Warm food"], "positive": ["Slow service", "Cold food", "High prices"]}
 
 
 def test_tables_read_back() -> None:

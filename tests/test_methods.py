@@ -67,7 +67,6 @@ def test_what_makes_sense_is_not(tmp_path: Path, strategy: str) -> None:
 def test_a_resolved_job_can_be_read_again(tmp_path: Path) -> None:
     """`config.yaml` of a run spells out all switches, whether the strategy uses them or not."""
 
-
     config: Any = load_config(job(tmp_path, "{name: zerogen, rows: 10}"))
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "again.yaml") == config

@@ -12,6 +12,7 @@ from s3ray.config import RunConfig
 from s3ray.generator.plan import Plan
 from s3ray.generator.refusals import needs_device
 from s3ray.monitor.progress import duration
+from s3ray.strategies import make_strategy
 
 _MISTAKE_SHARE = 0.2  # of gold, guessed
 _ROW_SHARE = 0.6  # tokens written per kept row, as a share of max_tokens, guessed
@@ -127,12 +128,8 @@ def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -
 
 def rows_by_round(config: RunConfig, num_rounds: int, mistakes: float) -> list[float]:
     """Rows that each round adds."""
-    strategy = config.strategy
-    if num_rounds == 1:
-        return [strategy.rows or strategy.seed_examples]
-    later = num_rounds - 1
-    each = (strategy.rows - strategy.seed_examples) / later if strategy.rows else strategy.per_mistake * mistakes
-    return [strategy.seed_examples, *[each] * later]
+    strategy = make_strategy(config.strategy)
+    return [strategy.num_rows(num, round(mistakes)) for num in range(num_rounds)]
 
 
 def predict(

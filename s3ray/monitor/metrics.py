@@ -131,7 +131,7 @@ def _round(
     seconds = student["seconds"] if student else {"start": 0.0, "train": 0.0, "score": 0.0}
     copied = ("requested", "accepted", "rejected", "failed", "prompt_tokens", "cached_tokens", "output_tokens")
     mined = student["mined"] if student else None
-    # The rate counts the tokens of every stage that took time; the round's own counts leave stage `reasons` out.
+    # The rate counts the tokens of every stage that took time; the round's own counts leave notes out.
     tokens = sum(stage["output_tokens"] for stage in written["stages"].values())
     return {
         "round": num,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.engines import PoolView
 from s3ray.monitor.events import Event
 
@@ -123,10 +124,10 @@ class RunView:
         return max(0, self.stage.target - self.stage.accepted) / rate
 
     def rejected(self, round_: int | None = None) -> Counter[str]:
-        """Rejections of examples by reason, of one round or of all; what stage ``reasons`` lost is no example."""
+        """Rejections of examples by reason, of one round or of all; what a note stage lost is no example."""
         total: Counter[str] = Counter()
         for stage in self.stages.values():
-            if stage.name != "reasons" and round_ in (None, stage.round):
+            if stage.name not in NOTE_STAGES and round_ in (None, stage.round):
                 total.update(stage.rejected)
         return total
 

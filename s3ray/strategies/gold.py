@@ -1,26 +1,33 @@
 """Gold only: the student learns from the gold rows that the other strategies may look at; nothing is generated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import RoundContext
+from s3ray.strategies.base import RoundContext, Strategy, TrainingSet
+
+GOLD_ALONE: Mapping[str, object] = {"train_on_gold": True}
+"""The seed settings of a round 0 that writes nothing."""
 
 
-class Gold:
+class Gold(Strategy):
     """The gold-small baseline: the human-labelled rows, no generator."""
 
-    last_round = 0
-    trains_on_gold = True
-    probes = ()
-    seed_settings = ("name",)
+    @property
+    def seed_settings(self) -> Mapping[str, object]:
+        """Nothing shapes it."""
+        return GOLD_ALONE
 
-    def __init__(self, config: StrategyConfig) -> None:
-        self.config = config
+    def training(self, round_: int) -> TrainingSet:
+        """Gold alone."""
+        return TrainingSet(gold=True, rounds=())
 
-    def reason_stage(self, context: RoundContext) -> StagePlan | None:
-        """Gold asks for no reasons."""
-        return None
+    def num_rows(self, round_: int, num_mistakes: int) -> int:
+        """None."""
+        return 0
+
+    def in_words(self) -> str:
+        """Gold alone."""
+        return "gold alone, no generator"
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """Gold writes nothing."""

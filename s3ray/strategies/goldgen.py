@@ -1,36 +1,48 @@
 """GoldGen (S3 paper, section 3.2): the extrapolation prompt over gold rows whether or not the student errs on them.
 
-It is the control that isolates what aiming at mistakes is worth. ``seed_examples`` rows are written as ZeroGen would,
-so that a comparison with S3 at the same seed size differs in the parents alone.
+It is the control that isolates what aiming at mistakes is worth. ``seed_examples`` rows are written as S3 would, so
+that a comparison with S3 at the same seed size differs in the parents alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_plan, seed_plan
+from s3ray.strategies.base import NoteStage, RoundContext, Strategy
+from s3ray.strategies.requests import Parent, rewrite_plan
+from s3ray.strategies.seedset import SeedSet, with_rationales
 
 
-class GoldGen:
+class GoldGen(Strategy):
     """A seed set (possibly empty), then imitations of gold rows."""
 
-    last_round = 0
-    trains_on_gold = False
-    probes = ()
-    seed_settings = ("name", "rows", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
+    @property
+    def _seeds(self) -> SeedSet:
+        return with_rationales(self.config)
 
-    def __init__(self, config: StrategyConfig) -> None:
-        self.config = config
+    @property
+    def _num_imitated(self) -> int:
+        return (self.config.rows or 0) - self.config.seed_examples
 
-    def reason_stage(self, context: RoundContext) -> StagePlan | None:
+    @property
+    def seed_settings(self) -> Mapping[str, object]:
+        """Those of the seed set, and how many imitations there are."""
+        return {**self._seeds.settings, "imitated": self._num_imitated}
+
+    def num_rows(self, round_: int, num_mistakes: int) -> int:
+        """Seed set and imitations."""
+        return self.config.rows or 0
+
+    def in_words(self) -> str:
+        """All rows."""
+        return f"{self.config.rows} rows, {self.config.seed_examples} of them seed rows"
+
+    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
         """Reasons, as S3 asks for them, if there is a seed set to use them."""
-        wanted = self.config.rationales and self.config.seed_examples and context.with_reasons
-        return reason_plan(context, self.config) if wanted else None
+        return self._seeds.note_stages(context) if self._seeds.num else iter(())
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The seed set, then the imitations."""
-        config = self.config
-        if config.seed_examples:
-            yield seed_plan(context, config, config.seed_examples)
-        num = (config.rows or 0) - config.seed_examples
-        yield rewrite_plan(context, "imitate", context.gold, num=num, candidates_per_row=config.candidates_per_row)
+        if self._seeds.num:
+            yield from self._seeds.example_stages(context)
+        parents = [Parent(example=example) for example in context.gold]
+        yield rewrite_plan(context, "imitate", parents, self._num_imitated, self.config.candidates_per_row)

@@ -1,53 +1,55 @@
-"""S3 (arXiv 2310.13671): a seed set with rationales (Algorithm 1), then error extrapolation (Algorithms 2 and 3)."""
+"""S3 (arXiv 2310.13671): a seed set with rationales (Algorithm 1), then error extrapolation (Algorithms 2 and 3).
 
-from collections.abc import Iterable, Iterator, Sequence
+Two rows of the paper's tables are settings of it. Seed only (Table 3): ``rounds: 0`` and as many ``seed_examples`` as
+S3 ends with. From ZeroGen's rows, by the student's own errors (Table 5): ``rationales: false, two_stage: true``.
+"""
 
-from s3ray.methods import StrategyConfig
+from collections.abc import Iterator, Mapping
+
 from s3ray.stage import StagePlan
-from s3ray.strategies.base import REASON_SETTINGS, RoundContext, reason_plan, rewrite_each_plan, rewrite_plan, seed_plan
-from s3ray.types import Example, Mistake
+from s3ray.strategies.base import NoteStage, RoundContext, Strategy
+from s3ray.strategies.requests import Parent, mistakes_plan
+from s3ray.strategies.seedset import SeedSet, with_rationales
 
 
-class S3:
+class S3(Strategy):
     """Round 0 writes the seed set; every later round writes from the mistakes of the student before it."""
 
-    trains_on_gold = False
-    probes = ()
-    seed_settings = ("name", "seed_examples", "candidates_per_row", *REASON_SETTINGS)
+    @property
+    def _seeds(self) -> SeedSet:
+        return with_rationales(self.config)
 
-    def __init__(self, config: StrategyConfig) -> None:
-        self.config = config
+    @property
+    def seed_settings(self) -> Mapping[str, object]:
+        """Those of the seed set."""
+        return self._seeds.settings
 
     @property
     def last_round(self) -> int:
         """The paper's R."""
         return self.config.rounds
 
-    def reason_stage(self, context: RoundContext) -> StagePlan | None:
-        """Reasons behind each label, before the seed set, for tasks that have a prompt for them."""
-        wanted = context.round == 0 and self.config.rationales and context.with_reasons
-        return reason_plan(context, self.config) if wanted else None
+    def num_rows(self, round_: int, num_mistakes: int) -> int:
+        """The seed set, then one row per mistake (``per_mistake``) or the round's share of ``rows``."""
+        if round_ == 0:
+            return self.config.seed_examples
+        share = self._share(round_)
+        return self.config.per_mistake * num_mistakes if share is None else share
+
+    def in_words(self) -> str:
+        """Rows in all, or of the seed set where mistakes decide."""
+        config = self.config
+        size = f"{config.rows} rows" if config.rows else f"{config.seed_examples} seed rows"
+        return size + (f", {config.rounds} rounds of extrapolation" if config.rounds else "")
+
+    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
+        """Reasons behind each label, before the seed set."""
+        return self._seeds.note_stages(context) if context.round == 0 else iter(())
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
-        """The seed set in round 0, extrapolations of mistakes afterwards."""
-        config = self.config
+        """The seed set in round 0, extrapolations of mistakes afterwards; the wrong answer is not shown."""
         if context.round == 0:
-            yield seed_plan(context, config, config.seed_examples)
-            return
-        if config.rows is None:
-            yield rewrite_each_plan(context, "extrapolate", _examples(context.mistakes.blocks()), config.per_mistake)
-            return
-        # How often each mistake is shown depends on how many there are.
-        parents = [mistake.example for mistake in context.mistakes.all()]
-        num = self._share(config.rows - config.seed_examples, context.round)
-        yield rewrite_plan(context, "extrapolate", parents, num=num, candidates_per_row=config.candidates_per_row)
-
-    def _share(self, num: int, round_: int) -> int:
-        """This round's part of ``num`` rows, shared evenly over the rounds."""
-        share, rest = divmod(num, self.config.rounds)
-        return share + (round_ <= rest)
-
-
-def _examples(blocks: Iterable[Sequence[Mistake] | None]) -> Iterator[Sequence[Example] | None]:
-    for block in blocks:
-        yield None if block is None else [mistake.example for mistake in block]
+            yield from self._seeds.example_stages(context)
+        else:
+            num = self._share(context.round)
+            yield mistakes_plan(context, self.config, num, lambda mistake: Parent(example=mistake.example))

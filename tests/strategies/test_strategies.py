@@ -1,70 +1,18 @@
-"""What each strategy asks for: the paper's definitions, and the contract that all strategies keep."""
+"""What single stages ask for, without a driver."""
 
 from collections import Counter
-from itertools import islice
 from typing import Any
 
 import pytest
 
 from s3ray.methods import StrategyConfig
-from s3ray.mistakes import Mistakes
-from s3ray.stage import StagePlan
 from s3ray.strategies import STRATEGIES, make_strategy
-from s3ray.strategies.base import RoundContext
-from s3ray.tasks import Task, load_task
-from s3ray.tasks.gold import Context
-from s3ray.types import Example, GenerationRequest, Mistake, Origin, Source, Span
-
-REVIEWS = load_task("review_sentences")
-QNLI = load_task("qnli")
-ADVERSARIAL = load_task("adversarial_qa")
-REASONS = {"negative": ["slow", "cold", "dear", "loud"], "positive": ["quick", "warm", "cheap", "calm"]}
-
-
-def gold_rows(task: Task, num: int) -> list[Example]:
-    rows = []
-    for number in range(num):
-        fields = {name: f"{name} of gold row {number}" for name in task.fields}
-        label = task.labels[number % len(task.labels)] if task.has_labels else None
-        answers = () if task.has_labels else (Span(text="gold", start=fields["context"].index("gold")),)
-        origin = Origin(source=Source.GOLD)
-        rows.append(Example(id=f"gold-{number}", fields=fields, label=label, answers=answers, origin=origin))
-    return rows
-
-
-def context(task: Task, round_: int = 0, num_mistakes: int = 4, **changes: Any) -> RoundContext:
-    gold = gold_rows(task, 12)
-    contexts = [
-        Context(
-            id=row.id,
-            fields={name: row.fields[name] for name in task.context_fields},
-            answer=row.answers[0] if row.answers else None,
-        )
-        for row in gold
-    ]
-    values: dict[str, Any] = {
-        "round": round_,
-        "task": task,
-        "gold": gold,
-        "contexts": contexts if task.context_fields else [],
-        "mistakes": Mistakes([Mistake(example=row, predicted="x", confidence=0.9) for row in gold[:num_mistakes]]),
-        "fingerprint": "f",
-        "seed": 0,
-        "with_reasons": True,
-    }
-    return RoundContext(**values | changes)
-
-
-def plans(strategy: str, given: RoundContext, **settings: Any) -> list[StagePlan]:
-    return list(make_strategy(StrategyConfig(name=strategy, **settings)).example_stages(given))  # type: ignore[arg-type]
-
-
-def first(plan: StagePlan, num: int) -> list[GenerationRequest]:
-    return list(islice(plan.requests, num))
+from s3ray.strategies.base import TrainingSet
+from tests.strategies.given import ADVERSARIAL, NOTES, QNLI, REASONS, REVIEWS, context, first, plans
 
 
 def test_s3_seeds_with_k_reasons_of_the_requested_label() -> None:
-    (plan,) = plans("s3", context(REVIEWS, reasons=REASONS), seed_examples=10, reasons_per_prompt=3)
+    (plan,) = plans("s3", context(REVIEWS, notes={"reasons": REASONS}), seed_examples=10, reasons_per_prompt=3)
     assert plan.quota == {"negative": 5, "positive": 5}
     for request in first(plan, 20):
         assert request.label is not None
@@ -73,15 +21,32 @@ def test_s3_seeds_with_k_reasons_of_the_requested_label() -> None:
         assert request.parent is None
 
 
-def test_s3_asks_for_reasons_once_and_only_where_the_task_has_a_prompt() -> None:
+def test_reasons_are_asked_for_where_the_task_has_a_prompt() -> None:
     strategy = make_strategy(StrategyConfig(name="s3"))
-    plan = strategy.reason_stage(context(REVIEWS))
-    assert plan is not None
-    assert {request.label for request in plan.requests} == {"negative", "positive"}
-    assert strategy.reason_stage(context(REVIEWS, round_=1)) is None
-    assert strategy.reason_stage(context(QNLI, with_reasons=False)) is None
+    (stage,) = strategy.note_stages(context(REVIEWS))
+    assert {request.label for request in stage.plan.requests} == {"negative", "positive"}
+    assert (stage.keys, stage.num_each) == (("negative", "positive"), 20)
+    assert list(strategy.note_stages(context(REVIEWS, round_=1))) == []
+    assert list(strategy.note_stages(context(QNLI))) == []
     without = make_strategy(StrategyConfig(name="s3", rationales=False))
-    assert without.reason_stage(context(REVIEWS)) is None
+    assert list(without.note_stages(context(REVIEWS))) == []
+
+
+def test_the_requests_of_a_note_stage_are_of_its_keys_in_turn() -> None:
+    """The judge of notes goes by place."""
+    (stage,) = make_strategy(StrategyConfig(name="s3")).note_stages(context(REVIEWS))
+    for request in stage.plan.requests:
+        assert request.label == stage.keys[request.index % len(stage.keys)]
+
+
+def test_subjects_are_asked_for_as_many_rows_as_there_are() -> None:
+    def num_kept(rows: int) -> int:
+        (stage,) = make_strategy(StrategyConfig(name="zerogen", rows=rows)).note_stages(context(REVIEWS))
+        assert 10 * len(list(stage.plan.requests)) >= 4 * stage.num_each
+        return stage.num_each
+
+    assert num_kept(50) == 100
+    assert num_kept(200_000) == 200_000 / 32
 
 
 def test_faithful_s3_writes_one_example_per_mistake_with_its_label_and_context() -> None:
@@ -106,10 +71,19 @@ def test_span_requests_carry_passage_and_answer() -> None:
         assert request.context["context"][request.answer.start :].startswith(request.answer.text)
 
 
-def test_s3_at_a_fixed_size_shares_the_rows_over_the_rounds() -> None:
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("s3", [10, 8, 7]), ("progen", [10, 8, 7]), ("transfer", [10, 8, 7, 10]), ("llm2llm", [0, 13, 12])],
+)
+def test_rounds_share_the_rows_that_the_seed_set_leaves(name: str, sizes: list[int]) -> None:
     settings = {"seed_examples": 10, "rows": 25, "rounds": 2}
-    sizes = [sum(plan.target or 0 for plan in plans("s3", context(REVIEWS, num), **settings)) for num in range(3)]
-    assert sizes == [10, 8, 7]
+    planned = [
+        sum(plan.target or 0 for plan in plans(name, context(REVIEWS, num), **settings)) for num in range(len(sizes))
+    ]
+    assert planned == sizes
+    strategy = make_strategy(StrategyConfig(name=name, **settings))  # type: ignore[arg-type]
+    assert strategy.last_round == len(sizes) - 1
+    assert [strategy.num_rows(num, 4) for num in range(len(sizes))] == sizes
 
 
 def test_variants_of_one_mistake_follow_each_other_and_share_a_prefix() -> None:
@@ -125,12 +99,6 @@ def test_every_mistake_has_its_turn_before_the_rows_are_full() -> None:
     assert len({request.parent.id for request in first(plan, 13) if request.parent}) == 12
 
 
-def test_zerogen_sees_labels_only() -> None:
-    (plan,) = plans("zerogen", context(REVIEWS), rows=20)
-    assert plan.target == 20
-    assert all(request.reasons == () and request.parent is None for request in first(plan, 30))
-
-
 def test_goldgen_imitates_gold_whether_right_or_wrong() -> None:
     seed, imitate = plans("goldgen", context(REVIEWS), rows=34, seed_examples=10)
     assert (seed.target, imitate.target) == (10, 24)
@@ -139,28 +107,31 @@ def test_goldgen_imitates_gold_whether_right_or_wrong() -> None:
     assert set(counts.values()) == {2}
 
 
-def test_gold_writes_nothing() -> None:
-    assert plans("gold", context(REVIEWS)) == []
-    assert make_strategy(StrategyConfig(name="gold")).trains_on_gold
+def test_context_tasks_have_one_stage_for_context_comes_first() -> None:
+    assert list(make_strategy(StrategyConfig(name="zerogen", rows=8)).note_stages(context(QNLI))) == []
+    (plan,) = plans("zerogen", context(QNLI), rows=8)
+    assert all(request.context["sentence"] for request in first(plan, 8))
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
-@pytest.mark.parametrize("task", [REVIEWS, QNLI, ADVERSARIAL], ids=lambda task: task.name)
-@pytest.mark.parametrize("round_", [0, 1])
-def test_contract(name: str, task: Task, round_: int) -> None:
-    settings: dict[str, Any] = {"rows": 20, "seed_examples": 8, "rounds": 1}
-    given = context(task, round_)
-    requests = [request for plan in plans(name, given, **settings) for request in first(plan, 40)]
-    again = [request for plan in plans(name, given, **settings) for request in first(plan, 40)]
-    assert [request.id for request in requests] == [request.id for request in again]
-    assert len({request.id for request in requests}) == len(requests)
-    assert len({request.seed for request in requests}) >= 0.9 * len(requests)
-    reseeded = list(plans(name, context(task, round_, seed=1, fingerprint="g"), **settings))
-    assert not {request.id for plan in reseeded for request in first(plan, 40)} & {request.id for request in requests}
-    for form in ("chat", "completion"):
-        for request in requests:
-            prompt = task.render(request, form)
-            assert prompt.text or prompt.user
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gold", [(True, [])]),
+        ("zerogen", [(False, [0])]),
+        ("s3", [(False, [0]), (False, [0, 1])]),
+        ("progen", [(False, [0]), (False, [0, 1])]),
+        ("transfer", [(False, [0]), (False, [0, 1]), (False, [1, 2])]),
+        ("llm2llm", [(True, []), (True, [1])]),
+    ],
+)
+def test_what_each_student_learns_from(name: str, expected: list[tuple[bool, list[int]]]) -> None:
+    def sets(**settings: Any) -> list[tuple[bool, list[int]]]:
+        strategy = make_strategy(StrategyConfig(name=name, rows=20, seed_examples=8, rounds=1, **settings))  # type: ignore[arg-type]
+        found: list[TrainingSet] = [strategy.training(num) for num in range(strategy.last_round + 1)]
+        return [(learned.gold, list(learned.rounds)) for learned in found]
+
+    assert sets() == expected
+    assert sets(train_on_gold=True) == [(True, rounds) for _, rounds in expected]
 
 
 OTHERWISE: dict[str, Any] = {
@@ -170,28 +141,55 @@ OTHERWISE: dict[str, Any] = {
     "per_mistake": 2,
     "rows": 24,
     "rationales": False,
+    "two_stage": True,
+    "train_on_gold": True,
     "reasons_per_label": 7,
     "reasons_per_prompt": 2,
     "candidates_per_row": 3.0,
 }
 
 
+def round_0(name: str, **settings: Any) -> tuple[dict[str, object], list[Any]]:
+    """The seed settings of a strategy, and all that its round 0 asks for and trains on."""
+    usual = {"rows": 20, "seed_examples": 8, "rounds": 1}
+    if name in ("gold", "llm2llm"):
+        settings.pop("two_stage", None)
+    strategy = make_strategy(StrategyConfig(name=name, **usual | settings))  # type: ignore[arg-type]
+    stages = list(strategy.note_stages(context(REVIEWS)))
+    notes = {stage.plan.name: NOTES[stage.plan.name] for stage in stages}
+    asked = [*(stage.plan for stage in stages), *strategy.example_stages(context(REVIEWS, notes=notes))]
+    learned = strategy.training(0)
+    found = [(plan.name, plan.quota, plan.max_requests, first(plan, 40)) for plan in asked]
+    kept = [(stage.keys, stage.num_each) for stage in stages]
+    return dict(strategy.seed_settings), [found, kept, learned.gold, sum(plan.target or 0 for plan in asked)]
+
+
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
-@pytest.mark.parametrize("field", sorted(StrategyConfig.model_fields))
-def test_seed_settings_are_all_that_shapes_round_0(name: str, field: str) -> None:
-    """Runs whose other settings differ share their seed set."""
+@pytest.mark.parametrize("field", sorted({*StrategyConfig.model_fields} - {"name", "plus"}))
+def test_equal_seed_settings_mean_an_equal_round_0(name: str, field: str) -> None:
+    """Runs of a campaign that agree in them share round 0, whatever else they do."""
+    (usual, was), (changed, now) = round_0(name), round_0(name, **{field: OTHERWISE[field]})
+    assert (usual == changed) == (was == now)
 
-    def round_0(**settings: Any) -> list[Any]:
-        strategy = make_strategy(StrategyConfig(name=name, **{"rows": 20, "seed_examples": 8, "rounds": 1} | settings))  # type: ignore[arg-type]
-        reasons = strategy.reason_stage(context(REVIEWS))
-        found = [reasons, *strategy.example_stages(context(REVIEWS, reasons=REASONS if reasons else {}))]
-        return [plan and (plan.name, plan.quota, plan.max_requests, first(plan, 40)) for plan in found]
 
-    if field not in make_strategy(StrategyConfig(name=name, rows=20, seed_examples=8)).seed_settings:  # type: ignore[arg-type]
-        assert round_0(**{field: OTHERWISE[field]}) == round_0()
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"name": "s3"}, {"name": "s3plus"}),
+        ({"name": "s3"}, {"name": "transfer"}),
+        ({"name": "s3", "rationales": False, "two_stage": True, "rows": 20}, {"name": "zerogen", "rows": 8}),
+        ({"name": "gold"}, {"name": "llm2llm"}),
+        ({"name": "progen"}, {"name": "zerogen", "rows": 8, "two_stage": False}),
+    ],
+)
+def test_strategies_share_their_round_0_where_it_is_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    (one_settings, first_round), (other_settings, same) = round_0(**one), round_0(**other)
+    assert one_settings == other_settings
+    assert first_round == same
 
 
 def test_without_mistakes_nothing_is_extrapolated() -> None:
-    for settings in ({}, {"rows": 20, "seed_examples": 8}):
-        (plan,) = plans("s3", context(REVIEWS, round_=1, num_mistakes=0), **settings)
-        assert list(plan.requests) == []
+    for name in ("s3", "llm2llm"):
+        for settings in ({}, {"rows": 20, "seed_examples": 8}):
+            (plan,) = plans(name, context(REVIEWS, round_=1, num_mistakes=0), **settings)
+            assert list(plan.requests) == []

@@ -1,0 +1,49 @@
+"""Whether a task's prompts suit a strategy: what is refused, and what a job asks for in vain."""
+
+from collections.abc import Iterator
+
+from s3ray.errors import InputError
+from s3ray.methods import StrategyConfig
+from s3ray.tasks import Task
+from s3ray.tasks.spec import Form
+
+
+def check_strategy(config: StrategyConfig, task: Task, form: Form, where: str) -> None:
+    """Refuse a strategy that this task cannot do.
+
+    Raises:
+        InputError: progen without labels or without a place for examples in its prompt; two stages without a prompt.
+    """
+    if config.name == "progen" and not task.has_labels:
+        hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
+        raise InputError(f"task {task.name} has no labels", where, "strategy.name", config.name, hint)
+    if config.name == "progen" and not task.uses(form, "seed", "shown"):
+        hint = (
+            "Say `shown` in it, a list of rows with their fields and `label`; without it progen is zerogen in rounds."
+        )
+        raise InputError(
+            f"the {form} prompt `seed` of task {task.name} shows no rows", where, "strategy.name", "progen", hint
+        )
+    if config.two_stage and "subjects" not in task.note_prompts(form):
+        hint = "Write one, or leave `two_stage` out."
+        problem = f"task {task.name} has no {form} prompt `subjects`"
+        raise InputError(problem, where, "strategy.two_stage", "true", hint)
+
+
+def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
+    """A line for each part of a strategy that this task's prompts or labels give nothing to do."""
+
+    def says(name: str) -> bool:
+        return task.uses(form, "extrapolate", name)
+
+    prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
+    if config.name == "llm2llm" and not says("predicted"):
+        yield f"strategy.name: {prompt} does not say `predicted`, so the wrong answer is not shown"
+    if config.name != "s3plus":
+        return
+    if plus.contrast and not says("predicted") and not says("shown"):
+        yield f"strategy.plus.contrast has no effect: {prompt} says neither `predicted` nor `shown`"
+    if plus.clusters and not (says("pattern") and "patterns" in task.note_prompts(form)):
+        yield f"strategy.plus.clusters has no effect: {prompt} does not say `pattern`, or there is no prompt `patterns`"
+    if plus.balance and not task.has_labels:
+        yield f"strategy.plus.balance has no effect: task {task.name} has no labels"

@@ -1,0 +1,243 @@
+"""The sequences of requests that several strategies share: seed sets, and texts like given gold rows."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from s3ray.methods import StrategyConfig
+from s3ray.stage import ANY, StagePlan
+from s3ray.strategies.base import RoundContext
+from s3ray.tasks.spec import SUBJECT
+from s3ray.types import NOT_YET, Example, GenerationRequest, Mistake, Span
+
+Shown = Callable[[int, str | None], Sequence[Example]]
+"""Examples to show in the seed prompt at a place of the sequence, for a label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """A gold row to write from, and what its prompt says beside it: see ``GenerationRequest``."""
+
+    example: Example
+    predicted: str | None = None
+    pattern: str = ""
+    shown: tuple[Example, ...] = ()
+
+
+def make_request(
+    context: RoundContext,
+    stage: str,
+    index: int,
+    *,
+    template: str,
+    label: str | None = None,
+    given: Mapping[str, str] | None = None,
+    answer: Span | None = None,
+    reasons: Sequence[str] = (),
+    attributes: Mapping[str, str] | None = None,
+    parent: Parent | None = None,
+    shown: Sequence[Example] = (),
+    variant: int = 0,
+) -> GenerationRequest:
+    """A request whose id and sampling seed come from its content, never from engines, order or time."""
+    given, attributes = dict(given or {}), dict(attributes or {})
+    parent_id = parent.example.id if parent else None
+    predicted, pattern = (parent.predicted, parent.pattern) if parent else (None, "")
+    shown = (*(parent.shown if parent else ()), *shown)
+    content = (label, sorted(given.items()), answer, tuple(reasons), sorted(attributes.items()), parent_id, variant)
+    beside = (predicted, pattern, [example.id for example in shown])
+    identity = (context.fingerprint, context.round, stage, template, index, content, *(beside if any(beside) else ()))
+    digest = xxhash.xxh128_hexdigest(repr(identity).encode())
+    group = xxhash.xxh64_hexdigest(repr((stage, label, sorted(given.items()), parent_id)).encode())
+    return GenerationRequest(
+        id=digest,
+        index=index,
+        stage=stage,
+        round=context.round,
+        template=template,
+        label=label,
+        context=given,
+        answer=answer,
+        reasons=tuple(reasons),
+        attributes=attributes,
+        parent=parent.example if parent else None,
+        predicted=predicted,
+        pattern=pattern,
+        shown=shown,
+        variant=variant,
+        group=group,
+        seed=int(digest[:8], 16) & 0x7FFFFFFF,
+    )
+
+
+def seed_plan(context: RoundContext, config: StrategyConfig, num: int, shown: Shown | None = None) -> StagePlan:
+    """Write ``num`` examples from labels (Algorithm 1) or from contexts and labels (paper, section 2.4).
+
+    Prompts get reasons of their label and a subject where the round's notes have some.
+    """
+    return StagePlan(
+        name="seed",
+        requests=_seed_requests(context, config, shown or (lambda index, label: ())),
+        quota=_even_quota(context.task.labels, num),
+        max_requests=math.ceil(num * config.candidates_per_row),
+    )
+
+
+def _even_quota(labels: Sequence[str], num: int) -> dict[str, int]:
+    if not labels:
+        return {ANY: num}
+    share, rest = divmod(num, len(labels))
+    return {label: share + (place < rest) for place, label in enumerate(labels)}
+
+
+def _seed_requests(context: RoundContext, config: StrategyConfig, shown: Shown) -> Iterator[GenerationRequest]:
+    """An endless sequence; labels take turns, so that every prefix is as balanced as uniform draws are on average."""
+    task, labels = context.task, context.task.labels
+    draw = context.generator("seed")
+    all_reasons = context.notes.get("reasons", {})
+    subjects = context.notes.get("subjects", {}).get(ANY, ())
+    index = 0
+    while True:
+        label = labels[index % len(labels)] if labels else None
+        given = draw.choice(context.contexts) if task.context_fields else None
+        reasons = all_reasons.get(label or ANY, ())
+        chosen = draw.sample(list(reasons), min(config.reasons_per_prompt, len(reasons)))
+        attributes = {name: draw.choice(values) for name, values in task.attributes.items()}
+        if subjects and task.spec.subjects:
+            attributes[task.spec.subjects] = attributes[SUBJECT] = draw.choice(subjects)
+        yield make_request(
+            context,
+            "seed",
+            index,
+            template="seed",
+            label=label,
+            given=given.fields if given else None,
+            answer=given.answer if given else None,
+            reasons=chosen,
+            attributes=attributes,
+            shown=shown(index, label),
+            variant=index,
+        )
+        index += 1
+
+
+def mistakes_plan(
+    context: RoundContext, config: StrategyConfig, num: int | None, as_parent: Callable[[Mistake], Parent]
+) -> StagePlan:
+    """Extrapolate mistakes: ``num`` rows in all, or ``per_mistake`` of each, and then before all of them are known."""
+    if num is not None:
+        # How often each mistake is shown depends on how many there are.
+        parents = [as_parent(mistake) for mistake in context.mistakes.all()]
+        return rewrite_plan(context, "extrapolate", parents, num, config.candidates_per_row)
+    blocks = (
+        None if block is None else [as_parent(mistake) for mistake in block] for block in context.mistakes.blocks()
+    )
+    return rewrite_each_plan(context, "extrapolate", blocks, config.per_mistake)
+
+
+def rewrite_each_plan(
+    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
+) -> StagePlan:
+    """Write ``per_parent`` examples like each parent, with its label and context (Algorithms 2 and 3).
+
+    A block that is None is not known yet. Parents are shuffled within their block, so that the sequence is the same
+    whenever the blocks come.
+    """
+    return StagePlan(name=stage, requests=_each_once(context, stage, blocks, per_parent))
+
+
+def rewrite_plan(
+    context: RoundContext,
+    stage: str,
+    parents: Sequence[Parent],
+    num: int | Mapping[str, int],
+    candidates_per_row: float = 1.0,
+    variants: int = 1,
+) -> StagePlan:
+    """Write ``num`` examples like ``parents``, with their labels and contexts, going over them again and again.
+
+    ``num`` may be given by label; every label in it must have parents. A parent has at least ``variants`` turns, one
+    after the other, and more where there are fewer parents than that takes.
+    """
+    quota = {ANY: num} if isinstance(num, int) else dict(num)
+    total = sum(quota.values())
+    if not parents or not total:
+        return StagePlan(name=stage, requests=iter(()), quota=quota)
+    groups = {key: [p for p in parents if key in (ANY, p.example.label)] for key in quota if quota[key]}
+    sequences = {
+        # A parent's turns: at most so many that every parent has its turn before the quota is full.
+        key: _again_and_again(context, stage, key, group, max(variants, quota[key] // len(group)))
+        for key, group in groups.items()
+    }
+    requests = _merged(sequences, quota) if len(sequences) > 1 else next(iter(sequences.values()))
+    return StagePlan(
+        name=stage,
+        requests=(_rewrite(context, stage, index, turn) for index, turn in enumerate(requests)),
+        quota=quota,
+        max_requests=math.ceil(total * candidates_per_row),
+    )
+
+
+_Turn = tuple[Parent, int, dict[str, str]]
+"""A parent, the number of the variant, and the attributes drawn for it."""
+
+
+def _merged(sequences: Mapping[str, Iterator[_Turn]], quota: Mapping[str, int]) -> Iterator[_Turn]:
+    """Labels take turns in proportion to their quotas, so that all are full at about the same time."""
+    num_drawn = dict.fromkeys(sequences, 0)
+    while True:
+        key = min(sequences, key=lambda key: num_drawn[key] / quota[key])
+        num_drawn[key] += 1
+        yield next(sequences[key])
+
+
+def _each_once(
+    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
+) -> Iterator[GenerationRequest]:
+    index = num_block = 0
+    for parents in blocks:
+        if parents is None:
+            yield NOT_YET
+            continue
+        draw = context.generator(stage, num_block)
+        for turn in _turns(context, parents, range(per_parent), draw):
+            yield _rewrite(context, stage, index, turn)
+            index += 1
+        num_block += 1
+
+
+def _again_and_again(
+    context: RoundContext, stage: str, key: str, parents: Sequence[Parent], each: int
+) -> Iterator[_Turn]:
+    draw = context.generator(stage, *([key] if key != ANY else []))
+    num_pass = 0
+    while True:
+        yield from _turns(context, parents, range(num_pass * each, (num_pass + 1) * each), draw)
+        num_pass += 1
+
+
+def _turns(context: RoundContext, parents: Sequence[Parent], variants: range, draw: random.Random) -> Iterator[_Turn]:
+    """All variants of each parent, in a random order of parents; a parent's follow each other and share a prefix."""
+    for parent in draw.sample(list(parents), len(parents)):
+        for variant in variants:
+            yield parent, variant, {name: draw.choice(values) for name, values in context.task.attributes.items()}
+
+
+def _rewrite(context: RoundContext, stage: str, index: int, turn: _Turn) -> GenerationRequest:
+    parent, variant, attributes = turn
+    example = parent.example
+    return make_request(
+        context,
+        stage,
+        index,
+        template="extrapolate",
+        label=example.label,
+        given={name: example.fields[name] for name in context.task.context_fields},
+        answer=example.answers[0] if example.answers else None,
+        attributes=attributes,
+        parent=parent,
+        variant=variant,
+    )

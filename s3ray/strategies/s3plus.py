@@ -1,0 +1,205 @@
+"""S3 with parts of later work, each a switch of ``strategy.plus``. With all of them off it makes S3's requests.
+
+- contrast: the wrong answer is shown (LLM2LLM, arXiv 2403.15042), and the gold row most like the mistake that really
+  has the label which the student gave: the two show where the border runs. A row of the mistake's own label would not.
+- skip_persistent: what students get wrong again and again is often mislabelled. In the paper's released RTE files 69 %
+  of the premises of the second round had been wrong in the first.
+- coverage: errors alone stress rare patterns, so a share of the rows is written from gold rows that the student got
+  right, but not surely (CondenseLM, ACL 2025.emnlp-main.65). They are *imitated*, not extrapolated, and counted apart.
+- clusters: the pattern of a group of mistakes, in words (PaDA-Agent, arXiv 2510.18143).
+- variants and balance are ours.
+
+A round has as many rows as S3's would have, whichever parents it is written from.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from s3ray.methods import PlusConfig
+from s3ray.stage import ANY, StagePlan
+from s3ray.strategies.base import NoteStage, RoundContext
+from s3ray.strategies.notes import pattern_stage
+from s3ray.strategies.parents import (
+    Matrix,
+    balanced,
+    clusters,
+    moderately_hard,
+    nearest,
+    persistent,
+    representatives,
+    unit_rows,
+)
+from s3ray.strategies.requests import Parent, rewrite_plan
+from s3ray.strategies.s3 import S3
+from s3ray.types import Example, Mistake
+
+_MAX_MEMBERS = 6
+"""Mistakes of a cluster from which its pattern is described."""
+_OFF = PlusConfig(contrast=False, skip_persistent=None, coverage=0.0, variants=1, balance=False, clusters=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """How the last student sees gold; ``features`` are of length 1."""
+
+    place: Mapping[str, int]
+    features: Matrix
+    target_probability: Matrix
+
+    def features_of(self, rows: Sequence[Example]) -> Matrix:
+        """Shape (rows, width)."""
+        return self.features[[self.place[row.id] for row in rows]]
+
+    def probabilities_of(self, rows: Sequence[Example]) -> Matrix:
+        """The probability that the student gives to the truth of each row."""
+        return self.target_probability[[self.place[row.id] for row in rows]]
+
+
+class S3Plus(S3):
+    """S3, whose later rounds choose their parents and say more about them."""
+
+    @property
+    def _plus(self) -> PlusConfig:
+        return self.config.plus
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Gold, if any switch that is on looks at features."""
+        plus = self._plus
+        return ("gold",) if plus.contrast or plus.coverage or plus.clusters else ()
+
+    @property
+    def reads_rows(self) -> bool:
+        """Quotas depend on how many rows of each label there are."""
+        return self._plus.balance
+
+    def in_words(self) -> str:
+        """As S3, and the switches that are on."""
+        on = {name: value for name, value in self._plus.model_dump().items() if value != getattr(_OFF, name)}
+        return f"{super().in_words()}; plus {', '.join(f'{name} {value}' for name, value in on.items()) or 'nothing'}"
+
+    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
+        """As S3; then, in later rounds, the patterns of mistakes."""
+        yield from super().note_stages(context)
+        if context.round and self._plus.clusters and "patterns" in context.prompts:
+            groups = self._clusters(context, self._mistakes(context))
+            if groups:
+                members = {key: [m.example for m in group[:_MAX_MEMBERS]] for key, group in groups.items()}
+                yield pattern_stage(context, members)
+
+    def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
+        """As S3; in later rounds mistakes are extrapolated, then representative rows imitated."""
+        if context.round == 0 or self._plus == _OFF:
+            yield from super().example_stages(context)
+            return
+        mistakes = self._mistakes(context)
+        extrapolated = self._from_mistakes(context, mistakes)
+        doubtful = _right(context) if self._plus.coverage else []
+        num = self.num_rows(context.round, len(context.mistakes.all()))
+        quotas = self._quotas(context, num, [parent.example for parent in extrapolated], doubtful)
+        imitated = self._covering(context, doubtful, quotas["imitate"])
+        for stage, parents in (("extrapolate", extrapolated), ("imitate", imitated)):
+            if stage == "extrapolate" or self._plus.coverage:
+                candidates, variants = self.config.candidates_per_row, self._plus.variants
+                yield rewrite_plan(context, stage, parents, quotas[stage], candidates, variants)
+
+    # -- parents ---------------------------------------------------------------------------------------------------
+
+    def _mistakes(self, context: RoundContext) -> list[Mistake]:
+        """The mistakes to extrapolate, in the order of gold."""
+        mistakes = context.mistakes.all()
+        if self._plus.skip_persistent is None:
+            return mistakes
+        mistaken = {mistake.example.id for mistake in mistakes}
+        passed_over = persistent(mistaken, context.history(), self._plus.skip_persistent)
+        return [mistake for mistake in mistakes if mistake.example.id not in passed_over]
+
+    def _from_mistakes(self, context: RoundContext, mistakes: Sequence[Mistake]) -> list[Parent]:
+        patterns = {
+            mistake.example.id: "; ".join(context.notes.get("patterns", {}).get(key, ()))
+            for key, group in (self._clusters(context, mistakes) if context.notes.get("patterns") else {}).items()
+            for mistake in group
+        }
+        contrasts = self._contrasts(context, mistakes) if self._plus.contrast else {}
+        return [
+            Parent(
+                example=mistake.example,
+                predicted=mistake.predicted if self._plus.contrast else None,
+                pattern=patterns.get(mistake.example.id, ""),
+                shown=contrasts.get(mistake.example.id, ()),
+            )
+            for mistake in mistakes
+        ]
+
+    def _contrasts(self, context: RoundContext, mistakes: Sequence[Mistake]) -> dict[str, tuple[Example, ...]]:
+        """For each mistake the most similar row that the student rightly gave the label of its wrong answer."""
+        view, right = _view(context), _right(context)
+        found: dict[str, tuple[Example, ...]] = {}
+        for label in context.task.labels:
+            taken = [mistake.example for mistake in mistakes if mistake.predicted == label]
+            rows = [row for row in right if row.label == label]
+            if taken and rows:
+                places = nearest(view.features_of(taken), view.features_of(rows))
+                found |= {row.id: (rows[place],) for row, place in zip(taken, places, strict=True)}
+        return found
+
+    def _clusters(self, context: RoundContext, mistakes: Sequence[Mistake]) -> dict[str, list[Mistake]]:
+        """Mistakes by the number of their cluster, the most typical first."""
+        if not mistakes:
+            return {}
+        features = _view(context).features_of([mistake.example for mistake in mistakes])
+        groups = clusters(features, self._plus.clusters, context.generator("clusters").randrange(2**31))
+        return {str(number): [mistakes[place] for place in group] for number, group in enumerate(groups)}
+
+    def _covering(self, context: RoundContext, rows: Sequence[Example], quota: Mapping[str, int]) -> list[Parent]:
+        """As many rows of each label as its quota takes, chosen to cover the label's rows."""
+        chosen: list[Example] = []
+        for label, num in quota.items():
+            group = [row for row in rows if label in (ANY, row.label)]
+            if group and num:
+                view = _view(context)
+                weights = moderately_hard(view.probabilities_of(group))
+                num_parents = -(-num // self._plus.variants)
+                chosen += [group[place] for place in representatives(view.features_of(group), weights, num_parents)]
+        return [Parent(example=row) for row in chosen]
+
+    # -- how many --------------------------------------------------------------------------------------------------
+
+    def _quotas(
+        self, context: RoundContext, num: int, mistakes: Sequence[Example], doubtful: Sequence[Example]
+    ) -> dict[str, dict[str, int]]:
+        """Rows of each stage by label (``ANY`` without balance); what one sort of parents lacks, the other gives."""
+        if self._plus.balance and context.task.labels:
+            have = Counter(row.label for row in context.synthetic())
+            open_ = {row.label for row in (*mistakes, *doubtful)}
+            by_label = balanced({label: have[label] for label in context.task.labels if label in open_}, num)
+        else:
+            by_label = {ANY: num}
+        quotas: dict[str, dict[str, int]] = {"extrapolate": {}, "imitate": {}}
+        for label, rows in by_label.items():
+            has_mistakes, has_doubtful = (
+                any(label in (ANY, row.label) for row in group) for group in (mistakes, doubtful)
+            )
+            share = round(rows * self._plus.coverage) if has_doubtful else 0
+            share = share if has_mistakes or not has_doubtful else rows
+            quotas["imitate"][label] = share
+            quotas["extrapolate"][label] = rows - share
+        return quotas
+
+
+def _view(context: RoundContext) -> _View:
+    probes = context.probes("gold")
+    return _View(
+        place={id_: number for number, id_ in enumerate(probes.ids)},
+        features=unit_rows(probes.features),
+        target_probability=np.asarray(probes.target_probability, dtype=np.float64),
+    )
+
+
+def _right(context: RoundContext) -> list[Example]:
+    """The gold rows that the last student got right."""
+    mistaken = {mistake.example.id for mistake in context.mistakes.all()}
+    return [row for row in context.gold if row.id not in mistaken]

@@ -1,0 +1,245 @@
+"""s3plus, switch by switch: with all of them off it asks for what S3 asks for, and each changes what it says."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3ray.methods import PlusConfig, StrategyConfig
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import RoundContext
+from s3ray.types import Example, GenerationRequest, Source
+from tests.strategies.given import (
+    ADVERSARIAL,
+    PLAIN,
+    QNLI,
+    REVIEWS,
+    Run,
+    Student,
+    context,
+    first,
+    gold_rows,
+    mistakes_of,
+    plans,
+    probes_of,
+)
+from tests.test_driver import GOLD
+
+OFF: dict[str, Any] = {
+    "contrast": False,
+    "skip_persistent": None,
+    "coverage": 0.0,
+    "variants": 1,
+    "balance": False,
+    "clusters": 0,
+}
+SIZES: dict[str, Any] = {"seed_examples": 12, "rows": 36, "rounds": 2}
+
+
+def settings(**plus: Any) -> dict[str, Any]:
+    """s3plus with these switches on and no others."""
+    return {"name": "s3plus", **SIZES, "plus": PlusConfig(**{**OFF, **plus})}
+
+
+def requests_of(given: RoundContext, num: int = 60, **plus: Any) -> dict[str, list[GenerationRequest]]:
+    """What a later round asks for, by stage."""
+    own = settings(**plus)
+    return {plan.name: first(plan, num) for plan in plans(own.pop("name"), given, **own)}
+
+
+@pytest.mark.parametrize("rows", [36, None])
+def test_with_every_switch_off_it_is_s3(tmp_path: Path, rows: int | None) -> None:
+    sizes = {**SIZES, "rows": rows, "per_mistake": 2}
+    s3 = Run(tmp_path / "s3", {"name": "s3", **sizes})
+    plus = Run(tmp_path / "plus", {"name": "s3plus", **sizes, "plus": OFF}, **PLAIN)
+    for round_ in range(3):
+        assert plus.asked(round_) == s3.asked(round_), "requests, with ids and sampling seeds"
+        assert plus.kept(round_) == s3.kept(round_)
+    assert all(job.probes == {} for job in plus.student.jobs)
+
+
+@pytest.mark.parametrize("task", [REVIEWS, QNLI, ADVERSARIAL], ids=lambda task: task.name)
+@pytest.mark.parametrize("round_", [0, 1, 2])
+def test_with_every_switch_off_it_is_s3_on_every_kind_of_task(task: Any, round_: int) -> None:
+    (plus,) = plans("s3plus", context(task, round_), **SIZES, plus=PlusConfig(**OFF))
+    (s3,) = plans("s3", context(task, round_), **SIZES)
+    assert (plus.quota, plus.max_requests, first(plus, 60)) == (s3.quota, s3.max_requests, first(s3, 60))
+
+
+def test_it_shares_its_seed_set_with_s3() -> None:
+    s3, plus = (make_strategy(StrategyConfig(name=name)) for name in ("s3", "s3plus"))
+    assert s3.seed_settings == plus.seed_settings
+
+
+# -- contrast ----------------------------------------------------------------------------------------------------------
+
+
+def test_contrast_shows_the_wrong_answer_and_the_nearest_row_that_really_has_that_label() -> None:
+    given = context(REVIEWS, 1)
+    wrong = {mistake.example.id: mistake.predicted for mistake in given.mistakes.all()}
+    probes = probes_of(given.gold)
+    place = {id_: number for number, id_ in enumerate(probes.ids)}
+
+    def cosine(one: str, other: str) -> float:
+        a, b = probes.features[place[one]], probes.features[place[other]]
+        return float(a @ b / ((a @ a) ** 0.5 * (b @ b) ** 0.5))
+
+    asked = requests_of(given, contrast=True)["extrapolate"]
+    for request in asked:
+        assert request.parent is not None
+        assert request.predicted == wrong[request.parent.id]
+        (row,) = request.shown
+        assert row.label == request.predicted
+        assert row.id not in wrong, "the student got it right"
+        rivals = [gold for gold in given.gold if gold.label == row.label and gold.id not in wrong]
+        assert cosine(request.parent.id, row.id) == max(cosine(request.parent.id, rival.id) for rival in rivals)
+        assert request.label == request.parent.label
+    without = requests_of(given)["extrapolate"]
+    assert [r.parent for r in asked] == [r.parent for r in without], "parents and their order stay"
+    assert not {r.id for r in asked} & {r.id for r in without}, "another prompt is another request"
+
+
+def test_contrast_on_span_tasks_shows_the_wrong_answer_alone() -> None:
+    for request in requests_of(context(ADVERSARIAL, 1), contrast=True)["extrapolate"]:
+        assert (request.predicted, request.shown) == ("Bob", ())
+
+
+# -- skip_persistent ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_students_get_wrong_again_and_again_are_passed_over(tmp_path: Path) -> None:
+    stubborn, moving = GOLD.extrapolate[:3], GOLD.extrapolate[3:9]
+    student = Student(lambda round_: [*stubborn, *moving[3 * round_ : 3 * round_ + 3]])
+    run = Run(
+        tmp_path / "run", {**settings(skip_persistent=2), "plus": {**OFF, "skip_persistent": 2}}, student, **PLAIN
+    )
+    parents = [{request.parent.id for request in run.asked(num) if request.parent} for num in (1, 2)]
+    assert parents[0] == {row.id for row in (*stubborn, *moving[:3])}, "once wrong is not persistent"
+    assert parents[1] == {row.id for row in moving[3:6]}
+
+
+# -- coverage ----------------------------------------------------------------------------------------------------------
+
+
+def test_coverage_imitates_rows_that_the_student_got_right() -> None:
+    given = context(REVIEWS, 1)
+    wrong = {mistake.example.id for mistake in given.mistakes.all()}
+    (extrapolate, imitate) = plans("s3plus", given, **SIZES, plus=PlusConfig(**{**OFF, "coverage": 0.25}))
+    assert (extrapolate.name, extrapolate.target, imitate.name, imitate.target) == ("extrapolate", 9, "imitate", 3)
+    parents = [request.parent.id for request in first(imitate, 9) if request.parent]
+    assert not set(parents) & wrong
+    assert len(set(parents)) == 3, "as many rows as there are to write"
+    assert all(request.predicted is None for request in first(imitate, 9))
+
+
+def test_rows_written_for_coverage_are_counted_apart(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {**settings(), "plus": {**OFF, "coverage": 0.5}}, **PLAIN)
+    for round_ in (1, 2):
+        assert Counter(row.origin.source for row in run.kept(round_)) == {Source.EXTRAPOLATED: 6, Source.IMITATED: 6}
+    assert [sorted(job.probes) for job in run.student.jobs] == [["gold"], ["gold"], []]
+
+
+def test_without_mistakes_coverage_takes_all() -> None:
+    found = plans("s3plus", context(REVIEWS, 1, num_mistakes=0), **SIZES, plus=PlusConfig(**{**OFF, "coverage": 0.25}))
+    assert [plan.target for plan in found] == [0, 12]
+
+
+# -- variants ----------------------------------------------------------------------------------------------------------
+
+
+def test_more_variants_mean_fewer_parents() -> None:
+    given = context(REVIEWS, 1, num_mistakes=12)
+
+    def parents(**plus: Any) -> list[str]:
+        return [request.parent.id for request in requests_of(given, 12, **plus)["extrapolate"] if request.parent]
+
+    assert list(Counter(parents()).values()) == [1] * 12
+    assert list(Counter(parents(variants=3)).values()) == [3] * 4
+    assert len(set(parents(variants=3)[:3])) == 1, "a parent's variants follow each other"
+
+
+# -- balance -----------------------------------------------------------------------------------------------------------
+
+
+def rows_of(num_negative: int, num_positive: int) -> list[Example]:
+    rows = gold_rows(REVIEWS, 2 * max(num_negative, num_positive), Source.SEED)
+    return rows[0 : 2 * num_negative : 2] + rows[1 : 2 * num_positive : 2]
+
+
+def test_balance_gives_the_rows_to_the_label_that_has_fewest() -> None:
+    given = context(REVIEWS, 1, synthetic=lambda: rows_of(10, 2))
+    (plan,) = plans("s3plus", given, **SIZES, plus=PlusConfig(**{**OFF, "balance": True}))
+    assert plan.quota == {"negative": 2, "positive": 10}
+    assert Counter(request.label for request in first(plan, 12)) == {"negative": 2, "positive": 10}
+
+
+def test_balance_passes_over_labels_without_any_parent() -> None:
+    gold = gold_rows(REVIEWS, 12)
+    given = context(REVIEWS, 1, mistakes=mistakes_of(REVIEWS, gold[0:6:2]), synthetic=lambda: rows_of(6, 2))
+    (plan,) = plans("s3plus", given, **SIZES, plus=PlusConfig(**{**OFF, "balance": True}))
+    assert plan.quota == {"negative": 12}
+    both = plans("s3plus", given, **SIZES, plus=PlusConfig(**{**OFF, "balance": True, "coverage": 0.5}))
+    assert [plan.quota for plan in both] == [{"negative": 2, "positive": 0}, {"negative": 2, "positive": 8}]
+
+
+def test_the_whole_set_ends_balanced_although_mistakes_are_of_one_label(tmp_path: Path) -> None:
+    def wrong(round_: int) -> Sequence[Example]:
+        negative = [row for row in GOLD.extrapolate if row.label == "negative"]
+        positive = [row for row in GOLD.extrapolate if row.label == "positive"]
+        return [*negative[:5], *positive[:1]]
+
+    def labels(name: str, strategy: dict[str, Any]) -> Counter[str | None]:
+        return Counter(row.label for row in Run(tmp_path / name, strategy, Student(wrong), **PLAIN).student.learned[-1])
+
+    assert labels("balanced", {**settings(), "plus": {**OFF, "balance": True}}) == {"negative": 18, "positive": 18}
+    assert labels("s3", {"name": "s3", **SIZES})["negative"] > 24
+
+
+# -- clusters ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_cluster_of_mistakes_is_described_first_and_shown_with_its_members(tmp_path: Path) -> None:
+    student = Student(lambda round_: GOLD.extrapolate[:16])
+    run = Run(tmp_path / "run", {**settings(), "plus": {**OFF, "clusters": 3}}, student, **PLAIN)
+    for round_ in (1, 2):
+        described = run.asked(round_, "patterns")
+        assert {request.stage for request in run.generator.answered if request.round == round_} == {
+            "patterns",
+            "extrapolate",
+        }
+        assert len({tuple(row.id for row in request.shown) for request in described}) == 3
+        for request in described:
+            assert 1 <= len(request.shown) <= 6
+            assert {row.id for row in request.shown} <= {row.id for row in GOLD.extrapolate[:16]}
+        notes = run.notes(round_, "patterns")
+        assert all(1 <= len(phrases) <= 2 for phrases in notes.values())
+        patterns = {key: "; ".join(phrases) for key, phrases in notes.items()}
+        of_parent: dict[str, set[str]] = {}
+        for request in run.asked(round_, "extrapolate"):
+            assert request.parent is not None
+            of_parent.setdefault(request.parent.id, set()).add(request.pattern)
+        assert all(len(found) == 1 for found in of_parent.values())
+        assert set.union(*of_parent.values()) <= set(patterns.values())
+        for request in described:  # a member that a pattern was made from is shown that pattern
+            pattern = patterns[list(notes)[request.index % 3]]
+            assert all(of_parent.get(row.id, {pattern}) == {pattern} for row in request.shown)
+    assert run.kept(1)[0].origin.source is Source.EXTRAPOLATED
+
+
+def test_without_a_prompt_for_patterns_mistakes_are_not_described() -> None:
+    strategy = make_strategy(StrategyConfig(**settings(clusters=3)))
+    assert list(strategy.note_stages(context(REVIEWS, 1, prompts=frozenset()))) == []
+    assert {request.pattern for request in requests_of(context(REVIEWS, 1), clusters=3)["extrapolate"]} == {""}
+
+
+# -- all at once -------------------------------------------------------------------------------------------------------
+
+
+def test_all_parts_together_write_as_many_rows_as_s3(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {"name": "s3plus", **SIZES}, **PLAIN)
+    assert run.rows == [12, 24, 36]
+    assert Counter(row.label for row in run.student.learned[-1]) == {"negative": 18, "positive": 18}
+    again = Run(tmp_path / "again", {"name": "s3plus", **SIZES}, **PLAIN)
+    assert [again.kept(num) for num in range(3)] == [run.kept(num) for num in range(3)]
