@@ -28,6 +28,9 @@ from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
 from s3ray.types import Example
 
+ROWS_BEFORE = "before.parquet"
+"""In a round that was read again: the rows from which its requests were made, where they depend on any."""
+
 
 class Generator(Protocol):
     """What the driver needs of a pool of engines."""
@@ -140,7 +143,6 @@ class Driver:
 
     def _context(self, round_: int) -> RoundContext:
         config, store = self._parts.config, self._store
-        before = self._strategy.training(round_ - 1).rounds if round_ else ()
         return RoundContext(
             round=round_,
             task=self._task,
@@ -149,7 +151,7 @@ class Driver:
             mistakes=self._students.mistakes(round_),
             prompts=self._task.note_prompts(config.generator.prompt_form),
             probes=lambda name: self._students.probes(round_, name),
-            synthetic=lambda: list(self._synthetic(before)),
+            synthetic=lambda: examples_from_table(self._rows_before(store, round_), self._task.fields),
             history=lambda: [
                 frozenset(store.read_table(store.source(num, "mistakes.parquet"))["id"].to_pylist())
                 for num in range(1, round_)
@@ -157,6 +159,13 @@ class Driver:
             fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
         )
+
+    def _rows_before(self, store: RunStore, round_: int) -> pa.Table:
+        """The written rows that the student before a round learned from, or had when what was read again was asked."""
+        own = store.in_round(round_, ROWS_BEFORE)
+        rounds = self._strategy.training(round_ - 1).rounds
+        names = [own] if store.has(own) else [store.in_round(num, "accepted.parquet") for num in rounds]
+        return join_tables(store.read_table(name) for name in names)
 
     def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
         """The synthetic rows of these rounds."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from s3ray import __version__
 from s3ray.books import RoundBooks
 from s3ray.config import RunConfig, data_changes, fingerprint, to_yaml
-from s3ray.driver import Driver, Parts
+from s3ray.driver import ROWS_BEFORE, Driver, Parts
 from s3ray.errors import InputError, StoreError
 from s3ray.files import join, split
 from s3ray.identity import shaping_settings
@@ -55,9 +55,6 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
     if not config.generates or not old.rounds():
         hint = "A run with a generator and a finished round has some. Chunks of a round in work stay where they are."
         raise InputError("has no generations to read again", where=old.root, hint=hint)
-    if make_strategy(config.strategy).reads_rows:
-        hint = "Begin a new lineage with `s3ray run --fresh`."
-        raise InputError("was written from rows that curation would change", where=old.root, hint=hint)
     folder, first = split(old.root)
     place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
     lineage = replace(lineage, parent=old.name)
@@ -191,6 +188,8 @@ class _Rereader(Driver):
             for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
                 table = self._old.read_table(self._old.source(round_, name))
                 self._store.write_table(self._store.in_round(round_, name), table)
+        if round_ and self._strategy.reads_rows:
+            self._store.write_table(self._store.in_round(round_, ROWS_BEFORE), self._rows_before(self._old, round_))
         for stage in NOTE_STAGES:
             notes = self._store.in_round(round_, f"{stage}.json")
             if self._old.has(notes):

@@ -185,6 +185,24 @@ def test_other_rules_give_other_data_from_the_same_generations(
     assert content(RunStore(again), "accepted.parquet") == content(new, "accepted.parquet")
 
 
+@pytest.mark.parametrize("name", ["progen", "s3plus", "transfer", "llm2llm"])
+def test_requests_that_depend_on_rows_are_made_again_under_other_rules(
+    job: RunConfig, tmp_path: Path, name: str
+) -> None:
+    """Rows that were kept then decide what was asked; which of them are kept now does not matter for that."""
+    strategy = job.strategy.model_copy(update={"name": name, "rows": 60, "seed_examples": 30})
+    old, _, _ = go_on(job.model_copy(update={"strategy": strategy}), tmp_path / "run")
+    new = reparse(tmp_path / "run", curation__near_duplicate=0.3)
+    accepted = [
+        sum(store.read_table(store.in_round(num, "accepted.parquet")).num_rows for num in store.rounds())
+        for store in (old, new)
+    ]
+    assert accepted[1] < accepted[0]
+    again = reparse(new.folder, curation__near_duplicate=0.8)
+    assert asked(again) == asked(new) == asked(old)
+    assert content(again, "accepted.parquet") == content(old, "accepted.parquet")
+
+
 def doubted(store: RunStore) -> int:
     reports = [store.read_json(store.in_round(num, "round.json")) for num in store.rounds()]
     return sum(report["rejected"].get("doubted", 0) for report in reports)

@@ -115,7 +115,7 @@ class Strategy(ABC):
 
     @property
     def reads_rows(self) -> bool:
-        """Whether later rounds depend on which rows were kept, and not on mistakes and notes alone."""
+        """Whether later rounds depend on which rows were kept, beside mistakes, probes and notes."""
         return False
 
     @abstractmethod

@@ -9,7 +9,7 @@ import pytest
 from s3ray.strategies.progen import NUM_SHOWN, POOL_SIZE
 from s3ray.types import GenerationRequest, Outcome, Source
 from tests.strategies.given import PLAIN, Run, Student, job, read
-from tests.test_driver import GOLD, ScriptedGenerator, drive
+from tests.test_driver import GOLD, Interrupted, ScriptedGenerator, drive
 
 EQUAL: dict[str, Any] = {"rows": 30, "seed_examples": 12, "rounds": 2}
 
@@ -144,3 +144,22 @@ def test_progen_shows_the_best_rows_in_half_of_the_later_prompts(tmp_path: Path)
             pool = {row.id for request in with_rows if request.label == label for row in request.shown}
             assert len(pool) <= POOL_SIZE
     assert all(request.reasons == () for num in range(3) for request in run.asked(num))
+
+
+@pytest.mark.parametrize("die_after", [5, 30, 60, 90])
+@pytest.mark.parametrize("name", ["zerogen", "progen", "transfer", "llm2llm", "s3plus"])
+def test_a_run_that_was_killed_anywhere_ends_the_same(tmp_path: Path, name: str, die_after: int) -> None:
+    """Notes are asked for once, and what follows from them, from rows and from probes is chosen as before."""
+    settings = job({"name": name, **EQUAL}, **PLAIN)
+    whole, generator, _ = drive(settings, tmp_path / "whole", ScriptedGenerator(), Student())
+    after = die_after * len(generator.answered) // 100
+    with pytest.raises(Interrupted):
+        drive(settings, tmp_path / "run", ScriptedGenerator(die_after=after), Student())
+    store, _, _ = drive(settings, tmp_path / "run", ScriptedGenerator(seed=3), Student())
+    for num in whole.rounds():
+        for table in ("accepted", "train"):
+            name_ = f"rounds/{num}/{table}.parquet"
+            assert store.read_table(name_) == whole.read_table(name_)
+        for file in whole.files(f"rounds/{num}"):
+            if file.endswith(("reasons.json", "subjects.json", "patterns.json")):
+                assert store.read_json(file) == whole.read_json(file)
