@@ -107,7 +107,7 @@ class Mistake:
 class GenerationRequest(NamedTuple):
     """What to write, not how to word it: the actor renders the prompt from the task's template.
 
-    ``template`` names the prompt of the task (``reasons``, ``seed``, ``extrapolate``); ``index`` is the place in the
+    ``template`` names the prompt of the task (``seed``, ``extrapolate``, a note's); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
     tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
