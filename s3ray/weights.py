@@ -269,7 +269,6 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    model.tie_weights()  # transformers 5.19 now and then leaves a head that shares its weights without any
     # The weights are plain float32 by now, but the model still says that it is quantised and refuses to be saved.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):

@@ -1,8 +1,10 @@
 """A student of gold says what it thinks of written rows, and those that it doubts count less."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +41,19 @@ def rows(toy_reviews: Callable[[range], list[Example]]) -> list[Example]:
     return [*written, *toy_reviews(range(500, 502))]
 
 
+@pytest.fixture
+def one_load_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading in transformers switches tying of weights off for all threads; two at once leave it off for ever."""
+    lock = threading.Lock()
+
+    def load(*parts: Any) -> Any:
+        with lock:
+            return load_student(*parts)
+
+    monkeypatch.setattr("s3ray.student.checker.load_student", load)
+
+
+@pytest.mark.usefixtures("one_load_at_a_time")
 def test_wrong_labels_are_doubted_the_same_by_one_worker_and_by_two(
     config: StudentConfig, reviews: Task, checker: str, rows: list[Example]
 ) -> None:
