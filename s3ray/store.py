@@ -216,9 +216,9 @@ class RunStore:
         """Names of the files in a folder of the run and below it."""
         return self._files.names(folder)
 
-    def copy_from(self, other: "RunStore", name: str) -> None:
-        """Take over a file of another run under its name."""
-        self._files.write(name, other._files.read(name))
+    def copy_from(self, other: "RunStore", name: str, own_name: str = "") -> None:
+        """Take over a file of another run, under its name or ``own_name``."""
+        self._files.write(own_name or name, other._files.read(name))
 
     # -- what lies where -------------------------------------------------------------------------------------------
 

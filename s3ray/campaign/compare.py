@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import ray
 from rich.console import Console
@@ -12,9 +13,9 @@ from rich.markdown import Markdown
 
 from s3ray.campaign.grid import Campaign, GridRun
 from s3ray.campaign.markdown import to_markdown
+from s3ray.campaign.originals import Originals, TrainedStudent, copy_round, trained_students
 from s3ray.campaign.page import write_comparison
 from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
-from s3ray.campaign.seeds import SeedSets, copy_round
 from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare
@@ -36,6 +37,7 @@ from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
+from s3ray.student.fit import lineage
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
 
@@ -137,7 +139,10 @@ def _run_all(
     """Run what is not finished; runs with the same generator at once. ``stores`` are of all runs of the campaign."""
     log_from(run=campaign.config.name)
     started = time.monotonic()
-    seeds = SeedSets()
+    seeds: Originals[RunStore] = Originals()
+    students: Originals[TrainedStudent] = Originals()
+    for key, student in trained_students(stores):
+        students.note(key, student)
     for store in stores:
         # A light copy of a finished run has the marker at the most.
         if 0 in store.rounds() and store.has(store.in_round(0, "accepted.parquet")):
@@ -145,7 +150,11 @@ def _run_all(
     groups: dict[str, list[_Run]] = {}
     for run in runs:
         groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
-    failed = [name for group in groups.values() for name in _run_group(campaign, group, nodes, events, seeds, console)]
+    failed = [
+        name
+        for group in groups.values()
+        for name in _run_group(campaign, group, nodes, events, seeds, students, console)
+    ]
     events.emit("campaign_finished", seconds=time.monotonic() - started, failed=failed)
     return failed
 
@@ -155,7 +164,8 @@ def _run_group(
     runs: Sequence[_Run],
     nodes: Sequence[NodeFacts],
     events: EventLog,
-    seeds: SeedSets,
+    seeds: Originals[RunStore],
+    students: Originals[TrainedStudent],
     console: Console,
 ) -> list[str]:
     """Run jobs that have their generator in common, all at once."""
@@ -190,7 +200,16 @@ def _run_group(
             run_name = f"{campaign.config.name}-{name}"
             return make_trainer(student, run.job, plan, run.store, run_name, num_trainings=beside)
 
-        trainer = RunTrainer(trainer_with, devices, urgency=run.urgency, work=run.work)
+        trainer = RunTrainer(
+            trainer_with,
+            devices,
+            students,
+            run.store,
+            urgency=run.urgency,
+            work=run.work,
+            lineage=partial(lineage, run.job.config.student),
+            on_copy=lambda student: log.emit("student_linked", from_run=student.store.name, student=student.folder),
+        )
         with failures_told(run.store, log), _seed_set(run, log, seeds):
             own = replace(plan, num_workers=run.plan.num_workers)
             carry_out(run.job, own, run.store, log, generator, trainer)
@@ -222,12 +241,12 @@ def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], con
 
 
 @contextlib.contextmanager
-def _seed_set(run: _Run, log: EventLog, seeds: SeedSets) -> Iterator[None]:
+def _seed_set(run: _Run, log: EventLog, seeds: Originals[RunStore]) -> Iterator[None]:
     """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
     if not run.job.config.generates or run.store.files("rounds/0"):
         yield
         return
-    with seeds.claimed(run.job.requests["seed"], run.store) as found:
+    with seeds.claimed(run.job.requests["seed"]) as found:
         if found is not None:
             report = copy_round(found, run.store, 0)
             counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
@@ -236,7 +255,7 @@ def _seed_set(run: _Run, log: EventLog, seeds: SeedSets) -> Iterator[None]:
         yield
 
 
-def _note_round(event: Event, run: _Run, seeds: SeedSets, devices: DeviceQueue) -> None:
+def _note_round(event: Event, run: _Run, seeds: Originals[RunStore], devices: DeviceQueue) -> None:
     if event["event"] == "round_closed":
         devices.learn_generation(0.0, 1)
         if event["round"] == 0:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from s3ray.campaign.originals import Originals, TrainedStudent, copy_student
 from s3ray.campaign.shares import Demand, Devices, Shares
 from s3ray.errors import PoolError, S3RayError
 from s3ray.generator.pool import Emit
@@ -23,6 +24,7 @@ from s3ray.generator.sharing import SharedSource, Urgency, by_stage
 from s3ray.monitor.devices import BusyClock
 from s3ray.outcomes import Chunk
 from s3ray.stage import Stage
+from s3ray.store import RunStore
 from s3ray.students import Trainer
 from s3ray.types import StudentJob, StudentResult
 
@@ -182,34 +184,57 @@ class RunGenerator:
 
 
 class RunTrainer:
-    """One run's view of the devices for training (``driver.Trainer``)."""
+    """One run's view of the devices for training (``students.Trainer``), and of students that others have trained."""
 
     def __init__(
         self,
         make_trainer: Callable[[int], Trainer],
         devices: DeviceQueue,
+        students: Originals[TrainedStudent],
+        store: RunStore,
         *,
         urgency: Callable[[], Urgency],
         work: Callable[[StudentJob], float],
+        lineage: Callable[[StudentJob], str],
+        on_copy: Callable[[TrainedStudent], None],
     ) -> None:
-        """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained."""
+        """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained.
+
+        ``lineage`` names all that shapes a student, ``on_copy`` hears of one that was trained by another run.
+        """
         self._make_trainer = make_trainer
         self._devices = devices
+        self._students = students
+        self._store = store
         self._urgency = urgency
         self._work = work
+        self._lineage = lineage
+        self._on_copy = on_copy
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student when devices are free for it.
+        """Train one student when devices are free for it, or take over that of another run and ask it what is asked.
 
-        ``seconds["wait"]`` says how long they were not, ``seconds["all_workers"]`` how long each of its workers trained
-        and scored, added up.
+        ``seconds["wait"]`` says how long devices were not free, ``seconds["all_workers"]`` how long each worker trained
+        and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. The training of a student that was
+        taken over counts as if it had been this run's: costs are the method's, whoever else had a use for the student.
         """
+        key, folder = self._lineage(job), job.output.removeprefix(f"{self._store.root}/")
         began = time.monotonic()
-        with self._devices.training(self._urgency(), self._work(job)) as num_workers:
-            waited_s = time.monotonic() - began
-            result = self._make_trainer(num_workers).train(job)
-        all_workers = num_workers * (result.seconds["train"] + result.seconds["score"])
-        return replace(result, seconds={**result.seconds, "wait": waited_s, "all_workers": all_workers})
+        with self._students.claimed(key) as found:
+            if found is not None:
+                copy_student(found, self._store, folder)
+                self._on_copy(found)
+            with self._devices.training(self._urgency(), self._work(job)) as num_workers:
+                waited_s = time.monotonic() - began
+                result = self._make_trainer(num_workers).train(job)
+            training_s = num_workers * result.seconds["train"] + (found.training_s if found else 0.0)
+            if found is None:
+                self._students.note(key, TrainedStudent(store=self._store, folder=folder, training_s=training_s))
+        all_workers = {
+            "all_workers": training_s + num_workers * result.seconds["score"],
+            "all_workers_train": training_s,
+        }
+        return replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
 
 
 def _own_part(

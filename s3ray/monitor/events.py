@@ -32,6 +32,7 @@ EVENTS: dict[str, str] = {
     "stage_finished": "A stage has its examples, or gave up and says what is short.",
     "round_closed": "The round's tables are on disk and its counts balance.",
     "round_linked": "The round is the same as that of another run (from_run) of the campaign, and was copied.",
+    "student_linked": "The student is the same as that of another run (from_run) of the campaign, and was copied.",
     "student_started": "A fresh student is being trained on all rounds so far.",
     "student_finished": "The student, its score on the selection part and its mistakes are on disk.",
     "checker_started": "The student that is to weigh written rows is being trained on gold, before the first student.",

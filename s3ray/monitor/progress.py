@@ -231,6 +231,7 @@ _MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
     "stage_started": _say_stage,
     "stage_finished": _say_stage_end,
     "round_linked": lambda event, view: f"[round {event['round']}] is that of {event['from_run']}, and was copied",
+    "student_linked": lambda event, view: f"[{event['student']}] is that of {event['from_run']}, and was copied",
     "student_started": _say_training,
     "student_finished": _say_student,
     "checker_started": _say_checking,

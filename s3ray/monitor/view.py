@@ -271,6 +271,10 @@ def _reparsed(view: RunView, event: Event) -> None:
     view.ended = "reparsed"
 
 
+def _nothing(view: RunView, event: Event) -> None:
+    """What changes no number."""
+
+
 def _run_failed(view: RunView, event: Event) -> None:
     view.ended, view.problem = "failed", event["problem"]
 
@@ -290,6 +294,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
     "stage_finished": _stage_finished,
     "round_closed": _round_closed,
     "round_linked": _round_closed,
+    "student_linked": _nothing,
     "student_started": _student_started,
     "student_finished": _student_finished,
     "checker_started": _student_started,

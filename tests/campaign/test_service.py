@@ -3,16 +3,20 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator
+from s3ray.campaign.originals import Originals, TrainedStudent
+from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
 from s3ray.errors import PoolError
 from s3ray.generator.sharing import SharedSource
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
-from s3ray.types import Outcome, OutcomeStatus
+from s3ray.store import RunStore
+from s3ray.types import Outcome, OutcomeStatus, Score, StudentJob, StudentResult
 from tests.sources import InsistentSource, make_request
 
 WAIT_S = 20
@@ -142,3 +146,75 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
 
     together(*(lambda number=number: train(number) for number in (3, 1, 2, 0)), let_go)
     assert order[1:] == sorted(order[1:])
+
+
+def _the_same(trainer: "CountingTrainer", num_workers: int) -> "CountingTrainer":
+    return trainer
+
+
+class CountingTrainer:
+    """Trains in no time and counts; a student that is there already is not trained again."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.num_trained = 0
+        self._store = store
+
+    def train(self, job: StudentJob) -> StudentResult:
+        marker = f"{job.output.removeprefix(f'{self._store.root}/')}/trained.json"
+        is_new = not self._store.has(marker)
+        if is_new:
+            self.num_trained += 1
+            self._store.write_json(marker, {"lineage": "same"})
+        return StudentResult(
+            round=0,
+            num_rows=1,
+            best_epoch=1,
+            epochs=(),
+            select=Score(main="accuracy", values={"accuracy": 1.0}, num_examples=1),
+            mine=None,
+            test=None,
+            mistakes=(),
+            seconds={"start": 0.0, "train": 4.0 if is_new else 0.0, "score": 1.0},
+        )
+
+
+def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_the_same(tmp_path: Path) -> None:
+    split = Devices(
+        num_devices=0,
+        per_engine=1,
+        per_worker=0,
+        num_engines=1,
+        min_workers=1,
+        max_workers=1,
+        is_split=True,
+        num_trainings=1,
+    )
+    queue = DeviceQueue(split, lambda: 0, lambda: 1)
+    students: Originals[TrainedStudent] = Originals()
+    copied: list[str] = []
+    costs, trained = [], []
+    for number, name in enumerate(("a", "b")):
+        store = RunStore(tmp_path / name)
+        counting = CountingTrainer(store)
+        trainer = RunTrainer(
+            partial(_the_same, counting),
+            queue,
+            students,
+            store,
+            urgency=partial(tuple, [number]),
+            work=lambda job: 1.0,
+            lineage=lambda job: "same",
+            on_copy=lambda student: copied.append(student.store.name),
+        )
+        job = StudentJob(
+            round=0,
+            train_path="",
+            select_path="",
+            mine_path=None,
+            test_path=None,
+            output=store.url("students/0"),
+            seed=0,
+        )
+        costs.append(trainer.train(job).seconds["all_workers"])
+        trained.append(counting.num_trained)
+    assert (trained, copied, costs) == ([1, 0], ["a"], [5.0, 5.0])

@@ -1,0 +1,100 @@
+"""What several runs of a campaign have in common: made once, by the first that needs it, and copied into the others."""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from s3ray.store import CHECKER_SCORE, RunStore
+from s3ray.student.model import TRAINED
+from s3ray.student.trained import lineage_at
+
+Value = TypeVar("Value")
+
+
+class Originals(Generic[Value]):
+    """Which pieces of work are done, and which are under way, by keys that name all that shapes them."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Value] = {}
+        self._making: set[str] = set()
+        self._changed = threading.Condition()
+
+    def note(self, key: str, value: Value) -> None:
+        """It is made; of several the first counts."""
+        with self._changed:
+            self._made.setdefault(key, value)
+            self._making.discard(key)
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def claimed(self, key: str) -> Iterator[Value | None]:
+        """Wait while another run makes it; then yields what was made, or None: make it yourself.
+
+        A run that leaves without a ``note`` leaves it to the next one.
+        """
+        with self._changed:
+            while key in self._making and key not in self._made:
+                self._changed.wait()
+            made = self._made.get(key)
+            if made is None:
+                self._making.add(key)
+        try:
+            yield made
+        finally:
+            if made is None:
+                with self._changed:
+                    self._making.discard(key)
+                    self._changed.notify_all()
+
+
+def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any]:
+    """Copy a finished round, its marker last; the marker says which run it comes from. Returns the round's report.
+
+    Raises:
+        StoreError: a file cannot be read or written.
+    """
+    marker = target.in_round(round_, "round.json")
+    for file in source.files(f"rounds/{round_}"):
+        if file != marker:
+            target.copy_from(source, file)
+    report: dict[str, Any] = {**source.read_json(marker), "linked_from": source.name}
+    target.write_json(marker, report)
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedStudent:
+    """Where a trained student lies, and what its training alone cost, in worker-seconds (0 where nobody knows)."""
+
+    store: RunStore
+    folder: str
+    training_s: float
+
+
+def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedStudent]]:
+    """The finished students and checkers of runs, by lineage (``student.fit.lineage``).
+
+    Those whose model is not there any more, as in light copies of runs, are passed over.
+    """
+    for store in stores:
+        scores = [store.in_student(num, "score.json") for num in store.students()]
+        for score in (*scores, CHECKER_SCORE):
+            folder = score.rpartition("/")[0]
+            if store.has(score) and store.has(f"{folder}/{TRAINED}"):
+                cost = store.read_json(score)["seconds"].get("all_workers_train", 0.0)
+                yield lineage_at(store.url(folder)), TrainedStudent(store=store, folder=folder, training_s=cost)
+
+
+def copy_student(source: TrainedStudent, target: RunStore, folder: str) -> None:
+    """Copy a trained student without its answers, the marker last: these depend on what it is asked.
+
+    Raises:
+        StoreError: a file cannot be read or written.
+    """
+    files = [file.removeprefix(f"{source.folder}/") for file in source.store.files(source.folder)]
+    answers = ("score.json", "mistakes.parquet", "test.parquet")
+    model = [name for name in files if "/" not in name and name not in (*answers, TRAINED)]
+    for name in (*model, TRAINED):
+        target.copy_from(source.store, f"{source.folder}/{name}", f"{folder}/{name}")
