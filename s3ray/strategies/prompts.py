@@ -36,6 +36,7 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
     def says(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
 
+    yield from _notes_without_prompt(config, task, form)
     prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
     if config.name == "llm2llm" and not says("predicted"):
         yield f"strategy.name: {prompt} does not say `predicted`, so the wrong answer is not shown"
@@ -47,3 +48,13 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
         yield f"strategy.plus.clusters has no effect: {prompt} does not say `pattern`, or there is no prompt `patterns`"
     if plus.balance and not task.has_labels:
         yield f"strategy.plus.balance has no effect: task {task.name} has no labels"
+
+
+def _notes_without_prompt(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
+    """Of reasons and subjects; for given fields the paper asks for neither, so there is nothing to tell."""
+    has, wants_subjects = task.note_prompts(form), config.name in ("zerogen", "transfer") and config.two_stage is None
+    wants_reasons = config.rationales and config.name in ("goldgen", "s3", "transfer", "s3plus")
+    if wants_reasons and not task.context_fields and "reasons" not in has:
+        yield f"strategy.rationales has no effect: task {task.name} has no {form} prompt `reasons`"
+    if wants_subjects and not task.context_fields and "subjects" not in has:
+        yield f"strategy.two_stage: rows are written in one stage, task {task.name} has no {form} prompt `subjects`"

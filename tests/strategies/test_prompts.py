@@ -15,6 +15,18 @@ from tests.tasks.samples import TOPICS
 FORMS: tuple[Form, ...] = ("chat", "completion")
 BARE = Task(TaskSpec.model_validate(TOPICS))
 """A task whose prompts say nothing but what the faithful method needs."""
+SINGLE = Task(
+    TaskSpec.model_validate(
+        {
+            **TOPICS,
+            "fields": ["text"],
+            "prompts": {
+                "completion": {"seed": {"text": "{{ label }}:"}, "extrapolate": {"text": "{{ parent.text }}:"}}
+            },
+        }
+    )
+)
+"""The same with one field, and no prompt for notes."""
 
 
 def config(name: str, **settings: Any) -> StrategyConfig:
@@ -45,6 +57,11 @@ def test_what_a_task_cannot_do_is_refused(task: Task, settings: dict[str, Any], 
         (BARE, {"name": "s3plus", "plus": {"contrast": False, "clusters": 0}}, []),
         (BARE, {"name": "s3"}, []),
         (ADVERSARIAL, {"name": "s3plus"}, ["strategy.plus.balance"]),
+        (SINGLE, {"name": "s3"}, ["strategy.rationales"]),
+        (SINGLE, {"name": "s3", "rationales": False}, []),
+        (SINGLE, {"name": "zerogen"}, ["strategy.two_stage"]),
+        (SINGLE, {"name": "zerogen", "two_stage": False}, []),
+        (SINGLE, {"name": "transfer"}, ["strategy.rationales", "strategy.two_stage"]),
         (REVIEWS, {"name": "s3plus"}, []),
     ],
 )

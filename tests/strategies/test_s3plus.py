@@ -106,6 +106,14 @@ def test_contrast_on_span_tasks_shows_the_wrong_answer_alone() -> None:
         assert (request.predicted, request.shown) == ("Bob", ())
 
 
+def test_without_contrast_the_wrong_answer_is_not_shown_whatever_else_is_on() -> None:
+    given = context(REVIEWS, 1, notes={"patterns": {"0": ["irony"]}})
+    others: dict[str, Any] = {"skip_persistent": 2, "coverage": 0.5, "variants": 2, "balance": True, "clusters": 1}
+    asked = requests_of(given, **others)
+    assert {request.pattern for request in asked["extrapolate"]} == {"irony"}
+    assert all((r.predicted, r.shown) == (None, ()) for stage in asked.values() for r in stage)
+
+
 # -- skip_persistent ---------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 from s3ray.methods import StrategyConfig
 from s3ray.strategies import STRATEGIES, make_strategy
 from s3ray.strategies.base import TrainingSet
+from s3ray.tasks import Task
 from tests.strategies.given import ADVERSARIAL, NOTES, QNLI, REASONS, REVIEWS, context, first, plans
 
 
@@ -193,3 +194,20 @@ def test_without_mistakes_nothing_is_extrapolated() -> None:
         for settings in ({}, {"rows": 20, "seed_examples": 8}):
             (plan,) = plans(name, context(REVIEWS, round_=1, num_mistakes=0), **settings)
             assert list(plan.requests) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "round_", "settings", "known"),
+    [
+        ("s3", REVIEWS, 0, {"rationales": False}, "882247d98b1e36289948bd7161baeae3"),
+        ("s3", QNLI, 1, {}, "8f58d2497d94470baedce87895477e55"),
+        ("s3", ADVERSARIAL, 1, {"rows": 30, "seed_examples": 10}, "cf95da6a2c0d52e6d8d3f82118ec866a"),
+        ("goldgen", QNLI, 0, {"rows": 20, "seed_examples": 0}, "db49976d012689b4300fbb4c42775a3f"),
+    ],
+)
+def test_ids_of_requests_that_show_nothing_stay_what_they_were(
+    name: str, task: Task, round_: int, settings: dict[str, Any], known: str
+) -> None:
+    """Journals of runs that are under way, and of those that are read again, find their requests by id."""
+    (plan,) = plans(name, context(task, round_), **settings)
+    assert first(plan, 1)[0].id == known
