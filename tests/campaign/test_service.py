@@ -116,7 +116,8 @@ def test_a_stopped_campaign_is_not_waited_for() -> None:
     assert found["late"] == "the campaign was stopped"
 
 
-def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> None:
+def one_training_at_a_time() -> DeviceQueue:
+    """Devices of a machine without GPUs, where engines and trainings have nothing to pass to each other."""
     split = Devices(
         num_devices=0,
         per_engine=1,
@@ -127,7 +128,11 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
         is_split=True,
         num_trainings=1,
     )
-    queue = DeviceQueue(split, lambda: 0, lambda: 1)
+    return DeviceQueue(split, lambda: 0, lambda: 1)
+
+
+def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> None:
+    queue = one_training_at_a_time()
     order: list[int] = []
     all_wait = threading.Event()
 
@@ -179,17 +184,7 @@ class CountingTrainer:
 
 
 def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_the_same(tmp_path: Path) -> None:
-    split = Devices(
-        num_devices=0,
-        per_engine=1,
-        per_worker=0,
-        num_engines=1,
-        min_workers=1,
-        max_workers=1,
-        is_split=True,
-        num_trainings=1,
-    )
-    queue = DeviceQueue(split, lambda: 0, lambda: 1)
+    queue = one_training_at_a_time()
     students: Originals[TrainedStudent] = Originals()
     copied: list[str] = []
     costs, trained = [], []
