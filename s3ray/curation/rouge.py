@@ -22,8 +22,8 @@ class WordIndex:
     alike enough share one of the first few: m - s + 1 of m words, where s is the least number that they must share.
     The order puts long words first, as they are rarely shared. So a text is looked up by few of its words (at 0.95 by
     one of ten, and one more) and aligned, in m n / 64 steps, with those alone that have one of them and are of about
-    its length. With N texts that is some share of all N^2 / 2 pairs: at 0.95, 0.04 % of sentences and 3 % of reviews
-    of 200 words; the lower the threshold, the more, up to all.
+    its length. With N texts that is some share of all N^2 / 2 pairs: a small one for sentences at 0.95, a larger one
+    for long texts; the lower the threshold, the more, up to all.
     """
 
     def __init__(self, threshold: float) -> None:
