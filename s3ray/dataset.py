@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 
 import pyarrow as pa
 
+from s3ray.curation.calibrate import Calibration
 from s3ray.curation.duplicates import DuplicateIndex
 from s3ray.methods import CurationConfig
 from s3ray.tasks import Task
@@ -96,11 +97,16 @@ class ExampleJudge:
         kept: Iterable[Example],
         curation: CurationConfig,
         keep: Callable[[Example], None],
+        calibration: Calibration | None = None,
     ) -> None:
-        """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one."""
+        """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one.
+
+        ``calibration`` sets the generator's verdicts right.
+        """
         self._task = task
         self._curation = curation
         self._keep = keep
+        self._calibration = calibration
         self._gold = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
         self._synthetic = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
         for example in gold:
@@ -110,7 +116,10 @@ class ExampleJudge:
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """Keep the text as an example, or say which row it copies or what the generator thinks of it."""
-        if self._curation.verify != "none" and (doubt := self._doubt(request, outcome)):
+        verdict = outcome.verdict
+        if verdict and self._calibration is not None:
+            verdict = self._calibration.of(verdict)
+        if self._curation.verify != "none" and (doubt := self._doubt(request, verdict, outcome.detail)):
             return Rejection(reason=RejectionReason.DOUBTED, detail=doubt)
         copied = self._gold.find(outcome.text)
         if copied is not None:
@@ -122,19 +131,19 @@ class ExampleJudge:
         example = self._task.example(request, outcome.text)
         self._synthetic.add(example.id, outcome.text, scope=scope)
         is_soft = self._curation.verify == "soft" and self._task.has_labels
-        self._keep(replace(example, soft=outcome.verdict) if is_soft else example)
+        self._keep(replace(example, soft=verdict) if is_soft else example)
         return None
 
-    def _doubt(self, request: GenerationRequest, outcome: Outcome) -> str:
-        """Why the generator does not stand by what it wrote; empty if it does."""
-        if not outcome.verdict:
-            return outcome.detail or "the generator was not asked for its label"
-        certainty = self._task.target.certainty(request, outcome.verdict)
+    def _doubt(self, request: GenerationRequest, verdict: Sequence[float], detail: str) -> str:
+        """Why the generator does not stand by what it wrote; empty if it does. ``detail``: why there is no verdict."""
+        if not verdict:
+            return detail or "the generator was not asked for its label"
+        certainty = self._task.target.certainty(request, verdict)
         if certainty >= self._curation.verify_least:
             return ""
         if not self._task.has_labels:
             return f"the generator finds the answer right with {certainty:.2f}"
-        given = zip(self._task.labels, outcome.verdict, strict=True)
+        given = zip(self._task.labels, verdict, strict=True)
         return f"asked for {request.label}, the generator gives {', '.join(f'{name} {p:.2f}' for name, p in given)}"
 
     def _scope(self, fields: Mapping[str, str]) -> str:

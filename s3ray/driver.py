@@ -14,9 +14,10 @@ import pyarrow as pa
 from s3ray.books import RoundBooks, Tally, total
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
+from s3ray.curation.calibrate import Calibration
 from s3ray.dataset import ExampleJudge, NoteJudge, examples_from_table, join_tables, table_from_examples
 from s3ray.errors import RunError
-from s3ray.methods import NOTE_STAGES
+from s3ray.methods import STAGES_ASIDE, VERDICTS
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
@@ -27,6 +28,7 @@ from s3ray.students import Students, Trainer
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
 from s3ray.types import Example
+from s3ray.verification import CALIBRATION_FILE, VerdictJudge, verdict_stage
 
 ROWS_BEFORE = "before.parquet"
 """In a round that was read again: the rows from which its requests were made, where they depend on any."""
@@ -129,13 +131,17 @@ class Driver:
         books = RoundBooks(self._store, round_, task.fields, task.has_labels, has_soft)
         stages: dict[str, dict[str, Any]] = {}
         notes = {}
+        if round_ == 0 and self._calibrates:
+            stages[VERDICTS] = self._ask_for_verdicts(context, books)
         for stage in self._strategy.note_stages(context):
             name = stage.plan.name
             stages[name], notes[name] = self._write_notes(round_, stage, books)
         context = replace(context, notes=notes)
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
         earlier = [num for num in self._strategy.training(round_).rounds if num < round_]
-        judge = ExampleJudge(task, gold, self._synthetic(earlier), config.curation, books.keep)
+        judge = ExampleJudge(
+            task, gold, self._synthetic(earlier), config.curation, books.keep, calibration=self._calibration()
+        )
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, books)
         self._students.finish()
@@ -172,6 +178,29 @@ class Driver:
         for num in rounds:
             table = self._store.read_table(self._store.in_round(num, "accepted.parquet"))
             yield from examples_from_table(table, self._task.fields)
+
+    @property
+    def _calibrates(self) -> bool:
+        config = self._parts.config
+        asks = config.generates and config.curation.verify != "none" and config.curation.calibrate > 0
+        return asks and self._task.has_labels
+
+    def _ask_for_verdicts(self, context: RoundContext, books: RoundBooks) -> dict[str, Any]:
+        """What the generator says of gold, and what follows from it, on disk."""
+        judge = VerdictJudge(self._task)
+        plan = verdict_stage(context, self._parts.config.curation.calibrate)
+        summary = self._run_stage(context.round, plan, judge, books)
+        calibration = judge.calibration()
+        self._store.write_json(
+            self._store.in_round(context.round, CALIBRATION_FILE), calibration and calibration.as_dict()
+        )
+        return summary
+
+    def _calibration(self) -> Calibration | None:
+        if not self._calibrates:
+            return None
+        plain = self._store.read_json(self._store.in_round(0, CALIBRATION_FILE))
+        return Calibration.from_dict(plain) if plain else None
 
     def _write_notes(
         self, round_: int, stage: NoteStage, books: RoundBooks
@@ -232,7 +261,7 @@ class Driver:
                 "probably do not suit this generator.",
             )
         store.write_table(store.in_round(round_, "train.parquet"), training)
-        written = total(tally for stage, tally in books.tallies.items() if stage not in NOTE_STAGES)
+        written = total(tally for stage, tally in books.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.in_round(round_, "round.json"), report)

@@ -8,6 +8,10 @@ from s3ray.section import Probability, Section
 
 NOTE_STAGES = ("reasons", "subjects", "patterns")
 """What the generator may write down before the examples of a round, one stage each; named as the prompts that ask."""
+VERDICTS = "verdicts"
+"""The stage in which the generator judges gold rows (``curation.calibrate``)."""
+STAGES_ASIDE = (*NOTE_STAGES, VERDICTS)
+"""Stages that write no examples."""
 
 
 class PlusConfig(Section):
@@ -28,6 +32,9 @@ class PlusConfig(Section):
     clusters: int = Field(default=4, ge=0, le=100)
     """Groups of similar mistakes that the generator describes in words first, where the task has a prompt for it; the
     description is shown with each mistake of the group. 0: no descriptions."""
+    near: bool = True
+    """Give prompts the most similar other context too, from the seed set on. Where the task's prompts use it (`near`),
+    a text that must not go with its own context is written for that one, which a weak generator can do."""
 
 
 class StrategyConfig(Section):
@@ -100,3 +107,6 @@ class CurationConfig(Section):
     what it doubts (`verify_least`) is rejected. soft: so too, and students learn its probabilities as soft labels."""
     verify_least: Probability = 0.5
     """Least probability that it must give the label that was asked for."""
+    calibrate: int = Field(default=200, ge=0)
+    """Used with `verify` where there are labels: so many rows of gold's extrapolation part, at most, are judged by the
+    generator first, and its verdicts are set right by what comes out (vector scaling). 0: verdicts count as given."""

@@ -10,7 +10,7 @@ from typing import Any
 _PAPER = {"model": "distilbert/distilbert-base-uncased", "max_length": 512, "min_steps": 0, "patience": None}
 
 METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "s3plus": {"curation": {"verify": "soft"}, "student": {"weigh": "dimp"}},
+    "s3plus": {"curation": {"verify": "drop"}, "student": {"weigh": "dimp"}},
     "llm2llm": {"curation": {"rouge_l": 0.95}},
 }
 """What a strategy fills in beyond its own section where a job says nothing: section by section."""

@@ -84,6 +84,10 @@ def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
         hint = "Its generator was never asked; begin with `run --fresh`."
         value = config.curation.verify
         raise InputError("needs verdicts, which this run has not", old.root, "curation.verify", value, hint)
+    calibrate, asked = config.curation.calibrate, old.read_config()["curation"].get("calibrate", 0)
+    if config.curation.verify != "none" and calibrate not in (0, asked):
+        hint = f"Leave it, set it to 0, or begin with `run --fresh`; its generator judged {asked} rows of gold at most."
+        raise InputError("needs other verdicts than this run has", old.root, "curation.calibrate", str(calibrate), hint)
     return config
 
 
@@ -218,7 +222,7 @@ class _Rereader(Driver):
 
 def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clean: bool) -> Outcome:
     """An outcome with its raw text read by today's rules; a request that no engine answered stays failed."""
-    if outcome.status is OutcomeStatus.FAILED and not outcome.raw:
+    if request.template == "verify" or (outcome.status is OutcomeStatus.FAILED and not outcome.raw):
         return outcome
     try:
         read = task.read(request, outcome.raw, outcome.finish_reason, clean=clean)

@@ -111,10 +111,10 @@ class GenerationRequest(NamedTuple):
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
     tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
-    description of such mistakes, ``shown`` other examples for the prompt, ``max_tokens`` a limit of its own instead of
-    the job's. ``recipe``
-    says whose prompts and rules the actor takes, where several runs share its engine. A tuple, because millions of them
-    travel (``generator.wire``).
+    description of such mistakes, ``shown`` other examples for the prompt, ``near`` the given fields of another row that
+    are most like ``context``, ``max_tokens`` a limit of its own instead of the job's. ``recipe`` says whose prompts and
+    rules the actor takes, where several runs share its engine. A tuple, because millions of them travel
+    (``generator.wire``).
     """
 
     id: str
@@ -133,6 +133,7 @@ class GenerationRequest(NamedTuple):
     predicted: str | None = None
     pattern: str = ""
     shown: tuple[Example, ...] = ()
+    near: Mapping[str, str] = {}
     variant: int = 0
     max_tokens: int | None = None
     recipe: str = ""

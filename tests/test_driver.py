@@ -211,7 +211,8 @@ class WeighingGenerator(ScriptedGenerator):
 
 @pytest.mark.parametrize("verify", ["drop", "soft"])
 def test_a_doubted_row_is_replaced_by_another_one(tmp_path: Path, verify: str) -> None:
-    store, _, _ = drive(config(tmp_path, curation__verify=verify), tmp_path / "run", WeighingGenerator())
+    settings = config(tmp_path, curation__verify=verify, curation__calibrate=0)
+    store, _, _ = drive(settings, tmp_path / "run", WeighingGenerator())
     report = store.read_json("rounds/0/round.json")
     assert report["accepted"] == 12
     assert report["rejected"]["doubted"] > 0
@@ -223,6 +224,55 @@ def test_a_doubted_row_is_replaced_by_another_one(tmp_path: Path, verify: str) -
         rows = _read(str(store.path(f"rounds/2/{name}.parquet")))
         softened = [row.soft[TASK.labels.index(row.label or "")] for row in rows if row.soft]
         assert softened == ([pytest.approx(0.8)] * len(rows) if verify == "soft" else [])
+
+
+class YesMan(WeighingGenerator):
+    """Finds everything positive, what is positive a little more, and knows what gold is."""
+
+    def _outcome(self, request: GenerationRequest) -> Outcome:
+        outcome = super()._outcome(request)
+        wrong = request.template != "verify" and request.seed % 3 == 0
+        positive = 0.95 if (request.label == "positive") != wrong else 0.8
+        return outcome if request.template == "reasons" else outcome._replace(verdict=(1 - positive, positive))
+
+
+def test_verdicts_are_set_right_by_those_on_gold(tmp_path: Path) -> None:
+    settings = config(tmp_path, curation__verify="soft", curation__calibrate=200)
+    store, generator, _ = drive(settings, tmp_path / "run", YesMan())
+    judged = [request for request in generator.answered if request.stage == "verdicts"]
+    assert {(request.label, request.context["text"]) for request in judged} == {
+        (row.label, row.fields["text"]) for row in GOLD.extrapolate
+    }, "each row of the extrapolation part once, and no other"
+    assert store.read_json("rounds/0/calibration.json")["accuracy"] == [0.5, 1.0]
+    report = store.read_json("rounds/0/round.json")
+    assert report["stages"]["verdicts"]["requested"] == len(GOLD.extrapolate)
+    assert report["requested"] == report["stages"]["seed"]["requested"], "verdicts are no examples"
+    for num in store.rounds():
+        rows = _read(str(store.path(f"rounds/{num}/accepted.parquet")))
+        assert {row.label for row in rows} == {"negative", "positive"} or num
+        assert all(row.soft[TASK.labels.index(row.label or "")] > 0.5 for row in rows)
+        refused = store.read_table(f"rounds/{num}/rejected.parquet").to_pylist()
+        assert "doubted" in {row["reason"] for row in refused}
+    assert not any(request.stage == "verdicts" and request.round for request in generator.answered)
+
+
+def test_a_run_that_dies_while_gold_is_judged_asks_for_the_rest(tmp_path: Path) -> None:
+    settings = config(tmp_path, curation__verify="drop", curation__calibrate=200)
+    whole, _, _ = drive(settings, tmp_path / "whole", YesMan())
+    with pytest.raises(Interrupted):
+        drive(settings, tmp_path / "run", YesMan(die_after=7))
+    store, generator, _ = drive(settings, tmp_path / "run", YesMan())
+    assert 0 < len([r for r in generator.answered if r.stage == "verdicts"]) < len(GOLD.extrapolate)
+    assert store.read_json("rounds/0/calibration.json") == whole.read_json("rounds/0/calibration.json")
+    assert _final(store) == _final(whole)
+
+
+def test_too_few_gold_rows_leave_verdicts_as_they_are(tmp_path: Path) -> None:
+    settings = config(tmp_path, curation__verify="soft", curation__calibrate=5)
+    store, _, _ = drive(settings, tmp_path / "run", WeighingGenerator())
+    assert store.read_json("rounds/0/calibration.json") is None
+    rows = _read(str(store.path("rounds/0/accepted.parquet")))
+    assert {max(row.soft) for row in rows} == {0.8}
 
 
 def test_rows_of_a_run_without_verdicts_have_no_column_for_them(tmp_path: Path) -> None:

@@ -231,6 +231,18 @@ def test_verdicts_that_were_never_asked_for_cannot_be_judged(job: RunConfig, tmp
     assert not (tmp_path / "run.2").exists()
 
 
+def test_other_verdicts_on_gold_cannot_be_had(job: RunConfig, tmp_path: Path) -> None:
+    curation = job.curation.model_copy(update={"verify": "soft", "calibrate": 20})
+    old, _, _ = go_on(job.model_copy(update={"curation": curation}), tmp_path / "run")
+    with pytest.raises(InputError, match="needs other verdicts") as refusal:
+        reparse(tmp_path / "run", curation__calibrate=30)
+    assert refusal.value.field == "curation.calibrate"
+    same, without = reparse(tmp_path / "run"), reparse(tmp_path / "run", curation__calibrate=0)
+    assert same.read_json("rounds/0/calibration.json") == old.read_json("rounds/0/calibration.json")
+    assert content(same, "train.parquet") == content(old, "train.parquet")
+    assert not without.has("rounds/0/calibration.json")
+
+
 def test_a_run_goes_on_from_a_lineage_that_was_read_again(job: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go_on(job, tmp_path / "run", die_after=1)

@@ -57,6 +57,9 @@ class Scribe:
             EngineDeadError: the engine is gone.
         """
         started = time.monotonic()
+        if request.template == "verify":
+            outcome = await self._judge(request, attempt)
+            return outcome._replace(seconds=time.monotonic() - started)
         prompt = self._recipes[request.recipe].task.render(request, self._config.prompt_form)
         generation, read = await self._write(request, prompt)
         outcome = await self._verify(request, self._outcome(request, attempt, generation, read))
@@ -106,6 +109,24 @@ class Scribe:
             num_prompt_tokens=outcome.num_prompt_tokens + choice.num_prompt_tokens,
             num_cached_tokens=outcome.num_cached_tokens + choice.num_cached_tokens,
             num_output_tokens=outcome.num_output_tokens + choice.num_output_tokens,
+        )
+
+    async def _judge(self, request: GenerationRequest, attempt: int) -> Outcome:
+        """The label of a finished example, which nobody wrote just now: a gold row."""
+        task = self._recipes[request.recipe].task
+        choice = await self._engine.choose(request.id, self._question(task, request))
+        told = bool(choice.probabilities)
+        return Outcome(
+            request_id=request.id,
+            index=request.index,
+            status=OutcomeStatus.ACCEPTED,
+            detail="" if told else "the generator named no label",
+            verdict=task.target.verdict(request, choice.probabilities) if told else (),
+            num_prompt_tokens=choice.num_prompt_tokens,
+            num_cached_tokens=choice.num_cached_tokens,
+            num_output_tokens=choice.num_output_tokens,
+            engine=self._name,
+            attempt=attempt,
         )
 
     def _question(self, task: Task, request: GenerationRequest) -> Prompt:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s3ray.errors import InputError
-from s3ray.methods import NOTE_STAGES
+from s3ray.methods import STAGES_ASIDE
 from s3ray.store import RunStore
 from s3ray.tasks import Task, load_task
 
@@ -86,7 +86,7 @@ def seeds(store: RunStore, per_label: int = 2, num_rejected: int = 3) -> list[Wr
     orphans = accepted.filter(pc.is_null(accepted["parent"]))
     chosen = [row for group in _by_label(orphans) for row in group.slice(0, per_label).to_pylist()]
     rejected = store.read_table(store.in_round(0, "rejected.parquet"))
-    is_note = pc.is_in(rejected["stage"], pa.array(NOTE_STAGES))
+    is_note = pc.is_in(rejected["stage"], pa.array(STAGES_ASIDE))
     refused = rejected.filter(pc.and_(pc.is_null(rejected["parent"]), pc.invert(is_note)))
     reasons = [reason for reason, _ in _by_value(refused["reason"]).most_common(num_rejected)]
     lost = [refused.filter(pc.equal(refused["reason"], reason)).slice(0, 1).to_pylist()[0] for reason in reasons]

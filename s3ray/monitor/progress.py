@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from s3ray.methods import NOTE_STAGES
+from s3ray.methods import STAGES_ASIDE
 from s3ray.monitor.events import Event
 from s3ray.monitor.view import RunView, StageView
 
@@ -186,7 +186,7 @@ def _strength(event: Event) -> str:
 
 def _say_stage(event: Event, view: RunView) -> str:
     known = f", {event['known']} outcome(s) already on disk" if event["known"] else ""
-    wanted = f"{event['stage']} wanted" if event["stage"] in NOTE_STAGES else "one example per request wanted"
+    wanted = f"{event['stage']} wanted" if event["stage"] in STAGES_ASIDE else "one example per request wanted"
     target = wanted if event["target"] is None else f"{event['target']} example(s) wanted"
     return f"[round {event['round']} {event['stage']}] starts: {target}{known}"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from s3ray.methods import NOTE_STAGES
+from s3ray.methods import STAGES_ASIDE
 from s3ray.monitor.engines import PoolView
 from s3ray.monitor.events import Event
 
@@ -127,7 +127,7 @@ class RunView:
         """Rejections of examples by reason, of one round or of all; what a note stage lost is no example."""
         total: Counter[str] = Counter()
         for stage in self.stages.values():
-            if stage.name not in NOTE_STAGES and round_ in (None, stage.round):
+            if stage.name not in STAGES_ASIDE and round_ in (None, stage.round):
                 total.update(stage.rejected)
         return total
 

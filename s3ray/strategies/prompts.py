@@ -46,6 +46,14 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
         yield f"strategy.plus.contrast has no effect: {prompt} says neither `predicted` nor `shown`"
     if plus.clusters and not (says("pattern") and "patterns" in task.note_prompts(form)):
         yield f"strategy.plus.clusters has no effect: {prompt} does not say `pattern`, or there is no prompt `patterns`"
+    if (
+        plus.near
+        and task.context_fields
+        and not any(
+            task.uses(form, template, f"near.{name}") for template in ("seed", "extrapolate") for name in task.fields
+        )
+    ):
+        yield f"strategy.plus.near has no effect: no {form} prompt of task {task.name} says `near`"
     if plus.balance and not task.has_labels:
         yield f"strategy.plus.balance has no effect: task {task.name} has no labels"
 

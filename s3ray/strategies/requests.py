@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import xxhash
 
@@ -15,6 +15,8 @@ from s3ray.types import NOT_YET, Example, GenerationRequest, Mistake, Span
 
 Shown = Callable[[int, str | None], Sequence[Example]]
 """Examples to show in the seed prompt at a place of the sequence, for a label."""
+Near = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""The given fields of another row that are most like these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class Parent:
     predicted: str | None = None
     pattern: str = ""
     shown: tuple[Example, ...] = ()
+    near: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_request(
@@ -40,6 +43,7 @@ def make_request(
     attributes: Mapping[str, str] | None = None,
     parent: Parent | None = None,
     shown: Sequence[Example] = (),
+    near: Mapping[str, str] | None = None,
     variant: int = 0,
 ) -> GenerationRequest:
     """A request whose id and sampling seed come from its content, never from engines, order or time."""
@@ -47,9 +51,11 @@ def make_request(
     parent_id = parent.example.id if parent else None
     predicted, pattern = (parent.predicted, parent.pattern) if parent else (None, "")
     shown = (*(parent.shown if parent else ()), *shown)
+    near = dict(near or (parent.near if parent else {}))
     content = (label, sorted(given.items()), answer, tuple(reasons), sorted(attributes.items()), parent_id, variant)
     beside = (predicted, pattern, [example.id for example in shown])
-    identity = (context.fingerprint, context.round, stage, template, index, content, *(beside if any(beside) else ()))
+    beside = (*(beside if any(beside) or near else ()), *([sorted(near.items())] if near else ()))
+    identity = (context.fingerprint, context.round, stage, template, index, content, *beside)
     digest = xxhash.xxh128_hexdigest(repr(identity).encode())
     group = xxhash.xxh64_hexdigest(repr((stage, label, sorted(given.items()), parent_id)).encode())
     return GenerationRequest(
@@ -67,20 +73,23 @@ def make_request(
         predicted=predicted,
         pattern=pattern,
         shown=shown,
+        near=near,
         variant=variant,
         group=group,
         seed=int(digest[:8], 16) & 0x7FFFFFFF,
     )
 
 
-def seed_plan(context: RoundContext, config: StrategyConfig, num: int, shown: Shown | None = None) -> StagePlan:
+def seed_plan(
+    context: RoundContext, config: StrategyConfig, num: int, shown: Shown | None = None, near: Near | None = None
+) -> StagePlan:
     """Write ``num`` examples from labels (Algorithm 1) or from contexts and labels (paper, section 2.4).
 
     Prompts get reasons of their label and a subject where the round's notes have some.
     """
     return StagePlan(
         name="seed",
-        requests=_seed_requests(context, config, shown or (lambda index, label: ())),
+        requests=_seed_requests(context, config, shown or (lambda index, label: ()), near or (lambda fields: {})),
         quota=_even_quota(context.task.labels, num),
         max_requests=math.ceil(num * config.candidates_per_row),
     )
@@ -93,7 +102,9 @@ def _even_quota(labels: Sequence[str], num: int) -> dict[str, int]:
     return {label: share + (place < rest) for place, label in enumerate(labels)}
 
 
-def _seed_requests(context: RoundContext, config: StrategyConfig, shown: Shown) -> Iterator[GenerationRequest]:
+def _seed_requests(
+    context: RoundContext, config: StrategyConfig, shown: Shown, near: Near
+) -> Iterator[GenerationRequest]:
     """An endless sequence; labels take turns, so that every prefix is as balanced as uniform draws are on average."""
     task, labels = context.task, context.task.labels
     draw = context.generator("seed")
@@ -119,6 +130,7 @@ def _seed_requests(context: RoundContext, config: StrategyConfig, shown: Shown) 
             reasons=chosen,
             attributes=attributes,
             shown=shown(index, label),
+            near=near(given.fields) if given else None,
             variant=index,
         )
         index += 1

@@ -7,6 +7,7 @@
 - coverage: errors alone stress rare patterns, so a share of the rows is written from gold rows that the student got
   right, but not surely (CondenseLM, ACL 2025.emnlp-main.65). They are *imitated*, not extrapolated, and counted apart.
 - clusters: the pattern of a group of mistakes, in words (PaDA-Agent, arXiv 2510.18143).
+- near: prompts get the context most like their own, from the seed set on (``neighbours``).
 - variants and balance are ours.
 
 A round has as many rows as S3's would have, whichever parents it is written from.
@@ -14,13 +15,14 @@ A round has as many rows as S3's would have, whichever parents it is written fro
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from s3ray.methods import PlusConfig
 from s3ray.stage import ANY, StagePlan
 from s3ray.strategies.base import NoteStage, RoundContext
+from s3ray.strategies.neighbours import Neighbours
 from s3ray.strategies.notes import pattern_stage
 from s3ray.strategies.parents import (
     Matrix,
@@ -34,11 +36,12 @@ from s3ray.strategies.parents import (
 )
 from s3ray.strategies.requests import Parent, rewrite_plan
 from s3ray.strategies.s3 import S3
+from s3ray.strategies.seedset import SeedSet
 from s3ray.types import Example, Mistake
 
 _MAX_MEMBERS = 6
 """Mistakes of a cluster from which its pattern is described."""
-_OFF = PlusConfig(contrast=False, skip_persistent=None, coverage=0.0, variants=1, balance=False, clusters=0)
+_OFF = PlusConfig(contrast=False, skip_persistent=None, coverage=0.0, variants=1, balance=False, clusters=0, near=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,10 @@ class S3Plus(S3):
     @property
     def _plus(self) -> PlusConfig:
         return self.config.plus
+
+    @property
+    def _seeds(self) -> SeedSet:
+        return replace(super()._seeds, has_near=self._plus.near)
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -101,7 +108,10 @@ class S3Plus(S3):
         num = self.num_rows(context.round, len(context.mistakes.all()))
         quotas = self._quotas(context, num, [parent.example for parent in extrapolated], doubtful)
         imitated = self._covering(context, doubtful, quotas["imitate"])
+        near = Neighbours(context).of if self._plus.near and context.contexts else None
         for stage, parents in (("extrapolate", extrapolated), ("imitate", imitated)):
+            if near is not None:
+                parents = [replace(parent, near=near(_given(context, parent.example))) for parent in parents]
             if stage == "extrapolate" or self._plus.coverage:
                 candidates, variants = self.config.candidates_per_row, self._plus.variants
                 yield rewrite_plan(context, stage, parents, quotas[stage], candidates, variants)
@@ -197,6 +207,10 @@ def _view(context: RoundContext) -> _View:
         features=unit_rows(probes.features),
         target_probability=np.asarray(probes.target_probability, dtype=np.float64),
     )
+
+
+def _given(context: RoundContext, row: Example) -> dict[str, str]:
+    return {name: row.fields[name] for name in context.task.context_fields}
 
 
 def _right(context: RoundContext) -> list[Example]:

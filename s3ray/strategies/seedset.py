@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from s3ray.methods import StrategyConfig
 from s3ray.stage import StagePlan
 from s3ray.strategies.base import NoteStage, RoundContext
+from s3ray.strategies.neighbours import Neighbours
 from s3ray.strategies.notes import reason_stage, subject_stage
 from s3ray.strategies.requests import seed_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedSet:
-    """``num`` examples from labels or contexts, with reasons behind them, in two stages, both or neither."""
+    """``num`` examples from labels or contexts, with reasons behind them, in two stages, both or neither.
+
+    With ``has_near`` prompts get the context most like their own (``Neighbours``).
+    """
 
     config: StrategyConfig
     num: int
     has_reasons: bool
     has_subjects: bool
+    has_near: bool = False
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -29,7 +34,7 @@ class SeedSet:
             "subjects": self.has_subjects,
             "candidates_per_row": config.candidates_per_row,
             "train_on_gold": config.train_on_gold,
-        }
+        } | ({"near": True} if self.has_near else {})
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
         """Reasons and subjects, where they are wanted and the task has prompts for them."""
@@ -40,7 +45,7 @@ class SeedSet:
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The one stage that writes it."""
-        yield seed_plan(context, self.config, self.num)
+        yield seed_plan(context, self.config, self.num, near=Neighbours(context).of if self.has_near else None)
 
 
 def zero_shot(config: StrategyConfig, num: int, *, two_stage: bool) -> SeedSet:

@@ -290,7 +290,7 @@ def legal_names(spec: TaskSpec, stage: str) -> frozenset[str]:
     """The names that a template may use: plain ones, and dotted ones such as ``context.premise``."""
     target = {"label", "labels"} if spec.kind == "classification" else {"answer"}
     varied = {f"vary.{name}" for name in spec.attributes}
-    given = target | varied | {f"context.{name}" for name in spec.context_fields}
+    given = target | varied | {f"{section}.{name}" for section in ("context", "near") for name in spec.context_fields}
     by_stage = {
         # Not the label that was asked for, which would answer the question.
         "verify": {"labels" if spec.labels else "answer", *(f"fields.{name}" for name in spec.fields)},

@@ -96,6 +96,7 @@ class Task:
             "parent": request.parent.fields if request.parent else {},
             "predicted": self.target.in_words(request.predicted) if request.predicted else "",
             "pattern": request.pattern,
+            "near": request.near,
             "shown": [{**example.fields, **self.target.show(example)} for example in request.shown],
             **self.target.template_values(request),
         }
@@ -246,6 +247,7 @@ def _try_templates(task: Task, where: str) -> None:
                 predicted=label or "some",
                 pattern="some pattern",
                 shown=(example,),
+                near=fields,
             )
             for request in (plain, full):
                 try:

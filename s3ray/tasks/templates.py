@@ -7,7 +7,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from s3ray.errors import InputError
 
-_SECTIONS = ("context", "fields", "parent", "vary")
+_SECTIONS = ("context", "fields", "near", "parent", "vary")
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

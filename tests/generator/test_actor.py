@@ -134,6 +134,19 @@ def test_notes_and_rejected_texts_have_no_verdict() -> None:
     run(scenario)
 
 
+def test_a_finished_example_is_judged_and_nothing_is_written() -> None:
+    async def scenario() -> None:
+        writer = verified()
+        await writer.start()
+        gold = make_request(0)._replace(stage="verdicts", template="verify", context={"text": "A fine film."})
+        answer = await writer.exchange(1, pack([(gold, 1)]))
+        (outcome,) = [*outcomes_of(answer), *await collect(writer, 1 - answer.table.num_rows)]
+        assert (outcome.status, outcome.text, outcome.num_output_tokens) == (OutcomeStatus.ACCEPTED, "", 1)
+        assert sum(outcome.verdict) == pytest.approx(1)
+
+    run(scenario)
+
+
 def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
     async def scenario() -> None:
         writer = verified()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from s3ray.methods import PlusConfig, StrategyConfig
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext
+from s3ray.tasks.gold import Context
 from s3ray.types import Example, GenerationRequest, Source
 from tests.strategies.given import (
     ADVERSARIAL,
@@ -34,6 +36,7 @@ OFF: dict[str, Any] = {
     "variants": 1,
     "balance": False,
     "clusters": 0,
+    "near": False,
 }
 SIZES: dict[str, Any] = {"seed_examples": 12, "rows": 36, "rounds": 2}
 
@@ -68,9 +71,10 @@ def test_with_every_switch_off_it_is_s3_on_every_kind_of_task(task: Any, round_:
     assert (plus.quota, plus.max_requests, first(plus, 60)) == (s3.quota, s3.max_requests, first(s3, 60))
 
 
-def test_it_shares_its_seed_set_with_s3() -> None:
+def test_without_near_it_shares_its_seed_set_with_s3() -> None:
     s3, plus = (make_strategy(StrategyConfig(name=name)) for name in ("s3", "s3plus"))
-    assert s3.seed_settings == plus.seed_settings
+    without = make_strategy(StrategyConfig(name="s3plus", plus=PlusConfig(near=False)))
+    assert s3.seed_settings == without.seed_settings != plus.seed_settings
 
 
 # -- contrast ----------------------------------------------------------------------------------------------------------
@@ -240,6 +244,57 @@ def test_without_a_prompt_for_patterns_mistakes_are_not_described() -> None:
     strategy = make_strategy(StrategyConfig(**settings(clusters=3)))
     assert list(strategy.note_stages(context(REVIEWS, 1, prompts=frozenset()))) == []
     assert {request.pattern for request in requests_of(context(REVIEWS, 1), clusters=3)["extrapolate"]} == {""}
+
+
+# -- near --------------------------------------------------------------------------------------------------------------
+
+TALES = [
+    "the king rode a white horse",
+    "a white horse ran from the king",
+    "ice cream in summer",
+    "summer means ice cream",
+]
+
+
+def test_near_gives_prompts_the_most_similar_other_context_from_the_seed_set_on() -> None:
+    contexts = [Context(id=str(number), fields={"sentence": tale}) for number, tale in enumerate(TALES)]
+    partner = {TALES[0]: TALES[1], TALES[1]: TALES[0], TALES[2]: TALES[3], TALES[3]: TALES[2]}
+    gold = [
+        replace(row, fields={**row.fields, "sentence": TALES[number % 4]})
+        for number, row in enumerate(gold_rows(QNLI, 12))
+    ]
+    seeds = requests_of(context(QNLI, 0, contexts=contexts), near=True)["seed"]
+    later = requests_of(context(QNLI, 1, contexts=contexts, gold=gold, mistakes=mistakes_of(QNLI, gold[:4])), near=True)
+    for request in (*seeds, *later["extrapolate"]):
+        assert request.near == {"sentence": partner[request.context["sentence"]]}
+    plain = requests_of(context(QNLI, 0, contexts=contexts))["seed"]
+    assert {request.near == {} for request in plain} == {True}
+    assert [request.context for request in plain] == [request.context for request in seeds]
+    assert not {request.id for request in plain} & {request.id for request in seeds}, "another prompt, another request"
+
+
+def test_a_text_that_must_not_go_with_its_context_is_written_for_the_near_one() -> None:
+    contexts = [Context(id=str(number), fields={"sentence": tale}) for number, tale in enumerate(TALES)]
+    gold = [
+        replace(row, fields={**row.fields, "sentence": TALES[number % 4]})
+        for number, row in enumerate(gold_rows(QNLI, 12))
+    ]
+    given = context(QNLI, 1, contexts=contexts, gold=gold, mistakes=mistakes_of(QNLI, gold[:4]))
+    seeds = requests_of(context(QNLI, 0, contexts=contexts), near=True)["seed"]
+    for request in (*seeds, *requests_of(given, near=True)["extrapolate"]):
+        for form in ("chat", "completion"):
+            prompt = QNLI.render(request, form)
+            said = prompt.user or prompt.text or ""
+            own, near = request.context["sentence"] in said, request.near["sentence"] in said
+            assert (own, near) == ((True, False) if request.label == "entailment" else (False, True))
+        made = QNLI.example(request, "What is it?")
+        assert (made.fields["sentence"], made.label) == (request.context["sentence"], request.label)
+
+
+def test_where_there_is_no_other_context_there_is_none_near() -> None:
+    contexts = [Context(id="0", fields={"sentence": "The King."}), Context(id="1", fields={"sentence": "the king"})]
+    assert {len(request.near) for request in requests_of(context(QNLI, 0, contexts=contexts), near=True)["seed"]} == {0}
+    assert {len(request.near) for request in requests_of(context(REVIEWS, 0), near=True)["seed"]} == {0}
 
 
 # -- all at once -------------------------------------------------------------------------------------------------------

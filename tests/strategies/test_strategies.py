@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.methods import StrategyConfig
+from s3ray.methods import PlusConfig, StrategyConfig
 from s3ray.strategies import STRATEGIES, make_strategy
 from s3ray.strategies.base import TrainingSet
 from s3ray.tasks import Task
@@ -176,7 +176,7 @@ def test_equal_seed_settings_mean_an_equal_round_0(name: str, field: str) -> Non
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ({"name": "s3"}, {"name": "s3plus"}),
+        ({"name": "s3"}, {"name": "s3plus", "plus": PlusConfig(near=False)}),
         ({"name": "s3"}, {"name": "transfer"}),
         ({"name": "s3", "rationales": False, "two_stage": True, "rows": 20}, {"name": "zerogen", "rows": 8}),
         ({"name": "gold"}, {"name": "llm2llm"}),

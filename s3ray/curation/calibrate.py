@@ -1,0 +1,77 @@
+"""Setting right what a generator says of labels, by what it says of gold rows, whose labels are known.
+
+A small model's "yes" is often likely whatever it is shown. Vector scaling with a full matrix (Guo et al., *On
+Calibration of Modern Neural Networks*, ICML 2017) is a logistic regression on the logarithms of its probabilities;
+classes weigh the same, because rows of all labels are asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LEAST_ROWS = 10
+"""Judged gold rows of a label below which nothing is set right."""
+_TINY = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """``softmax(weights @ log(verdict) + bias)``; ``weights`` (labels, labels) and ``bias`` in the task's order.
+
+    ``accuracy`` is the share of the judged gold rows whose label is the likeliest before and after, ``num`` how many
+    they are.
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    num: int
+    accuracy: tuple[float, float]
+
+    def of(self, verdict: Sequence[float]) -> tuple[float, ...]:
+        """A verdict, set right; both sum to 1."""
+        scores = np.array(self.weights) @ _logarithms([verdict])[0] + np.array(self.bias)
+        shares = np.exp(scores - scores.max())
+        return tuple((shares / shares.sum()).tolist())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for ``from_dict``."""
+        return {"weights": self.weights, "bias": self.bias, "num": self.num, "accuracy": self.accuracy}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Calibration":
+        """Read what ``as_dict`` wrote."""
+        weights = tuple(tuple(row) for row in plain["weights"])
+        accuracy = tuple(plain["accuracy"])
+        return cls(weights=weights, bias=tuple(plain["bias"]), num=plain["num"], accuracy=accuracy)
+
+
+def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_labels: int) -> Calibration | None:
+    """Learn from verdicts on gold rows, shape (rows, labels), and their labels' numbers; None: too few of a label."""
+    counts = np.bincount(np.asarray(truth, dtype=np.int64), minlength=num_labels)
+    if counts.min() < LEAST_ROWS:
+        return None
+    from sklearn.linear_model import LogisticRegression  # slow to import, and only verification asks for it
+
+    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(_logarithms(verdicts), truth)
+    weights, bias = model.coef_, model.intercept_
+    if num_labels == 2:  # there it has the difference alone
+        weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
+    raw = Calibration(weights=_rows(weights), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0))
+    before, after = (_accuracy(rows, truth) for rows in (verdicts, [raw.of(verdict) for verdict in verdicts]))
+    return Calibration(weights=raw.weights, bias=raw.bias, num=raw.num, accuracy=(before, after))
+
+
+def _logarithms(verdicts: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
+    return np.log(np.clip(np.asarray(verdicts, dtype=np.float64), _TINY, 1.0))
+
+
+def _rows(matrix: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def _accuracy(verdicts: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
+    right = np.argmax(np.asarray(verdicts), axis=1) == np.asarray(truth)
+    return float(right.mean())
