@@ -5,6 +5,7 @@ safetensors. Pickled weights are refused. A GGUF file is dequantised to such a f
 by the file's sha256, so that it is whole or absent whoever else converts it at the same moment.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -216,11 +217,16 @@ def _check_gguf(path: Path, needs_chat_template: bool, problem: Problem) -> None
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise problem("is not a GGUF file", "Fetch the file again.")
-    if needs_chat_template:
-        from gguf import GGUFReader
+    if needs_chat_template and not _gguf_has_chat_template(path, path.stat().st_mtime_ns):
+        raise problem("the file has no chat template", "Use an instruction-tuned model, or the completion style.")
 
-        if "tokenizer.chat_template" not in GGUFReader(path).fields:
-            raise problem("the file has no chat template", "Use an instruction-tuned model, or the completion style.")
+
+@functools.cache
+def _gguf_has_chat_template(path: Path, changed_ns: int) -> bool:
+    """Reading a file's fields takes seconds, and each run of a campaign asks."""
+    from gguf import GGUFReader
+
+    return "tokenizer.chat_template" in GGUFReader(path).fields
 
 
 def _cache_root() -> Path:

@@ -268,8 +268,8 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
 
 
 def _config_of_all(campaign: Campaign, runs: Sequence[_Run], passes: bool) -> RunConfig:
-    """A job that stands for all of them where engines and train workers are placed."""
-    config = runs[0].job.config
+    """A job that stands for all of them where engines and train workers are placed: one that writes, if any does."""
+    config = next((run.job.config for run in runs if run.job.config.generates), runs[0].job.config)
     workers = max(run.job.config.student.workers for run in runs)
     if not passes:
         workers *= campaign.config.trainings
