@@ -19,11 +19,16 @@ def to_markdown(campaign: Campaign, rows: Sequence[Row]) -> str:
 
 
 def to_page(
-    campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Result], made_by: Sequence[Mapping[str, str]]
+    campaign: Campaign,
+    rows: Sequence[Row],
+    results: Mapping[str, Result],
+    made_by: Sequence[Mapping[str, str]],
+    pictures: Mapping[str, str],
 ) -> str:
     """The comparison as a page that can be published: where it comes from, scores, costs, every seed and every setting.
 
-    ``made_by`` says of each start of the campaign what was run (``command``, ``commit``, ``machine``).
+    ``made_by`` says of each start of the campaign what was run (``command``, ``commit``, ``machine``). ``pictures`` are
+    the files of its plots, by what they show.
     """
     missing = [run.name for run in campaign.runs if run.name not in results]
     made = [f"Made by `{start['command']}` at commit {start['commit']} on {start['machine']}." for start in made_by]
@@ -37,6 +42,9 @@ def to_page(
         "Means over the seeds: output tokens of all stages; device-seconds in which engines were busy for the run, and "
         "in which its train workers trained and scored.",
         "\n".join(_tables(campaign, rows, _cost_table)),
+        "## Plots",
+        "A dot is a seed, the stroke their mean, the bar its 95 % interval over seeds and test rows.",
+        *(f"{title}\n\n![{title}]({name})" for title, name in pictures.items()),
         "## The settings",
         f"All runs begin with `{campaign.config.job}`; what each value sets:",
         f"```yaml\n{yaml.safe_dump(campaign.config.axes, sort_keys=False, default_flow_style=None, width=110)}```",

@@ -1,9 +1,11 @@
 """compare.json, compare.md and compare.html: a campaign's result for programs, for publication and for people.
 
-And timeline.json: what every engine and every run's train workers did when, for Perfetto and Chrome.
+compare.md comes with its plots, as files of their own (compare-*.svg). And timeline.json: what every engine and every
+run's train workers did when, for Perfetto and Chrome.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +23,11 @@ from s3ray.monitor.comparison import Point
 from s3ray.monitor.events import Event
 from s3ray.monitor.plots import Part
 from s3ray.monitor.report import page_template
+from s3ray.monitor.svg import standalone
 from s3ray.store import RunStore
+
+_Curve = tuple[str, str, Markup, list[Part]]
+"""Task, axis, plot, legend."""
 
 
 def write_comparison(
@@ -32,22 +38,42 @@ def write_comparison(
     made_by = [event["made_by"] for event in events if "made_by" in event]
     store.write_json("compare.json", to_json(campaign, rows, results) | {"made_by": made_by} | campaign_time(booked))
     store.write_json("timeline.json", lanes.trace(booked))
-    store.write_text("compare.md", to_page(campaign, rows, results, made_by))
+    tables = {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
+    curves = _curves(campaign, rows)
+    pictures = _write_pictures(store, tables, curves)
+    store.write_text("compare.md", to_page(campaign, rows, results, made_by, pictures))
     page = page_template("compare.html.j2").render(
         campaign=campaign.config,
         reference=campaign.reference,
-        tables=[(task, [row for row in rows if row.task == task]) for task in dict.fromkeys(row.task for row in rows)],
+        tables=list(tables.items()),
         num_combinations=len({row.name for row in rows}),
         has_labels=any(row.label_accuracy is not None for row in rows),
         scores_plot=_scores_plot,
         cost_plot=_cost_plot,
-        curves=_curves(campaign, rows),
+        curves=curves,
         texts={"mean_std": mean_std, "from_to": from_to, "num_rows": num_rows, "excludes_zero": excludes_zero},
         lanes=lanes.rows(booked),
         plots=plots,
         links={run.name: f"{run.name}/report.html" for run in campaign.runs if store.has(f"{run.name}/report.html")},
     )
     store.write_text("compare.html", page)
+
+
+def _write_pictures(store: RunStore, tables: Mapping[str, Sequence[Row]], curves: Sequence[_Curve]) -> dict[str, str]:
+    """Write plots as files, and say which there are, by what each shows."""
+    found = {f"Scores: {task}": _scores_plot(rows) for task, rows in tables.items()}
+    for task, axis, plot, legend in curves:
+        lines = ", ".join(f"{part.name} {part.value:.3f}" for part in legend)
+        found[f"Along {axis}: {task} (last points, in the order of the colours: {lines})"] = plot
+    costs = {f"Costs: {task}": _cost_plot(rows) for task, rows in tables.items()}
+    found |= {title: plot for title, plot in costs.items() if plot is not None}
+    style = page_template("style.css.j2").render()
+    pictures = {}
+    for title, plot in found.items():
+        name = f"compare-{re.sub('[^a-z0-9]+', '-', title.partition('(')[0].lower()).strip('-')}.svg"
+        store.write_text(name, standalone(plot, style))
+        pictures[title] = name
+    return pictures
 
 
 def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Result]) -> dict[str, Any]:
@@ -97,8 +123,8 @@ def _cost_plot(rows: Sequence[Row]) -> Markup | None:
     return comparison.cost_plot(rows[0].metric, "device-s", points) if len(points) > 1 else None
 
 
-def _curves(campaign: Campaign, rows: Sequence[Row]) -> list[tuple[str, str, Markup, list[Part]]]:
-    """A learning curve for each numeric axis and each task: task, axis, plot, legend."""
+def _curves(campaign: Campaign, rows: Sequence[Row]) -> list[_Curve]:
+    """A learning curve for each numeric axis and each task."""
     curves = []
     for axis in campaign.config.axes:
         numbers = campaign.numbers(axis) if axis != campaign.task_axis else None

@@ -4,6 +4,7 @@ Drawn for a width of 460 units, so that letters stay readable on a phone.
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
@@ -39,6 +40,16 @@ def round_ticks(low: float, high: float) -> list[float]:
 def place_y(value: float, low: float, high: float, height: int) -> float:
     """Where a value lies on the upright axis."""
     return height - BOTTOM - (value - low) / max(high - low, 1e-9) * (height - TOP - BOTTOM)
+
+
+def standalone(plot: Markup, style: str) -> str:
+    """A plot as a file of its own, with the style sheet of the pages, on their paper."""
+    head, _, body = str(plot).partition(">")
+    _, _, width, height = head.partition('viewBox="')[2].partition('"')[0].split()
+    frame = f'viewBox="-16 -16 {float(width) + 32:g} {float(height) + 32:g}"'
+    head = re.sub('viewBox="[^"]*"', frame, head).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    own = "svg { background: var(--paper); font-family: system-ui, sans-serif; }"
+    return f"{head}><style>\n{style}\n{own}\n</style>{body}\n"
 
 
 def picture(title: str, height: int, body: Sequence[str]) -> Markup:

@@ -1,8 +1,10 @@
 """The table of a campaign: means over seeds, and leads that are paired seed by seed and row by row."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -73,9 +75,10 @@ def test_runs_that_are_missing_leave_holes_and_no_false_pairs(tmp_path: Path) ->
     zerogen, s3 = compare(campaign, found)
     assert zerogen.lead_mean == pytest.approx(0.01)
     assert (zerogen.lead_std, s3.std) == (None, None)
-    page = to_page(campaign, [zerogen, s3], found, [])
+    page = to_page(campaign, [zerogen, s3], found, [], {"Scores": "scores.svg"})
     assert "| s3 | small | 164 | 20 | 30 | - | 0.810 |" in page
     assert "Not finished: zerogen-large-3," in page
+    assert "![Scores](scores.svg)" in page
 
 
 @pytest.mark.parametrize("answers", [None, result(0.7, first=1).answers])
@@ -157,6 +160,12 @@ def test_the_page_shows_every_seed_what_it_cost_and_where_it_comes_from(tmp_path
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "Made by `s3ray compare grid.yaml` at commit 0123abc on 1 node." in text
     assert "| zerogen | small | 164 | 20 | 30 | 0.700 | 0.800 |" in text
+    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert pictures == ["compare-scores-review-sentences.svg", "compare-costs-review-sentences.svg"]
+    for name in pictures:
+        root = ElementTree.parse(tmp_path / "out" / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--paper" in (root[0].text or "")
 
 
 def test_the_page_says_what_engines_and_train_workers_did(tmp_path: Path) -> None:
