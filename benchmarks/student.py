@@ -12,7 +12,8 @@ accuracy on test of the epoch that was best on the selection part.
 What the comparison does not say: on a CPU one worker computes with all cores and two share them, so ``ours2`` shows
 what the exchange of gradients costs and not what a second machine brings; with a single GPU the two share it through
 Gloo. What grouping by length saves depends on how the lengths of the rows differ; here they are single sentences.
-On a GPU the paper's recipe computes in float32 and the others in bfloat16. The last line is a JSON object.
+On a GPU the paper's recipe computes in float32 and the others in bfloat16; on a CPU that has bfloat16, ours alone does.
+The last line is a JSON object.
 """
 
 import argparse

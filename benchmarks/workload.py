@@ -15,8 +15,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from s3ray.config import RunConfig
-from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
+from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.jobfile import validate
+from s3ray.processor import cpu_flags
 from s3ray.tasks import load_task
 from s3ray.types import Example, GenerationRequest, Origin, Source
 from s3ray.weights import resolve_model
@@ -157,7 +158,7 @@ def engine_arguments(config: RunConfig) -> dict[str, Any]:
     """Arguments of vLLM for the peers that are not s3ray; the limits that engines resolve from them are compared."""
     generator = config.generator
     return {
-        "dtype": resolve_dtype(generator.dtype, "cpu", read_cpu_flags()),
+        "dtype": resolve_dtype(generator.dtype, "cpu", cpu_flags()),
         "max_model_len": generator.max_model_len,
         "max_num_seqs": generator.max_num_seqs,
         "max_num_batched_tokens": generator.max_num_batched_tokens,

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint
 from s3ray.errors import InputError
-from s3ray.generator.engines.vllm import read_cpu_flags, resolve_dtype
+from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.identity import shaping_settings
+from s3ray.processor import cpu_flags
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import check_strategy
 from s3ray.student.encode import MIN_SPAN_LENGTH
@@ -87,7 +88,7 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[J
     plan = plan_placement(job.config, nodes, where)
     generator = job.config.generator
     if generator.engine == "vllm":
-        dtype = resolve_dtype(generator.dtype, plan.device, read_cpu_flags())
+        dtype = resolve_dtype(generator.dtype, plan.device, cpu_flags())
         generator = generator.model_copy(update={"dtype": dtype})
     config = job.config.model_copy(update={"generator": generator})
     resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)

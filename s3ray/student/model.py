@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from s3ray.config import StudentConfig
 from s3ray.errors import InputError
 from s3ray.files import is_url
 from s3ray.objects import clear_folder, download_folder, upload_folder
+from s3ray.processor import cpu_flags, has_bfloat16
 from s3ray.student.encode import Encoded, collate, encode
 from s3ray.tasks import Task
 from s3ray.types import Example
@@ -50,7 +51,7 @@ class Student:
         ``through`` is the model as wrapped for data-parallel training. Padding can never be an answer.
         """
         batch = collate(inputs, self.tokenizer.pad_token_id, self.device)
-        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = computes_in_bfloat16(self.device.type, torch.cuda.is_bf16_supported(), cpu_flags())
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             output = (through or self.model)(**batch)
         if self.task.has_labels:
@@ -61,6 +62,11 @@ class Student:
             output.start_logits.float().masked_fill(padding, lowest),
             output.end_logits.float().masked_fill(padding, lowest),
         )
+
+
+def computes_in_bfloat16(device: str, cuda_has_it: bool, flags: Collection[str]) -> bool:
+    """Whether a student computes in bfloat16 on a device of this type; ``flags`` are the CPU's."""
+    return cuda_has_it if device == "cuda" else device == "cpu" and has_bfloat16(flags)
 
 
 def load_student(config: StudentConfig, task: Task, device: torch.device) -> Student:

@@ -53,7 +53,7 @@ def one_load_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s3ray.student.checker.load_student", load)
 
 
-@pytest.mark.usefixtures("one_load_at_a_time")
+@pytest.mark.usefixtures("float32", "one_load_at_a_time")
 def test_wrong_labels_are_doubted_the_same_by_one_worker_and_by_two(
     config: StudentConfig, reviews: Task, checker: str, rows: list[Example]
 ) -> None:

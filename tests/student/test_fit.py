@@ -135,6 +135,7 @@ def test_training_stops_when_patience_is_spent(
     assert len(result.epochs) == result.best_epoch + 3 < 30
 
 
+@pytest.mark.usefixtures("float32")
 def test_gradients_of_parts_of_a_batch_add_up_to_the_gradient_of_the_batch(
     tiny_bert: str, reviews: Task, toy_reviews: Callable[[range], list[Example]]
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_same_seed_gives_the_same_student(config: StudentConfig, reviews: Ta
     assert [report.loss for report in trainer.train(replace(job, seed=8)).epochs] != first
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_saved_folder_loads_with_transformers_and_answers_alike(
     config: StudentConfig, reviews: Task, job: StudentJob
 ) -> None:
@@ -121,6 +122,7 @@ def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) 
     assert [mistake.confidence for mistake in mistakes] == [0.6, 0.8]
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_mining_by_blocks_finds_what_mining_at_once_finds(
     num_workers: int, config: StudentConfig, reviews: Task, job: StudentJob
@@ -141,6 +143,7 @@ def test_mining_by_blocks_finds_what_mining_at_once_finds(
     assert tuple(on_disk) == found[0][0]
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     config: StudentConfig, reviews: Task, job: StudentJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +244,7 @@ def test_a_training_set_without_rows_is_refused(
         LocalStudentTrainer(config, reviews).train(replace(job, train_path=write("none", reviews, [])))
 
 
+@pytest.mark.usefixtures("float32")
 def test_answers_come_in_the_order_of_the_rows(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
     student = load_student(config, reviews, torch.device("cpu"))
     examples = read(job.test_path, reviews)

@@ -49,6 +49,7 @@ def assert_equal(some: Probes, others: Probes) -> None:
         np.testing.assert_allclose(getattr(some, name), getattr(others, name), atol=1e-5)
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_classifier_s_probes_are_its_answers(
     student: Student, job: StudentJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def question(number: int, num_words: int) -> Example:
     )
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_span_student_s_probes_are_of_its_first_answer_in_the_best_window(
     config: StudentConfig, questions: Task, write: Write, tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ def make_encoder(kind: str, folder: Path, tiny_bert: str) -> str:
     return str(folder)
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "llama"])
 def test_features_are_what_the_last_layer_multiplies(
     kind: str, tiny_bert: str, reviews: Task, job: StudentJob, tmp_path: Path

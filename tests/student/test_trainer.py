@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,12 +19,12 @@ from transformers import AutoModelForSequenceClassification
 from benchmarks.processes import below
 from s3ray.cluster import remove_groups
 from s3ray.config import StudentConfig
-from s3ray.errors import InputError, TrainerError
+from s3ray.errors import InputError, S3RayError, TrainerError
 from s3ray.probes import probes_from_table
 from s3ray.student.loop import LocalStudentTrainer
 from s3ray.student.trainer import RayStudentTrainer
 from s3ray.tasks import Task
-from s3ray.types import Example, Origin, Source, StudentJob
+from s3ray.types import Example, Origin, Source, StudentJob, StudentResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,7 +33,21 @@ def on_ray(config: StudentConfig, task: Task, storage: Path, gpus: float = 0) ->
     return RayStudentTrainer(config, task, run_name="test", storage_path=str(storage), gpus_per_worker=gpus)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.fixture
+def float32_everywhere(float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of Ray Train, which are other processes, compute in float32 too."""
+
+    def train(settings: dict[str, Any]) -> StudentResult | S3RayError:
+        from s3ray.student.trainer import _train_on_worker  # the worker's own
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("s3ray.student.model.cpu_flags", frozenset)
+            return _train_on_worker(settings)
+
+    monkeypatch.setattr("s3ray.student.trainer._train_on_worker", train)
+
+
+@pytest.mark.usefixtures("local_ray", "float32_everywhere")
 def test_two_workers_train_the_student_that_one_process_trains(
     config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
 ) -> None:
@@ -127,7 +142,7 @@ def test_what_a_dead_controller_left_reserved_comes_back_and_nothing_else() -> N
     assert states == ["REMOVED", "CREATED"]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "float32_everywhere")
 def test_two_workers_weigh_and_probe_as_one_process_does(
     config: StudentConfig,
     reviews: Task,

@@ -14,7 +14,6 @@ import platform
 import time
 from collections.abc import Collection
 from functools import lru_cache, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,11 +21,11 @@ from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
 from s3ray.generator.engines.choices import first_tokens, shares
 from s3ray.memory import MemoryWatch, wait_for_memory
+from s3ray.processor import cpu_flags, has_bfloat16
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
 _ENDING = 48  # characters of a prompt's end that decide how what follows is cut into tokens
-_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 and Arm
 
 
 class VLLMEngine:
@@ -78,7 +77,7 @@ class VLLMEngine:
         memory = {} if on_cpu else {"gpu_memory_utilization": self._spec.memory_share}
         return {
             "model": folder,
-            "dtype": resolve_dtype(config.dtype, self._spec.device, read_cpu_flags()),
+            "dtype": resolve_dtype(config.dtype, self._spec.device, cpu_flags()),
             "max_model_len": config.max_model_len,
             "max_num_seqs": config.max_num_seqs,
             "max_num_batched_tokens": batched,
@@ -295,14 +294,11 @@ def _read_memory(nvml: Any, handle: Any) -> tuple[int, int]:
     return memory.free, memory.total
 
 
-def resolve_dtype(dtype: str, device: str, cpu_flags: Collection[str]) -> str:
-    """The number format to load a model in: on a CPU ``auto`` is bfloat16 only where the CPU computes with it.
-
-    Emulated bfloat16 is several times slower than float32.
-    """
+def resolve_dtype(dtype: str, device: str, flags: Collection[str]) -> str:
+    """The number format to load a model in: on a CPU ``auto`` is bfloat16 only where the CPU computes with it."""
     if dtype != "auto" or device != "cpu":
         return dtype
-    return "float32" if _BFLOAT16_FLAGS.isdisjoint(cpu_flags) else "bfloat16"
+    return "bfloat16" if has_bfloat16(flags) else "float32"
 
 
 def read_limits(resolved: Any, device: str) -> EngineLimits:
@@ -315,15 +311,6 @@ def read_limits(resolved: Any, device: str) -> EngineLimits:
         dtype=str(resolved.model_config.dtype).removeprefix("torch."),
         device=device,
     )
-
-
-def read_cpu_flags() -> frozenset[str]:
-    """What this machine's CPU reports that it can do; nothing where Linux does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split())
 
 
 def _set_environment(spec: EngineSpec) -> None:

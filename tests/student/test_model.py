@@ -1,0 +1,50 @@
+"""A student computes in bfloat16 on the devices that have it, and all that it gives and keeps is float32."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from s3ray.config import StudentConfig
+from s3ray.student.model import computes_in_bfloat16, load_student
+from s3ray.student.probe import head_of
+from s3ray.tasks import Task
+from s3ray.types import Example
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda_has_it", "flags", "in_bfloat16"),
+    [
+        ("cuda", True, set(), True),
+        ("cuda", False, {"avx512_bf16"}, False),
+        ("cpu", False, {"avx2", "avx512_bf16"}, True),
+        ("cpu", False, {"asimd", "bf16"}, True),
+        ("cpu", True, {"avx2"}, False),
+        ("mps", True, {"bf16"}, False),
+    ],
+)
+def test_the_number_format_follows_the_device(
+    device: str, cuda_has_it: bool, flags: set[str], in_bfloat16: bool
+) -> None:
+    assert computes_in_bfloat16(device, cuda_has_it, flags) == in_bfloat16
+
+
+@pytest.mark.parametrize(("flags", "head_gives"), [((), torch.float32), (("amx_bf16",), torch.bfloat16)])
+def test_logits_gradients_and_weights_are_float32_whatever_the_model_computes_in(
+    flags: tuple[str, ...],
+    head_gives: torch.dtype,
+    config: StudentConfig,
+    reviews: Task,
+    toy_reviews: Callable[[range], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("s3ray.student.model.cpu_flags", lambda: frozenset(flags))
+    student = load_student(config, reviews, torch.device("cpu"))
+    gave: list[torch.dtype] = []
+    head_of(student).register_forward_hook(lambda layer, given, scores: gave.append(scores.dtype))
+    (logits,) = student.logits(student.encode(toy_reviews(range(4))))
+    torch.autograd.backward(logits.sum())
+    assert (gave, logits.dtype) == ([head_gives], torch.float32)
+    weights = list(student.model.parameters())
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert {weight.grad.dtype for weight in weights if weight.grad is not None} == {torch.float32}
