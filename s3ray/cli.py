@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, status, report, audit, export, reparse.
+"""The command line: run, plan, compare, status, watch, report, audit, export, reparse.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -103,10 +103,26 @@ def compare(
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """Say where a run stands: running, finished or interrupted, and what is on disk."""
+    """Say where a run or a campaign stands: running, finished or interrupted, and what is on disk."""
+    from s3ray.monitor.campaign import campaign_status, is_campaign
     from s3ray.monitor.summary import status_text
 
-    _console().print(status_text(RunStore.existing(run), time.time()))
+    store, now = RunStore(run), time.time()
+    if is_campaign(store):
+        _console().print(campaign_status(store, now))
+    else:
+        _console().print(status_text(RunStore.existing(run), now))
+
+
+@app.command()
+def watch(run: RunFolder) -> None:
+    """Follow a run or a campaign to its end, from any machine that sees its folder.
+
+    Shows what the run itself shows. Exit code 3 if it fails or no driver is at work any more.
+    """
+    from s3ray.monitor.watch import watch_run
+
+    watch_run(RunStore(run), _console())
 
 
 @app.command()

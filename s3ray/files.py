@@ -20,6 +20,8 @@ import pyarrow as pa
 from s3ray.errors import InputError, StoreError
 
 Event = Mapping[str, Any]
+Position = dict[str, int]
+"""How much of the events was read: bytes by the name of the file that they lie in."""
 Tell = Callable[[str], None]
 
 _LOCAL = ("", "file", "local")
@@ -73,8 +75,11 @@ class Files(Protocol):
         """Add events to those of the run."""
         ...
 
-    def event_lines(self) -> Iterator[str]:
-        """The lines of all events, oldest first; one that a crash cut short is among them."""
+    def event_lines(self, position: Position | None = None) -> Iterator[str]:
+        """The lines of all events, oldest first; one that a crash cut short is among them.
+
+        With a ``position`` only those after it that are whole; it moves on.
+        """
         ...
 
     def check_writable(self) -> None:
@@ -183,10 +188,15 @@ class LocalFiles:
                 handle.write(b"\n")
             handle.write(text.encode())
 
-    def event_lines(self) -> Iterator[str]:
+    def event_lines(self, position: Position | None = None) -> Iterator[str]:
         """See ``Files``."""
         path = self.folder / _EVENTS
         if not path.exists():
+            return
+        if position is not None:
+            with path.open("rb") as handle:
+                handle.seek(position.get(_EVENTS, 0))
+                yield from whole_lines(handle.read(), _EVENTS, position)
             return
         with path.open(encoding="utf-8", errors="replace") as handle:
             yield from handle
@@ -230,6 +240,13 @@ class LocalFiles:
                 return not _try_lock(handle.fileno())
         except FileNotFoundError:
             return False
+
+
+def whole_lines(content: bytes, name: str, position: Position) -> list[str]:
+    """The whole lines of what a file holds from its position on, which moves behind them."""
+    end = content.rfind(b"\n") + 1
+    position[name] = position.get(name, 0) + end
+    return content[:end].decode(errors="replace").splitlines()
 
 
 def running_elsewhere(root: str) -> InputError:

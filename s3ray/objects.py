@@ -23,7 +23,7 @@ import fsspec
 import pyarrow as pa
 
 from s3ray.errors import InputError, StoreError
-from s3ray.files import Event, Tell, join
+from s3ray.files import Event, Position, Tell, join, whole_lines
 from s3ray.lease import Lease, is_alive
 from s3ray.segments import EventPen
 
@@ -180,11 +180,16 @@ class ObjectFiles:
         self._check_lease()
         self._events.add(list(events))
 
-    def event_lines(self) -> Iterator[str]:
+    def event_lines(self, position: Position | None = None) -> Iterator[str]:
         """See ``files.Files``; what this process has collected is written first."""
         self._events.flush()
-        for content in self.read_all(self.names("events")):
-            yield from content.decode(errors="replace").splitlines()
+        # Only the last of the objects grows.
+        names = [name for name in self.names("events") if not position or name >= max(position)]
+        for name, content in zip(names, self.read_all(names), strict=True):
+            if position is None:
+                yield from content.decode(errors="replace").splitlines()
+            else:
+                yield from whole_lines(content[position.get(name, 0) :], name, position)
 
     def check_writable(self) -> None:
         """Write and remove one hidden object.

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from s3ray.config import data_changes, fingerprint
 from s3ray.errors import InputError, StoreError
-from s3ray.files import Files, LocalFiles, Tell, is_url, split
+from s3ray.files import Files, LocalFiles, Position, Tell, is_url, split
 from s3ray.jobfile import parse_yaml
 from s3ray.objects import ObjectFiles, read_file
 
@@ -298,9 +298,9 @@ class RunStore:
         """Append events to those of the run; on an object store most of them wait a moment (``objects``)."""
         self._files.append_events(events)
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events of all attempts, oldest first; a line that a crash cut short is passed over."""
-        for line in self._files.event_lines():
+    def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
+        """The events of all attempts, or those after a position; a line that a crash cut short is passed over."""
+        for line in self._files.event_lines(position):
             with contextlib.suppress(json.JSONDecodeError):
                 yield json.loads(line)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,13 +23,26 @@ PLAIN_EVERY_S = 5.0
 _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
 
 
-def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress | PlainProgress":
+class Foldable(Protocol):
+    """A view that events are folded into."""
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in."""
+        ...
+
+
+View = TypeVar("View", bound=Foldable)
+
+
+def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress[RunView] | PlainProgress":
     """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
 
     ``view`` is what earlier attempts of the run came to (``RunView.replay``), so that a resumed run shows it.
     """
     view = view or RunView()
-    return LiveProgress(console, view) if console.is_terminal else PlainProgress(console, view)
+    if console.is_terminal:
+        return LiveProgress(console, view, live_table, milestone)
+    return PlainProgress(console, view)
 
 
 class PlainProgress:
@@ -53,12 +67,19 @@ class PlainProgress:
         """Nothing is held."""
 
 
-class LiveProgress:
-    """A table that is redrawn in place, under the milestones of the run, which stay on the screen."""
+class LiveProgress(Generic[View]):
+    """A table that is redrawn in place, under the milestones, which stay on the screen."""
 
-    def __init__(self, console: Console, view: RunView, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        console: Console,
+        view: View,
+        draw: Callable[[View, float], RenderableType],
+        tell: Callable[[Event, View], str | None],
+    ) -> None:
         self._view = view
-        self._clock = clock
+        self._picture = draw
+        self._tell = tell
         # Rich redraws from a thread of its own while the driver's thread folds events in.
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
@@ -68,7 +89,7 @@ class LiveProgress:
         """Hear one event."""
         with self._lock:
             self._view.apply(event)
-            line = milestone(event, self._view)
+            line = self._tell(event, self._view)
         if line is not None:
             say(self._live.console, line)
 
@@ -78,7 +99,7 @@ class LiveProgress:
 
     def _draw(self) -> RenderableType:
         with self._lock:
-            return live_table(self._view, self._clock())
+            return self._picture(self._view, time.time())
 
 
 def say(console: Console, line: str) -> None:

@@ -41,7 +41,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
     """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
     view = RunView.replay(store.events())
     state = view.state(now)
-    held = _is_held(store)
+    held = driver_is_there(store)
     if held is not None and not view.ended:
         state = "running" if held else "unknown"
     table = Table.grid(padding=(0, 2))
@@ -122,11 +122,11 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
             return Text(f"not finished{attempt}, and no driver is at work{age}: probably killed", style="yellow")
 
 
-def _is_held(store: RunStore) -> bool | None:
-    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder)."""
+def driver_is_there(store: RunStore) -> bool | None:
+    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder, NFS from afar)."""
     try:
         return store.is_held()
-    except PermissionError:
+    except OSError:
         return None
 
 

@@ -1,0 +1,140 @@
+"""How a campaign stands, a line for each of its runs: folded from the campaign's own events, for status and watch.
+
+A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and of
+each run what begins or ends something.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from s3ray.monitor.events import CAMPAIGN_EVENTS, Event
+from s3ray.monitor.progress import duration, engines_text, milestone, scores
+from s3ray.monitor.summary import driver_is_there
+from s3ray.monitor.view import RunView
+from s3ray.store import RunStore
+
+_MOST_LINES = 24
+_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(slots=True, kw_only=True)
+class CampaignView:
+    """The state of a campaign after some of its events: its runs by name, and ``pool``, which has its engines."""
+
+    name: str = ""
+    num_runs: int = 0
+    ended: bool = False
+    runs: dict[str, RunView] = field(default_factory=dict)
+    pool: RunView = field(default_factory=RunView)
+
+    @classmethod
+    def replay(cls, events: Iterable[Event]) -> "CampaignView":
+        """The view after all of ``events``, oldest first."""
+        view = cls()
+        for event in events:
+            view.apply(event)
+        return view
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in."""
+        if event["event"] == "campaign_started":
+            self.name, self.num_runs, self.ended = event["run"], event["runs"], False
+        if event["run"] == self.name:
+            self.pool.apply(event)
+            self.ended = self.ended or event["event"] == "campaign_finished"
+        else:
+            self.runs.setdefault(event["run"], RunView()).apply(event)
+
+    def state(self, run: str, *, is_held: bool) -> str:
+        """How a run stands; ``is_held`` says whether a driver is at work."""
+        return self.runs[run].ended or ("running" if is_held and not self.ended else "interrupted")
+
+    def counts(self, *, is_held: bool) -> str:
+        """How many runs are in which state: ``12 runs: 5 finished, 3 running, 4 not begun``."""
+        states = Counter(self.state(run, is_held=is_held) for run in self.runs)
+        states["not begun"] = self.num_runs - len(self.runs)
+        return f"{self.num_runs} runs: {', '.join(f'{num} {state}' for state, num in states.items() if num > 0)}"
+
+
+def is_campaign(store: RunStore) -> bool:
+    """Whether a folder is a campaign's."""
+    return next(iter(store.events()), {}).get("event") in CAMPAIGN_EVENTS
+
+
+def campaign_status(store: RunStore, now: float) -> RenderableType:
+    """How a campaign stands by its folder alone, at ``now`` (unix seconds)."""
+    view = CampaignView.replay(store.events())
+    is_held = driver_is_there(store) is not False
+    parts: list[RenderableType] = [_head(view, now, is_held=is_held), runs_table(view, list(view.runs), is_held)]
+    if view.ended and store.has("compare.html"):
+        parts.append(Text(f"Look at it: {store.url('compare.html')}", overflow="fold"))
+    elif not view.ended:
+        again = "Nothing to do. Should it be killed," if is_held else "Go on:"
+        parts.append(Text(f"{again} the same `s3ray compare` command goes on from what is on disk."))
+    return Group(*parts)
+
+
+def live_campaign(view: CampaignView, now: float) -> RenderableType:
+    """What a watcher wants to know of a campaign that is at work, in a screen: the runs that are under way."""
+    under_way = [name for name, run in view.runs.items() if not run.ended]
+    return Group(Text(), _head(view, now, is_held=True), runs_table(view, under_way[:_MOST_LINES], is_held=True))
+
+
+def campaign_milestone(event: Event, view: CampaignView) -> str | None:
+    """The line that stays in the log for this event, with the name of its run; None if it is not worth one."""
+    run = view.pool if event["run"] == view.name else view.runs[event["run"]]
+    line = milestone(event, run)
+    return None if line is None else f"[{event['run']}] {line}"
+
+
+def runs_table(view: CampaignView, names: Iterable[str], is_held: bool) -> Table:
+    """A line for each of these runs; narrow enough for 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    columns: dict[str, Callable[[RunView], str]] = {
+        "round": lambda run: f"{run.round}/{run.last_round}",
+        "doing": lambda run: "" if run.ended else run.phase,
+        "selection": _last_score,
+        "test": lambda run: scores(dict(list((run.test or {}).items())[:1])),
+        "work": lambda run: duration(run.total_s),
+    }
+    for column in ("run", "state", *columns):
+        table.add_column(column, no_wrap=column != "run", overflow="fold")
+    for name in names:
+        run, state = view.runs[name], view.state(name, is_held=is_held)
+        table.add_row(name, Text(state, style=_STYLES.get(state, "")), *(told(run) for told in columns.values()))
+    return table
+
+
+def _last_score(run: RunView) -> str:
+    if not run.students:
+        return ""
+    name, value = next(iter(run.students[max(run.students)]["select"].items()))
+    return f"{name} {value:.3f}"
+
+
+def _head(view: CampaignView, now: float, *, is_held: bool) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("campaign", view.name)
+    table.add_row("state", _state(view, now, is_held=is_held))
+    table.add_row("runs", view.counts(is_held=is_held))
+    if view.pool.engines and is_held and not view.ended:
+        table.add_row("engines", engines_text(view.pool))
+    return table
+
+
+def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
+    if view.ended:
+        failed = any(run.ended == "failed" for run in view.runs.values())
+        return Text("ended, with failed runs", style="red") if failed else Text("finished", style="green")
+    latest = max((each.updated or 0.0 for each in (view.pool, *view.runs.values())), default=0.0)
+    age = f"last event {duration(max(0.0, now - latest))} ago"
+    if is_held:
+        return Text(f"running, {age}", style="cyan")
+    return Text(f"not finished, and no driver is at work, {age}: probably killed", style="yellow")
