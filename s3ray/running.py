@@ -19,6 +19,7 @@ from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.recipe import only_recipe
 from s3ray.lineages import choose, lineage_of
+from s3ray.meters import RayMeters
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_from
 from s3ray.monitor.metrics import build_metrics, run_identity
@@ -107,6 +108,7 @@ def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fre
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
             progress = make_progress(console, RunView.replay(store.events()))
             events.listen(progress)
+            events.listen(RayMeters().of(job.config.name, RunView.replay(store.events())))
             try:
                 with failures_told(store, events):
                     _run(job, plan, store, events)

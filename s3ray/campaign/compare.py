@@ -28,6 +28,7 @@ from s3ray.generator.plan import NodeFacts, Plan, in_words
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency
+from s3ray.meters import RayMeters
 from s3ray.monitor.devices import busy_seconds
 from s3ray.monitor.events import Event, EventLog
 from s3ray.monitor.logs import log_apart, log_from
@@ -43,7 +44,8 @@ from s3ray.types import StudentJob
 
 _PASSED_ON = (
     *("run_started", "stage_started", "stage_finished", "round_closed"),
-    *("student_started", "student_finished", "checker_started", "checker_finished", "run_finished", "run_failed"),
+    *("student_started", "student_finished", "checker_started", "checker_finished"),
+    *("test_scored", "run_finished", "run_failed"),
 )
 
 
@@ -138,6 +140,7 @@ def _run_all(
 ) -> list[str]:
     """Run what is not finished; runs with the same generator at once. ``stores`` are of all runs of the campaign."""
     log_from(run=campaign.config.name)
+    events.listen(RayMeters().of(campaign.config.name, RunView()))
     started = time.monotonic()
     seeds: Originals[RunStore] = Originals()
     students: Originals[TrainedStudent] = Originals()
@@ -180,7 +183,7 @@ def _run_group(
         lambda: pool.num_holding,
     )
     pool = SharedPool(config, recipes, plan, source, num_allowed=devices.num_allowed, emit=events.emit)
-    per_engine = _per_engine(plan)
+    per_engine, meters = _per_engine(plan), RayMeters()
     service = PoolService(
         pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
     )
@@ -190,6 +193,7 @@ def _run_group(
         log_apart(run=name)
         log = EventLog(run.store, name, attempt=next_attempt(run.store))
         log.listen(_teller(name, RunView.replay(run.store.events()), console))
+        log.listen(meters.of(name, RunView.replay(run.store.events())))
         log.listen(lambda event: events.pass_on(event) if event["event"] in _PASSED_ON else None)
         log.listen(lambda event: _note_round(event, run, seeds, devices))
         generator = RunGenerator(service, run.recipe, run.urgency)

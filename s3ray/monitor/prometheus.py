@@ -1,0 +1,121 @@
+"""A run's metrics in the manner of Prometheus: which there are, and what each event does to them. docs/metrics.md.
+
+Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from s3ray.monitor.events import Event
+from s3ray.monitor.view import RunView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric; each has the tag ``run`` too."""
+
+    kind: Literal["counter", "gauge"]
+    says: str
+    tags: tuple[str, ...] = ()
+
+
+METRICS: Mapping[str, Metric] = {
+    "s3ray_requests_total": Metric(
+        kind="counter", says="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
+    ),
+    "s3ray_prompt_tokens_total": Metric(kind="counter", says="Tokens of their prompts.", tags=("stage",)),
+    "s3ray_cached_tokens_total": Metric(kind="counter", says="Those from the prefix cache.", tags=("stage",)),
+    "s3ray_output_tokens_total": Metric(kind="counter", says="Tokens that engines wrote for them.", tags=("stage",)),
+    "s3ray_engine_losses_total": Metric(kind="counter", says="Engines that died."),
+    "s3ray_engines": Metric(kind="gauge", says="Engines by state.", tags=("state",)),
+    "s3ray_sequences": Metric(kind="gauge", says="Sequences in engines: running, waiting.", tags=("state",)),
+    "s3ray_kv_cache_use_ratio": Metric(kind="gauge", says="Share of the KV cache in use, in the fullest engine."),
+    "s3ray_round": Metric(kind="gauge", says="The round in work."),
+    "s3ray_rows_accepted": Metric(kind="gauge", says="Rows that the stage of this round has.", tags=("stage",)),
+    "s3ray_rows_wanted": Metric(kind="gauge", says="Rows that it needs.", tags=("stage",)),
+    "s3ray_student_score": Metric(kind="gauge", says="Score of the last student.", tags=("part", "metric")),
+    "s3ray_phase_seconds": Metric(kind="gauge", says="Seconds of the run by phase.", tags=("phase",)),
+    "s3ray_last_event_timestamp_seconds": Metric(kind="gauge", says="When the last event came, in unix seconds."),
+}
+
+
+class Sample(NamedTuple):
+    """A counter goes up by ``value``, a gauge is set to it."""
+
+    metric: str
+    value: float
+    tags: Mapping[str, str]
+
+
+class Meter:
+    """What the events of one run do to the metrics; those of others are passed over."""
+
+    def __init__(self, run: str, view: RunView) -> None:
+        """``view`` is what earlier starts of the run came to."""
+        self._run = run
+        self._view = view
+        self._states: set[str] = set()
+
+    def samples(self, event: Event) -> list[Sample]:
+        """Fold one event in, and say what it changes."""
+        if event["run"] != self._run:
+            return []
+        self._view.apply(event)
+        return [Sample(name, value, {"run": self._run, **tags}) for name, value, tags in self._changes(event)]
+
+    def _changes(self, event: Event) -> Iterator[tuple[str, float, dict[str, str]]]:
+        view = self._view
+        yield "s3ray_last_event_timestamp_seconds", event["time"], {}
+        for phase, seconds in view.seconds().items():
+            yield "s3ray_phase_seconds", seconds, {"phase": phase}
+        match event["event"]:
+            case "chunk_written":
+                yield from _chunk(event)
+                yield from self._stage()
+                yield from self._load()
+            case "stage_started" | "stage_finished":
+                yield "s3ray_round", view.round, {}
+                yield from self._stage()
+            case "student_finished":
+                yield from _scores("select", event["select"])
+            case "test_scored":
+                yield from _scores("test", event["test"])
+            case "engine_lost":
+                yield "s3ray_engine_losses_total", 1, {}
+        if event["event"].startswith("engine_"):
+            yield from self._engines()
+
+    def _stage(self) -> Iterator[tuple[str, float, dict[str, str]]]:
+        stage = self._view.stage
+        if stage is not None:
+            yield "s3ray_rows_accepted", stage.accepted, {"stage": stage.name}
+            if stage.target is not None:
+                yield "s3ray_rows_wanted", stage.target, {"stage": stage.name}
+
+    def _load(self) -> Iterator[tuple[str, float, dict[str, str]]]:
+        load = self._view.pool.load
+        yield "s3ray_sequences", load.running, {"state": "running"}
+        yield "s3ray_sequences", load.waiting, {"state": "waiting"}
+        yield "s3ray_kv_cache_use_ratio", load.kv_use, {}
+
+    def _engines(self) -> Iterator[tuple[str, float, dict[str, str]]]:
+        """A state that no engine is in any more is told once more, as zero."""
+        states = list(self._view.engines.values())
+        self._states.update(states)
+        for state in sorted(self._states):
+            yield "s3ray_engines", states.count(state), {"state": state}
+
+
+def _chunk(event: Event) -> Iterator[tuple[str, float, dict[str, str]]]:
+    stage = event["stage"]
+    ended = {"ok": event["ok"], "rejected": sum(event["rejected"].values()), "failed": sum(event["failed"].values())}
+    for status, num in ended.items():
+        yield "s3ray_requests_total", num, {"stage": stage, "status": status}
+    for kind in ("prompt", "cached", "output"):
+        yield f"s3ray_{kind}_tokens_total", event[f"{kind}_tokens"], {"stage": stage}
+
+
+def _scores(part: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float, dict[str, str]]]:
+    for metric, value in values.items():
+        yield "s3ray_student_score", value, {"part": part, "metric": metric}
