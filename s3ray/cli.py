@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, status, watch, report, audit, export, reparse.
+"""The command line: run, plan, compare, submit, status, watch, report, audit, export, reparse.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -9,16 +9,15 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.errors import InputError, S3RayError
 from s3ray.files import join
-from s3ray.jobfile import load_config
+from s3ray.jobfile import load_config, parse_settings
 from s3ray.store import RunStore
 
 app = typer.Typer(
@@ -94,11 +93,47 @@ def compare(
     """
     from s3ray.campaign.grid import load_campaign
 
-    campaign = load_campaign(grid, _settings(set_))
+    campaign = load_campaign(grid, parse_settings(set_ or ()))
     from s3ray.campaign.compare import run_campaign
 
     folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
     run_campaign(campaign, str(grid), folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
+
+
+@app.command()
+def submit(
+    job: Annotated[Path, typer.Argument(help="The job, or the grid of a comparison.", metavar="JOB.yaml")],
+    address: Annotated[
+        str,
+        typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="Ray's dashboard.", metavar="URL"),
+    ] = "http://127.0.0.1:8265",
+    out: Out = None,
+    set_: Settings = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", help="An environment variable of the job; no secrets.", metavar="NAME=VALUE"),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends; its exit code is the command's.")
+    ] = True,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="Submit a job that failed again so often; it goes on.")
+    ] = 0,
+) -> None:
+    """Run a job, or a comparison, on a Ray cluster that s3ray is installed on.
+
+    Sends the job file, and the task and data that it names by relative path. Ctrl-C leaves the job running.
+    """
+    if retries and not wait:
+        raise InputError("needs --wait", where="--retries", value=str(retries), hint="Somebody must see it fail.")
+    from s3ray.submission.attempts import environment
+    from s3ray.submission.parcel import pack
+
+    parcel = pack(job, out, set_ or ())
+    variables = environment(env or (), parcel.key_variables)
+    from s3ray.submission.submit import submit_job
+
+    submit_job(parcel, address, variables, _console(), wait=wait, retries=retries)
 
 
 @app.command()
@@ -179,7 +214,7 @@ def reparse(run: RunFolder, set_: Settings = None) -> None:
     """
     from s3ray.reparse import reparse_run
 
-    reparse_run(run, _settings(set_), _console())
+    reparse_run(run, parse_settings(set_ or ()), _console())
 
 
 def _console() -> Console:
@@ -189,18 +224,7 @@ def _console() -> Console:
 
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
-    return load_config(job, _settings(settings))
-
-
-def _settings(texts: list[str] | None) -> dict[str, Any]:
-    return dict(_setting(text) for text in texts or ())
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-        raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
-    return field, yaml.safe_load(value)
+    return load_config(job, parse_settings(settings or ()))
 
 
 def _folder(config: RunConfig, out: str | None) -> str:

@@ -1,7 +1,7 @@
 """Reading a job file, or any YAML of ours: a strict typed tree, or one message with what is wrong and a way out."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -25,6 +25,21 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
     path = Path(path)
     raw = set_fields(read_yaml(path), overrides or {}, str(path))
     return validate(RunConfig, raw, str(path))
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """What ``--set FIELD=VALUE`` says, by field.
+
+    Raises:
+        InputError: one of them is none.
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
+        changes[field] = yaml.safe_load(value)
+    return changes
 
 
 def set_fields(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:

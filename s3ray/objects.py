@@ -40,10 +40,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     Raises:
         InputError: the URL holds a password, its protocol is unknown, or the package for it is missing.
     """
+    refuse_password(url)
     parts = urlsplit(url)
-    if parts.password or "::" in url:
-        hint = "Write protocol://bucket/folder; credentials come from the environment (AWS_ACCESS_KEY_ID ...)."
-        raise InputError("the URL is chained or holds a password", field="store", hint=hint)
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -54,6 +52,17 @@ def filesystem(url: str) -> tuple[Any, str]:
         hint = "A folder, or a URL whose protocol fsspec knows, such as s3://bucket/runs."
         raise InputError(str(error), where=url, field="store", hint=hint) from error
     return fs, path
+
+
+def refuse_password(url: str) -> None:
+    """Refuse a URL that says more than a place.
+
+    Raises:
+        InputError: it holds a password, or is chained and may hold one.
+    """
+    if urlsplit(url).password or "::" in url:
+        hint = "Write protocol://bucket/folder; credentials come from the environment (AWS_ACCESS_KEY_ID ...)."
+        raise InputError("the URL is chained or holds a password", field="store", hint=hint)
 
 
 def read_file(url: str) -> bytes:

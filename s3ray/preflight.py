@@ -73,7 +73,7 @@ def check_job(config: RunConfig, where: str) -> Job:
             hint = "The name under which the endpoints serve it."
         raise InputError("is missing", where=where, field="generator.model", hint=hint)
     if config.generates and generator.engine == "openai":
-        _check_endpoints(generator.endpoints, where)
+        check_endpoints(generator.endpoints, where)
     if config.generates and generator.engine == "vllm":
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
@@ -122,8 +122,12 @@ def _check_lengths(config: RunConfig, where: str) -> None:
         )
 
 
-def _check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
-    """No value is shown here: what lies in the wrong field may be a key."""
+def check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
+    """Refuse endpoints that cannot be asked. No value is shown here: what lies in the wrong field may be a key.
+
+    Raises:
+        InputError: there are none, or one of them is no plain URL or names no variable.
+    """
     if not endpoints:
         hint = "The openai engine asks servers: give the url of one or more."
         raise InputError("is missing", where=where, field="generator.endpoints", hint=hint)

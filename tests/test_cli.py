@@ -186,7 +186,30 @@ def test_plan_of_a_fresh_start_names_the_next_lineage(
     assert not Path("runs/job.2").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "report", "audit", "export", "reparse"])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], ["store", "is a relative path", "--out"]),
+        (["--out", "runs/here"], ["--out", "is a relative path"]),
+        (["--out", "/shared/run", "--set", "strategi=1"], ["Did you mean `strategy`?"]),
+        (["--out", "/shared/run", "--env", "HF_TOKEN=hush"], ["--env", "HF_TOKEN", "secret"]),
+        (["--out", "/shared/run", "--no-wait", "--retries", "2"], ["--retries", "needs --wait"]),
+        (["--out", "/shared/run", "--address", "ftp://head"], ["--address", "ftp://head", "8265"]),
+        (["--out", "/shared/run", "--address", "127.0.0.1:1"], ["--address", "nobody listens there"]),
+    ],
+)
+def test_a_wrong_submission_is_refused_before_anything_is_sent(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: list[str],
+) -> None:
+    Path("job.yaml").write_text(JOB)
+    refused(monkeypatch, capsys, "submit", "job.yaml", *arguments, says=says)
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "report", "audit", "export", "reparse"])
 def test_reading_commands_want_a_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -196,4 +219,4 @@ def test_reading_commands_want_a_run(
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert s3ray(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("run", "plan", "status", "report", "audit", "export", "reparse"))
+    assert all(command in text for command in ("run", "plan", "submit", "status", "watch", "report", "audit", "export"))

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from benchmarks.journal import audit
@@ -19,6 +17,7 @@ from benchmarks.processes import below
 from s3ray.objects import read_file
 from s3ray.store import RunStore
 from tests.buckets import serve_bucket
+from tests.cluster.heads import RAY, running_head
 from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
@@ -190,49 +189,20 @@ def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path,
     job = write_job(tmp_path, student)
     job.write_text(job.read_text().replace("address: local", "address: auto"))
     out = tmp_path / "run"
-    ray = str(Path(sys.executable).parent / "ray")
-    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port")}
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for_listener(ports["dashboard-agent-listen-port"])
-        inner = "from s3ray.cli import main; main()"
+    inner = "from s3ray.cli import main; main()"
+    with running_head() as head:
         entrypoint = [sys.executable, "-c", inner, "run", str(job), "--out", str(out)]
-        submit = [ray, "job", "submit", "--address", address, "--", *entrypoint]
-        with_token = os.environ | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
+        submit = [RAY, "job", "submit", "--address", head.dashboard, "--", *entrypoint]
+        with_token = head.environment | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
         done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False, env=with_token)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "on the Ray cluster at" in done.stdout
         named = write_job(tmp_path, student, name="named")
-        named.write_text(named.read_text().replace("address: local", f"address: '127.0.0.1:{ports['port']}'"))
+        named.write_text(named.read_text().replace("address: local", f"address: '{head.address}'"))
         command = [sys.executable, "-c", inner, "plan", str(named)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=head.environment
+        )
         assert "can run on the Ray cluster at" in done.stdout, done.stderr
-    finally:
-        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-            process.terminate()
-        head.wait(WAIT_S)
     check_books(out)
     assert dataset(out) == undisturbed
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_listener(port: int) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"nobody listens on port {port}"
-            time.sleep(0.2)
