@@ -4,6 +4,7 @@ A campaign's folder holds a folder for each run, and events of its own: those of
 each run what begins or ends something.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from s3ray.errors import InputError
+from s3ray.files import join
 from s3ray.monitor.events import CAMPAIGN_EVENTS, Event
 from s3ray.monitor.progress import duration, engines_text, milestone, scores
 from s3ray.monitor.summary import driver_is_there
@@ -69,6 +72,7 @@ def is_campaign(store: RunStore) -> bool:
 def campaign_status(store: RunStore, now: float) -> RenderableType:
     """How a campaign stands by its folder alone, at ``now`` (unix seconds)."""
     view = CampaignView.replay(store.events())
+    _look_into_runs(view, store)
     is_held = driver_is_there(store) is not False
     parts: list[RenderableType] = [_head(view, now, is_held=is_held), runs_table(view, list(view.runs), is_held)]
     if view.ended and store.has("compare.html"):
@@ -77,6 +81,18 @@ def campaign_status(store: RunStore, now: float) -> RenderableType:
         again = "Nothing to do. Should it be killed," if is_held else "Go on:"
         parts.append(Text(f"{again} the same `s3ray compare` command goes on from what is on disk."))
     return Group(*parts)
+
+
+def _look_into_runs(view: CampaignView, store: RunStore) -> None:
+    """Runs whose end the campaign does not know may have gone on alone, or come as a copy: their folders know."""
+    for name in sorted(store.entries()):
+        if name in view.runs and view.runs[name].ended == "finished":
+            continue
+        with contextlib.suppress(InputError):
+            own = RunStore.existing(join(store.root, name))
+            view.runs[name] = RunView.replay(own.events())
+            if not view.runs[name].attempt and own.has("metrics.json"):  # a light copy has no events
+                view.runs[name].ended = "finished"
 
 
 def live_campaign(view: CampaignView, now: float) -> RenderableType:

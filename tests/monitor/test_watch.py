@@ -155,6 +155,14 @@ def test_a_campaigns_status_has_a_line_for_each_run(tmp_path: Path, clock: Clock
     assert "finished" in shown(campaign_status(own, clock.now))
 
 
+def test_a_run_that_went_on_alone_and_one_that_was_copied_count(tmp_path: Path, clock: Clock) -> None:
+    own, _ = campaign(tmp_path, clock)
+    new_store(tmp_path / "s3-0")
+    EventLog(RunStore(tmp_path / "s3-0"), "s3-0", 2, clock).emit("run_finished", seconds=1.0)
+    new_store(tmp_path / "copy-0").write_json("metrics.json", {})
+    assert "3 runs: 3 finished" in shown(campaign_status(own, clock.now))
+
+
 def test_a_campaign_whose_driver_is_gone_says_so(tmp_path: Path, clock: Clock) -> None:
     own, _ = campaign(tmp_path, clock)
     text = shown(campaign_status(own, clock.now))
