@@ -41,7 +41,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
-        changes[field] = yaml.safe_load(value)
+        changes[field] = parse_value(value, f"--set {field}")
     return changes
 
 

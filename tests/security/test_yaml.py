@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from s3ray.campaign.grid import load_campaign
-from s3ray.cli import _settings
 from s3ray.errors import InputError
-from s3ray.jobfile import load_config, parse_value, read_yaml
+from s3ray.jobfile import load_config, parse_settings, parse_value, read_yaml
 from s3ray.tasks import load_task
 
 LAUGHS = "a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
@@ -24,7 +23,7 @@ def test_no_yaml_runs_code(load: object, tag: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         load(str(file))
     with pytest.raises(InputError, match="not valid YAML"):
-        _settings([f"name=!!python/{tag} ['{sign}']"])
+        parse_settings([f"name=!!python/{tag} ['{sign}']"])
     assert not sign.exists()
 
 
