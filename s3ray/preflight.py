@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
+
 from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import resolve_dtype
@@ -75,7 +77,7 @@ def check_job(config: RunConfig, where: str) -> Job:
         raise InputError("is missing", where=where, field="generator.model", hint=hint)
     if generator.endpoints or (config.generates and generator.engine == "openai"):
         check_endpoints(generator.endpoints, where)
-    _check_secrets(config, task, where)
+    check_secrets(where, config, task.spec)
     if config.generates and generator.engine == "vllm":
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
@@ -97,9 +99,13 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[J
     return resolved, plan
 
 
-def _check_secrets(config: RunConfig, task: Task, where: str) -> None:
-    """Job and task are written into the run folder, word for word; no value is shown here."""
-    if found := secret_in(f"{to_yaml(config)}\n{to_yaml(task.spec)}"):
+def check_secrets(where: str, *written: BaseModel) -> None:
+    """Job and task are written into the run folder, word for word; no value is shown here.
+
+    Raises:
+        InputError: one of them holds a key or a password.
+    """
+    if found := secret_in("\n".join(map(to_yaml, written))):
         hint = (
             "It would be written into the run folder. Keys and passwords come from the environment (docs/security.md)."
         )
