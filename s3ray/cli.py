@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from s3ray.config import RunConfig
 from s3ray.errors import InputError, S3RayError
 from s3ray.files import join
 from s3ray.jobfile import load_config, parse_settings
+from s3ray.masking import mask
 from s3ray.store import RunStore
 
 app = typer.Typer(
@@ -245,5 +247,8 @@ def main() -> None:
     try:
         app()
     except S3RayError as error:
-        console.print(f"s3ray: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"s3ray: {mask(str(error))}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except Exception:  # an error of ours, which Python would print with whatever it holds
+        console.print(mask(traceback.format_exc()), markup=False, soft_wrap=True)
+        sys.exit(1)

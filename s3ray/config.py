@@ -72,7 +72,7 @@ class EndpointConfig(Section):
     model: str = ""
     """The name under which this server serves `generator.model`; empty: that very name."""
     key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key wherever the engine runs. Servers without keys need none."""
+    """The environment variable (capitals) that holds the key where the engine runs. Servers without keys need none."""
 
 
 class GeneratorConfig(Section):

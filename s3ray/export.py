@@ -107,6 +107,8 @@ def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
     context_fields = [name for name in text_fields(table) if name != written]
     contexts = _distinct(table, context_fields)
     licence = task.data / "LICENSE.md" if task and task.data else None
+    if licence and licence.resolve().parent != licence.parent.resolve():
+        licence = None  # a link: a run that somebody else made could put any file of this machine into the card
     return {
         "sampling": ", ".join(f"{name} {value}" for name, value in config["generator"]["sampling"].items()),
         "gold_seed": config["gold"]["seed"],

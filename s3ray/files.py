@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -97,7 +96,7 @@ class Files(Protocol):
 
 def is_url(place: str) -> bool:
     """Whether a place is somewhere else than in a folder of this machine."""
-    return "://" in place and urlsplit(place).scheme not in _LOCAL
+    return "://" in place and place.partition("://")[0].lower() not in _LOCAL
 
 
 def join(place: str, name: str) -> str:
@@ -166,10 +165,12 @@ class LocalFiles:
 
     def begin(self, name: str) -> Path:
         """A hidden file beside the name."""
-        target = self.folder / name
+        target = self._own(name)
+        written = target.with_name(f".{target.name}.writing")
         with _told(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        return target.with_name(f".{target.name}.writing")
+            written.unlink(missing_ok=True)  # whoever left a link there chose what would be overwritten
+        return written
 
     def finish(self, name: str, written: Path) -> None:
         """Wait for the disk, rename."""
@@ -181,7 +182,7 @@ class LocalFiles:
 
     def append_events(self, events: Iterable[Event]) -> None:
         """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
-        path = self.folder / _EVENTS
+        path = self._own(_EVENTS)
         text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
         with _told(path, "written"), path.open("ab") as handle:
             if handle.tell() and not _ends_line(path):
@@ -200,6 +201,18 @@ class LocalFiles:
             return
         with path.open(encoding="utf-8", errors="replace") as handle:
             yield from handle
+
+    def _own(self, name: str) -> Path:
+        """Where to write a file: a folder that somebody else made may hold links to the files of whoever opens it.
+
+        Raises:
+            StoreError: a link leads out of the folder.
+        """
+        target = self.folder / name
+        place = target.resolve() if name in (_EVENTS, _LOCK) else target.parent.resolve()  # others are replaced
+        if not place.is_relative_to(self.folder.resolve()):
+            raise StoreError(f"{target} leads out of the run folder, to {place}", "Remove the link.")
+        return target
 
     def check_writable(self) -> None:
         """Look at permissions; writes nothing.
@@ -225,7 +238,7 @@ class LocalFiles:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / _LOCK).open("w")
+            handle = self._own(_LOCK).open("a")
         except OSError as error:
             raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
         with handle:

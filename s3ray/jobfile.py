@@ -13,6 +13,9 @@ from s3ray.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_CHARS = 2_000_000
+"""Longest YAML file, also with its aliases written out: a few lines of them can stand for more than any memory."""
+
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Read a job file.
@@ -38,7 +41,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
-        changes[field] = yaml.safe_load(value)
+        changes[field] = parse_value(value, f"--set {field}")
     return changes
 
 
@@ -66,7 +69,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or holds something other than a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARS + 1)
     except OSError as error:
         raise InputError(
             "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
@@ -78,16 +82,53 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Read a YAML mapping from a text that lies at ``where``; raises as ``read_yaml`` does."""
+    raw = parse_value(text, where)
+    if not isinstance(raw, dict):
+        raise InputError("holds no fields", where=where, hint="Start from jobs/quickstart.yaml.")
+    return raw
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read any YAML value with the safe loader.
+
+    Raises:
+        InputError: it is not valid YAML, or too long.
+    """
+    if len(text) > MAX_CHARS:
+        raise InputError(f"is longer than {MAX_CHARS} characters", where=where, hint="Is it the right file?")
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise InputError(f"is not valid YAML{line}: {problem}", where=where, hint="Mend the file.") from error
-    if not isinstance(raw, dict):
-        raise InputError("holds no fields", where=where, hint="Start from jobs/quickstart.yaml.")
-    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which knows plain values only, and counts what aliases stand for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if node is not None and not is_alias:
+            self._sizes[id(node)] = self._size(node)
+        return node
+
+    def _size(self, node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1 + len(node.value)
+        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        if any(id(part) not in self._sizes for part in parts):
+            raise yaml.MarkedYAMLError(problem="an alias stands for what it is in", problem_mark=node.start_mark)
+        size = 1 + sum(self._sizes[id(part)] for part in parts)
+        if size > MAX_CHARS:
+            raise yaml.MarkedYAMLError(problem="its aliases stand for too much", problem_mark=node.start_mark)
+        return size
 
 
 def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:

@@ -7,7 +7,6 @@ passed over, and its number with it.
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from s3ray.errors import InputError, StoreError
 from s3ray.files import is_url, join, split
@@ -38,7 +37,7 @@ def choose(first: str, *, fresh: bool) -> tuple[str, Lineage]:
     Raises:
         InputError: no run can lie there.
     """
-    if is_url(first) and not urlsplit(first).path.strip("/"):
+    if is_url(first) and not first.partition("://")[2].partition("/")[2].strip("/"):
         raise InputError(
             "is a bucket, not a folder in one", where=first, field="store", hint="Such as s3://bucket/runs."
         )

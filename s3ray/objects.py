@@ -58,11 +58,15 @@ def refuse_password(url: str) -> None:
     """Refuse a URL that says more than a place.
 
     Raises:
-        InputError: it holds a password, or is chained and may hold one.
+        InputError: it holds a password or a query, or is chained and may hold one.
     """
-    if urlsplit(url).password or "::" in url:
-        hint = "Write protocol://bucket/folder; credentials come from the environment (AWS_ACCESS_KEY_ID ...)."
-        raise InputError("the URL is chained or holds a password", field="store", hint=hint)
+    hint = "Write protocol://bucket/folder; credentials come from the environment (AWS_ACCESS_KEY_ID ...)."
+    try:
+        password = urlsplit(url).password
+    except ValueError as error:
+        raise InputError(f"the URL cannot be read: {error}", field="store", hint=hint) from None
+    if password or "::" in url or "?" in url:
+        raise InputError("the URL is chained, or holds a password or a query", field="store", hint=hint)
 
 
 def read_file(url: str) -> bytes:

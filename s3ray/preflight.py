@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint
+from pydantic import BaseModel
+
+from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.identity import shaping_settings
+from s3ray.masking import secret_in
 from s3ray.processor import cpu_flags
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import check_strategy
@@ -72,8 +75,9 @@ def check_job(config: RunConfig, where: str) -> Job:
         if generator.engine == "openai":
             hint = "The name under which the endpoints serve it."
         raise InputError("is missing", where=where, field="generator.model", hint=hint)
-    if config.generates and generator.engine == "openai":
+    if generator.endpoints or (config.generates and generator.engine == "openai"):
         check_endpoints(generator.endpoints, where)
+    check_secrets(where, config, task.spec)
     if config.generates and generator.engine == "vllm":
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
@@ -93,6 +97,19 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[J
     config = job.config.model_copy(update={"generator": generator})
     resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)
     return resolved, plan
+
+
+def check_secrets(where: str, *written: BaseModel) -> None:
+    """Job and task are written into the run folder, word for word; no value is shown here.
+
+    Raises:
+        InputError: one of them holds a key or a password.
+    """
+    if found := secret_in("\n".join(map(to_yaml, written))):
+        hint = (
+            "It would be written into the run folder. Keys and passwords come from the environment (docs/security.md)."
+        )
+        raise InputError(f"the job or its task holds {found}", where=where, hint=hint)
 
 
 def _check_prompts(config: RunConfig, task: Task, where: str) -> None:
@@ -137,8 +154,8 @@ def check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
             hint = "http:// or https://, host and path, such as https://api.openai.com/v1; keys come from key_env."
             problem = "is not a plain URL (no user, password, query or fragment)"
             raise InputError(problem, where=where, field=f"{field}.url", hint=hint)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.key_env):
-            hint = "Name the environment variable that holds the key; the key itself belongs into no file."
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", endpoint.key_env):
+            hint = "Name the variable, in capitals, that holds the key; the key itself belongs into no file."
             raise InputError("is not the name of a variable", where=where, field=f"{field}.key_env", hint=hint)
 
 

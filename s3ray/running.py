@@ -19,6 +19,7 @@ from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.recipe import only_recipe
 from s3ray.lineages import choose, lineage_of
+from s3ray.masking import mask
 from s3ray.meters import RayMeters
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_from
@@ -74,6 +75,9 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
             f"prompts{dtype})"
         )
     yield f"student {config.student.model}"
+    for section in ("generator", "student"):
+        if getattr(config, section).trust_remote_code:
+            yield f"RUNS CODE that comes with the {section}'s model ({section}.trust_remote_code)"
     yield from plan.lines()
     yield f"fingerprint {job.fingerprint}"
 
@@ -204,7 +208,7 @@ def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
         if isinstance(error, InputError):
             raise RunError(str(error), _safe(store)) from error
         with contextlib.suppress(StoreError):
-            store.write_text("crash.txt", traceback.format_exc())
+            store.write_text("crash.txt", mask(traceback.format_exc()))
         hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store)}"
         raise RunError(f"{type(error).__name__}: {error}", hint) from error
 

@@ -190,7 +190,11 @@ def _read_json(path: Path, problem: Problem) -> dict[str, Any]:
 def _check_weights(folder: Path, problem: Problem) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(_read_json(index, problem).get("weight_map", {}).values())
+        shards = _shards(_read_json(index, problem).get("weight_map"))
+        strange = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
+        if strange:
+            hint = "An index names .safetensors files beside it. Fetch the model again, from somewhere that you trust."
+            raise problem(f"{index.name} names what are no weights of this folder: {', '.join(strange[:3])}", hint)
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
             raise problem(f"weights are missing: {', '.join(missing)}", "Fetch the model again.")
@@ -201,6 +205,10 @@ def _check_weights(folder: Path, problem: Problem) -> None:
                 "Load it once where you trust it and `save_pretrained` it again: that writes safetensors.",
             )
         raise problem("the folder has no safetensors weights", "Name the folder that `save_pretrained` wrote.")
+
+
+def _shards(weight_map: object) -> set[str]:
+    return {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def _has_chat_template(folder: Path, problem: Problem) -> bool:
@@ -217,7 +225,13 @@ def _check_gguf(path: Path, needs_chat_template: bool, problem: Problem) -> None
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise problem("is not a GGUF file", "Fetch the file again.")
-    if needs_chat_template and not _gguf_has_chat_template(path, path.stat().st_mtime_ns):
+    if not needs_chat_template:
+        return
+    try:
+        has_one = _gguf_has_chat_template(path, path.stat().st_mtime_ns)
+    except Exception as error:  # the reader raises whatever it stumbles over
+        raise problem(f"is not a GGUF file that can be read: {error}", "Fetch the file again.") from error
+    if not has_one:
         raise problem("the file has no chat template", "Use an instruction-tuned model, or the completion style.")
 
 
@@ -274,11 +288,12 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    options = {"gguf_file": path.name, "trust_remote_code": False}  # else transformers would ask on the terminal
+    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
     # The weights are plain float32 by now, but the model still says that it is quantised and refuses to be saved.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
     make_tokenizer_portable(folder)

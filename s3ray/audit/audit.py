@@ -71,6 +71,9 @@ def audit_run(store: RunStore, num_rows: int, tell: Callable[[str], None]) -> di
     where = store.url("config.yaml")
     config = validate(RunConfig, store.read_config(), where)
     _check_extra()
+    if config.student.trust_remote_code:
+        hint = "The audit takes what it loads from the run's folder, which may be another's, and runs no code for it."
+        raise InputError("cannot be audited", where, "student.trust_remote_code", "true", hint)
     task = _task(store, config)
     rows = _read(store, task)
     check_model(config.student.model, field="student.model", where=where, max_length=config.student.max_length)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from s3ray.masking import mask
 from s3ray.monitor.logs import move_log
 from s3ray.store import RunStore
 
@@ -101,6 +102,7 @@ class EventLog:
 
     def pass_on(self, record: Event) -> None:
         """Write an event of another log, a run's of this campaign, and tell the listeners."""
+        record = mask(record)
         with self._lock:
             self._store.append_events([record])
             for listener in self._listeners:

@@ -8,6 +8,8 @@ import logging
 import os
 import threading
 
+from s3ray.masking import mask
+
 _PLACE: dict[str, object] = {}
 _OWN = threading.local()
 _LINE = "%(asctime)s %(levelname)s %(place)s %(name)s: %(message)s"
@@ -16,7 +18,7 @@ _LINE = "%(asctime)s %(levelname)s %(place)s %(name)s: %(message)s"
 class _Placed(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.place = place_text()
-        return super().format(record)
+        return str(mask(super().format(record)))
 
 
 def log_from(**place: object) -> None:

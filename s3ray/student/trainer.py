@@ -32,6 +32,7 @@ from s3ray.objects import filesystem
 from s3ray.student.fit import State, lineage
 from s3ray.student.loop import train_student
 from s3ray.student.ranks import ProcessGroup, Ranks
+from s3ray.student.state import read_state, write_state
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
 from s3ray.weights import resolve_model
@@ -46,7 +47,6 @@ ROOM_ATTEMPTS = 3
 """How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
 CHECKPOINT_SHARE = 0.1
 """Share of the time that checkpoints may take; epochs too short for one each share one."""
-STATE_FILE = "state.pt"
 
 
 class RayStudentTrainer:
@@ -207,11 +207,8 @@ class RayCheckpoints:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
-        import torch
-
         with checkpoint.as_directory() as folder:
-            state: State = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-        return state
+            return read_state(Path(folder))
 
     def save(self, make_state: Callable[[], State]) -> None:
         """See ``Checkpoints``."""
@@ -220,10 +217,8 @@ class RayCheckpoints:
         if not self._ranks.gather(is_leaving or start >= self._due)[0]:
             return
         if self._ranks.rank == 0:
-            import torch
-
             with tempfile.TemporaryDirectory() as folder:
-                torch.save(make_state(), Path(folder) / STATE_FILE)
+                write_state(make_state(), Path(folder))
                 ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         else:
             ray.train.report({})

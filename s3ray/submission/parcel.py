@@ -17,7 +17,7 @@ from s3ray.errors import InputError
 from s3ray.files import is_url, join, local_path
 from s3ray.jobfile import load_config, parse_settings, read_yaml
 from s3ray.objects import refuse_password
-from s3ray.preflight import check_endpoints
+from s3ray.preflight import check_endpoints, check_secrets
 from s3ray.tasks import load_task
 from s3ray.tasks.source import find_file
 from s3ray.weights import PACKAGE
@@ -59,8 +59,9 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> Parcel:
         name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
     for config in configs:
         _check_models(config, where)
-        if config.generates and config.generator.engine == "openai":
+        if config.generator.endpoints or (config.generates and config.generator.engine == "openai"):
             check_endpoints(config.generator.endpoints, where)  # here, before a URL with a password is sent in clear
+        check_secrets(where, config)
     folder = out if out is not None else join(configs[0].store, name)
     _check_shared(out if out is not None else configs[0].store, where, "--out" if out is not None else "store")
     files = dict.fromkeys(_below(path, where) for path in [*jobs, *_files_of(configs)])

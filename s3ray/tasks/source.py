@@ -57,8 +57,8 @@ def _read_jsonl(path: Path) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"is not JSON: {error.msg}", f"{path}, row {number}", value=line[:80]) from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"is not JSON: {error}", f"{path}, row {number}", value=line[:80]) from None
             if not isinstance(row, dict):
                 raise InputError("is not a JSON object", f"{path}, row {number}", value=line[:80])
             rows.append(row)

@@ -252,7 +252,7 @@ def _try_templates(task: Task, where: str) -> None:
             for request in (plain, full):
                 try:
                     task.render(request, form)
-                except (TemplateError, TypeError, ValueError) as error:
+                except (TemplateError, TypeError, ValueError, AssertionError) as error:
                     field, value = f"prompts.{form}.{name}", f"label {label}" if label else ""
                     hint = "What a template looks up by `label` needs the words of every label."
                     raise InputError(f"template cannot be rendered: {error}", where, field, value, hint) from None

@@ -1,19 +1,79 @@
-"""Prompt templates: Jinja2 in a sandbox, where an unknown name is an error when the task is loaded."""
+"""Prompt templates: a small part of Jinja2 in a sandbox, where an unknown name is an error when the task is loaded.
+
+A template comes with a task, and a task may be somebody else's. So its language is no more than prompts need: names,
+conditions, loops over the rows and words that it is given, a few filters. Nothing can be called or multiplied, no loop
+lies in another one, and no text grows beyond ``MAX_CHARS``.
+"""
 
 import difflib
+from collections.abc import Iterable
+from typing import NoReturn
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta, nodes
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import StrictUndefined, Template, TemplateRuntimeError, TemplateSyntaxError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from s3ray.errors import InputError
 
+MAX_CHARS = 1_000_000
+"""Longest prompt, and longest text that a filter may make on the way to it."""
+
 _SECTIONS = ("context", "fields", "near", "parent", "vary")
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_LISTS = ("labels", "reasons", "shown")
+_KNOWN = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
+    *(nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Keyword, nodes.Neg),
+    *(nodes.CondExpr, nodes.And, nodes.Or, nodes.Not, nodes.Compare, nodes.Operand, nodes.Test),
+    *(nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair),
+)
+_FILTERS = (
+    *("capitalize", "count", "d", "default", "first", "join", "last", "length", "list", "lower", "replace", "reverse"),
+    *("sort", "title", "trim", "truncate", "unique", "upper"),
+)
+
+
+def _join(items: Iterable[object], between: str = "") -> str:
+    texts = [str(item) for item in items]
+    _bound(sum(map(len, texts)) + len(between) * len(texts))
+    return between.join(texts)
+
+
+def _replace(text: object, old: str, new: str) -> str:
+    whole = str(text)
+    _bound(len(whole) + whole.count(old) * len(new))
+    return whole.replace(old, new)
+
+
+def _concat(pieces: Iterable[str]) -> str:
+    """What a template renders, given up as soon as it is too long."""
+    kept, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        _bound(length)
+        kept.append(piece)
+    return "".join(kept)
+
+
+def _bound(length: int) -> None:
+    if length > MAX_CHARS:
+        raise TemplateRuntimeError(f"it would be longer than {MAX_CHARS} characters")
+
+
+class _Prompts(ImmutableSandboxedEnvironment):
+    concat = staticmethod(_concat)
+
+
+_ENVIRONMENT = _Prompts(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in _FILTERS} | {"join": _join, "replace": _replace}
+_ENVIRONMENT.globals.clear()
 
 
 def compile_template(source: str) -> Template:
-    """A template that is ready to render; one newline at its end is dropped."""
-    template = _ENVIRONMENT.from_string(source)
+    """A template that is ready to render; one newline at its end is dropped.
+
+    Raises:
+        TemplateSyntaxError: it is none, or says something that prompts do not need.
+    """
+    template = _ENVIRONMENT.from_string(_parse(source))
     # Jinja copies the globals at every render, and copying its chain of maps takes longer than most prompts.
     template.globals = dict(template.globals)
     return template
@@ -26,15 +86,14 @@ def check_template(source: str, legal: frozenset[str], where: str, field: str) -
         InputError: the template does not compile, or uses a name that is not in ``legal``.
     """
     try:
-        tree = _ENVIRONMENT.parse(source)
-        _ENVIRONMENT.from_string(source)
+        compile_template(source)
     except TemplateSyntaxError as error:
         lines = source.splitlines()
         line = lines[error.lineno - 1].strip() if 0 < error.lineno <= len(lines) else ""
         problem = f"template error at its line {error.lineno}: {error.message}"
         hint = "Templates are Jinja2: {{ name }}, {% if name %} ... {% endif %}."
         raise InputError(problem, where, field, line, hint) from None
-    unknown = sorted(_used_names(tree) - legal)
+    unknown = sorted(names_in(source) - legal)
     if unknown:
         near = difflib.get_close_matches(unknown[0], sorted(legal), n=1, cutoff=0.5)
         hint = f"Names of this template: {', '.join(sorted(legal))}."
@@ -42,12 +101,50 @@ def check_template(source: str, legal: frozenset[str], where: str, field: str) -
         raise InputError("template uses an unknown name", where, field, unknown[0], hint)
 
 
+def _parse(source: str) -> nodes.Template:
+    """The template as a tree that holds nothing but what prompts need.
+
+    Raises:
+        TemplateSyntaxError: it is none, or holds something else.
+    """
+    try:
+        tree = _ENVIRONMENT.parse(source)
+    except (RecursionError, ValueError):  # of Python's own limits: nested too deep, a number too long
+        raise TemplateSyntaxError("it is nested too deep, or holds too long a number", 1) from None
+    for node in tree.find_all(nodes.Node):
+        if not isinstance(node, _KNOWN):
+            _refuse(f"prompts do not need {type(node).__name__}: neither calls nor arithmetic, nor macros", node)
+        if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+            _refuse(f"there is no filter {node.name!r}; there are {', '.join(_FILTERS)}", node)
+        if isinstance(node, nodes.Name) and node.ctx == "store" and node.name in _LISTS:
+            _refuse(f"{node.name} is given and cannot be set", node)
+        if isinstance(node, nodes.List | nodes.Tuple | nodes.Dict) and not _is_flat(node):
+            _refuse("what is listed in a template are texts and numbers", node)
+        if isinstance(node, nodes.For):
+            _check_loop(node)
+    return tree
+
+
+def _is_flat(node: nodes.Node) -> bool:
+    """Lists of lists of lists may be small and their text endless."""
+    return all(isinstance(part, nodes.Const | nodes.Pair) for part in node.find_all(nodes.Node))
+
+
+def _check_loop(loop: nodes.For) -> None:
+    listed = loop.iter.node if isinstance(loop.iter, nodes.Getitem) else loop.iter
+    if not isinstance(listed, nodes.Name) or listed.name not in _LISTS:
+        _refuse(f"a loop goes over one of {', '.join(_LISTS)}, or a part of it such as shown[:3]", loop)
+    if next(loop.find_all(nodes.For), None):
+        _refuse("a loop cannot lie in another one", loop)
+
+
+def _refuse(problem: str, node: nodes.Node) -> NoReturn:
+    raise TemplateSyntaxError(problem, node.lineno)
+
+
 def names_in(source: str) -> set[str]:
     """The names that a legal template uses: plain ones, and dotted ones such as ``context.premise``."""
-    return _used_names(_ENVIRONMENT.parse(source))
-
-
-def _used_names(tree: nodes.Template) -> set[str]:
+    tree = _parse(source)
     names = meta.find_undeclared_variables(tree)
     used = {name for name in names if name not in _SECTIONS}
     for section in names & set(_SECTIONS):

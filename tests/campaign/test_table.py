@@ -153,7 +153,7 @@ def test_the_page_shows_every_seed_what_it_cost_and_where_it_comes_from(tmp_path
     assert page.count('<circle class="c2"') == 4
     assert page.count('<circle class="c1"') == 2
     assert "0.030 ± 0.028" in page
-    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
     found = store.read_json("compare.json")
     assert found["rows"][0]["scores"] == {"3": 0.7, "5": 0.8}
     assert "Where the time went" in page

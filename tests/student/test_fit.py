@@ -1,10 +1,10 @@
 """A training that dies at any moment and is begun again ends in the student of one that was never disturbed."""
 
-import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from s3ray.student.fit import Fit, State, lineage
 from s3ray.student.loop import train_student
 from s3ray.student.model import load_student
 from s3ray.student.ranks import SingleProcess
+from s3ray.student.state import read_state, write_state
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Score, Source, StudentJob, StudentResult
 
@@ -56,20 +57,15 @@ class Mortal:
 
 @dataclass
 class OnDisk:
-    """Keeps the last state as a file would: only tensors and plain values come back."""
+    """Keeps the last state in the files that a cluster's trainings use."""
 
-    kept: bytes | None = None
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
 
     def load(self) -> State | None:
-        if self.kept is None:
-            return None
-        state: State = torch.load(io.BytesIO(self.kept), weights_only=True)
-        return state
+        return read_state(self.folder) if any(self.folder.iterdir()) else None
 
     def save(self, make_state: Callable[[], State]) -> None:
-        file = io.BytesIO()
-        torch.save(make_state(), file)
-        self.kept = file.getvalue()
+        write_state(make_state(), self.folder)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
 from s3ray.generator.engines.choices import read_likeliest, told_tokens
 from s3ray.generator.engines.congestion import Gate
+from s3ray.masking import hide, scrub
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _CONNECT_S = 10.0
@@ -34,7 +35,7 @@ _LONGEST_BACK_OFF_S = 15.0
 _PROBE_TOKENS = 16
 _LIKELIEST_IN_CHAT, _LIKELIEST = 20, 5  # the most first tokens of which OpenAI's two interfaces tell
 _LONGEST_TEXT = 300
-_SHORTEST_SECRET = 8
+_MOST_TOKENS = 2**31  # of one answer
 _NO_KEY = "none"  # the client insists on one
 _KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED)
 _MAY_PASS = (*_KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -201,9 +202,12 @@ class OpenAIEngine:
         if isinstance(choice, _Trouble):
             return choice
         written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
+        written += kept_of_stop(getattr(choice, "stop_reason", None))  # vLLM's server tells it, others do not
         return Generation(
             request_id=request_id,
-            text=written + kept_of_stop(getattr(choice, "stop_reason", None)),  # vLLM's server tells it, others do not
+            text=hide(
+                written, [self._secret]
+            ),  # an answer goes into the dataset, and a server may say what it was sent
             finish_reason=choice.finish_reason,
             **_usage(answer),
         )
@@ -223,7 +227,7 @@ class OpenAIEngine:
             return _Trouble(text=self._scrub(f"an answer without choices: {detail}"))
         reason = getattr(choices[0], "finish_reason", None)
         if reason not in ("stop", "length"):
-            return _Trouble(text=f"the endpoint ended the request with {reason!r}", is_final=True)
+            return _Trouble(text=self._scrub(f"the endpoint ended the request with {reason!r}"), is_final=True)
         return choices[0]
 
     def _status_trouble(self, error: openai.APIStatusError) -> _Trouble:
@@ -317,25 +321,12 @@ def _usage(answer: Any) -> dict[str, int]:
     """The tokens of an answer, as the fields of ours; 0 where the server does not tell."""
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
-    return {
-        "num_prompt_tokens": getattr(usage, "prompt_tokens", None) or 0,
-        "num_cached_tokens": getattr(details, "cached_tokens", None) or 0,
-        "num_output_tokens": getattr(usage, "completion_tokens", None) or 0,
+    told = {
+        "num_prompt_tokens": getattr(usage, "prompt_tokens", None),
+        "num_cached_tokens": getattr(details, "cached_tokens", None),
+        "num_output_tokens": getattr(usage, "completion_tokens", None),
     }
-
-
-def scrub(text: str, secret: str) -> str:
-    """``text`` without the secret, nor any part of it that is 8 or more characters long."""
-    size = min(len(secret), _SHORTEST_SECRET)
-    hidden = [False] * len(text)
-    for start in range(len(secret) - size + 1 if secret else 0):
-        piece = secret[start : start + size]
-        place = text.find(piece)
-        while place >= 0:
-            hidden[place : place + size] = [True] * size
-            place = text.find(piece, place + 1)
-    groups = itertools.groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
-    return "".join("***" if is_hidden else "".join(letter for letter, _ in pairs) for is_hidden, pairs in groups)
+    return {name: num if isinstance(num, int) and 0 <= num < _MOST_TOKENS else 0 for name, num in told.items()}
 
 
 def read_retry_after(header: str, now: datetime) -> float:

@@ -88,7 +88,7 @@ class VLLMEngine:
             "pipeline_parallel_size": config.pipeline_parallel,
             "distributed_executor_backend": self._spec.executor,
             "trust_remote_code": config.trust_remote_code,
-            "load_format": "auto",
+            "load_format": "safetensors",  # auto would read pickles where a model has nothing else
             "disable_log_stats": True,  # the statistics go to ``_Counts`` alone, not to the log as well
             "seed": 0,
             "enable_sleep_mode": self._spec.can_sleep,

@@ -1,0 +1,68 @@
+"""Secrets of the environment and passwords in URLs: what no file, log or message of ours may hold.
+
+A secret is the value of an environment variable that is called like one: OPENAI_API_KEY, HF_TOKEN,
+AWS_SECRET_ACCESS_KEY, DB_PASSWORD. Short values are no secrets: hiding them would hide words.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HIDDEN = "***"
+_SHORTEST = 8
+_NAME = re.compile(r"(^|_)(API_?KEY|KEY|KEY_ID|TOKEN|SECRET|PASS|PASSWORD|PASSWD|CONNECTION_STRING)$", re.I)
+_IN_URL = re.compile(r"(:/{1,2})[^/\s:@]*:[^/\s]*(?=@)|(https?:/{1,2})[^/\s@]+(?=@)")
+"""Who may enter, in a URL, also in one that was taken for a path and lost a slash."""
+
+
+def secrets() -> dict[str, str]:
+    """The secrets of this process's environment, by the names of their variables."""
+    found = {name: value.strip() for name, value in os.environ.items() if _NAME.search(name)}
+    return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
+
+
+def mask(value: Any) -> Any:
+    """A text, or plain values with texts in them, without secrets and without the user and password of URLs."""
+    return _masked(value, sorted(secrets().values(), key=len, reverse=True))
+
+
+def hide(text: str, hidden: Sequence[str]) -> str:
+    """A text without these secrets; what is too short to be one stays."""
+    for secret in hidden:
+        text = text.replace(secret, _HIDDEN) if len(secret) >= _SHORTEST else text
+    return text
+
+
+def _masked(value: Any, hidden: Sequence[str]) -> Any:
+    match value:
+        case str():
+            return _IN_URL.sub(rf"\1\2{_HIDDEN}", hide(value, hidden))
+        case Mapping():
+            return {name: _masked(part, hidden) for name, part in value.items()}
+        case list() | tuple():
+            return [_masked(part, hidden) for part in value]
+    return value
+
+
+def secret_in(text: str) -> str:
+    """What a text holds that it should not, in words; empty: nothing."""
+    for name, value in secrets().items():
+        if value in text:
+            return f"the value of the environment variable {name}"
+    return "a URL with a user and a password" if _IN_URL.search(text) else ""
+
+
+def scrub(text: str, secret: str) -> str:
+    """``text`` without the secret, nor any part of it that is 8 or more characters long."""
+    size = min(len(secret), _SHORTEST)
+    hidden = [False] * len(text)
+    for start in range(len(secret) - size + 1 if secret else 0):
+        piece = secret[start : start + size]
+        place = text.find(piece)
+        while place >= 0:
+            hidden[place : place + size] = [True] * size
+            place = text.find(piece, place + 1)
+    groups = itertools.groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+    return "".join(_HIDDEN if is_hidden else "".join(letter for letter, _ in pairs) for is_hidden, pairs in groups)
