@@ -1,4 +1,4 @@
-"""The manifests use fields that KubeRay and Kubernetes have, agree with each other, and describe nodes that jobs fit."""
+"""The manifests use fields that KubeRay and Kubernetes have, fit together, and describe nodes that their jobs fit."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 from ray.scripts import scripts
@@ -86,9 +86,7 @@ def test_pods_are_what_s3ray_needs(name: str) -> None:
     image = (CLUSTER / "docker" / "Dockerfile").read_text(encoding="utf-8")
     head, *workers = groups(name)
     assert head["rayStartParams"]["num-cpus"] == "0"
-    assert {"dashboard", "gcs-server"} <= {
-        port["name"] for port in head["template"]["spec"]["containers"][0]["ports"]
-    }
+    assert {"dashboard", "gcs-server"} <= {port["name"] for port in head["template"]["spec"]["containers"][0]["ports"]}
     for group in (head, *workers):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
@@ -119,8 +117,8 @@ def facts(name: str) -> list[NodeFacts]:
     for group in groups(name)[1:]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         for place in range(group["replicas"]):
-            shape = {"num_cpus": int(limits["cpu"]), "num_gpus": int(limits["nvidia.com/gpu"])}
-            found.append(NodeFacts(node_id=f"{group['groupName']}-{place}", **shape))
+            num_cpus, num_gpus = int(limits["cpu"]), int(limits["nvidia.com/gpu"])
+            found.append(NodeFacts(node_id=f"gpu-{place}", num_cpus=num_cpus, num_gpus=num_gpus))
     return found
 
 
