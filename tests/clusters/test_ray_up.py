@@ -35,8 +35,14 @@ def test_ray_takes_it(config: dict[str, Any]) -> None:
 
 def test_the_head_is_paid_for_and_the_workers_are_spot(config: dict[str, Any]) -> None:
     types = config["available_node_types"]
-    head, (worker,) = types[config["head_node_type"]], [types[name] for name in types if name != config["head_node_type"]]
-    market = {"aws": ("InstanceMarketOptions", "MarketType", "spot"), "gcp": ("scheduling", "provisioningModel", "SPOT")}
+    head, (worker,) = (
+        types[config["head_node_type"]],
+        [types[name] for name in types if name != config["head_node_type"]],
+    )
+    market = {
+        "aws": ("InstanceMarketOptions", "MarketType", "spot"),
+        "gcp": ("scheduling", "provisioningModel", "SPOT"),
+    }
     section, field, value = market[config["provider"]["type"]]
     assert section not in head["node_config"]
     assert worker["node_config"][section][field] == value
@@ -47,7 +53,7 @@ def test_the_head_is_paid_for_and_the_workers_are_spot(config: dict[str, Any]) -
     for place in range(worker["min_workers"]):
         resources = worker["resources"]
         facts.append(NodeFacts(node_id=f"n{place}", num_cpus=resources["CPU"], num_gpus=resources["GPU"]))
-    assert plan_placement(load_config(ROOT / "jobs" / "gpu-8.yaml"), facts)
+    assert len(plan_placement(load_config(ROOT / "jobs" / "gpu-8.yaml"), facts).engines) == 8
 
 
 def _starts(config: dict[str, Any], which: str) -> dict[str, Any]:
