@@ -1,4 +1,4 @@
-"""What the tests of cluster/ have in common: its files, and the command lines in them as their own parsers read them."""
+"""What the tests of cluster/ have in common: its files, and the command lines in them as s3ray reads them."""
 
 import re
 import shlex
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 import yaml
 
@@ -35,10 +34,7 @@ class Command:
 
     def parse(self) -> dict[str, Any]:
         """What s3ray's own parser makes of it; nothing is started."""
-        group = typer.main.get_command(app)
-        assert isinstance(group, click.Group) or hasattr(group, "commands")
-        command = group.commands[self.name]
-        return dict(command.make_context(self.name, list(self.args)).params)
+        return dict(_commands()[self.name].make_context(self.name, list(self.args)).params)
 
     def job_file(self) -> Path | None:
         """The job file or grid that it names, in this checkout."""
@@ -61,8 +57,12 @@ class Command:
 
 def is_known(name: str) -> bool:
     """Whether this s3ray has a command of the name."""
-    group = typer.main.get_command(app)
-    return name in getattr(group, "commands", {})
+    return name in _commands()
+
+
+def _commands() -> dict[str, Any]:
+    found: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+    return found
 
 
 def commands_in(text: str, where: str) -> Iterator[Command]:

@@ -1,4 +1,4 @@
-"""Every command line of s3ray in cluster/, its pages and the new job files is one that s3ray takes, on jobs that exist."""
+"""Every command line of s3ray in cluster/, its pages and its job files is one that s3ray takes, on jobs that exist."""
 
 import re
 import shlex
