@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 from ray.scripts import scripts
 
 from s3ray.generator.placement import plan_placement
@@ -105,6 +106,7 @@ def test_pods_are_what_s3ray_needs(name: str) -> None:
         resources = worker["template"]["spec"]["containers"][0]["resources"]
         assert resources["requests"] == resources["limits"]
         assert int(resources["limits"]["nvidia.com/gpu"]) >= 1
+        assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
         assert worker["replicas"] == worker["minReplicas"] == worker["maxReplicas"]
         store = int(worker["rayStartParams"]["object-store-memory"])
         shm = next(v for v in worker["template"]["spec"]["volumes"] if v["name"] == "shm")

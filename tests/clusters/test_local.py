@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,10 @@ RAY = """#!/usr/bin/env bash
 echo "$@" >> "$(dirname "$0")/calls"
 [[ $1 == start ]] || { echo "status of $RAY_ADDRESS $RAY_AUTH_MODE"; exit; }
 [[ ${STUB_FAILS:-} != "$2 $3" ]] || { echo "no room here"; exit 1; }
-[[ -z ${STUB_STUBBORN:-} ]] || trap "" TERM
-sleep 300 & echo "$!" >> "$(dirname "$0")/below"
+[[ $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S == 0 ]] || exit 1
+if [[ -n ${STUB_STUBBORN:-} ]]; then trap "" TERM; else trap 'kill "$below"; exit' TERM; fi
+sleep 300 & below=$!
+echo "$below" >> "$(dirname "$0")/below"
 echo "Ray runtime started."
 wait
 [[ -z ${STUB_STUBBORN:-} ]] || sleep 300
@@ -54,9 +55,12 @@ class Local:
             "RAY_ADDRESS": "another.example:6379",
         }
 
+    def kill_after(self, seconds: int) -> None:
+        text = self.script.read_text()
+        assert "\nSTOP_S=30\n" in text
+        self.script.write_text(text.replace("STOP_S=30", f"STOP_S={seconds}"))
+
     def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        script = self.script.read_text().replace("STOP_S=30", "STOP_S=1")
-        self.script.write_text(script)
         command = [str(self.script), *args]
         return subprocess.run(
             command,
@@ -129,6 +133,7 @@ def test_it_starts_a_head_and_nodes_with_a_token_and_stops_all_of_them(local: Lo
 
         stopped = local.run("stop")
         assert stopped.returncode == 0, stopped.stderr
+        assert "killing" not in stopped.stdout
         assert not any(lives(pid) for pid in started_ones)
         assert bystander.poll() is None
         assert not token.exists()
@@ -142,12 +147,10 @@ def test_it_starts_a_head_and_nodes_with_a_token_and_stops_all_of_them(local: Lo
 def test_what_does_not_end_when_asked_is_killed(local: Local) -> None:
     assert local.run("1", STUB_STUBBORN="1").returncode == 0
     started_ones = local.processes()
+    local.kill_after(1)
     stopped = local.run("stop")
     assert "killing" in stopped.stdout
-    deadline = time.monotonic() + 10
-    while any(lives(pid) for pid in started_ones):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert not any(lives(pid) for pid in started_ones)
 
 
 def test_a_node_that_does_not_start_takes_the_others_with_it(local: Local) -> None:

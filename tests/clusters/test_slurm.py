@@ -106,7 +106,7 @@ def test_it_starts_ray_on_all_nodes_and_the_run_on_the_first(slurm: Slurm) -> No
     assert "--nodelist=n0" in slurm.read("asked")
     args = shlex.split(slurm.read("srun"))
     assert args[args.index("ray") :][:2] == ["ray", "symmetric-run"]
-    assert args[0] == "--wait=60"
+    assert args[:2] == ["--wait=60", "--cpus-per-task=64"]
     separator = args.index("--")
     of_ray, entrypoint = args[args.index("symmetric-run") + 1 : separator], args[separator + 1 :]
     params = symmetric_run.make_context("symmetric-run", list(of_ray)).params
