@@ -126,7 +126,7 @@ start() {
 }
 
 stop() {
-    local pid started deadline=$((SECONDS + STOP_S)) roots=() doomed=() left
+    local pid started deadline=$((SECONDS + STOP_S)) roots=() doomed=() left was_killed=0
     [[ -e $NODES ]] || fail "nothing was started from $DIR"
     while read -r pid started; do
         if lives "$pid" "$started"; then roots+=("$pid"); fi
@@ -143,9 +143,10 @@ stop() {
         done
         if ((${#left[@]} == 0)); then break; fi
         if ((SECONDS >= deadline)); then
+            ((!was_killed)) || fail "these do not end even when killed: ${left[*]}"
             say "killing what has not ended within $STOP_S s: ${left[*]}"
             kill -KILL "${left[@]}" 2>/dev/null || true
-            deadline=$((SECONDS + STOP_S)) # for what the system takes its time to bury
+            was_killed=1 deadline=$((SECONDS + STOP_S))
         fi
         sleep 0.2
     done
