@@ -37,6 +37,8 @@ def test_it_fits_the_nodes_that_it_is_for(job: str) -> None:
     assert {item.executor for item in found.engines} == {executor}
     assert found.num_workers == num_workers
     assert found.mode == "swap"
+    idle = sum(node.num_gpus for node in at) - sum(item.num_gpus for item in found.engines)
+    assert idle == (2 if job == "fake.yaml" else 0)  # room for engines of a node that is lost
 
 
 @pytest.mark.parametrize(
