@@ -46,12 +46,15 @@ def test_the_tutorial_task_passes_every_check(
 def test_every_job_file_is_valid() -> None:
     from s3ray.campaign.grid import load_campaign
     from s3ray.jobfile import load_config, read_yaml
+    from s3ray.strategies.prompts import check_strategy
     from s3ray.tasks import load_task
 
     for path in (ROOT / "jobs").rglob("*.yaml"):
         is_grid = "axes" in read_yaml(path)
         for config in [run.config for run in load_campaign(path).runs] if is_grid else [load_config(path)]:
-            assert load_task(config.task).has_form(config.generator.prompt_form)
+            task, form = load_task(config.task), config.generator.prompt_form
+            assert task.has_form(form)
+            check_strategy(config.strategy, task, form, str(path))
 
 
 def test_the_readme_quotes_the_measured_table() -> None:

@@ -173,7 +173,7 @@ def _run_group(
 ) -> list[str]:
     """Run jobs that have their generator in common, all at once."""
     passes = _passes_devices(runs[0].job.config, nodes)
-    config = _config_of_all(campaign, runs, passes)
+    config = config_of_all(campaign, [run.job.config for run in runs], passes)
     plan = plan_placement(config, nodes)
     source = SharedSource()
     recipes = {run.recipe: Recipe.of(run.job.config, run.job.task) for run in runs}
@@ -271,10 +271,10 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
     return config.placement.mode == "swap" and any(node.num_gpus for node in nodes)
 
 
-def _config_of_all(campaign: Campaign, runs: Sequence[_Run], passes: bool) -> RunConfig:
+def config_of_all(campaign: Campaign, configs: Sequence[RunConfig], passes: bool) -> RunConfig:
     """A job that stands for all of them where engines and train workers are placed: one that writes, if any does."""
-    config = next((run.job.config for run in runs if run.job.config.generates), runs[0].job.config)
-    workers = max(run.job.config.student.workers for run in runs)
+    config = next((config for config in configs if config.generates), configs[0])
+    workers = max(config.student.workers for config in configs)
     if not passes:
         workers *= campaign.config.trainings
     student = config.student.model_copy(update={"workers": workers})
