@@ -76,10 +76,11 @@ free_port() {
 start_node() {
     local number=$1 log=$DIR/node-$1.log pid started deadline=$((SECONDS + START_S))
     shift
+    : >"$log" # before it is looked into: the last cluster's node of this number is up in it
     # Without a port of its own, an agent wants the same one as all others, and the head's takes no jobs without it.
     setsid nohup ray start --block "$@" --disable-usage-stats --node-ip-address=127.0.0.1 --num-cpus="$CPUS" \
         --num-gpus="$GPUS" --object-store-memory="$OBJECT_STORE" --dashboard-agent-listen-port="$(free_port)" \
-        >"$log" 2>&1 </dev/null &
+        >>"$log" 2>&1 </dev/null &
     pid=$!
     look_at "$pid" || fail "node $number ended at once; $log says why"
     started=$STARTED
