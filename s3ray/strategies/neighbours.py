@@ -12,7 +12,7 @@ from s3ray.curation.clean import normalise
 from s3ray.strategies.base import RoundContext
 
 _MOST = 10_000
-"""Contexts to choose from, a random sample where there are more: a look at each of them takes milliseconds."""
+"""Contexts to choose from, a random sample where there are more: every question is compared with all of them."""
 
 
 class Neighbours:
@@ -37,7 +37,7 @@ class Neighbours:
         return self._known[name]
 
     def _find(self, name: str) -> Mapping[str, str]:
-        if not set(self._names) - {name}:
+        if self._names in ([], [name]):
             return {}
         vectorizer, vectors = self._index or self._build()
         likeness = (vectors @ vectorizer.transform([name]).T).toarray()[:, 0]
