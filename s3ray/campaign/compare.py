@@ -38,7 +38,7 @@ from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
-from s3ray.student.fit import lineage
+from s3ray.student.fit import lineage, questions
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
 
@@ -212,6 +212,7 @@ def _run_group(
             urgency=run.urgency,
             work=run.work,
             lineage=partial(lineage, run.job.config.student),
+            questions=questions,
             on_copy=lambda student: log.emit("student_linked", from_run=student.store.name, student=student.folder),
         )
         with failures_told(run.store, log), _seed_set(run, log, seeds):

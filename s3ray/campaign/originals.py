@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.student.model import TRAINED
 from s3ray.student.trained import lineage_at
+from s3ray.types import StudentResult
 
 Value = TypeVar("Value")
 
@@ -66,11 +67,21 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedStudent:
-    """Where a trained student lies, and what its training alone cost, in worker-seconds (0 where nobody knows)."""
+    """Where a trained student lies, and what its training alone cost, in worker-seconds (0 where nobody knows).
+
+    ``result`` is what it answered when it was asked ``questions`` (``student.fit.questions``), where this start of the
+    campaign has seen that.
+    """
 
     store: RunStore
     folder: str
     training_s: float
+    questions: str = ""
+    result: StudentResult | None = None
+
+    def answered(self, questions: str) -> StudentResult | None:
+        """What it answered, if these are the questions that it was asked."""
+        return self.result if self.questions == questions else None
 
 
 def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedStudent]]:
@@ -87,14 +98,14 @@ def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedS
                 yield lineage_at(store.url(folder)), TrainedStudent(store=store, folder=folder, training_s=cost)
 
 
-def copy_student(source: TrainedStudent, target: RunStore, folder: str) -> None:
-    """Copy a trained student without its answers, the marker last: these depend on what it is asked.
+def copy_student(source: TrainedStudent, target: RunStore, folder: str, *, with_answers: bool) -> None:
+    """Copy a trained student, the marker last; what it answered on the way only to a run that asks it the same.
 
     Raises:
         StoreError: a file cannot be read or written.
     """
     files = [file.removeprefix(f"{source.folder}/") for file in source.store.files(source.folder)]
-    answers = ("score.json", "mistakes.parquet", "test.parquet")
-    model = [name for name in files if "/" not in name and name not in (*answers, TRAINED)]
-    for name in (*model, TRAINED):
+    kept_by_the_run = ("score.json", "mistakes.parquet", "test.parquet")
+    copied = [name for name in files if with_answers or "/" not in name]
+    for name in (*(name for name in copied if name not in (*kept_by_the_run, TRAINED)), TRAINED):
         target.copy_from(source.store, f"{source.folder}/{name}", f"{folder}/{name}")

@@ -196,11 +196,13 @@ class RunTrainer:
         urgency: Callable[[], Urgency],
         work: Callable[[StudentJob], float],
         lineage: Callable[[StudentJob], str],
+        questions: Callable[[StudentJob], str],
         on_copy: Callable[[TrainedStudent], None],
     ) -> None:
         """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained.
 
-        ``lineage`` names all that shapes a student, ``on_copy`` hears of one that was trained by another run.
+        ``lineage`` names all that shapes a student and ``questions`` all that it is asked; ``on_copy`` hears of
+        one that was trained by another run.
         """
         self._make_trainer = make_trainer
         self._devices = devices
@@ -209,32 +211,42 @@ class RunTrainer:
         self._urgency = urgency
         self._work = work
         self._lineage = lineage
+        self._questions = questions
         self._on_copy = on_copy
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student when devices are free for it, or take over that of another run and ask it what is asked.
+        """Train one student when devices are free for it, or take over that of another run and ask it what is new.
 
         ``seconds["wait"]`` says how long devices were not free, ``seconds["all_workers"]`` how long each worker trained
         and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. The training of a student that was
         taken over counts as if it had been this run's: costs are the method's, whoever else had a use for the student.
         """
-        key, folder = self._lineage(job), job.output.removeprefix(f"{self._store.root}/")
+        key, questions = self._lineage(job), self._questions(job)
+        folder = job.output.removeprefix(f"{self._store.root}/")
         began = time.monotonic()
         with self._students.claimed(key) as found:
             if found is not None:
-                copy_student(found, self._store, folder)
+                known = found.answered(questions)
+                copy_student(found, self._store, folder, with_answers=known is not None)
                 self._on_copy(found)
+                if known is not None:
+                    own_s = {"start": 0.0, "train": 0.0, "score": 0.0, "wait": time.monotonic() - began}
+                    return replace(known, round=job.round, seconds={**known.seconds, **own_s})
             with self._devices.training(self._urgency(), self._work(job)) as num_workers:
                 waited_s = time.monotonic() - began
                 result = self._make_trainer(num_workers).train(job)
             training_s = num_workers * result.seconds["train"] + (found.training_s if found else 0.0)
+            all_workers = {
+                "all_workers": training_s + num_workers * result.seconds["score"],
+                "all_workers_train": training_s,
+            }
+            result = replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
             if found is None:
-                self._students.note(key, TrainedStudent(store=self._store, folder=folder, training_s=training_s))
-        all_workers = {
-            "all_workers": training_s + num_workers * result.seconds["score"],
-            "all_workers_train": training_s,
-        }
-        return replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
+                made = TrainedStudent(
+                    store=self._store, folder=folder, training_s=training_s, questions=questions, result=result
+                )
+                self._students.note(key, made)
+        return result
 
 
 def _own_part(

@@ -77,6 +77,12 @@ def lineage(config: StudentConfig, job: StudentJob) -> str:
     return fingerprint({"student": settings, "seed": job.seed, "files": files} | checker)
 
 
+def questions(job: StudentJob) -> str:
+    """A name (16 hex digits) for all that a trained student is asked: equal students answer equal questions equally."""
+    asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
+    return fingerprint({name: xxhash.xxh64_hexdigest(_content(path)) for name, path in asked.items() if path})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How many steps a training takes: whole epochs, so that every input is used equally often."""

@@ -72,8 +72,16 @@ def test_a_copied_student_brings_its_model_and_none_of_its_answers(tmp_path: Pat
     ((key, student),) = trained_students([trained(tmp_path / "a", "students/0")])
     assert (key, student.training_s) == ("abc", 7.0)
     target = RunStore(tmp_path / "b")
-    copy_student(student, target, "checker")
+    copy_student(student, target, "checker", with_answers=False)
     assert sorted(target.files("checker")) == ["checker/model.safetensors", "checker/trained.json"]
+
+
+def test_a_copied_student_brings_its_answers_to_the_same_questions(tmp_path: Path) -> None:
+    ((_, student),) = trained_students([trained(tmp_path / "a", "students/0")])
+    target = RunStore(tmp_path / "b")
+    copy_student(student, target, "students/0", with_answers=True)
+    copied = sorted(file.removeprefix("students/0/") for file in target.files("students/0"))
+    assert copied == ["mistakes/000000.parquet", "model.safetensors", "trained.json"]
 
 
 def test_students_whose_model_is_gone_are_passed_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,13 @@ class CountingTrainer:
     """Trains in no time and counts; a student that is there already is not trained again."""
 
     def __init__(self, store: RunStore) -> None:
+        self.num_asked = 0
         self.num_trained = 0
         self._store = store
 
     def train(self, job: StudentJob) -> StudentResult:
         marker = f"{job.output.removeprefix(f'{self._store.root}/')}/trained.json"
+        self.num_asked += 1
         is_new = not self._store.has(marker)
         if is_new:
             self.num_trained += 1
@@ -183,11 +186,15 @@ class CountingTrainer:
         )
 
 
-def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_the_same(tmp_path: Path) -> None:
+def train_in_two_runs(
+    tmp_path: Path, questions: Callable[[StudentJob], str]
+) -> tuple[list[tuple[int, int]], list[str], list[StudentResult]]:
+    """The same student in runs a and b: how often was each trainer asked, and has it trained? Who was copied?"""
     queue = one_training_at_a_time()
     students: Originals[TrainedStudent] = Originals()
     copied: list[str] = []
-    costs, trained = [], []
+    asked: list[tuple[int, int]] = []
+    results: list[StudentResult] = []
     for number, name in enumerate(("a", "b")):
         store = RunStore(tmp_path / name)
         counting = CountingTrainer(store)
@@ -199,10 +206,11 @@ def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_t
             urgency=partial(tuple, [number]),
             work=lambda job: 1.0,
             lineage=lambda job: "same",
+            questions=questions,
             on_copy=lambda student: copied.append(student.store.name),
         )
         job = StudentJob(
-            round=0,
+            round=number,
             train_path="",
             select_path="",
             mine_path=None,
@@ -210,6 +218,22 @@ def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_t
             output=store.url("students/0"),
             seed=0,
         )
-        costs.append(trainer.train(job).seconds["all_workers"])
-        trained.append(counting.num_trained)
-    assert (trained, copied, costs) == ([1, 0], ["a"], [5.0, 5.0])
+        results.append(trainer.train(job))
+        asked.append((counting.num_asked, counting.num_trained))
+    return asked, copied, results
+
+
+def test_a_student_that_another_run_has_trained_is_asked_not_trained_and_costs_the_same(tmp_path: Path) -> None:
+    asked, copied, results = train_in_two_runs(tmp_path, questions=lambda job: f"of round {job.round}")
+    assert (asked, copied) == ([(1, 1), (1, 0)], ["a"])
+    assert [result.seconds["all_workers"] for result in results] == [5.0, 5.0]
+
+
+def test_a_student_that_has_answered_the_same_is_not_asked_again_and_costs_the_same(tmp_path: Path) -> None:
+    asked, copied, (first, second) = train_in_two_runs(tmp_path, questions=lambda job: "the same")
+    assert (asked, copied) == ([(1, 1), (0, 0)], ["a"])
+    assert (first.round, second.round) == (0, 1)
+    assert replace(second, round=0, seconds={}) == replace(first, seconds={})
+    assert second.seconds["all_workers"] == first.seconds["all_workers"] == 5.0
+    assert second.seconds["train"] == second.seconds["score"] == 0.0
+    assert RunStore(tmp_path / "b").has("students/0/trained.json")
