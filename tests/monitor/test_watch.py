@@ -2,7 +2,7 @@
 
 import io
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from s3ray.monitor.campaign import CampaignView, campaign_status, is_campaign, l
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.watch import watch_run
 from s3ray.store import RunStore
+from tests.buckets import serve_bucket
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
 
 
@@ -46,10 +47,20 @@ def test_a_finished_run_is_told_from_its_beginning(finished: RunStore) -> None:
     assert lines[-1].startswith("[run] finished in")
 
 
-@pytest.mark.parametrize("is_local", [True, False])
-def test_what_comes_later_is_seen_once(tmp_path: Path, clock: Clock, is_local: bool) -> None:
-    folder = str(tmp_path / "run") if is_local else f"memory://{uuid.uuid4().hex}/run"
-    store, later = new_store(folder), RunStore(folder)
+@pytest.fixture(params=["folder", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where a run may lie: a folder, an object store without a server, a bucket behind one."""
+    if request.param == "s3":
+        with serve_bucket() as bucket:
+            for name, value in bucket.environment.items():
+                monkeypatch.setenv(name, value)
+            yield f"{bucket.url}/run"
+    else:
+        yield str(tmp_path / "run") if request.param == "folder" else f"memory://{uuid.uuid4().hex}/run"
+
+
+def test_what_comes_later_is_seen_once(place: str, clock: Clock) -> None:
+    store, later = new_store(place), RunStore(place)
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
 
