@@ -2,9 +2,9 @@
 
     python -m benchmarks.keep runs/small-methods benchmarks/results/methods
 
-Copies of every finished run the files that a comparison reads (docs/campaign.md, "Kept, moved, run in parts"), and of the
-campaign's events its starts. Runs that are there already are left as they are. Refuses runs whose settings name a place
-on this machine: start the campaign with relative paths.
+Copies of every finished run the files that a comparison reads (docs/campaign.md, "Kept, moved, run in parts"), and the
+campaign's own starts and end. Runs that are there already stay as they are. Refuses runs whose settings name a place on
+this machine: start the campaign with relative paths.
 """
 
 import argparse

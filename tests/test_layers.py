@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +30,21 @@ print(json.dumps(loaded))
 """
 
 
+def loaded(modules: Sequence[str], heavy: Sequence[str]) -> dict[str, list[str]]:
+    """Which heavy libraries a fresh interpreter has loaded after each module."""
+    command = [sys.executable, "-c", PROBE, json.dumps([modules, heavy])]
+    found = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(found))
+
+
 def test_words_and_logic_load_nothing_heavy() -> None:
-    command = [sys.executable, "-c", PROBE, json.dumps([LIGHT, HEAVY])]
-    loaded = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    assert loaded == {module: [] for module in LIGHT}
+    assert loaded(LIGHT, HEAVY) == {module: [] for module in LIGHT}
+
+
+def test_ray_trains_controller_loads_no_models() -> None:
+    """It loads this module before it starts a worker, for every student."""
+    module = "s3ray.student.trainer"
+    assert loaded([module], ["transformers", "vllm", "datasets"]) == {module: []}
 
 
 def test_every_module_is_in_one_layer() -> None:

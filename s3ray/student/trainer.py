@@ -3,6 +3,9 @@
 Every student is a Ray Train run whose name tells what it is trained on and with which settings. Ray Train continues a
 run whose name it finds on the storage path: a training that died (its workers, its controller, the driver) goes on from
 its last checkpoint, and any other training begins at the base checkpoint. Once a student is finished, the notes go.
+
+Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker: what imports
+transformers is imported where it is used.
 """
 
 import os
@@ -15,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs
 import ray
@@ -29,13 +32,13 @@ from s3ray.files import is_url
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
 from s3ray.objects import filesystem
-from s3ray.student.fit import State, lineage
-from s3ray.student.loop import train_student
-from s3ray.student.ranks import ProcessGroup, Ranks
-from s3ray.student.state import read_state, write_state
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
 from s3ray.weights import resolve_model
+
+if TYPE_CHECKING:
+    from s3ray.student.fit import State
+    from s3ray.student.ranks import Ranks
 
 MAX_FAILURES = 4
 """How often a student goes on from its last checkpoint after a worker died."""
@@ -130,6 +133,8 @@ class RayStudentTrainer:
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
+        from s3ray.student.fit import lineage
+
         gpus = self._resources["GPU"]
         least, most = self._config.least_workers, self._config.workers
         return ray.train.torch.TorchTrainer(
@@ -198,20 +203,24 @@ class RayCheckpoints:
     takes no more than CHECKPOINT_SHARE of the time: Ray Train takes no more than one checkpoint every two seconds.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: "Ranks") -> None:
         self._ranks = ranks
         self._due = 0.0
 
-    def load(self) -> State | None:
+    def load(self) -> "State | None":
         """See ``Checkpoints``."""
+        from s3ray.student.state import read_state
+
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
         with checkpoint.as_directory() as folder:
             return read_state(Path(folder))
 
-    def save(self, make_state: Callable[[], State]) -> None:
+    def save(self, make_state: "Callable[[], State]") -> None:
         """See ``Checkpoints``."""
+        from s3ray.student.state import write_state
+
         start = time.monotonic()
         is_leaving = ray.train.get_preemption_info() is not None  # all workers must ask equally often
         if not self._ranks.gather(is_leaving or start >= self._due)[0]:
@@ -284,6 +293,9 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
     """Train; an error of our own comes back as a value, since Ray Train would try again whatever is raised."""
     import torch
     from transformers.utils import logging
+
+    from s3ray.student.loop import train_student
+    from s3ray.student.ranks import ProcessGroup
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
