@@ -50,11 +50,11 @@ def _row(cell: CellProfile) -> list[str]:
         str(cell.requests),
         _rate(cell.steady),
         _rate(cell.whole),
-        f"{cell.whole.prefill_tokens_per_s:.0f}",
+        _short(cell.whole.prefill_tokens_per_s),
         *(_median(each) for each in (latency.ttft_s, latency.tpot_s, latency.e2e_s)),
         _percent(cell.cache.prefix_hit_rate),
         _percent(cell.shares.busy),
-        f"{cell.yields.accepted_per_s:.2f}",
+        _short(cell.yields.accepted_per_s),
         "!" if cell.validity.false else "",
     ]
 
@@ -83,29 +83,33 @@ def _scaling_lines(profile: Profile) -> list[Text]:
 
 
 def comparison_table(comparisons: Sequence[CellComparison]) -> RenderableType:
-    """A line for each figure of each cell, and what to know of the cell below."""
+    """A line for each figure below the name of its cell, and what to know of cells at the end."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("cell", no_wrap=True)
-    table.add_column("figure", no_wrap=True)
     for name in ("old", "new", "new/old", "spread", ""):
         table.add_column(name, justify="right", no_wrap=True)
     notes = []
     for comparison in comparisons:
         engines, limit, prompts, requests = comparison.key
         name = f"{engines} x {limit} {prompts} {requests}"
-        for place, ratio in enumerate(comparison.ratios):
+        table.add_row(Text(name, style="bold"))
+        for ratio in comparison.ratios:
             known = ratio.low is not None and ratio.high is not None
             spread = f"{ratio.low:.2f}..{ratio.high:.2f}" if known else "-"
-            first = "" if place else name
             figures = (f"{ratio.old:.4g}", f"{ratio.new:.4g}", f"{ratio.ratio:.3f}", spread, ratio.verdict)
-            table.add_row(first, ratio.figure, *figures)
+            table.add_row(f"  {ratio.figure}", *figures)
         told = [f"not comparable: {comparison.problem}"] if comparison.problem else comparison.notes
         notes += [Text(f"! {name}: {note}", style="yellow") for note in told]
     return Group(table, *notes)
 
 
 def _rate(rates: Rates | None) -> str:
-    return "-" if rates is None else f"{rates.output_tokens_per_s:.1f}"
+    return "-" if rates is None else _short(rates.output_tokens_per_s)
+
+
+def _short(value: float) -> str:
+    """With a decimal where it says anything."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _median(spread: Spread | None) -> str:

@@ -126,7 +126,14 @@ def test_the_command_prints_the_ratios(
     folder, file = tmp_path / "old", tmp_path / "new" / "profile.json"
     assert s3ray(monkeypatch, "bench-compare", str(folder), str(file)) == 0
     text = capsys.readouterr().out
-    for part in ("2 x 8 seed 200", "whole.output_tokens_per_s", "1.500", "counters_agree is false"):
+    for part in (
+        "2 x 8 seed 200",
+        "whole.output_tokens_per_s",
+        "1.500",
+        "one repeat",
+        "counters_agree is false",
+        "e2e_s.p50",
+    ):
         assert part in text
 
 

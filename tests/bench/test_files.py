@@ -10,9 +10,10 @@ from rich.console import Console
 
 from s3ray.bench.files import read_profile, write_profile
 from s3ray.bench.schema import CellProfile, Missing, field_paths
+from s3ray.bench.sweep import Cell
 from s3ray.bench.table import profile_table
 from s3ray.store import RunStore
-from tests.bench.phases import measured, profile, two_engines
+from tests.bench.phases import measured, profile, tally, two_engines
 
 
 def test_both_files_lie_in_the_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -57,6 +58,13 @@ def test_the_table_marks_cells_that_are_not_valid() -> None:
     assert "not long_enough, not no_restarts" in text
     assert "93.8" in good
     assert "fake engine" not in text
+
+
+def test_large_numbers_fit_into_the_table() -> None:
+    many = Cell(engines=128, max_num_seqs=1024, prompts="extrapolate", requests=1_048_576, repeat=0)
+    text = shown(measured(cell=many, tally=tally(output_tokens=10**8, prompt_tokens=10**8, accepted=10**6)))
+    assert "1048576" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 def test_the_table_says_what_a_fake_engine_s_speeds_are_worth() -> None:
