@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, submit, status, watch, report, audit, export, reparse.
+"""The command line: run, plan, compare, submit, bench, bench-compare, status, watch, report, audit, export, reparse.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -136,6 +136,68 @@ def submit(
     from s3ray.submission.submit import submit_job
 
     submit_job(parcel, address, variables, _console(), wait=wait, retries=retries)
+
+
+@app.command()
+def bench(
+    job: JobFile,
+    engines: Annotated[
+        str | None, typer.Option("--engines", help="Engine counts, e.g. 1,2,4; default: the job's.", metavar="N,N")
+    ] = None,
+    max_num_seqs: Annotated[
+        str | None,
+        typer.Option("--max-num-seqs", help="Sequences that one engine decodes at once.", metavar="N,N"),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option("--prompts", help="seed, extrapolate; default: all that the strategy writes.", metavar="SET,SET"),
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", min=1, help="Of each cell; default: 8 times what the largest decodes at once."),
+    ] = None,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="How often the sweep is measured.")] = 1,
+    min_seconds: Annotated[
+        float, typer.Option("--min-seconds", min=0, help="Cells with a shorter steady window are flagged.")
+    ] = 10.0,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="A folder or URL; default: NAME-bench in the job's store.", metavar="DIR"),
+    ] = None,
+    set_: Settings = None,
+) -> None:
+    """Measure how fast a job's engines write: engine counts x batch limits x sets of prompts.
+
+    Writes profile.json and profile.csv and prints the table. Each cell loads its engines, warms them up, and then
+    measures the requests of the job's own strategy up to the examples that a run would keep.
+    """
+    config = _load(job, set_)
+    from s3ray.bench.run import Options, bench_job
+
+    options = Options(
+        engines=engines,
+        max_num_seqs=max_num_seqs,
+        prompts=prompts,
+        requests=requests,
+        repeats=repeat,
+        min_seconds=min_seconds,
+    )
+    folder = out if out is not None else join(config.store, f"{config.name}-bench")
+    bench_job(config, str(job), folder, _console(), options)
+
+
+@app.command()
+def bench_compare(
+    old: Annotated[str, typer.Argument(help="A profile.json, or the folder that holds it.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="The one that is compared with it.", metavar="NEW")],
+) -> None:
+    """Compare two profiles cell by cell: ratios, beside the spread of their repeats."""
+    from s3ray.bench.compare import compare_profiles
+    from s3ray.bench.files import read_profile
+    from s3ray.bench.table import comparison_table
+
+    compared = compare_profiles(read_profile(old), read_profile(new), f"{old}, {new}")
+    _console().print(comparison_table(compared))
 
 
 @app.command()

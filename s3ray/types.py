@@ -222,7 +222,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The limits that an engine resolved, whatever was asked for; they go into every report."""
+    """The limits that an engine resolved, and its device; ``device_name`` is its maker's, empty where not known."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -230,6 +230,7 @@ class EngineLimits:
     num_kv_tokens: int
     dtype: str
     device: str
+    device_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,12 +273,11 @@ class Score:
 class StudentJob:
     """One student to train from the base checkpoint, as paths that every worker can reach.
 
-    The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on
-    ``mine_path``, and scored on ``test_path`` where that is given (the last student's alone). Files are
-    example tables (``dataset.table_from_examples``). The folder ``output`` receives model and tokenizer.
-    ``checker`` is the folder of a student trained on gold, by whose word rows are weighed (``student.weigh``).
-    ``probes`` are example tables by name; how the student sees each is written to ``probes/NAME.parquet`` in
-    ``output`` (``probes.PROBE_SCHEMA``).
+    The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on ``mine_path``,
+    and scored on ``test_path`` where that is given (the last student's alone). Files are example tables
+    (``dataset.table_from_examples``). The folder ``output`` receives model and tokenizer. ``checker`` is the folder of
+    a student trained on gold, by whose word rows are weighed (``student.weigh``). ``probes`` are example tables by
+    name; how the student sees each is written to ``probes/NAME.parquet`` in ``output`` (``probes.PROBE_SCHEMA``).
     """
 
     round: int

@@ -53,6 +53,19 @@ def resolve_model(model: str) -> str:
     return str(convert_once(place, _cache_root(), _convert) if place.is_file() else place)
 
 
+def local_weights(model: str) -> Path | None:
+    """The folder or GGUF file of a model on this machine; None for a hub id that the local cache does not have.
+
+    Raises:
+        InputError: the model names no such folder, file or package.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    place = _locate(model, _problem_of(model, "model", ""))
+    config = try_to_load_from_cache(model, "config.json") if place is None else None
+    return Path(config).parent if isinstance(config, str) else place
+
+
 def check_model(
     model: str,
     *,

@@ -219,4 +219,18 @@ def test_reading_commands_want_a_run(
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert s3ray(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("run", "plan", "submit", "status", "watch", "report", "audit", "export"))
+    assert all(
+        command in text
+        for command in (
+            "run",
+            "plan",
+            "submit",
+            "bench",
+            "bench-compare",
+            "status",
+            "watch",
+            "report",
+            "audit",
+            "export",
+        )
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.processor import cpu_flags, has_bfloat16
+from s3ray.processor import cpu_flags, cpu_name, has_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +46,10 @@ def test_where_linux_says_nothing_there_are_none(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "read_text", missing)
     assert cpu_flags() == frozenset()
+    assert cpu_name() == ""
+
+
+def test_the_name_is_the_maker_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\nmodel name\t: AMD EPYC 9B14: 96-Core\nprocessor\t: 1\nmodel name\t: other\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
+    assert cpu_name() == "AMD EPYC 9B14: 96-Core"

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from s3ray.collector import collect_rarely
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
-from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.engines.base import EngineSpec, Timing
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.scribe import Scribe
 from s3ray.generator.wire import unpack
@@ -40,12 +40,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """An actor's answer: what it finished since the last one, what it still works on, and why its engine died."""
+    """An actor's answer: what it finished since the last one, what it still works on, and why its engine died.
+
+    ``timings`` are those of the texts that a timed engine wrote since then.
+    """
 
     table: pa.Table
     num_running: int
     stats: EngineStats
     death: str | None
+    timings: Sequence[Timing] = ()
 
 
 _NOTHING = Exchange(table=OUTCOME_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
@@ -145,7 +149,11 @@ class Writer:
             # The process must end, and not through ray.actor.exit_actor: a dead engine never comes back inside it.
             asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
         return Exchange(
-            table=table_from_outcomes(finished), num_running=len(self._jobs), stats=self._stats(), death=self._death
+            table=table_from_outcomes(finished),
+            num_running=len(self._jobs),
+            stats=self._stats(),
+            death=self._death,
+            timings=self._engine.take_timings(),
         )
 
     async def abort(self, epoch: int) -> None:

@@ -51,6 +51,7 @@ class Seat:
         self.unreachable_since = 0.0
         self.has_gap = False
         self.is_waking = False
+        self.is_timed = False
         self.num_restarts = 0
         self.problem = ""
         self._actor: Any = None
@@ -73,6 +74,7 @@ class Seat:
             executor=placement.executor,
             memory_share=placement.memory_share,
             can_sleep=placement.can_sleep,
+            timed=self.is_timed,
         )
         self._group = _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))

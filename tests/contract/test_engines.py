@@ -71,7 +71,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         fake=FakeConfig(delay_s=0.02),
         **settings,
     )
-    engine = make_engine(EngineSpec(engine="engine-0", config=config, device="cpu"))
+    engine = make_engine(EngineSpec(engine="engine-0", config=config, device="cpu", timed=True))
     limits = loop.run_until_complete(engine.start())
     yield Running(name=request.param, engine=engine, limits=limits, loop=loop)
     loop.run_until_complete(engine.close())
@@ -100,6 +100,27 @@ def test_each_request_has_one_answer_of_its_own_and_the_counts_add_up(running: R
         num_read = sum(generation.num_prompt_tokens for generation in told)
         assert after.num_prompt_tokens - before.num_prompt_tokens == num_read
         assert (after.num_running, after.num_waiting) == (0, 0)
+
+    running.do(scenario())
+
+
+def test_texts_are_timed_once_by_engines_that_can_tell(running: Running) -> None:
+    async def scenario() -> None:
+        await asyncio.gather(*(running.ask(index) for index in range(6)))
+        running.engine.take_timings()
+        told = await asyncio.gather(*(running.ask(index) for index in range(10)))
+        await running.choose(0)  # which writes no text
+        timings = running.engine.take_timings()
+        assert not running.engine.take_timings()
+        if running.name != "vllm":
+            assert not timings
+            return
+        assert len(timings) == 10
+        assert all(0 <= timing.queue_s < timing.first_token_s for timing in timings)
+        has_later = [timing.per_token_s is not None for timing in timings]
+        assert sum(has_later) == sum(generation.num_output_tokens > 1 for generation in told)
+        # 10 requests and 4 slots: some wait for a slot longer than their first token then takes.
+        assert max(timing.queue_s for timing in timings) > min(timing.queue_s for timing in timings)
 
     running.do(scenario())
 

@@ -9,7 +9,7 @@ from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import Exchange, Writer
-from s3ray.generator.engines.base import Choice, EngineSpec
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing
 from s3ray.generator.recipe import Recipe
 from s3ray.generator.wire import pack
 from s3ray.outcomes import outcomes_from_table
@@ -67,6 +67,17 @@ def test_what_goes_in_comes_out_once() -> None:
         assert not (await writer.exchange(1, NOTHING)).table.num_rows
         assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
         assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
+
+    run(scenario)
+
+
+def test_timings_of_the_engine_travel_with_the_answers() -> None:
+    async def scenario() -> None:
+        writer = make_writer()
+        await writer.start()
+        told = [[Timing(queue_s=0.1, first_token_s=0.2, per_token_s=None)], []]
+        writer._engine.take_timings = lambda: told.pop(0)  # type: ignore[method-assign]
+        assert [len((await writer.exchange(1, requests(1, start))).timings) for start in (0, 1)] == [1, 0]
 
     run(scenario)
 

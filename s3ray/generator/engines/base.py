@@ -14,7 +14,7 @@ class EngineSpec:
     ``number`` counts the engines of the pool from 0. On a CPU the engine computes with ``num_threads`` threads; on GPUs
     it takes ``memory_share`` of each one's memory and drives them through vLLM's ``executor``: ``uni`` (one GPU),
     ``mp`` (several of one node) or ``ray`` (several nodes, in the placement group of the actor). One that ``can_sleep``
-    frees that memory while a student is trained there.
+    frees that memory while a student is trained there. One that is ``timed`` keeps the ``Timing`` of each answer.
     """
 
     engine: str
@@ -25,6 +25,20 @@ class EngineSpec:
     executor: str = "uni"
     memory_share: float = 0.9
     can_sleep: bool = False
+    timed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where the seconds of one answer went in an engine.
+
+    ``queue_s`` is from its arrival in the engine's queue until it was first computed, ``first_token_s`` from its
+    arrival until its first token, ``per_token_s`` the mean of each later one; None where there was no later one.
+    """
+
+    queue_s: float
+    first_token_s: float
+    per_token_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +96,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """What the engine can tell of itself at this moment (``busy_s`` is kept by the actor)."""
+        ...
+
+    def take_timings(self) -> list[Timing]:
+        """Those of the texts that were answered since the last call; none unless ``timed``, or if it cannot tell."""
         ...
 
     async def check(self) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import xxhash
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _VOCABULARY = """
@@ -236,6 +236,10 @@ class FakeEngine:
             num_prompt_tokens=self._num_prompt_tokens,
             num_output_tokens=self._num_output_tokens,
         )
+
+    def take_timings(self) -> list[Timing]:
+        """None: it has no first token."""
+        return []
 
     async def check(self) -> None:
         """Tell of a scripted death; a scripted hang looks healthy."""

@@ -22,7 +22,7 @@ import httpx2
 import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.choices import read_likeliest, told_tokens
 from s3ray.generator.engines.congestion import Gate
 from s3ray.masking import hide, scrub
@@ -298,6 +298,10 @@ class OpenAIEngine:
             num_replies=self._num_replies,
             capacity=self._gate.limit,
         )
+
+    def take_timings(self) -> list[Timing]:
+        """None: answers come whole."""
+        return []
 
     async def check(self) -> None:
         """Tell of an endpoint that has been away for long."""

