@@ -1,6 +1,7 @@
 # make demo    run the quickstart job, start to report
 # make test    every gate and every test, as CI does
 # make check   the gates and the tests that need no Ray and no vLLM: seconds, for while you work
+# make docs    write docs/configuration.md afresh from the descriptions of the fields
 # make format  bring the code into shape
 # make lock    resolve the dependencies of extra cpu afresh and write constraints.txt; that locks cpu, where .ci/setup
 #              pins torch. Of extra gpu it locks what both have in common: vllm is held to 0.32.*, and torch and the
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(S3RAY_EXTRA)
 PYTEST := $(BIN)/python -m pytest --durations=10
 
-.PHONY: demo test check gates format lock clean
+.PHONY: demo test check gates docs format lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -37,6 +38,9 @@ gates: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/python -m tests.docs.reference
 
 format: $(READY)
 	$(BIN)/ruff format

@@ -1,4 +1,4 @@
-"""The command line: run, plan, compare, submit, bench, bench-compare, status, watch, report, audit, export, reparse.
+"""The command line: a function for each command.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
 safe; 130 interrupted.
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.errors import InputError, S3RayError
 from s3ray.files import join
 from s3ray.jobfile import load_config, parse_settings
 from s3ray.masking import mask
+from s3ray.monitor.terminal import Terminal
 from s3ray.store import RunStore
 
 app = typer.Typer(
     name="s3ray",
     help="Let a large language model write the training set of a small model, guided by the small model's mistakes.\n\n"
-    "Start with: s3ray plan jobs/quickstart.yaml, then s3ray run jobs/quickstart.yaml.",
+    "Start with: s3ray plan jobs/quickstart.yaml, then s3ray run jobs/quickstart.yaml. Your own data: s3ray init DATA.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,6 +46,41 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one field, e.g. --set generator.engines=4.", metavar="FIELD=VALUE"),
 ]
+
+
+@app.command()
+def init(
+    data: Annotated[
+        Path,
+        typer.Argument(help="All labelled rows: a .csv, .jsonl or .parquet file with column names.", metavar="DATA"),
+    ],
+    label: Annotated[
+        str | None, typer.Option("--label", help="The column with the label; default: guessed.", metavar="COLUMN")
+    ] = None,
+    writes: Annotated[
+        str | None,
+        typer.Option("--writes", help="The text that is to be written; default: the longest.", metavar="COLUMN"),
+    ] = None,
+) -> None:
+    """Write a first task and job for a file of labelled rows into this folder, to be edited and run.
+
+    Says which column it took for what. Never overwrites.
+    """
+    from s3ray.tasks.draft import draft
+
+    made, console = draft(data, label, writes), _console()
+    for name in made.files:
+        if Path(name).exists():
+            raise InputError("is there already", where=name, hint="Edit it, or remove it first.")
+    for name, text in made.files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    task, job = made.files
+    for line in (
+        *made.told,
+        f"Written: {task}, {job}",
+        f"Mend the words and prompts in {task}, then: s3ray plan {job}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -281,10 +316,10 @@ def reparse(run: RunFolder, set_: Settings = None) -> None:
     reparse_run(run, parse_settings(set_ or ()), _console())
 
 
-def _console() -> Console:
+def _console() -> Terminal:
     """Standard output; wide enough for the tables where it is a file and has no width of its own."""
-    console = Console()
-    return console if console.is_terminal else Console(width=100)
+    console = Terminal()
+    return console if console.is_terminal else Terminal(width=100)
 
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
@@ -304,13 +339,13 @@ def _bring_ray_token() -> None:
 
 def main() -> None:
     """Entry point: errors that s3ray raises on purpose end as a message and an exit code, not as a traceback."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True, highlight=False)
     _bring_ray_token()
     try:
         app()
     except S3RayError as error:
-        console.print(f"s3ray: {mask(str(error))}", style="red", markup=False, soft_wrap=True)
+        console.print(f"s3ray: {mask(str(error))}", style="red", soft_wrap=True)
         sys.exit(error.exit_code)
     except Exception:  # an error of ours, which Python would print with whatever it holds
-        console.print(mask(traceback.format_exc()), markup=False, soft_wrap=True)
+        console.print(mask(traceback.format_exc()), soft_wrap=True)
         sys.exit(1)

@@ -213,7 +213,8 @@ class RunConfig(Section):
     task: str
     """Name of a builtin task, or path of a task YAML."""
     data: str | None = Field(default=None, json_schema_extra=EXECUTION)
-    """Folder with train, validation and test files (.jsonl, .csv or .parquet); replaces the task's own source."""
+    """Folder with train, validation and test files (.jsonl, .csv or .parquet), or one such file with all rows, of which
+    a fifth is the test split; replaces the task's own source."""
     gold: GoldConfig = GoldConfig()
     """The labelled data."""
     strategy: StrategyConfig = StrategyConfig()

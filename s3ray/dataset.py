@@ -147,7 +147,7 @@ class ExampleJudge:
         return f"asked for {request.label}, the generator gives {', '.join(f'{name} {p:.2f}' for name, p in given)}"
 
     def _scope(self, fields: Mapping[str, str]) -> str:
-        return "\x1f".join(fields[name] for name in self._task.context_fields)
+        return "\x1f".join(fields[name] for name in self._task.passage_fields)
 
 
 class NoteJudge:

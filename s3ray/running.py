@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import ray
 from rich.console import Console
+from rich.text import Text
 
 from s3ray import __version__
 from s3ray.cluster import connect, join_running, local_facts, node_facts, occupancy
@@ -48,7 +49,8 @@ def plan_job(config: RunConfig, where: str, folder: str, console: Console, *, fr
     known = store.check(job.settings)
     joined = join_running(config.cluster.address, where)
     job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
-    console.print(f"[bold]{job.config.name}[/]: this job can run {joined or 'on this machine'}.")
+    head = Text.assemble((job.config.name, "bold"), f": this job can run {joined or 'on this machine'}.")
+    console.print(head, soft_wrap=True)
     for line in (*_plan_lines(job, plan), *_forecast(job, plan, folder)):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for resource in ("GPU", "CPU") if joined else ():

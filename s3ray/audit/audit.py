@@ -175,7 +175,7 @@ def _texts(task: Task, rows: Sequence[Example]) -> list[str]:
 
 
 def _scope(task: Task, row: Example) -> str:
-    return "\x1f".join(row.fields[name] for name in task.context_fields)
+    return "\x1f".join(row.fields[name] for name in task.passage_fields)
 
 
 def _checker(task: Task, checked: Checked, num_gold: int) -> dict[str, Any]:

@@ -84,14 +84,15 @@ def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
         path = Path(name)
         is_own = path.suffix in _YAML
         if is_own and path.is_absolute():
-            folder = Path(data) if data else None
+            place = Path(data) if data else None
         else:
             task = load_task(name, data)  # checks it as well
-            folder = task.data if is_own or data else None  # a builtin task has its data in the package
+            place = task.data if is_own or data else None  # a builtin task has its data in the package
             if is_own:
                 yield path
-        if folder is not None and not folder.is_absolute():
-            yield from (file for split in _SPLITS if (file := find_file(folder, split)))
+        if place is not None and not place.is_absolute():
+            splits = [place] if place.is_file() else [find_file(place, split) for split in _SPLITS]
+            yield from (file for file in splits if file)
 
 
 def _below(path: Path, where: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from s3ray.config import GoldConfig
 from s3ray.curation.clean import normalise
 from s3ray.errors import InputError
-from s3ray.tasks.source import Row, column, find_file, read_file, read_hub
+from s3ray.tasks.source import Row, column, read_hub, read_split
 from s3ray.tasks.task import Task
 from s3ray.types import Example, Origin, Source, Span
 
@@ -36,7 +36,7 @@ class GoldSplit:
 
     ``contexts`` are what seed examples are written for; there are none where the task has no context fields. Label
     tasks take them from all of train that is in no other part (labels are not looked at), span tasks from the
-    extrapolation part alone, because an answer is an annotation; no context stands in a test or selection row.
+    extrapolation part alone, because an answer is an annotation; no passage stands in a test or selection row.
     ``num_left_out`` counts rows of train and validation that were passed over because their text is already in another
     part or came before in the same one, and rows that give no context because theirs is in another part.
     """
@@ -71,10 +71,12 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     extrapolate = _first(rest, gold.extrapolate, "extrapolate", where)
     contexts, num_in_held_out = _contexts(task, rest if task.has_labels else extrapolate, apart_from=[*test, *select])
     if task.context_fields and not contexts:
-        hint = "Add rows to train whose given fields are in no test or validation row."
-        raise InputError(
-            "no context is left to write for", where=where, field=", ".join(task.context_fields), hint=hint
+        names = ", ".join(task.passage_fields)
+        hint = (
+            "Every row of train has them in common with a row of test or validation. If they say in a word or two what "
+            f"a row is about (a product, a source), set `categories: [{names}]` in the task; else add rows."
         )
+        raise InputError("no context is left to write for", where=where, field=names, hint=hint)
     return GoldSplit(
         extrapolate=tuple(extrapolate),
         select=tuple(select),
@@ -86,21 +88,20 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
 
 def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Example], str]:
     """The rows of a split in the order of the seed, and where they came from; no rows for an absent validation."""
-    folder = Path(data) if data else task.data
-    rows: Sequence[Row] | None
-    if folder:
-        path = find_file(folder, split)
-        where = str(path or folder)
-        rows = read_file(path) if path else None
+    place = Path(data) if data else task.data
+    found: tuple[list[tuple[int, Row]], str] | None = None
+    if place:
+        found = read_split(place, split)
     elif task.spec.source:
         name: str | None = getattr(task.spec.source, split)
-        where = f"{task.spec.source.hub}, split {name}"
-        rows = read_hub(task.spec.source, name) if name else None
+        if name:
+            found = list(enumerate(read_hub(task.spec.source, name), start=1)), f"{task.spec.source.hub}, split {name}"
     else:
         raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
-    if rows is not None and not rows:
+    rows, where = found or ([], "")
+    if found and not rows:
         raise InputError(f"no {split} rows are there", where=where, hint="Add rows; validation may be left out whole.")
-    examples = [_example(task, row, f"{where}, row {number}") for number, row in enumerate(rows or (), start=1)]
+    examples = [_example(task, row, f"{where}, row {number}") for number, row in rows]
     random.Random(f"{seed} {split}").shuffle(examples)
     return examples, where
 
@@ -147,10 +148,10 @@ def _text_of(example: Example, names: Sequence[str]) -> tuple[str, ...]:
 
 def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[tuple[Context, ...], int]:
     """What the rows give to the generator, and how many give nothing because their context is in another part."""
-    names = task.context_fields
+    names, passages = task.context_fields, task.passage_fields
     if not names:
         return (), 0
-    taken = {_text_of(example, names) for example in apart_from}
+    taken = {_text_of(example, passages) for example in apart_from} if passages else set()
     contexts = tuple(
         Context(
             id=example.id,
@@ -158,6 +159,6 @@ def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]
             answer=example.answers[0] if example.answers else None,
         )
         for example in rows
-        if _text_of(example, names) not in taken
+        if _text_of(example, passages) not in taken
     )
     return contexts, len(rows) - len(contexts)

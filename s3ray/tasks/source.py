@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from s3ray.tasks.spec import HubSource
 Row = Mapping[str, Any]
 
 _SUFFIXES = (".jsonl", ".csv", ".parquet")
+_SEPARATORS = (",", ";", "\t")
+_PARTS = 5
 
 
 def find_file(folder: Path, split: str) -> Path | None:
@@ -24,7 +28,7 @@ def find_file(folder: Path, split: str) -> Path | None:
         InputError: the folder or a needed file is missing, or a split has several files.
     """
     if not folder.is_dir():
-        raise InputError("no such folder", field="data", value=str(folder), hint="Check the path.")
+        raise InputError("no such folder or file", field="data", value=str(folder), hint="Check the path.")
     found = [path for path in (folder / f"{split}{suffix}" for suffix in _SUFFIXES) if path.is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -35,18 +39,46 @@ def find_file(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
+def read_split(place: Path, split: str) -> tuple[list[tuple[int, Row]], str] | None:
+    """The rows of a split, each with its number in its file, and that file's name; None where there is no validation.
+
+    ``place`` is a folder with a file for each split, or one file with all rows. Of one file a fifth is the test split,
+    the same fifth whatever else changes, and the rest is train.
+
+    Raises:
+        InputError: the folder or a file is missing or cannot be read, or one file has too few rows to be parted.
+    """
+    path = place if place.is_file() else find_file(place, split)
+    if path is None:
+        return None
+    rows: list[tuple[int, Row]] = list(enumerate(read_file(path), start=1))
+    if path == place:
+        if split == "validation":
+            return None
+        if len(rows) < _PARTS:
+            hint = f"A file with all rows needs {_PARTS} or more: a fifth of them is the test split."
+            raise InputError("too few rows are there", where=str(path), value=str(len(rows)), hint=hint)
+        random.Random("parts").shuffle(rows)
+        num_test = len(rows) // _PARTS
+        rows = rows[:num_test] if split == "test" else rows[num_test:]
+    return rows, str(path)
+
+
 def read_file(path: Path) -> list[Row]:
     """All rows of a .jsonl, .csv or .parquet file.
 
     Raises:
         InputError: the file cannot be read as what its name says.
     """
+    if path.suffix not in _SUFFIXES:
+        hint = f"Files are {', '.join(_SUFFIXES)}; spreadsheets can save CSV UTF-8."
+        raise InputError("is of no kind that is read", where=str(path), value=path.suffix, hint=hint)
     try:
         if path.suffix == ".jsonl":
             return _read_jsonl(path)
         table = _read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError("cannot be read", where=str(path), value=str(error), hint=f"Is it {path.suffix}?") from error
+        raise InputError("cannot be read", where=str(path), value=str(error), hint=_advice(path, error)) from error
     rows: list[Row] = table.to_pylist()
     return rows
 
@@ -67,11 +99,27 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> pa.Table:
     """All columns as strings: a text that looks like a date is a text, and the label 01 is not 1."""
-    multiline = csv.ParseOptions(newlines_in_values=True)
+    multiline = csv.ParseOptions(newlines_in_values=True, delimiter=_separator(path))
     with csv.open_csv(path, parse_options=multiline) as reader:
         names = reader.schema.names
     as_strings = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     return csv.read_csv(path, parse_options=multiline, convert_options=as_strings)
+
+
+def _separator(path: Path) -> str:
+    """What stands between the names in the first line: spreadsheets write a semicolon where numbers have a comma."""
+    with path.open(encoding="utf-8-sig") as lines:
+        plain = re.sub(r'"[^"]*"', "", lines.readline())
+    return max(_SEPARATORS, key=plain.count)
+
+
+def _advice(path: Path, error: Exception) -> str:
+    text = str(error).lower()
+    if "utf-8" in text or "utf8" in text:
+        return "Save it as UTF-8; spreadsheets call it CSV UTF-8."
+    if "columns" in text:
+        return "A text that holds the separator, a quote or a line end belongs into quotes, its own quotes doubled."
+    return f"Is it {path.suffix}?"
 
 
 def read_hub(source: HubSource, split: str) -> list[Row]:

@@ -4,6 +4,7 @@ A spec that loads is whole: its labels, fields and templates fit together, so a 
 """
 
 from collections.abc import Mapping
+from operator import not_
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,7 +27,7 @@ _METRICS: dict[str, tuple[Metric, ...]] = {
     "span": ("exact_match",),
 }
 _SPAN_FIELDS = ("question", "context")
-_TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
+TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
 
 
 class Label(Section):
@@ -153,6 +154,9 @@ class TaskSpec(Section):
     """Input fields of the student, in the order in which it reads them. Span tasks: [question, context]."""
     writes: str
     """The field that the generator writes; all others are given to it from gold."""
+    categories: Strings = Field(default=(), exclude_if=not_)
+    """Given fields that say what a row is about in a word or two and come again in many rows, such as a product. Other
+    given fields are passages: none that stands in a test or selection row is written for."""
     columns: Mapping[str, str] = {}
     """Columns of the source, for fields that are called differently there; a field's own name is read too."""
     label_column: str = "label"
@@ -164,7 +168,8 @@ class TaskSpec(Section):
     source: HubSource | None = None
     """Where the data lies on the hub."""
     data: str | None = None
-    """Folder with train, validation and test files, relative to this file; wins over `source`."""
+    """Folder with train, validation and test files (.jsonl, .csv or .parquet), or one such file with all rows, of which
+    a fifth is the test split; relative to this file; wins over `source`."""
     attributes: Mapping[str, Strings] = {}
     """Lists from which prompts draw at random, for variety; templates say `vary.NAME`."""
     subjects: str | None = None
@@ -185,6 +190,11 @@ class TaskSpec(Section):
         """The fields that are given to the generator."""
         return tuple(name for name in self.fields if name != self.writes)
 
+    @property
+    def passage_fields(self) -> tuple[str, ...]:
+        """Those of them that are no categories."""
+        return tuple(name for name in self.context_fields if name not in self.categories)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         _check_fields(self)
@@ -204,7 +214,7 @@ class TaskSpec(Section):
 def _check_fields(spec: TaskSpec) -> None:
     if len(set(spec.fields)) < len(spec.fields):
         raise ValueError(f"fields repeat a name: {', '.join(spec.fields)}")
-    taken = next((name for name in spec.fields if name in _TABLE_COLUMNS), None)
+    taken = next((name for name in spec.fields if name in TABLE_COLUMNS), None)
     if taken:
         way_out = f"call it {taken}_text, say, and map that to {taken!r} in `columns`"
         raise ValueError(f"field {taken!r} has the name of a column of s3ray's own tables; {way_out}")
@@ -214,6 +224,12 @@ def _check_fields(spec: TaskSpec) -> None:
         raise ValueError(f"writes names {spec.writes!r}, which is not a field; fields are {', '.join(spec.fields)}")
     if spec.kind == "span" and spec.writes != "question":
         raise ValueError("a span task writes the question, for a given context and answer")
+    stranger = next((name for name in spec.categories if name not in spec.context_fields), None)
+    if stranger:
+        given = ", ".join(spec.context_fields) or "none"
+        raise ValueError(f"categories names {stranger!r}, which is no given field; given fields are {given}")
+    if spec.kind == "span" and spec.categories:
+        raise ValueError("a span task has no categories: its context is a passage")
     strangers = [name for name in spec.columns if name not in spec.fields]
     if strangers:
         raise ValueError(f"columns names {strangers[0]!r}, which is not a field; fields are {', '.join(spec.fields)}")

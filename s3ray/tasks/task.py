@@ -51,6 +51,7 @@ class Task:
         self.fields = spec.fields
         self.written = spec.writes
         self.context_fields = spec.context_fields
+        self.passage_fields = spec.passage_fields
         self.labels = tuple(label.name for label in spec.labels)
         self.has_labels = spec.kind == "classification"
         self.metric = spec.deciding_metric

@@ -6,8 +6,8 @@ lies in another one, and no text grows beyond ``MAX_CHARS``.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -60,6 +60,11 @@ def _bound(length: int) -> None:
 
 class _Prompts(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What a dotted name means: a field that is called as a method of mappings is (`values`) is the field."""
+        is_field = isinstance(obj, Mapping) and attribute in obj
+        return obj[attribute] if is_field else super().getattr(obj, attribute)
 
 
 _ENVIRONMENT = _Prompts(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

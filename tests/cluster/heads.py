@@ -33,7 +33,7 @@ class Head:
 def running_head(num_cpus: int = 2) -> Iterator[Head]:
     """A head of its own: no folder, port or token of another Ray on this machine."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
-    ports = {name: _free_port() for name in names}
+    ports = {name: free_port() for name in names}
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # short, because Ray puts sockets below it
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -64,7 +64,7 @@ def running_head(num_cpus: int = 2) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

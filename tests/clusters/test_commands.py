@@ -44,7 +44,7 @@ def test_commands_were_found_everywhere() -> None:
 
 
 def _submissions() -> list[str]:
-    lines = "\n".join(shell_blocks(page) for page in sorted(DOCS.glob("*.md"))).splitlines()
+    lines = "\n".join(shell_blocks(page) for page in sorted((ROOT / "docs").rglob("*.md"))).splitlines()
     return [line[line.index("ray job submit") :] for line in lines if "ray job submit" in line]
 
 

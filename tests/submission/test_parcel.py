@@ -51,6 +51,12 @@ def test_a_job_takes_along_what_it_names_by_relative_path() -> None:
     assert (parcel.name, parcel.folder) == ("job", "/shared/runs/job")
 
 
+def test_data_in_one_file_go_along() -> None:
+    Path("rows.csv").write_text("")
+    Path("tasks/mine.yaml").write_text(TASK.replace("../rows", "../rows.csv"))
+    assert pack(Path("jobs/job.yaml"), None, []).files == ("jobs/job.yaml", "tasks/mine.yaml", "rows.csv")
+
+
 def test_settings_and_folder_are_passed_on() -> None:
     parcel = pack(Path("jobs/job.yaml"), "s3://bucket/it", ["generator.engines=4", "name=other", "task=imdb"])
     wanted = "s3ray run jobs/job.yaml --out s3://bucket/it --set generator.engines=4 --set name=other --set task=imdb"

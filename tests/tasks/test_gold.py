@@ -127,7 +127,44 @@ def test_without_any_context_the_data_is_refused(task: Task, tmp_path: Path) -> 
     rows = [{**row, "title": "News"} for row in news(0, 20)]
     problem = refusal(task, write(tmp_path / "data", train=rows[:15], test=rows[15:]))
     assert "no context is left" in problem
-    assert "title" in problem
+    assert "categories: [title]" in problem
+
+
+def test_a_category_may_stand_in_every_part(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    rows = [{**row, "title": ("News", "Sport")[n % 2]} for n, row in enumerate(news(0, 20))]
+    data = write(tmp_path / "data", train=rows[:15], test=rows[15:])
+    gold = load_gold(make_task(topics | {"categories": ["title"]}), GoldConfig(extrapolate=4, select=4), data)
+    assert len(gold.contexts) == 11
+    assert gold.num_left_out == 0
+
+
+def test_of_one_file_a_fifth_is_the_test_split_whatever_the_seed(task: Task, tmp_path: Path) -> None:
+    rows = news(0, 50)
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = str(tmp_path / "all.jsonl")
+    gold = load_gold(task, GoldConfig(extrapolate="all", select=10), place)
+    assert [len(part) for part in (gold.extrapolate, gold.select, gold.test)] == [30, 10, 10]
+    assert set().union(*texts(gold)) == {
+        (f"title {row['title'][6:]}", f"story number {row['title'][6:]}") for row in rows
+    }
+    other = load_gold(task, GoldConfig(extrapolate="all", select=10, seed=1), place)
+    assert other.test == gold.test
+    assert texts(other)[1] != texts(gold)[1]
+
+
+def test_a_wrong_row_of_one_file_is_named_by_its_place_there(task: Task, tmp_path: Path) -> None:
+    rows = news(0, 50)
+    rows[36]["label"] = "sprot"
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problem = refusal(task, str(tmp_path / "all.jsonl"))
+    assert "all.jsonl, row 37" in problem
+    assert "sprot" in problem
+
+
+@pytest.mark.parametrize(("name", "says"), [("few.jsonl", "too few rows"), ("all.xlsx", "of no kind that is read")])
+def test_one_file_that_cannot_be_parted_is_refused(task: Task, tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in news(0, 4)))
+    assert says in refusal(task, str(tmp_path / name))
 
 
 def test_a_folder_may_use_the_fields_own_names(task: Task, tmp_path: Path) -> None:

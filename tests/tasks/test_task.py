@@ -156,3 +156,12 @@ def test_a_score_needs_one_prediction_per_example(make_task: Make, topics: Spec)
         task.score([], [])
     with pytest.raises(ValueError, match="2 predictions on 1 examples"):
         task.score([labelled("sport")], ["sport", "sport"])
+
+
+@pytest.mark.parametrize("name", ["values", "items", "get"])
+def test_a_field_may_be_called_as_a_method_of_mappings(make_task: Make, topics: Spec, name: str) -> None:
+    topics["fields"] = [name, "text"]
+    topics["prompts"] = {"chat": {part: {"user": f"Of {{{{ context.{name} }}}}"} for part in ("seed", "extrapolate")}}
+    del topics["attributes"]
+    task = make_task(topics)
+    assert task.render(request_of(task, "seed", "sport", context={name: "Oslo"}), "chat").user == "Of Oslo"

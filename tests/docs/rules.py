@@ -1,0 +1,125 @@
+"""How each documented command is run by the tests. A command that fits no rule fails them.
+
+Commands run as they stand, in a world of their own (``world``). What is too large for a test is made small by options
+at their end; what lies elsewhere than in that world is moved by ``PLACES``; and programs that belong to clusters which
+are not here have stand-ins that note their arguments down, for ``checks`` to compare with what Kubernetes, Slurm, AWS
+and Ray take.
+"""
+
+import re
+from dataclasses import dataclass
+
+# Fake engines and a student of two layers, of the sizes that a test bears.
+_MODELS = (
+    "generator.engine=fake",
+    "generator.engines=2",
+    "generator.min_engines=null",
+    "generator.tensor_parallel=1",
+    "student.model=$BERT",
+    "student.preset=null",
+    "student.workers=1",
+    "student.min_workers=null",
+    "student.epochs=1",
+    "student.min_steps=0",
+    "student.max_length=32",
+)
+_SIZES = (
+    "gold.extrapolate=24",
+    "gold.select=12",
+    "strategy.rounds=1",
+    "strategy.seed_examples=16",
+    "strategy.rows=24",
+    "strategy.reasons_per_label=4",
+)
+_TASK = ("task=review_sentences", "gold.test=20")  # its data come with the package
+
+
+def _sets(*fields: str, prefix: str = "") -> str:
+    return "".join(f" --set {prefix}{field}" for field in fields)
+
+
+SMALL_JOB = _sets(*_MODELS, *_SIZES, *_TASK)
+SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
+SMALL_CHAT = _sets(*_MODELS, *_SIZES)
+SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32")
+SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, *_TASK, prefix="job.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Commands that match ``pattern`` as a whole run with ``options`` at their end; some need a Ray cluster."""
+
+    pattern: str
+    options: str = ""
+    needs_ray: bool = False
+
+
+_S3RAY = r"(?:\.venv/bin/)?s3ray"
+
+RULES = (
+    # s3ray itself
+    Rule(pattern=rf"{_S3RAY} init .*"),
+    Rule(pattern=rf"{_S3RAY} plan reviews-job\.yaml", options=SMALL_OWN),
+    Rule(pattern=rf"{_S3RAY} plan reviews-gpu\.yaml", options=SMALL_CHAT),
+    Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS)),
+    Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SMALL_JOB),
+    Rule(pattern=rf"{_S3RAY} run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} (status|report|export|reparse) .*"),
+    Rule(pattern=rf"{_S3RAY} audit .*"),
+    Rule(pattern=rf"{_S3RAY} watch .*"),
+    # Ray's own way to send a job, which ends with a command of s3ray
+    Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SMALL_JOB, needs_ray=True),
+    # Stand-ins: make tells what it would do; the others note what they are asked for.
+    Rule(pattern=r"(?:S3RAY_EXTRA=gpu )?make [\w./-]+"),
+    Rule(pattern=r"(?:\.venv/bin/)?ray (up|down|dashboard) .*"),
+    Rule(pattern=r"\.venv/bin/ray get-auth-token --generate"),
+    Rule(pattern=r"(kubectl|docker|aws|sbatch|pip) .*"),
+    Rule(pattern=r"tail -f s3ray-\*\.log"),
+    Rule(pattern=r"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=\"\$\(kubectl .*\)\""),
+    # Many nodes on this machine, for real
+    Rule(pattern=r"cluster/local\.sh (3|stop)", needs_ray=True),
+    Rule(pattern=r'eval "\$\(cluster/local\.sh env\)"', needs_ray=True),
+    Rule(pattern=r"until grep -qs .*; do sleep 0\.5; done"),
+    Rule(pattern=r"read -r node _ < .*"),
+    Rule(pattern=r'kill -9 "\$node"'),
+    Rule(pattern=r"cmp runs/.*"),
+    # The shell
+    Rule(pattern=r"(export|unset) (RAY_AUTH_MODE|S3RAY_LOCAL_GPUS)(=\w+)?"),
+    Rule(pattern=r"source \.venv/bin/activate"),
+    Rule(pattern=r"du -sh runs/\*"),
+    Rule(pattern=r"python \w+\.py"),
+    Rule(pattern=r"\.venv/bin/python -m pytest [\w/. -]+"),
+)
+
+PLACES = {
+    "http://head:8265": "$DASHBOARD",
+    "http://HEAD:8265": "$DASHBOARD",
+    "http://127.0.0.1:8265": "$DASHBOARD",
+    "/shared/": "$WORLD/shared/",
+    "s3://BUCKET/": "$WORLD/bucket/",
+    "jobs/my-task.yaml": "jobs/quickstart.yaml",
+}
+"""Where that is which pages name by a word of their own."""
+
+RUN_BEFORE = {
+    "docs/audit.md": ("s3ray run jobs/quickstart.yaml",),
+    "docs/storage.md": ("s3ray run jobs/quickstart.yaml",),
+    "docs/clusters/slurm.md": ("s3ray run jobs/gpu-8.yaml",),  # what the batch job does
+}
+"""What has happened before a page is read."""
+
+
+def rule_of(command: str) -> Rule | None:
+    """The first rule that a command fits."""
+    return next((rule for rule in RULES if re.fullmatch(rule.pattern, command)), None)
+
+
+def moved(command: str) -> str:
+    """A command whose places are those of the world."""
+    for place, here in PLACES.items():
+        command = command.replace(place, here)
+    return command

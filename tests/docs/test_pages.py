@@ -1,0 +1,38 @@
+"""What the documentation shows works: files are valid, links lead somewhere, figures are the measured ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_job_file_is_valid() -> None:
+    from s3ray.campaign.grid import load_campaign
+    from s3ray.jobfile import load_config, read_yaml
+    from s3ray.strategies.prompts import check_strategy
+    from s3ray.tasks import load_task
+
+    for path in (ROOT / "jobs").rglob("*.yaml"):
+        is_grid = "axes" in read_yaml(path)
+        for config in [run.config for run in load_campaign(path).runs] if is_grid else [load_config(path)]:
+            task, form = load_task(config.task), config.generator.prompt_form
+            assert task.has_form(form)
+            check_strategy(config.strategy, task, form, str(path))
+
+
+def test_the_readme_quotes_the_measured_table() -> None:
+    measured = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks/results").glob("*.md")]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (quoted,) = re.findall(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", readme, re.DOTALL)
+    rows = [line for line in quoted.splitlines() if line.startswith("|")]
+    assert rows
+    assert any(all(line in page for line in rows) for page in measured)

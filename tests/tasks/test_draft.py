@@ -1,0 +1,166 @@
+"""`s3ray init`: from a file of rows to a task and a job that are whole, whatever columns and labels are called."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3ray.cli import main
+from s3ray.config import GoldConfig
+from s3ray.errors import InputError
+from s3ray.jobfile import load_config
+from s3ray.tasks import Task, load_task
+from s3ray.tasks.draft import draft
+from s3ray.tasks.gold import load_gold
+from s3ray.types import GenerationRequest
+
+HEADER = ["Product", "What they wrote", "Verdict"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows(num: int, labels: tuple[str, ...] = ("very good", "bad: really", "so-so")) -> list[list[str]]:
+    products = ("kettle", "lamp", "sofa")
+    return [
+        [products[n % 3], f'Comment number {n}, it says "so", and goes on.', labels[n % len(labels)]]
+        for n in range(num)
+    ]
+
+
+def write(name: str, header: list[str], lines: list[list[str]], **how: Any) -> Path:
+    with Path(name).open("w", newline="", encoding=how.pop("encoding", "utf-8")) as file:
+        csv.writer(file, **how).writerows([header, *lines])
+    return Path(name)
+
+
+def loaded(data: Path, **named: str) -> tuple[Task, GoldConfig]:
+    """Task and gold of a draft that was written as it stands."""
+    made = draft(data, **named)
+    for name, text in made.files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    config = load_config(next(name for name in made.files if name.endswith("-job.yaml")))
+    return load_task(config.task), config.gold
+
+
+def request(task: Task, template: str) -> GenerationRequest:
+    gold = load_gold(task, GoldConfig(extrapolate=4, select=4))
+    example = gold.extrapolate[0]
+    return GenerationRequest(
+        id="r",
+        index=0,
+        stage=template,
+        round=0,
+        template=template,
+        label=example.label,
+        context={name: example.fields[name] for name in task.context_fields},
+        parent=example,
+        group="",
+        seed=0,
+    )
+
+
+def test_three_columns_become_a_task_that_loads_and_splits() -> None:
+    task, sizes = loaded(write("our reviews.csv", HEADER, rows(60)))
+    assert task.name == "our-reviews"
+    assert (task.fields, task.written) == (("product", "what_they_wrote"), "what_they_wrote")
+    assert set(task.labels) == {"very good", "bad: really", "so-so"}
+    gold = load_gold(task, sizes)
+    assert (len(gold.extrapolate), len(gold.select), len(gold.test)) == (24, 12, 12)
+    assert {context.fields["product"] for context in gold.contexts} == {"kettle", "lamp", "sofa"}
+    for form in ("chat", "completion"):
+        for template in ("seed", "extrapolate"):
+            wanted = request(task, template)
+            prompt = task.render(wanted, form)
+            said = prompt.text or prompt.user or ""
+            assert f"Product: {wanted.context['product']}" in said
+            assert (wanted.label or "").replace(":", "") in said
+            assert ("Comment number" in said) == (template == "extrapolate")
+
+
+def test_a_single_text_gets_reasons_and_numbers_are_left_out() -> None:
+    lines = [[str(n), f"A text with the number {n} in it.", str(n % 2)] for n in range(40)]
+    data = write("texts.csv", ["id", "source", "label"], lines)
+    made = draft(data)
+    assert "left out, since they hold numbers: id" in "\n".join(made.told)
+    task, _ = loaded(data)
+    assert task.fields == ("source_text",)  # `source` is a column of s3ray's own
+    assert task.note_prompts("chat") == {"reasons"}
+    assert task.labels == ("0", "1")
+
+
+def test_passages_are_no_categories() -> None:
+    lines = [[f"Premise {n} is here.", f"A hypothesis {n} that is longer than it.", str(n % 2)] for n in range(60)]
+    task, sizes = loaded(write("pairs.csv", ["sentence1", "sentence2", "label"], lines))
+    assert task.passage_fields == ("sentence1",)
+    held_out = {example.fields["sentence1"] for example in load_gold(task, sizes).test}
+    assert not held_out & {context.fields["sentence1"] for context in load_gold(task, sizes).contexts}
+
+
+def test_what_is_named_wins_over_what_is_guessed() -> None:
+    lines = [[f"Title {n}", f"A much longer text {n}", ("x", "y")[n % 2], str(n % 3)] for n in range(60)]
+    data = write("data.csv", ["title", "text", "kind", "stars"], lines)
+    assert draft(data).told[1].startswith("  label: kind (")
+    task, _ = loaded(data, label="stars", writes="title")
+    assert (task.written, task.labels) == ("title", ("0", "1", "2"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_files_of_spreadsheets_are_read(separator: str, encoding: str) -> None:
+    data = write("sheet.csv", HEADER, rows(60), delimiter=separator, encoding=encoding)
+    task, sizes = loaded(data)
+    texts = [example.fields["what_they_wrote"] for example in load_gold(task, sizes).test]
+    assert all(text.endswith('says "so", and goes on.') for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named", "says"),
+    [
+        ("few.csv", "a,b\n" + "x,y\n" * 5, {}, ["few.csv", "too few rows", "5"]),
+        ("flat.csv", "a,b\n" + "x y z,same\n" * 40, {}, ["no column looks like a label", "--label", "a, b"]),
+        ("data.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"label": "kinds"}, ["--label", "kinds", "text, kind"]),
+        ("data.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"writes": "kind"}, ["--writes", "kind"]),
+        ("data.csv", "n,kind\n" + "1,1\n2,2\n" * 40, {}, ["holds no text"]),
+        ("data.xlsx", "PK", {}, [".xlsx", "CSV UTF-8"]),
+        ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "belongs into quotes"]),
+        ("a b.csv", "a b,a-b,label\n" + "x y,z,1\nz,x x,2\n" * 40, {}, ["one name in prompts", "Rename"]),
+    ],
+)
+def test_what_cannot_be_drafted_is_refused_with_a_way_out(
+    name: str, text: str, named: dict[str, str], says: list[str]
+) -> None:
+    Path(name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        draft(Path(name), **named)
+    for part in says:
+        assert part in str(refused.value)
+
+
+def test_another_encoding_is_named() -> None:
+    write("old.csv", HEADER, [["Wasserkocher", "Er ist schön", "gut"]] * 40, encoding="latin-1")
+    with pytest.raises(InputError, match="Save it as UTF-8"):
+        draft(Path("old.csv"))
+
+
+def test_the_command_writes_both_files_and_overwrites_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("mine.csv", HEADER, rows(60))
+    monkeypatch.setattr("sys.argv", ["s3ray", "init", "mine.csv"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "s3ray plan mine-job.yaml" in capsys.readouterr().out
+    Path("mine-task.yaml").write_text("mine: alone\n")
+    Path("mine-job.yaml").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "mine-task.yaml: is there already" in capsys.readouterr().err
+    assert Path("mine-task.yaml").read_text() == "mine: alone\n"
+    assert not Path("mine-job.yaml").exists()
