@@ -68,7 +68,8 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SMALL_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} (status|report|export|reparse) .*"),
+    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32", needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} (bench-compare|status|report|export|reparse) .*"),
     Rule(pattern=rf"{_S3RAY} audit .*"),
     Rule(pattern=rf"{_S3RAY} watch .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
