@@ -61,7 +61,7 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} init .*"),
     Rule(pattern=rf"{_S3RAY} plan reviews-job\.yaml", options=SMALL_OWN),
     Rule(pattern=rf"{_S3RAY} plan reviews-gpu\.yaml", options=SMALL_CHAT),
-    Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS)),
+    Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS, "cluster.address=local")),
     Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SMALL_JOB),
     Rule(pattern=rf"{_S3RAY} run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SMALL_JOB, needs_ray=True),
