@@ -114,12 +114,13 @@ start() {
         RAY_ADDRESS="127.0.0.1:$PORT" RAY_API_SERVER_ADDRESS="http://127.0.0.1:$DASHBOARD" >"$CLIENT"
     : >"$NODES"
     trap 'say "could not start; stopping what was started" >&2; stop' EXIT
-    # A temporary folder of its own keeps other programs' address="auto" off this cluster. Ray's client server, which
-    # nobody here uses, cannot be left out, and its usual port may be taken.
+    # A temporary folder of their own keeps other programs' address="auto" off this cluster; one for each node, or each
+    # that unpacks a job takes the working folder of its driver away from under it. Ray's client server, which nobody
+    # here uses, cannot be left out, and its usual port may be taken.
     start_node 0 --head --port="$PORT" --temp-dir="$DIR/ray" --ray-client-server-port="$(free_port)" \
         --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD"
     for ((number = 1; number < num; number++)); do
-        start_node "$number" --address="127.0.0.1:$PORT"
+        start_node "$number" --address="127.0.0.1:$PORT" --temp-dir="$DIR/ray-$number"
     done
     trap - EXIT
     say "$num nodes of $CPUS CPUs and $GPUS pretend GPUs; dashboard and jobs at http://127.0.0.1:$DASHBOARD"
