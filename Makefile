@@ -1,6 +1,6 @@
 # make demo    run the quickstart job, start to report
-# make test    every gate and every test, as CI does
-# make check   the gates and the tests that need no Ray and no vLLM: seconds, for while you work
+# make test    every gate and every test, as CI does; screenshots of the pages are then in artefacts/
+# make check   the gates and the tests that need no Ray, no vLLM and no browser: seconds, for while you work
 # make docs    write docs/configuration.md afresh from the descriptions of the fields
 # make format  bring the code into shape
 # make lock    resolve the dependencies of extra cpu afresh and write constraints.txt; that locks cpu, where .ci/setup
@@ -26,12 +26,13 @@ demo: $(READY)
 
 # From the cheapest tests to the dearest, so that what breaks most often is known first.
 test: gates
-	$(PYTEST) -m "not ray and not engine"
+	$(PYTEST) -m "not ray and not engine and not browser"
+	$(PYTEST) -m "browser and not ray and not engine"
 	$(PYTEST) -m "ray and not engine"
 	$(PYTEST) -m "engine"
 
 check: gates
-	$(PYTEST) -m "not ray and not engine and not slow"
+	$(PYTEST) -m "not ray and not engine and not browser and not slow"
 
 gates: $(READY)
 	$(BIN)/ruff format --check

@@ -196,7 +196,6 @@ def _run_group(
         log.listen(meters.of(name, RunView.replay(run.store.events())))
         log.listen(lambda event: events.pass_on(event) if event["event"] in _PASSED_ON else None)
         log.listen(lambda event: _note_round(event, run, seeds, devices))
-        generator = RunGenerator(service, run.recipe, run.urgency)
 
         def trainer_with(num_workers: int) -> Trainer:
             student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
@@ -217,7 +216,7 @@ def _run_group(
         )
         with failures_told(run.store, log), _seed_set(run, log, seeds):
             own = replace(plan, num_workers=run.plan.num_workers)
-            carry_out(run.job, own, run.store, log, generator, trainer)
+            carry_out(run.job, own, run.store, log, RunGenerator(service, run.recipe, run.urgency), trainer)
 
     try:
         return _in_threads(runs, carry_out_one, console)

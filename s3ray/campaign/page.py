@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from s3ray.campaign import answers
 from s3ray.campaign.grid import Campaign
 from s3ray.campaign.intervals import LEVEL, NUM_DRAWS, Answers, excludes_zero
 from s3ray.campaign.markdown import from_to, mean_std, num_rows, to_page
@@ -19,6 +20,8 @@ from s3ray.campaign.results import Result
 from s3ray.campaign.table import Row
 from s3ray.campaign.timing import campaign_account, campaign_time
 from s3ray.monitor import comparison, lanes, plots
+from s3ray.monitor.accounting import shares
+from s3ray.monitor.answers import use_answer
 from s3ray.monitor.comparison import Point
 from s3ray.monitor.events import Event
 from s3ray.monitor.plots import Part
@@ -44,8 +47,14 @@ def write_comparison(
     store.write_text("compare.md", to_page(campaign, rows, results, made_by, pictures))
     page = page_template("compare.html.j2").render(
         campaign=campaign.config,
+        campaign_runs=campaign,
         reference=campaign.reference,
+        num_runs=len(campaign.runs),
+        missing=[run.name for run in campaign.runs if run.name not in results],
+        answers=answers,
+        use=use_answer(shares(booked.engines), shares(booked.trainers)),
         tables=list(tables.items()),
+        axes=[axis for axis in campaign.config.axes if axis != campaign.task_axis],
         num_combinations=len({row.name for row in rows}),
         has_labels=any(row.label_accuracy is not None for row in rows),
         scores_plot=_scores_plot,

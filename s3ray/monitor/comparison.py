@@ -6,11 +6,27 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from s3ray.monitor.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, grid_lines, picture, place_y, round_ticks, text_at
+from s3ray.monitor.svg import (
+    BOTTOM,
+    LEFT,
+    LETTER,
+    RIGHT,
+    TOP,
+    WIDTH,
+    compact,
+    grid_lines,
+    picture,
+    place_y,
+    round_ticks,
+    shortened,
+    spaced,
+    text_at,
+)
 
 _LINE_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
-_NAMES_WIDTH = 128
-_LINE_HEIGHT = 15
+_NAMES_WIDTH = 190
+_LINE_HEIGHT = 18
+_ROW_HEIGHT = 46
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +52,21 @@ def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
     """One line for each: a dot for each seed, a stroke at their mean, and a bar for the interval."""
     ticks = _score_ticks(points)
     low, high = ticks[0], ticks[-1]
-    height = len(points) * 44 + 26
+    height = len(points) * _ROW_HEIGHT + 26
 
     def place(value: float) -> float:
-        return 8 + (value - low) / (high - low) * (WIDTH - 16)
+        return 2 * LETTER + (value - low) / (high - low) * (WIDTH - 4 * LETTER)
 
-    body = []
-    for tick in ticks:
-        body.append(f'<line class="grid" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="0" y2="{height - 22}"/>')
-        body.append(text_at(place(tick), height - 6, f"{tick:.2f}", "tick middle"))
+    body = [
+        *(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>' for x in map(place, ticks)),
+        *(
+            text_at(place(tick), height - 6, f"{tick:.2f}", "tick middle")
+            for tick in spaced(ticks, place, "{:.2f}".format)
+        ),
+    ]
     for i, point in enumerate(points):
-        y = i * 44 + 30
-        body.append(text_at(0, y - 14, point.name, "label"))
+        y = i * _ROW_HEIGHT + 31
+        body.append(text_at(0, y - 14, shortened(point.name, int(WIDTH / LETTER) - 8), "label"))
         body.append(text_at(WIDTH, y - 14, f"{point.mean:.3f}", "value end"))
         if point.interval:
             start, end = map(place, point.interval)
@@ -67,10 +86,10 @@ def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> 
     points = [point for line in lines.values() for point in line]
     ticks, height = _score_ticks(points), 240
     place = _Scale([point.x for point in points], LEFT + 14, WIDTH - RIGHT - 14)
-    body = grid_lines(ticks, height, "{:.2f}")
-    for x in sorted({point.x for point in points}):
-        body.append(text_at(place(x), height - 12, f"{x:g}", "tick middle"))
-    body.append(text_at(WIDTH, height + 2, axis, "tick end"))
+    body = grid_lines(ticks, height, "{:.2f}".format)
+    for x in spaced(sorted({point.x for point in points}), place, compact):
+        body.append(text_at(place(x), height - 12, compact(x), "tick middle"))
+    body.append(text_at(WIDTH, height + 8, axis, "tick end"))
     for i, (name, line) in enumerate(lines.items()):
         aside = (i - (len(lines) - 1) / 2) * 3  # so that intervals stand beside each other
         places = [(place(point.x) + aside, place_y(point.mean, ticks[0], ticks[-1], height)) for point in line]
@@ -84,7 +103,7 @@ def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> 
                 body.append(f'<line class="line {stroke}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
             title = f"<title>{escape(name)}, {point.x:g}: {point.mean:.3f}</title>"
             body.append(f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>')
-    return picture(f"{metric} along {axis}", height + 8, body)
+    return picture(f"{metric} along {axis}", height + 14, body)
 
 
 def line_look(number: int) -> tuple[str, bool]:
@@ -97,11 +116,9 @@ def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     ticks = _score_ticks([Point(name=point.name, mean=point.mean) for point in points])
     height = max(220, len(points) * _LINE_HEIGHT + TOP + BOTTOM)
     place = _Scale([point.x for point in points], LEFT + 10, WIDTH - _NAMES_WIDTH - 24)
-    body = [
-        part.replace(f'x2="{WIDTH - RIGHT}"', f'x2="{WIDTH - _NAMES_WIDTH - 8}"')
-        for part in grid_lines(ticks, height, "{:.2f}")
-    ]
-    body += [text_at(place(x), height - 10, f"{x:,.0f}", "tick middle") for x in place.ticks()]
+    body = grid_lines(ticks, height, "{:.2f}".format, WIDTH - _NAMES_WIDTH - 8)
+    shown = spaced(place.ticks(), place, compact)
+    body += [text_at(place(x), height - 10, compact(x), "tick middle") for x in shown]
     body.append(text_at(WIDTH, height - 10, cost, "tick end"))
     last = -math.inf
     for i, point in enumerate(sorted(points, key=lambda point: -point.mean)):
@@ -113,7 +130,7 @@ def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{column - 3}" y1="{y:.1f}" y2="{last:.1f}"/>')
         title = f"<title>{escape(point.name)}: {point.mean:.3f} for {point.x:,.0f}</title>"
         body.append(f'<circle class="c1" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>')
-        body.append(text_at(column, last + 4, point.name, "tick"))
+        body.append(text_at(column, last + 5, shortened(point.name, int(_NAMES_WIDTH / LETTER)), "tick"))
     return picture(f"{metric} against {cost}", height, body)
 
 
@@ -140,7 +157,8 @@ class _Scale:
         """Some round numbers between the least and the largest; these two where there is none."""
         if self._by_powers:
             powers = range(math.floor(math.log10(self._low)), math.ceil(math.log10(self._high)) + 1)
-            found = [step * 10.0**power for power in powers for step in (1, 3)]
+            steps = (1, 3) if self._high <= 100 * self._low else (1,)
+            found = [step * 10.0**power for power in powers for step in steps]
         else:
             found = round_ticks(self._low, self._high)
         return [value for value in found if self._low <= value <= self._high] or sorted({self._low, self._high})

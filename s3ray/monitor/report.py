@@ -11,13 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from s3ray.monitor import audit, examples, lanes, plots
-from s3ray.monitor.accounting import account
+from s3ray.monitor import answers, audit, examples, lanes, plots
+from s3ray.monitor.accounting import Account, account, shares
 from s3ray.monitor.engines import MAX_ENGINES_NAMED
+from s3ray.monitor.examples import DataFigures
 from s3ray.monitor.metrics import build_metrics, run_identity
 from s3ray.monitor.plots import Bar, Part
 from s3ray.monitor.progress import counts, duration, scores, short_count
-from s3ray.monitor.timeline import timeline
+from s3ray.monitor.timeline import Timeline, timeline
 from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 
@@ -40,7 +41,7 @@ def write_report(store: RunStore) -> str:
     view = RunView.replay(events)
     metrics = build_metrics(store, run_identity(store))
     booked = account(events)
-    rounds = metrics["rounds"]
+    rounds, line, data = metrics["rounds"], timeline(events), examples.data_figures(store)
     page = page_template("report.html.j2").render(
         m=metrics,
         result=result_sentence(metrics),
@@ -51,13 +52,17 @@ def write_report(store: RunStore) -> str:
         yields=_yields(rounds),
         reasons=_reason_rows(rounds),
         spent=_spent(rounds),
-        line=timeline(events),
+        phases=_PHASES,
+        line=line,
+        answers=_answers(store, metrics, line, booked, data),
         lanes=lanes.rows(booked),
         plots=plots,
         shorts=_shorts(rounds),
+        round_columns=_round_columns(metrics["metric"]),
+        round_rows=[(str(entry["round"]), _round_cells(entry, metrics["metric"])) for entry in rounds],
         engines=_engine_rows(metrics["pool"]) if view.pool.has_reported else [],
         engine_columns=_ENGINE_COLUMNS,
-        data=examples.data_figures(store),
+        data=data,
         stories=examples.stories(store),
         seeds=examples.seeds(store),
         given_reasons=_given_reasons(store),
@@ -158,6 +163,22 @@ def _checker(checker: Mapping[str, Any]) -> str:
     return f"weighs written rows; trained on {checker['rows']} rows of gold in {took}, selection {select}"
 
 
+def _answers(
+    store: RunStore, metrics: Mapping[str, Any], line: Timeline, booked: Account, data: Sequence[DataFigures]
+) -> dict[str, str]:
+    """The sentence beside each plot; empty where there is nothing to say yet."""
+    num_select = store.read_table(store.gold("select")).num_rows if store.has(store.gold("select")) else 0
+    rates = {engine: plots.mean_busy(rates) for engine, rates in line.rates.items()}
+    return {
+        "score": answers.score_answer(metrics, num_select),
+        "yields": answers.yield_answer(metrics["rounds"]),
+        "speed": answers.speed_answer(rates, metrics["pool"]["engines"]),
+        "time": answers.time_answer(metrics["rounds"]),
+        "use": answers.use_answer(shares(booked.engines), shares(booked.trainers)),
+        "data": answers.data_answer(data) if data else "",
+    }
+
+
 def _score_plot(metrics: Mapping[str, Any]) -> Markup | None:
     name = metrics["metric"]
     scores = {entry["round"]: entry["select"][name] for entry in metrics["rounds"] if entry["select"]}
@@ -179,19 +200,19 @@ def _yields(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[Bar], list[Part]]
         ]
         parts += [Part(name="other reasons", value=other, colour="c7")]
         parts += [Part(name="failed", value=sum(entry["failed"].values()), colour="c8")]
-        note = f"{entry['accepted']} of {entry['requested']} kept ({entry['accepted'] / entry['requested']:.0%})"
+        note = f"{entry['accepted']:,} of {entry['requested']:,} kept ({entry['accepted'] / entry['requested']:.0%})"
         bars.append(Bar(label=f"round {entry['round']}", note=note, parts=tuple(parts)))
     return bars, _legend(bars)
 
 
-def _spent(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[Bar], list[Part]]:
-    """Bars of the seconds by phase and round, and their legend with totals."""
+def _spent(rounds: Sequence[Mapping[str, Any]]) -> list[Bar]:
+    """Bars of the seconds by phase and round."""
     bars = []
     for entry in rounds:
         parts = tuple(Part(name=phase, value=entry["seconds"][phase], colour=colour) for phase, colour in _PHASES)
         note = duration(sum(part.value for part in parts))
         bars.append(Bar(label=f"round {entry['round']}", note=note, parts=parts))
-    return bars, _legend(bars)
+    return bars
 
 
 def _legend(bars: Sequence[Bar]) -> list[Part]:
@@ -228,13 +249,35 @@ def _shorts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _round_columns(metric: str | None) -> list[str]:
+    score = [f"Selection {metric}"] if metric else []
+    return ["Trained on", "Requested", "Kept", "Mistakes on gold", *score, "Best epoch", "Output tokens", "Tokens/s"]
+
+
+def _round_cells(entry: Mapping[str, Any], metric: str | None) -> list[str]:
+    """The cells (``_round_columns``) of a round; empty where its student is not trained."""
+    rate, best = entry["output_tokens_per_s"], entry["best_epoch"]
+    score = [f"{entry['select'][metric]:.3f}" if entry["select"] else ""] if metric else []
+    return [
+        *(f"{entry[name]:,}" for name in ("rows", "requested", "accepted")),
+        "" if entry["mistakes"] is None else f"{entry['mistakes']} of {entry['mined']}",
+        *score,
+        "" if best is None else str(best),
+        f"{entry['output_tokens']:,}",
+        "" if rate is None else f"{rate:.0f}",
+    ]
+
+
 def _engine_rows(pool: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The cells (``_ENGINE_COLUMNS``) of each engine by name where they are few, and of all together."""
     engines = pool["engines"]
     rows = {name: row for name, row in engines.items() if len(engines) <= MAX_ENGINES_NAMED}
     if len(engines) > 1:
         rows[f"all {len(engines)}"] = pool["total"]
-    return [(_engine_name(name, row), _engine_cells(row)) for name, row in rows.items()]
+    told = [(_engine_name(name, row), _engine_cells(row)) for name, row in rows.items()]
+    if not pool["total"]["peak_running"]:  # engines of a campaign: a run does not know what they did at one moment
+        told = [(name, cells if name in engines else [*cells[:3], "", "", "", *cells[6:]]) for name, cells in told]
+    return told
 
 
 def _engine_name(name: str, row: Mapping[str, Any]) -> str:

@@ -1,16 +1,19 @@
 """What all plots are drawn with: text, ticks, a grid, and the picture around them. Pure; every text is escaped.
 
-Drawn for a width of 460 units, so that letters stay readable on a phone.
+Drawn for a width of 460 units. The style sheet gives letters more units on narrow screens, where a unit is less than a
+pixel: room is reckoned for the widest of them (``LETTER``).
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 WIDTH = 460
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 16, 30
+LETTER = 10.0
+"""Units that a letter takes at most, on a phone."""
 
 
 def text_at(x: float, y: float, text: str, style: str) -> str:
@@ -18,13 +21,40 @@ def text_at(x: float, y: float, text: str, style: str) -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def grid_lines(ticks: Sequence[float], height: int, form: str) -> list[str]:
-    """A horizontal line at each tick of the upright axis, and its number."""
+def shortened(text: str, most: int) -> str:
+    """At most so many letters: beginning and end, as names often differ in either."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def compact(value: float) -> str:
+    """A number in few letters: ``250``, ``1.5k``, ``30k``, ``2M``."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def spaced(values: Iterable[float], place: Callable[[float], float], text: Callable[[float], str]) -> list[float]:
+    """The values, in order, whose texts find room beside those before them."""
+    kept: list[float] = []
+    free_from = -math.inf
+    for value in values:
+        half = (len(text(value)) * LETTER + 6) / 2
+        if place(value) - half >= free_from:
+            kept.append(value)
+            free_from = place(value) + half
+    return kept
+
+
+def grid_lines(
+    ticks: Sequence[float], height: int, text: Callable[[float], str], right: float = WIDTH - RIGHT
+) -> list[str]:
+    """A horizontal line at each tick of the upright axis, up to ``right``, and its number as ``text`` says it."""
     lines = []
     for tick in ticks:
         y = place_y(tick, ticks[0], ticks[-1], height)
-        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(text_at(LEFT - 8, y + 4, form.format(tick), "tick end"))
+        lines.append(f'<line class="grid" x1="{LEFT}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        lines.append(text_at(LEFT - 8, y + 5, text(tick), "tick end"))
     return lines
 
 

@@ -188,6 +188,6 @@ def test_a_numeric_axis_gives_a_learning_curve(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "out")
     write_comparison(store, campaign, compare(campaign, results), results, [])
     page = (tmp_path / "out" / "compare.html").read_text()
-    assert "score on test by size" in page
+    assert "Along size" in page
     assert page.count("<polyline") == 2
     assert "zerogen, 60: 0.600" in page

@@ -24,7 +24,7 @@ def test_report_says_the_result_and_shows_the_plots(page: str) -> None:
     assert "the final student scores 0.827" in page
     for title in ("Score by round", "Yield by reason", "Throughput over time", "Where the time went", "Who did what"):
         assert title in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 4 + 3  # of the last plot, one for each engine and for the train workers
     assert "200 of 340 kept (59%)" in page
     assert "Round 2, stage extrapolate, is short of its target: positive 3." in page
 
@@ -85,7 +85,7 @@ def test_report_pools_many_engines_and_names_what_ended_badly(tmp_path: Path, cl
 
 
 def _engine_rows(page: str) -> dict[str, list[str]]:
-    (table,) = re.findall(r'<table class="engines">(.*?)</table>', page, re.DOTALL)
+    (table,) = re.findall(r'<table class="cards engines">(.*?)</table>', page, re.DOTALL)
     rows = re.findall(r"<tr[^>]*><th>(.+?)</th>(<td.*?)</tr>", table)
     return {name: re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in rows}
 
