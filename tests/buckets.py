@@ -29,9 +29,16 @@ def serve_bucket() -> Iterator[Bucket]:
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     name = f"bucket-{uuid.uuid4().hex[:8]}"
+    _forget()
     try:
         options = {"key": "key", "secret": "secret", "endpoint_url": endpoint}
         fsspec.filesystem("s3", **options).mkdir(name)
         yield Bucket(url=f"s3://{name}", environment=KEYS | {"AWS_ENDPOINT_URL": endpoint})
     finally:
         server.stop()
+        _forget()
+
+
+def _forget() -> None:
+    """fsspec keeps file systems, and with them the server that the environment named when they were made."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
