@@ -31,7 +31,9 @@ def _manifests() -> Iterator[dict[str, Any]]:
 
 
 def _names(kind: str) -> set[str]:
-    return {each["metadata"]["name"] for each in _manifests() if each["kind"] == kind}
+    """Those that manifests give; where Kubernetes makes one up, nobody can ask for it."""
+    metadata = [each["metadata"] for each in _manifests() if each["kind"] == kind]
+    return {each["name"] for each in metadata if "name" in each}
 
 
 def _kubectl(words: list[str]) -> None:
