@@ -26,11 +26,11 @@ _MODELS = (
 _SIZES = (
     "gold.extrapolate=24",
     "gold.select=12",
-    "strategy.rounds=1",
     "strategy.seed_examples=16",
     "strategy.rows=24",
     "strategy.reasons_per_label=4",
 )
+_ONE_ROUND = "strategy.rounds=1"  # but for the tutorial, which uses the student of its last round
 _TASK = ("task=review_sentences", "gold.test=20")  # its data come with the package
 
 
@@ -38,11 +38,11 @@ def _sets(*fields: str, prefix: str = "") -> str:
     return "".join(f" --set {prefix}{field}" for field in fields)
 
 
-SMALL_JOB = _sets(*_MODELS, *_SIZES, *_TASK)
+SMALL_JOB = _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK)
 SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
 SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32")
-SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, *_TASK, prefix="job.")
+SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
