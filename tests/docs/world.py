@@ -12,7 +12,7 @@ from tests.docs.pages import ROOT, Change, Command, File, Shown, Step
 from tests.docs.rules import moved, rule_of
 
 LIMIT_S = 900
-STAND_INS = ("kubectl", "docker", "aws", "sbatch", "pip", "tail")
+STAND_INS = ("kubectl", "docker", "aws", "sbatch", "pip")
 _NOTES = """\
 #!/usr/bin/env bash
 {{ printf '%s\\0' {name} "$@"; printf '\\n'; }} >> "$WORLD/.calls"
@@ -26,6 +26,11 @@ case $1 in
     up | down | dashboard) {{ printf '%s\\0' ray "$@"; printf '\\n'; }} >> "$WORLD/.calls" ;;
     *) exec {python} -c 'from ray.scripts.scripts import main; main()' "$@" ;;
 esac
+"""
+_TAIL = """\
+#!/usr/bin/env bash
+[[ $1 == -f ]] || {{ PATH=${{PATH#*:}}; exec tail "$@"; }}
+{{ printf '%s\\0' tail "$@"; printf '\\n'; }} >> "$WORLD/.calls"
 """
 _PYTHON = '#!/usr/bin/env bash\nexec {python} {given} "$@"\n'
 _MAKE = """\
@@ -72,6 +77,7 @@ class World:
         programs["s3ray"] = _PYTHON.format(python=python, given=s3ray)
         programs["python"] = _PYTHON.format(python=python, given="")
         programs["ray"] = _RAY.format(python=python)
+        programs["tail"] = _TAIL.format()
         programs["make"] = _MAKE.format(root=shlex.quote(str(ROOT)))
         for name, text in programs.items():
             (folder / name).write_text(text)
