@@ -69,9 +69,7 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SMALL_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32", needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} (bench-compare|status|report|export|reparse) .*"),
-    Rule(pattern=rf"{_S3RAY} audit .*"),
-    Rule(pattern=rf"{_S3RAY} watch .*"),
+    Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
     Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SMALL_JOB, needs_ray=True),
     # Stand-ins: make tells what it would do; the others note what they are asked for.
