@@ -16,6 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(S3RAY_EXTRA)
 PYTEST := $(BIN)/python -m pytest --durations=10
+# Two processes, each with whole files of tests: what a file's tests share is made once. Each Ray has its own ports.
+ABREAST := -n 2 --dist loadfile
 
 .PHONY: demo test check gates docs format lock clean
 .DELETE_ON_ERROR:
@@ -26,9 +28,9 @@ demo: $(READY)
 
 # From the cheapest tests to the dearest, so that what breaks most often is known first.
 test: gates
-	$(PYTEST) -m "not ray and not engine and not browser"
+	$(PYTEST) $(ABREAST) -m "not ray and not engine and not browser"
 	$(PYTEST) -m "browser and not ray and not engine"
-	$(PYTEST) -m "ray and not engine"
+	$(PYTEST) $(ABREAST) -m "ray and not engine"
 	$(PYTEST) -m "engine"
 
 check: gates

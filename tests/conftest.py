@@ -1,4 +1,4 @@
-"""What every test needs: a quiet, offline, single-threaded process, and one Ray for the tests that are marked ``ray``.
+"""What every test needs: a quiet, offline, single-threaded process, and a Ray for each file of tests that ask for one.
 
 The environment is set when pytest reads this file, before a test module imports torch, Ray or vLLM.
 """
@@ -23,7 +23,7 @@ settings.register_profile("s3ray", deadline=None, derandomize=True)
 settings.load_profile("s3ray")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """A Ray of this process alone: four logical CPUs, no GPU, no dashboard."""
     import ray
