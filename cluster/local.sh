@@ -108,6 +108,8 @@ start() {
     (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$DIR/auth_token")
     unset RAY_ADDRESS RAY_API_SERVER_ADDRESS RAY_AUTH_TOKEN # those of another cluster
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$DIR/auth_token
+    # The nodes share this machine's cores: threads that spin while they wait keep other nodes' threads from working.
+    export OMP_WAIT_POLICY=passive
     # A node that is told to end waits half a minute for others to take its work over; these all end together.
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
     printf 'export %s\n' RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$DIR/auth_token" \

@@ -19,7 +19,7 @@ RAY = """#!/usr/bin/env bash
 echo "$@" >> "$(dirname "$0")/calls"
 [[ $1 == start ]] || { echo "status of $RAY_ADDRESS $RAY_AUTH_MODE"; exit; }
 [[ ${STUB_FAILS:-} != "$2 $3" ]] || { echo "no room here"; exit 1; }
-[[ $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S == 0 ]] || exit 1
+[[ $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S == 0 && $OMP_WAIT_POLICY == passive ]] || exit 1
 if [[ -n ${STUB_STUBBORN:-} ]]; then trap "" TERM; else trap 'kill "$below"; exit' TERM; fi
 sleep 300 & below=$!
 echo "$below" >> "$(dirname "$0")/below"
