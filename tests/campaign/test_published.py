@@ -1,0 +1,39 @@
+"""The page of the grid of methods says what its kept runs say, and leaves out none of them."""
+
+import re
+from pathlib import Path
+
+from benchmarks.audits import audit_tables
+from s3ray.campaign.grid import load_campaign
+from s3ray.campaign.markdown import to_page
+from s3ray.campaign.results import read_result
+from s3ray.campaign.table import compare
+from s3ray.store import RunStore
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = RESULTS / "methods.md"
+KEPT = RESULTS / "methods"
+
+
+def published(name: str) -> str:
+    (found,) = re.findall(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", PAGE.read_text("utf-8"), re.DOTALL)
+    return str(found)
+
+
+def test_every_run_of_the_grid_is_kept() -> None:
+    assert {run.name for run in load_campaign(ROOT / "jobs/small/methods.yaml").runs} == {
+        folder.name for folder in KEPT.iterdir() if folder.is_dir()
+    }
+
+
+def test_its_scores_intervals_and_costs_are_those_of_the_kept_runs() -> None:
+    campaign = load_campaign(ROOT / "jobs/small/methods.yaml")
+    results = {run.name: read_result(RunStore(KEPT / run.name)) for run in campaign.runs}
+    page = to_page(campaign, compare(campaign, results), results, made_by=[], pictures={})
+    _, _, tables = page.partition(f"# {campaign.config.name}\n")
+    assert published("tables").strip() == tables.partition("\n## Plots\n")[0].strip()
+
+
+def test_its_audits_are_those_of_the_kept_runs() -> None:
+    assert published("audits").strip() == audit_tables(KEPT).strip()
