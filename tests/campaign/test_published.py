@@ -1,9 +1,11 @@
 """The page of the grid of methods says what its kept runs say, and leaves out none of them."""
 
+import json
 import re
 from pathlib import Path
 
 from benchmarks.audits import audit_tables
+from benchmarks.unseen import unseen_table
 from s3ray.campaign.grid import load_campaign
 from s3ray.campaign.markdown import to_page
 from s3ray.campaign.results import read_result
@@ -37,3 +39,8 @@ def test_its_scores_intervals_and_costs_are_those_of_the_kept_runs() -> None:
 
 def test_its_audits_are_those_of_the_kept_runs() -> None:
     assert published("audits").strip() == audit_tables(KEPT).strip()
+
+
+def test_its_scores_on_unseen_rows_are_the_measured_ones() -> None:
+    measured = json.loads((RESULTS / "unseen.json").read_text(encoding="utf-8"))
+    assert published("unseen").strip() == unseen_table(measured["runs"]).strip()
