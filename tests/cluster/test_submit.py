@@ -96,7 +96,8 @@ def test_a_submitted_job_goes_on_after_a_failed_attempt(tmp_path: Path, student:
 def test_who_stops_waiting_leaves_the_job_alone(tmp_path: Path, student: Path, head: Head) -> None:
     here, out = tmp_path / "here", tmp_path / "shared" / "run"
     write_job(here, student, "tokens_per_s: 5")
-    named = ["--out", str(out), "--set", "name=left"]
+    endless = ["--set", "strategy.rows=4000"]  # most of an hour: it must not end by itself before it is left
+    named = ["--out", str(out), "--set", "name=left", *endless]
     process = start(head, here, "submit", "job.yaml", "--address", head.dashboard, *named)
     shown = wait_for_metric(head, "ray_s3ray_output_tokens_total{", 'run="left"')
     assert 'stage="seed"' in shown
