@@ -1,10 +1,10 @@
-"""Do the scores of a campaign hold on test rows that nobody has looked at?
+"""Do the scores of a campaign hold on test rows that none of its runs has read?
 
     python -m benchmarks.unseen runs/small-methods qnli data/qnli
 
-The last students of a campaign's runs answer the test rows of a folder that are not in their own test part. Rows with a
-text that a run could have learned from are left out. Prints as Markdown the scores, and the reference's lead with its
-95 % interval over rows, for each seed; writes benchmarks/results/unseen.json.
+The last students of a campaign's runs answer the test rows of a folder that are not in their own test part; for tasks
+with labels. Rows with a text of the run's gold or contexts are left out. Prints as Markdown the scores, and the
+reference's lead with its 95 % interval over rows, for each seed; writes benchmarks/results/unseen.json.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.utils import logging
 
 from benchmarks.audits import GRID
@@ -49,9 +48,9 @@ def unseen_rows(task: Task, data: str, gold: GoldConfig, store: RunStore) -> lis
 def answers(run: GridRun, store: RunStore, task: Task, rows: Sequence[Example]) -> Answers:
     """What the last student of a run says to the rows, right (1) or wrong (0)."""
     folder = store.path(store.in_student(max(store.students()), "config.json")).parent
-    device = SingleProcess().device
-    student = load_student(run.config.student.model_copy(update={"model": str(folder)}), task, device)
-    told = predict(student, rows, SingleProcess(device=device))
+    ranks = SingleProcess()
+    student = load_student(run.config.student.model_copy(update={"model": str(folder)}), task, ranks.device)
+    told = predict(student, rows, ranks)
     right = [float(answer.text == row.label) for answer, row in zip(told, rows, strict=True)]
     return Answers(ids=tuple(row.id for row in rows), scores=np.array(right, dtype=np.float64))
 
@@ -97,8 +96,7 @@ def main() -> None:
     parser.add_argument("data")
     options = parser.parse_args()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
-        found = compare_unseen(options.campaign, options.task, options.data)
+    found = compare_unseen(options.campaign, options.task, options.data)
     RESULT.write_text(json.dumps(provenance() | {"runs": found}, indent=1) + "\n", encoding="utf-8")
     print(unseen_table(found), end="")
 
