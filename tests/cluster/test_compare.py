@@ -5,13 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from benchmarks.journal import audit
-from s3ray.campaign.compare import run_campaign
-from s3ray.campaign.grid import load_campaign
 from s3ray.store import RunStore
-from tests.cluster.test_run import SLOW, WAIT_S, events, finish, kill_driver, start, wait_for, write_job
+from tests.cluster.test_run import FAST, SLOW, WAIT_S, events, finish, kill_driver, start, wait_for, write_job
 from tests.models import make_bert
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -57,29 +54,38 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     assert (out / "compare.html").exists()
 
 
-def test_engines_and_students_of_different_runs_pass_devices_to_each_other(address: str, tmp_path: Path) -> None:
-    (tmp_path / "bert").mkdir()
-    student = make_bert(tmp_path / "bert")
-    (tmp_path / "job.yaml").write_text(
+def write_two_sizes(folder: Path, student: Path, address: str, fake: str) -> Path:
+    """A grid of two runs of unlike size that have four pretend GPUs for four engines and their students."""
+    (folder / "job.yaml").write_text(
         "name: job\ntask: review_sentences\ngold: {extrapolate: 30, select: 20, test: 20}\n"
-        "strategy: {name: zerogen, rows: 60}\n"
+        "strategy: {name: zerogen, rows: 2400}\n"
         "generator: {engine: fake, engines: 4, prompt_form: completion, max_num_seqs: 4,"
-        " fake: {takes_gpus: true, tokens_per_s: 15}}\n"
+        f" fake: {{takes_gpus: true, {fake}}}}}\n"
         f"student: {{model: {student}, epochs: 1, max_length: 32, workers: 2, min_workers: 1}}\n"
         f"cluster: {{address: '{address}'}}\n"
     )
-    (tmp_path / "grid.yaml").write_text(
+    grid = folder / "grid.yaml"
+    grid.write_text(
         "name: grid\njob: job.yaml\naxes:\n  rows:\n    few: {strategy.rows: 30}\n    many: {}\nseeds: [0]\n"
     )
-    campaign = load_campaign(tmp_path / "grid.yaml")
-    run_campaign(campaign, "grid.yaml", str(tmp_path / "out"), Console(quiet=True), command="s3ray compare grid.yaml")
-    store = RunStore(tmp_path / "out")
-    happened = [event["event"] for event in store.events()]
-    first = happened.index("engine_stopped")
-    assert first < happened.index("student_finished"), "no engine has made way"
-    assert "answers_dealt" in happened[first:], "nobody wrote while another run trained"
-    result = store.read_json("compare.json")
-    assert [row["rows"] for row in result["rows"]] == [[30], [60]]
+    return grid
+
+
+def test_engines_and_students_of_different_runs_pass_devices_to_each_other(address: str, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    student, out = make_bert(tmp_path / "bert"), tmp_path / "out"
+    # At this speed the large run writes for minutes: it cannot end before the student of the small one is trained.
+    process = start(write_two_sizes(tmp_path, student, address, SLOW), out, command="compare")
+    wait_for(process, lambda: bool(events(out, "student_finished")))
+    kill_driver(process)
+    happened = [event["event"] for event in RunStore(out).events()]
+    while_trained = happened[happened.index("student_started") : happened.index("student_finished")]
+    assert 0 < while_trained.count("engine_stopped") < 4, "some engines make way, the others stay"
+    since_way_was_made = while_trained[::-1][: while_trained[::-1].index("engine_stopped")]
+    assert "answers_dealt" in since_way_was_made, "nobody wrote while another run trained"
+    finish(write_two_sizes(tmp_path, student, address, FAST), out, command="compare")
+    result = RunStore(out).read_json("compare.json")
+    assert [row["rows"] for row in result["rows"]] == [[30], [2400]]
     assert 0 < result["engine_busy_share"] < 1
 
 
