@@ -107,7 +107,7 @@ def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Pa
     wait_for(process, lambda: len(events(out, "chunk_written")) >= 2)
     kill_driver(process)
     process = start(slow, out)
-    wait_for(process, lambda: bool(events(out, "student_started")))
+    wait_for(process, lambda: len(events(out, "run_started")) == 2 and bool(events(out, "student_started")))
     kill_driver(process)
     finish(write_job(tmp_path, student, engines=1), out)
     assert [event["resumed"] for event in events(out, "run_started")] == [False, True, True]

@@ -20,6 +20,8 @@ from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = pytest.mark.ray
 
+WAIT_S = 240
+
 
 def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
     raw = {
@@ -65,7 +67,7 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
             pool.pause()
             # Four train workers find a GPU each beside the engines: no two of them the same.
             workers = [ray.remote(Holder).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(4)]
-            held = ray.get([worker.gpus.remote() for worker in workers], timeout=60)
+            held = ray.get([worker.gpus.remote() for worker in workers], timeout=WAIT_S)
             assert len({gpu for gpus in held for gpu in gpus}) == 4
             for worker in workers:
                 ray.kill(worker)
@@ -90,7 +92,7 @@ def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
     ray.shutdown()
     told = io.StringIO()
     plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT_S
     while "at this moment" not in told.getvalue() and time.monotonic() < deadline:  # Ray counts with a delay
         ray.shutdown()
         plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))

@@ -207,7 +207,7 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
 @pytest.mark.parametrize("is_told", [True, False])
 def test_answers_of_an_earlier_stage_never_mix_with_a_later_one(is_told: bool) -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=200.0)
+        writer = make_writer(tokens_per_s=50.0)
         await writer.start()
         pending = asyncio.create_task(writer.exchange(1, requests(20)))
         await asyncio.sleep(0)

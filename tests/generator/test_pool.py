@@ -18,21 +18,33 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 Events = list[dict[str, Any]]
 
 
+class PatientSource(InsistentSource):
+    """Hands nothing out before so many engines are ready: else the first could have answered it all."""
+
+    def __init__(self, requests: list[GenerationRequest], events: Events, engines: int) -> None:
+        super().__init__(requests)
+        self._events = events
+        self._num_engines = engines
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        self.is_waiting = names(self._events)["engine_ready"] < self._num_engines
+        return [] if self.is_waiting else super().take(num)
+
+
 def drain(
-    pool: GeneratorPool, requests: list[GenerationRequest], meanwhile: Callable[[int], None] = lambda num: None
+    pool: GeneratorPool, source: InsistentSource, meanwhile: Callable[[int], None] = lambda num: None
 ) -> list[Outcome]:
     """Answer all requests and close the pool."""
     try:
-        return answer(pool, requests, meanwhile)
+        return answer(pool, source, meanwhile)
     finally:
         pool.close()
 
 
 def answer(
-    pool: GeneratorPool, requests: list[GenerationRequest], meanwhile: Callable[[int], None] = lambda num: None
+    pool: GeneratorPool, source: InsistentSource, meanwhile: Callable[[int], None] = lambda num: None
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    source = InsistentSource(requests)
     for chunk in pool.generate(source):
         batch = list(outcomes_from_table(chunk.table))
         source.settle(batch)
@@ -66,10 +78,11 @@ def once_kill_an_engine() -> Callable[[int], None]:
 
 
 def test_every_request_is_answered_once_by_all_engines() -> None:
-    pool = make_pool([], engines=2, fake={"tokens_per_s": 300.0})
+    events: Events = []
+    pool = make_pool(events, engines=2, fake={"tokens_per_s": 300.0})
     try:
-        outcomes = answer(pool, asked(120))
-        again = answer(pool, asked(30, start=500))
+        outcomes = answer(pool, PatientSource(asked(120), events, engines=2))
+        again = answer(pool, InsistentSource(asked(30, start=500)))
     finally:
         pool.close()
     assert indexes(outcomes) == list(range(120))
@@ -105,7 +118,7 @@ def test_engines_wait_for_requests_that_come_later() -> None:
 def test_dying_engines_are_replaced_and_lose_nothing() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"die_after": 25}, max_restarts=20)
-    outcomes = drain(pool, asked(120))
+    outcomes = drain(pool, InsistentSource(asked(120)))
     assert indexes(outcomes) == list(range(120))
     assert not any(outcome.reason for outcome in outcomes), "what dies with many engines is not to blame for it"
     assert names(events)["engine_lost"] >= 3
@@ -114,7 +127,7 @@ def test_dying_engines_are_replaced_and_lose_nothing() -> None:
 def test_a_killed_actor_process_costs_only_time() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0})
-    outcomes = drain(pool, asked(100), once_kill_an_engine())
+    outcomes = drain(pool, PatientSource(asked(100), events, engines=2), once_kill_an_engine())
     assert indexes(outcomes) == list(range(100))
     assert names(events)["engine_lost"] == 1
     assert any(outcome.attempt == 2 for outcome in outcomes)
@@ -125,7 +138,7 @@ def test_a_poisonous_request_ends_alone_and_takes_nobody_along() -> None:
     requests = [request._replace(seed=request.index * 2 + 1) for request in asked(60)]
     requests[7] = requests[7]._replace(seed=1000)
     pool = make_pool(events, engines=2, fake={"poison_every": 1000, "tokens_per_s": 300.0}, max_restarts=10)
-    outcomes = drain(pool, requests)
+    outcomes = drain(pool, InsistentSource(requests))
     assert indexes(outcomes) == list(range(60))
     assert [outcome.index for outcome in outcomes if outcome.reason == FailureReason.POISON.value] == [7]
     assert sum(bool(outcome.reason) for outcome in outcomes) == 1
@@ -134,7 +147,7 @@ def test_a_poisonous_request_ends_alone_and_takes_nobody_along() -> None:
 def test_an_engine_that_hangs_is_replaced() -> None:
     events: Events = []
     pool = make_pool(events, engines=1, fake={"hang_after": 20}, stall_s=1.0, max_restarts=10)
-    outcomes = drain(pool, asked(50))
+    outcomes = drain(pool, InsistentSource(asked(50)))
     assert indexes(outcomes) == list(range(50))
     problems = [event["problem"] for event in events if event["event"] == "engine_lost"]
     assert problems
@@ -144,7 +157,7 @@ def test_an_engine_that_hangs_is_replaced() -> None:
 def test_an_engine_that_hangs_is_replaced_though_its_requests_time_out_first() -> None:
     events: Events = []
     pool = make_pool(events, fake={"hang_after": 30}, request_s=1.0, stall_s=1.5)
-    outcomes = drain(pool, asked(40))
+    outcomes = drain(pool, InsistentSource(asked(40)))
     assert indexes(outcomes) == list(range(40))
     assert not any(outcome.reason for outcome in outcomes)
     (lost,) = [event for event in events if event["event"] == "engine_lost"]
@@ -154,7 +167,7 @@ def test_an_engine_that_hangs_is_replaced_though_its_requests_time_out_first() -
 def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
     requests = asked(20)
     pool = make_pool([], engines=2, fake={"tokens_per_s": 0.5}, request_s=1.0)
-    outcomes = drain(pool, requests)
+    outcomes = drain(pool, InsistentSource(requests))
     assert indexes(outcomes) == list(range(20))
     assert {(outcome.reason, outcome.attempt) for outcome in outcomes} == {(FailureReason.TIMEOUT.value, 2)}
 
@@ -162,7 +175,7 @@ def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
 def test_the_run_goes_on_with_the_engines_that_are_left() -> None:
     events: Events = []
     pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0}, max_restarts=0)
-    outcomes = drain(pool, asked(100), once_kill_an_engine())
+    outcomes = drain(pool, PatientSource(asked(100), events, engines=2), once_kill_an_engine())
     assert indexes(outcomes) == list(range(100))
     (given_up,) = [event for event in events if event["event"] == "engine_given_up"]
     assert (given_up["running"], given_up["wanted"]) == (1, 2)
@@ -171,12 +184,13 @@ def test_the_run_goes_on_with_the_engines_that_are_left() -> None:
 def test_no_engine_left_ends_with_the_cause() -> None:
     pool = make_pool([], engines=1, fake={"die_after": 0}, max_restarts=1)
     with pytest.raises(PoolError, match=r"no engine is left.*scripted death"):
-        drain(pool, asked(10))
+        drain(pool, InsistentSource(asked(10)))
 
 
 def test_every_chunk_says_how_its_engines_are() -> None:
-    pool = make_pool([], engines=2, fake={"tokens_per_s": 300.0})
-    source = InsistentSource(asked(100))
+    events: Events = []
+    pool = make_pool(events, engines=2, fake={"tokens_per_s": 300.0})
+    source = PatientSource(asked(100), events, engines=2)
     rows: Counter[str] = Counter()
     try:
         for chunk in pool.generate(source):
