@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-WAIT_S = 240
+WAIT_S = 600
+"""What hangs is given up then. Nothing is fast or slow by it: a busy machine may take minutes for a run."""
 RAY = str(Path(sys.executable).parent / "ray")
 
 

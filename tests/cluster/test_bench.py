@@ -9,10 +9,9 @@ import pytest
 
 from s3ray.bench.files import read_profile
 from s3ray.bench.schema import Profile
+from tests.cluster.heads import WAIT_S
 
 pytestmark = pytest.mark.ray
-
-WAIT_S = 240
 
 
 def bench(folder: Path, fake: str, *arguments: str, code: int = 0, restarts: int = 5) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.journal import audit
 from s3ray.store import RunStore
-from tests.cluster.test_run import FAST, SLOW, WAIT_S, events, finish, kill_driver, start, wait_for, write_job
+from tests.cluster.heads import WAIT_S
+from tests.cluster.test_run import FAST, SLOW, events, finish, kill_driver, start, wait_for, write_job
 from tests.models import make_bert
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

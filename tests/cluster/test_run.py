@@ -17,12 +17,11 @@ from benchmarks.processes import below
 from s3ray.objects import read_file
 from s3ray.store import RunStore
 from tests.buckets import serve_bucket
-from tests.cluster.heads import RAY, running_head
+from tests.cluster.heads import RAY, WAIT_S, running_head
 from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
 
-WAIT_S = 240
 SLOW = "tokens_per_s: 15"
 FAST = "tokens_per_s: 4000"
 

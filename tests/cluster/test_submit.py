@@ -18,7 +18,9 @@ from tests.monitor.test_documented import documented_events
 
 pytestmark = pytest.mark.ray
 
-S3RAY = [sys.executable, "-c", "from s3ray.cli import main; main()"]
+# Tests that are started in the background of a script are deaf to Ctrl-C, and so would be what they start.
+_HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+S3RAY = [sys.executable, "-c", f"{_HEARS}; from s3ray.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")

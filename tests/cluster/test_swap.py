@@ -15,12 +15,11 @@ from s3ray.jobfile import validate
 from s3ray.outcomes import outcomes_from_table
 from s3ray.running import plan_job, run_job
 from s3ray.store import RunStore
+from tests.cluster.heads import WAIT_S
 from tests.models import make_bert
 from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = pytest.mark.ray
-
-WAIT_S = 240
 
 
 def make_job(student: Path, address: str, **placement: Any) -> RunConfig:

@@ -99,7 +99,7 @@ def kill_worker_then_controller(storage: Path, killed: list[str]) -> None:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
 
