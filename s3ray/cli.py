@@ -199,11 +199,12 @@ def bench(
 ) -> None:
     """Measure how fast a job's engines write: engine counts x batch limits x sets of prompts.
 
-    Writes profile.json and profile.csv and prints the table. Each cell loads its engines, warms them up, and then
-    measures the requests of the job's own strategy up to the examples that a run would keep.
+    Writes profile.json and prints the table. Each cell loads its engines, warms them up, and then measures the requests
+    of the job's own strategy up to the examples that a run would keep.
     """
     config = _load(job, set_)
-    from s3ray.bench.run import Options, bench_job
+    from s3ray.bench.run import bench_job
+    from s3ray.bench.sweep import Options
 
     options = Options(
         engines=engines,
@@ -223,9 +224,8 @@ def bench_compare(
     new: Annotated[str, typer.Argument(help="The one that is compared with it.", metavar="NEW")],
 ) -> None:
     """Compare two profiles cell by cell: ratios, beside the spread of their repeats."""
-    from s3ray.bench.compare import compare_profiles
-    from s3ray.bench.files import read_profile
-    from s3ray.bench.table import comparison_table
+    from s3ray.bench.compare import compare_profiles, comparison_table
+    from s3ray.bench.profile import read_profile
 
     compared = compare_profiles(read_profile(old), read_profile(new), f"{old}, {new}")
     _console().print(comparison_table(compared))

@@ -1,17 +1,45 @@
-"""One cell's figures, from what its phase left behind: plain values, and ``Missing`` where there is none. Pure."""
+"""The figures of a profile's cells, from what each phase left behind, and how they scale. Pure.
+
+A figure that cannot be had raises ``UnknownError`` where it is made; ``known`` turns that into None and a note.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
-from s3ray.bench.peaks import model_flops_use, peak_flops
-from s3ray.bench.record import Life, PhaseRecord
-from s3ray.bench.schema import Missing
+from s3ray.bench.profile import (
+    Cache,
+    CellProfile,
+    Count,
+    Counters,
+    Key,
+    Latency,
+    Level,
+    Rates,
+    Scaling,
+    Spread,
+    Sweep,
+    UnknownError,
+    Validity,
+    Volumes,
+    known,
+)
+from s3ray.bench.record import (
+    Counted,
+    PhaseRecord,
+    Window,
+    growth,
+    increase,
+    level,
+    shares_of,
+    steady_window,
+    whole_phase,
+)
 from s3ray.bench.sweep import Cell
-from s3ray.bench.windows import Window, growth, increase, level, shares_of, steady_window, whole_phase
 from s3ray.books import Tally
 from s3ray.types import EngineLimits, GenerationRequest
 
@@ -22,13 +50,40 @@ TOLERANCE = 0.02
 
 _NEVER_FULL = "the engines never had their fill; ask for more --requests, or fewer sequences"
 
+# Dense FLOP/s (without structured sparsity, with which datasheets like to print the double) of the tensor cores in 16
+# bit, from NVIDIA's datasheets: "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (columns SXM
+# and NVL), "H100 PCIe GPU", "HGX B200", "L4", "L40S", "A10", "T4", "V100"; of the A10G from the datasheet "NVIDIA A10G"
+# that AWS publishes with its G5 instances. T4 and V100 have no bfloat16.
+# What is in a device's name as its driver says it, most special first: peak in TFLOP/s, and the formats it holds for.
+_TERA = 1e12
+_BOTH = ("bfloat16", "float16")
+_HALF = ("float16",)
+_PEAKS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
+    ("B200", 2250.0, _BOTH),
+    ("H200 NVL", 835.5, _BOTH),
+    ("H200", 989.5, _BOTH),
+    ("H100 PCIe", 756.0, _BOTH),
+    ("H100 80GB HBM2e", 756.0, _BOTH),  # what older drivers call the PCIe card
+    ("H100 NVL", 835.5, _BOTH),
+    ("H100", 989.5, _BOTH),
+    ("A100", 312.0, _BOTH),
+    ("L40S", 362.0, _BOTH),
+    ("L4", 121.0, _BOTH),
+    ("A10G", 70.0, _BOTH),
+    ("A10", 125.0, _BOTH),
+    ("Tesla T4", 65.0, _HALF),
+    ("V100 PCIE", 112.0, _HALF),
+    ("V100", 125.0, _HALF),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What one cell left behind.
 
     ``limits`` are those of each engine, ``starts_s`` how long each took until it was ready, ``restarts`` how many
-    engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered.
+    engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered. ``parameters``
+    of the model and ``devices_per_engine`` are None where nobody knows them.
     """
 
     cell: Cell
@@ -40,15 +95,19 @@ class Measured:
     starts_s: Sequence[float]
     restarts: int
     work: str
-    parameters: int | Missing
-    devices_per_engine: float | Missing
+    parameters: int | None
+    devices_per_engine: float | None
     min_seconds: float
 
-    @property
-    def num_devices(self) -> float | Missing:
-        """Devices of all engines."""
-        each = self.devices_per_engine
-        return each if isinstance(each, Missing) else each * self.cell.engines
+    def num_devices(self) -> float:
+        """Devices of all engines.
+
+        Raises:
+            UnknownError: the engines are an endpoint's.
+        """
+        if self.devices_per_engine is None:
+            raise UnknownError("nobody knows an endpoint's devices")
+        return self.devices_per_engine * self.cell.engines
 
 
 def work_of(requests: Sequence[GenerationRequest]) -> str:
@@ -56,160 +115,189 @@ def work_of(requests: Sequence[GenerationRequest]) -> str:
     return hashlib.sha256("\n".join(request.id for request in requests).encode()).hexdigest()[:16]
 
 
-def cell_tree(measured: Measured) -> dict[str, Any]:
-    """The fields of ``schema.CellProfile``.
+# -- one cell ------------------------------------------------------------------------------------------------------
+
+
+def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
+    """All figures of a cell; why some are not known is added to ``notes``, by their paths in the cell.
 
     Raises:
         ValueError: no request of the phase was answered.
     """
     cell, record, tally = measured.cell, measured.record, measured.tally
     whole, steady = whole_phase(record), steady_window(record)
-    has_steady = steady.seconds > 0
-    fast = steady if has_steady else whole
-    running = level(record.lives, lambda stats: stats.num_running, fast)
-    return {
+    fast = steady if steady.seconds > 0 else whole
+    computed = max(0, tally.prompt_tokens - tally.cached_tokens)
+    counters = _counters(measured)
+    return CellProfile(
         **asdict(cell),
-        "work": measured.work,
-        "start_s": max(measured.starts_s),
-        "limits": _limits(measured.limits),
-        "volumes": {
-            "warm_up_requests": cell.num_warm_up,
-            "accepted": tally.accepted,
-            "rejected": dict(tally.rejected),
-            "failed": dict(tally.failed),
-            "prompt_tokens": tally.prompt_tokens,
-            "cached_tokens": tally.cached_tokens,
-            "output_tokens": tally.output_tokens,
-        },
-        "steady": _steady_rates(measured, steady) if has_steady else Missing(_NEVER_FULL),
-        "whole": _rates(
-            measured, whole.seconds, tally.output_tokens, max(0, tally.prompt_tokens - tally.cached_tokens)
+        work=measured.work,
+        start_s=max(measured.starts_s),
+        limits=known(notes, "limits", lambda: _limits(measured.limits)),
+        volumes=Volumes(
+            warm_up_requests=cell.num_warm_up,
+            accepted=tally.accepted,
+            rejected=dict(tally.rejected),
+            failed=dict(tally.failed),
+            prompt_tokens=tally.prompt_tokens,
+            cached_tokens=tally.cached_tokens,
+            output_tokens=tally.output_tokens,
         ),
-        "tail_s": whole.end - steady.end,
-        "running": _level(running),
-        "latency": _latency(measured),
-        "cache": _cache(measured, fast),
-        "shares": asdict(shares_of(record, cell.engines)),
-        "mfu": _mfu(measured, fast),
-        "yield": _yield(measured, whole.seconds),
-        "counters": (counters := _counters(measured)),
-        "validity": _validity(measured, steady, counters),
-    }
+        steady=known(notes, "steady", lambda: _steady_rates(measured, steady, notes)),
+        whole=_rates(measured, "whole", whole.seconds, tally.output_tokens, computed, notes),
+        tail_s=whole.end - steady.end,
+        running=known(notes, "running", lambda: _level(measured, lambda stats: stats.num_running, fast)),
+        latency=_latency(measured, notes),
+        cache=known(notes, "cache", lambda: _cache(measured, fast, notes)),
+        shares=shares_of(record, cell.engines),
+        mfu=known(notes, "mfu", lambda: _mfu(measured, fast)),
+        accept_rate=tally.accepted / tally.requested,
+        accepted_per_s=tally.accepted / whole.seconds if whole.seconds else 0.0,
+        device_s_per_accepted=known(
+            notes, "device_s_per_accepted", lambda: _device_s_per_accepted(measured, whole.seconds)
+        ),
+        counters=counters,
+        validity=_validity(measured, steady, counters),
+    )
 
 
-def _limits(limits: Sequence[EngineLimits]) -> dict[str, int] | Missing:
+def _limits(limits: Sequence[EngineLimits]) -> dict[str, int]:
     names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_kv_tokens")
-    each = [{name: getattr(one, name) for name in names} for one in limits]
-    different = [name for name in names if len({one[name] for one in each}) > 1]
+    values = {name: [getattr(one, name) for one in limits] for name in names}
+    different = [f"{name} {', '.join(map(str, each))}" for name, each in values.items() if len(set(each)) > 1]
     if different:
-        told = "; ".join(f"{name} {', '.join(str(one[name]) for one in each)}" for name in different)
-        return Missing(f"the engines resolved different ones: {told}")
-    return each[0]
+        raise UnknownError(f"the engines resolved different ones: {'; '.join(different)}")
+    return {name: each[0] for name, each in values.items()}
 
 
-def _steady_rates(measured: Measured, steady: Window) -> dict[str, Any]:
+def _steady_rates(measured: Measured, steady: Window, notes: list[str]) -> Rates:
+    if steady.seconds <= 0:
+        raise UnknownError(_NEVER_FULL)
     lives = measured.record.lives
     output = increase(lives, lambda stats: stats.num_output_tokens, steady)
     prefill = increase(lives, lambda stats: stats.num_prompt_tokens - stats.num_cached_tokens, steady)
-    return _rates(measured, steady.seconds, output, prefill)
+    return _rates(measured, "steady", steady.seconds, output, prefill, notes)
 
 
-def _rates(measured: Measured, seconds: float, output: float, prefill: float) -> dict[str, Any]:
-    devices = measured.num_devices
-    rates: dict[str, Any] = {"seconds": seconds}
-    for name, tokens in (("output", output), ("prefill", prefill)):
-        rate = tokens / seconds if seconds else 0.0
-        rates[f"{name}_tokens_per_s"] = rate
-        rates[f"{name}_tokens_per_s_per_device"] = devices if isinstance(devices, Missing) else rate / devices
-    return rates
+def _rates(measured: Measured, path: str, seconds: float, output: float, prefill: float, notes: list[str]) -> Rates:
+    rate = output / seconds if seconds else 0.0
+    each = known(notes, f"{path}.output_tokens_per_s_per_device", lambda: rate / measured.num_devices())
+    return Rates(
+        seconds=seconds,
+        output_tokens_per_s=rate,
+        output_tokens_per_s_per_device=each,
+        prefill_tokens_per_s=prefill / seconds if seconds else 0.0,
+    )
 
 
-def spread(seconds: Sequence[float], otherwise: str) -> dict[str, Any] | Missing:
-    """The fields of ``schema.Spread``; percentiles between two values are interpolated."""
+def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
+    """Percentiles between two values are interpolated.
+
+    Raises:
+        UnknownError: there is no value; says ``otherwise``.
+    """
     if not seconds:
-        return Missing(otherwise)
+        raise UnknownError(otherwise)
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
-    return {
-        "num": len(seconds),
-        "mean": float(np.mean(seconds)),
-        "p50": p50,
-        "p90": p90,
-        "p99": p99,
-        "max": float(max(seconds)),
-    }
+    mean, most = float(np.mean(seconds)), float(max(seconds))
+    return Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
 
 
-def _latency(measured: Measured) -> dict[str, Any]:
+def _latency(measured: Measured, notes: list[str]) -> Latency:
     timings = measured.record.timings
     untold = f"engine {measured.engine} does not tell it"
     later = [timing.per_token_s for timing in timings if timing.per_token_s is not None]
-    return {
-        "queue_s": spread([timing.queue_s for timing in timings], untold),
-        "ttft_s": spread([timing.first_token_s for timing in timings], untold),
-        "tpot_s": spread(later, "no answer had a second token" if timings else untold),
-        "e2e_s": spread(measured.e2e_s, "no request was answered"),
-    }
+
+    def of(name: str, seconds: Sequence[float], otherwise: str) -> Spread | None:
+        return known(notes, f"latency.{name}", lambda: spread(seconds, otherwise))
+
+    return Latency(
+        queue_s=of("queue_s", [timing.queue_s for timing in timings], untold),
+        ttft_s=of("ttft_s", [timing.first_token_s for timing in timings], untold),
+        tpot_s=of("tpot_s", later, "no answer had a second token" if timings else untold),
+        e2e_s=of("e2e_s", measured.e2e_s, "no request was answered"),
+    )
 
 
-def _cache(measured: Measured, window: Window) -> dict[str, Any]:
-    tally, lives = measured.tally, measured.record.lives
+def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
     if measured.engine != "vllm":
-        untold = Missing(f"engine {measured.engine} does not tell it")
-        return {"prefix_hit_rate": untold, "kv_use": untold, "preemptions": untold}
-    hit_rate = tally.cached_tokens / tally.prompt_tokens if tally.prompt_tokens else Missing("no prompt was read")
-    return {
-        "prefix_hit_rate": hit_rate,
-        "kv_use": _level(level(lives, lambda stats: stats.kv_use, window)),
-        "preemptions": int(growth(lives, lambda stats: stats.num_preemptions)),
-    }
+        raise UnknownError(f"engine {measured.engine} does not tell it")
+    tally = measured.tally
+
+    def hit_rate() -> float:
+        if not tally.prompt_tokens:
+            raise UnknownError("no prompt was read")
+        return tally.cached_tokens / tally.prompt_tokens
+
+    return Cache(
+        prefix_hit_rate=known(notes, "cache.prefix_hit_rate", hit_rate),
+        kv_use=known(notes, "cache.kv_use", lambda: _level(measured, lambda stats: stats.kv_use, window)),
+        preemptions=int(growth(measured.record.lives, lambda stats: stats.num_preemptions)),
+    )
 
 
-def _level(found: tuple[float, float] | None) -> dict[str, float] | Missing:
+def _level(measured: Measured, counted: Counted, window: Window) -> Level:
+    found = level(measured.record.lives, counted, window)
     if found is None:
-        return Missing("the phase was over before an engine told of itself")
-    mean, peak = found
-    return {"mean": mean, "peak": peak}
+        raise UnknownError("the phase was over before an engine told of itself")
+    return found
 
 
-def _mfu(measured: Measured, window: Window) -> float | Missing:
-    lives: Sequence[Life] = measured.record.lives
+def _mfu(measured: Measured, window: Window) -> float:
+    """Model FLOP/s over what all devices could do: 2 per parameter and token that went through the model.
+
+    Attention itself is not counted, as in the usual approximation; long contexts therefore read a little low.
+    """
     first = measured.limits[0]
     peak = peak_flops(first.device, first.device_name, first.dtype)
+    if measured.parameters is None:
+        raise UnknownError("the number of the model's parameters is not known")
     tokens = increase(
-        lives, lambda stats: stats.num_output_tokens + stats.num_prompt_tokens - stats.num_cached_tokens, window
+        measured.record.lives,
+        lambda stats: stats.num_output_tokens + stats.num_prompt_tokens - stats.num_cached_tokens,
+        window,
     )
     rate = tokens / window.seconds if window.seconds else 0.0
-    return model_flops_use(measured.parameters, rate, measured.num_devices, peak)
+    return 2.0 * measured.parameters * rate / (peak * measured.num_devices())
 
 
-def _yield(measured: Measured, seconds: float) -> dict[str, Any]:
-    tally, devices = measured.tally, measured.num_devices
-    device_s: float | Missing = Missing("no example was accepted")
-    if isinstance(devices, Missing):
-        device_s = devices
-    elif tally.accepted:
-        device_s = devices * seconds / tally.accepted
-    return {
-        "accept_rate": tally.accepted / tally.requested,
-        "accepted_per_s": tally.accepted / seconds if seconds else 0.0,
-        "device_s_per_accepted": device_s,
-    }
+def peak_flops(device: str, device_name: str, dtype: str) -> float:
+    """Peak FLOP/s of one device in a number format, as its driver names it (``NVIDIA H100 80GB HBM3``).
+
+    Raises:
+        UnknownError: it is none of those above.
+    """
+    if device != "gpu":
+        raise UnknownError("the device is no GPU, and its peak is not known")
+    words = f" {device_name} ".replace("-", " ")
+    if " MIG " in words:
+        raise UnknownError(f"{device_name} is a part of a GPU, and its peak is not known")
+    for name, tera, formats in _PEAKS:
+        if f" {name} " in words:
+            if dtype in formats:
+                return tera * _TERA
+            raise UnknownError(f"the peak of {device_name} is known in {' and '.join(formats)}, not in {dtype}")
+    raise UnknownError(f"the peak of {device_name or 'a device without a name'} is not known")
 
 
-def _counters(measured: Measured) -> dict[str, Any]:
+def _device_s_per_accepted(measured: Measured, seconds: float) -> float:
+    devices = measured.num_devices()
+    if not measured.tally.accepted:
+        raise UnknownError("no example was accepted")
+    return devices * seconds / measured.tally.accepted
+
+
+def _counters(measured: Measured) -> Counters:
     tally, record = measured.tally, measured.record
-    told = {
-        "output": (tally.output_tokens, growth(record.lives, lambda stats: stats.num_output_tokens)),
-        "prompt": (tally.prompt_tokens, growth(record.lives, lambda stats: stats.num_prompt_tokens)),
-    }
-    again = {"output": record.again_output_tokens, "prompt": record.again_prompt_tokens}
-    counters: dict[str, Any] = {}
-    for name, (pool, engine) in told.items():
-        counters[f"pool_{name}_tokens"] = pool
-        counters[f"engine_{name}_tokens"] = int(engine)
-        counters[f"again_{name}_tokens"] = again[name]
-        counters[f"{name}_difference"] = difference(pool, engine, again[name])
-    return counters
+
+    def count(pool: int, again: int, counted: Counted) -> Count:
+        engine = int(growth(record.lives, counted))
+        return Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
+
+    return Counters(
+        output=count(tally.output_tokens, record.again_output_tokens, lambda stats: stats.num_output_tokens),
+        prompt=count(tally.prompt_tokens, record.again_prompt_tokens, lambda stats: stats.num_prompt_tokens),
+    )
 
 
 def difference(pool: float, engine: float, again: float) -> float:
@@ -223,18 +311,73 @@ def difference(pool: float, engine: float, again: float) -> float:
     return (engine - pool) / max(1.0, pool)
 
 
-def _validity(measured: Measured, steady: Window, counters: dict[str, Any]) -> dict[str, Any]:
+def _validity(measured: Measured, steady: Window, counters: Counters) -> Validity:
     tally = measured.tally
     error_rate = sum(tally.failed.values()) / tally.requested
-    differences = (counters["output_difference"], counters["prompt_difference"])
     first_readings = [life.readings[0][1] for life in measured.record.lives if life.readings]
-    return {
-        "real_engine": measured.engine != "fake",
-        "warmed_up": all(stats.num_output_tokens > 0 for stats in first_readings),
-        "long_enough": steady.seconds >= measured.min_seconds,
-        "errors_rare": error_rate <= MAX_ERROR_RATE,
-        "no_restarts": not measured.restarts,
-        "counters_agree": all(abs(value) <= TOLERANCE for value in differences),
-        "error_rate": error_rate,
-        "restarts": measured.restarts,
-    }
+    return Validity(
+        real_engine=measured.engine != "fake",
+        warmed_up=all(stats.num_output_tokens > 0 for stats in first_readings),
+        long_enough=steady.seconds >= measured.min_seconds,
+        errors_rare=error_rate <= MAX_ERROR_RATE,
+        no_restarts=not measured.restarts,
+        counters_agree=max(abs(counters.output.difference), abs(counters.prompt.difference)) <= TOLERANCE,
+        error_rate=error_rate,
+        restarts=measured.restarts,
+    )
+
+
+# -- all cells together --------------------------------------------------------------------------------------------
+
+
+def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> tuple[Scaling, ...] | None:
+    """Each engine count against the smallest: strong scaling (the same requests) and weak (the same for each engine).
+
+    Some ``cells`` of the sweep may still be missing. Seconds decide over strong scaling, and output tokens per second
+    over weak scaling, both of the whole phase: its tail is what more engines make worse.
+    """
+    if len(sweep.engines) < 2:
+        notes.append("scaling: one engine count was swept; --engines 1,2 compares two")
+        return None
+    larger = [engines for engines in sweep.engines if engines != sweep.base_engines]
+    combinations = itertools.product(larger, sweep.max_num_seqs, sweep.prompts)
+    return tuple(
+        _scaling(sweep, cells, combination, f"scaling.{place}", notes) for place, combination in enumerate(combinations)
+    )
+
+
+def _scaling(
+    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
+) -> Scaling:
+    engines, limit, prompts = combination
+    base = sweep.base_engines
+    first: Key = (base, limit, prompts, sweep.requests)
+    same: Key = (engines, limit, prompts, sweep.requests)
+    more: Key = (engines, limit, prompts, sweep.weak_requests(engines))
+
+    def strong() -> float:
+        return _ratio(cells, first, same, lambda rates: rates.seconds)
+
+    def weak() -> float:
+        return _ratio(cells, more, first, lambda rates: rates.output_tokens_per_s)
+
+    return Scaling(
+        engines=engines,
+        base_engines=base,
+        max_num_seqs=limit,
+        prompts=prompts,
+        strong_speedup=known(notes, f"{path}.strong_speedup", strong),
+        strong_efficiency=known(notes, f"{path}.strong_efficiency", lambda: strong() * base / engines),
+        weak_efficiency=known(notes, f"{path}.weak_efficiency", lambda: weak() * base / engines),
+    )
+
+
+def _ratio(cells: Sequence[CellProfile], above: Key, below: Key, figure: Callable[[Rates], float]) -> float:
+    """Of the medians over the repeats of two cells."""
+    values = [[figure(cell.whole) for cell in cells if cell.key == key] for key in (above, below)]
+    if not all(values):
+        raise UnknownError("its cells were not measured")
+    first, second = map(statistics.median, values)
+    if not second:
+        raise UnknownError("nothing was measured there")
+    return first / second

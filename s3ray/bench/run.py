@@ -4,23 +4,19 @@ Each cell has a pool of its own, as a run would start it. What is measured is wh
 the pool, parsing in the actors, and curation in the driver. Only the journal is not written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from rich.console import Console
 
-from s3ray.bench.about import About, identity_tree
-from s3ray.bench.files import PROFILE, write_profile
-from s3ray.bench.measures import MAX_ERROR_RATE, TOLERANCE, Measured, cell_tree, work_of
-from s3ray.bench.parameters import count_parameters
+from s3ray.bench.about import count_parameters, identity_of
+from s3ray.bench.compare import profile_table
+from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
 from s3ray.bench.pool import MeasuredPool
-from s3ray.bench.prompts import PromptSource, known_prompts, split
-from s3ray.bench.scaling import scaling_tree
-from s3ray.bench.schema import CellProfile, Missing, Profile, make_profile
-from s3ray.bench.sweep import Cell, Sweep, make_sweep
-from s3ray.bench.table import profile_table
+from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
+from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.books import Tally
 from s3ray.cluster import connect, join_running, local_facts, node_facts
 from s3ray.collector import collect_rarely
@@ -41,20 +37,8 @@ from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
 from s3ray.verification import VerdictJudge, verdict_stage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line says; None: the job decides."""
-
-    engines: str | None
-    max_num_seqs: str | None
-    prompts: str | None
-    requests: int | None
-    repeats: int
-    min_seconds: float
-
-
 def bench_job(config: RunConfig, where: str, folder: str, console: Console, options: Options) -> None:
-    """Measure a job's generation and write profile.json and profile.csv into ``folder``; print the table.
+    """Measure a job's generation and write profile.json into ``folder``; print the table.
 
     Raises:
         InputError: job or options are wrong, or something does not fit; nothing was started and nothing written.
@@ -64,23 +48,14 @@ def bench_job(config: RunConfig, where: str, folder: str, console: Console, opti
     if not config.generates:
         hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
         raise InputError("has nothing to measure", where=where, field="strategy.name", value="gold", hint=hint)
-    known = known_prompts(config, job.task, job.gold)
-    sweep = make_sweep(
-        config,
-        known,
-        engines=options.engines,
-        max_num_seqs=options.max_num_seqs,
-        prompts=options.prompts,
-        requests=options.requests,
-        repeats=options.repeats,
-    )
+    sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
     try:
         joined = join_running(config.cluster.address, where)
         plan = _check_cells(job, sweep, node_facts() if joined else local_facts(), where)
         console.print(joined or connect(config.cluster.address, where), style="dim", highlight=False)
         log_from(run=config.name, phase="start")
-        profiler = Profiler(job, where, sweep, options.min_seconds, store, console, plan)
+        profiler = Profiler(job, where, sweep, store, console, plan)
         profile = profiler.run(node_facts())
     finally:
         ray.shutdown()
@@ -101,7 +76,7 @@ def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts], where: str)
     """Place every engine count of the sweep; returns one of the plans, whose device is that of all."""
     plans = [
         check_placement(replace(job, config=cell.config(job.config)), nodes, where)[1]
-        for cell in {cell.engines: cell for cell in sweep.cells()}.values()
+        for cell in {cell.engines: cell for cell in cells_of(sweep)}.values()
     ]
     return plans[0]
 
@@ -128,31 +103,26 @@ class _Told:
 class Profiler:
     """Measures cell after cell; what they have in common is made once."""
 
-    def __init__(
-        self, job: Job, where: str, sweep: Sweep, min_seconds: float, store: RunStore, console: Console, plan: Plan
-    ) -> None:
+    def __init__(self, job: Job, where: str, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
         self._job = job
         self._where = where
         self._sweep = sweep
-        self._min_seconds = min_seconds
         self._store = store
         self._console = console
         self._requests: dict[str, list[GenerationRequest]] = {}
         self._calibration: Calibration | None = None
-        self._cells: list[dict[str, Any]] = []
+        self._cells: list[CellProfile] = []
+        self._notes: list[str] = []
+        self._device = plan.device
+        self._parameters: int | None = None
         model = job.config.generator.model
-        is_local = job.config.generator.engine == "vllm"
-        self._parameters = count_parameters(model) if is_local else Missing("no weights are loaded here")
-        devices = per_engine(job.config.model_dump())
-        self._devices = Missing("nobody knows an endpoint's devices") if devices is None else devices
-        self._about = About(
-            config=job.config,
-            task=job.task.name,
-            fingerprint=job.fingerprint,
-            device=plan.device,
-            parameters=self._parameters,
-            devices_per_engine=self._devices,
-        )
+        if job.config.generator.engine == "vllm":
+            self._parameters = known(self._notes, "identity.parameters", lambda: count_parameters(model))
+        else:
+            self._notes.append("identity.parameters: no weights are loaded here")
+        self._devices = per_engine(job.config.model_dump())
+        if self._devices is None:
+            self._notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def run(self, nodes: Sequence[NodeFacts]) -> Profile:
         """All cells; the profile is on disk after each of them.
@@ -161,33 +131,46 @@ class Profiler:
             RunError: a cell could not be measured.
         """
         collect_rarely()
-        cells = self._sweep.cells()
-        profile = None
+        cells, profile = cells_of(self._sweep), None
         for number, cell in enumerate(cells, start=1):
             self._console.print(f"cell {number} of {len(cells)}: {cell.in_words()}", style="dim", highlight=False)
             try:
-                tree, limits = self._measure(cell, nodes)
+                measured = self._measure(cell, nodes)
             except RunError as error:
                 done = f"The {number - 1} cells before it are in {self._store.url(PROFILE)}." if number > 1 else ""
                 raise type(error)(error.problem, f"{error.hint}\n  {done}".strip()) from error
-            self._cells.append(tree)
-            profile = make_profile(
-                {
-                    "complete": number == len(cells),
-                    "identity": identity_tree(self._about, nodes, limits),
-                    "settings": self._settings(),
-                    "cells": self._cells,
-                    "scaling": scaling_tree(self._sweep, self._cells),
-                }
-            )
+            notes: list[str] = []
+            self._cells.append(cell_profile(measured, notes))
+            self._notes += [f"cells.{number - 1}.{note}" for note in notes]
+            profile = self._profile(nodes, measured.limits, is_complete=number == len(cells))
             write_profile(self._store, profile)
             self._console.print(_line(profile.cells[-1]), style="dim", highlight=False, markup=False)
         assert profile is not None, "a sweep has a cell"
         return profile
 
+    def _profile(self, nodes: Sequence[NodeFacts], limits: Sequence[EngineLimits], *, is_complete: bool) -> Profile:
+        """The cells so far; ``limits`` are those of the last one's engines."""
+        notes = list(self._notes)
+        return Profile(
+            complete=is_complete,
+            identity=identity_of(
+                self._job,
+                nodes,
+                limits,
+                notes,
+                device=self._device,
+                parameters=self._parameters,
+                devices_per_engine=self._devices,
+            ),
+            settings=self._sweep,
+            cells=tuple(self._cells),
+            scaling=scaling_of(self._sweep, self._cells, notes),
+            notes=tuple(notes),
+        )
+
     # -- one cell --------------------------------------------------------------------------------------------------
 
-    def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> tuple[dict[str, Any], list[EngineLimits]]:
+    def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes, self._where)
         told = _Told(self._console)
@@ -202,28 +185,26 @@ class Profiler:
             pool.end_phase()
         finally:
             pool.close()
-        limits = list(told.limits.values())
-        found = Measured(
+        return Measured(
             cell=cell,
             engine=job.config.generator.engine,
             record=record,
             tally=tally,
             e2e_s=e2e_s,
-            limits=limits,
+            limits=list(told.limits.values()),
             starts_s=told.starts_s,
             restarts=told.restarts,
             work=work_of(measured),
             parameters=self._parameters,
             devices_per_engine=self._devices,
-            min_seconds=self._min_seconds,
+            min_seconds=self._sweep.min_seconds,
         )
-        return cell_tree(found), limits
 
     def _prepare(self, pool: MeasuredPool) -> None:
         """What a run's first stages leave behind, written by the first pool and used by all: notes and calibration."""
         if self._requests:
             return
-        job, total = self._job, max(cell.requests + cell.num_warm_up for cell in self._sweep.cells())
+        job, total = self._job, max(cell.requests + cell.num_warm_up for cell in cells_of(self._sweep))
         for name in self._sweep.prompts:
             fingerprint = job.requests["seed" if name == "seed" else "later"]
             source = PromptSource(name, job.config, job.task, job.gold, fingerprint, total)
@@ -255,28 +236,13 @@ class Profiler:
         _run_stage(pool, StagePlan(name="bench", requests=iter(requests)), judge, book)
         return tally, seconds
 
-    # -- what is said of all ---------------------------------------------------------------------------------------
-
-    def _settings(self) -> dict[str, Any]:
-        sweep = self._sweep
-        return {
-            "engines": list(sweep.engines),
-            "max_num_seqs": list(sweep.max_num_seqs),
-            "prompts": list(sweep.prompts),
-            "requests": sweep.requests,
-            "repeats": sweep.repeats,
-            "min_seconds": self._min_seconds,
-            "max_error_rate": MAX_ERROR_RATE,
-            "tolerance": TOLERANCE,
-        }
-
 
 def _calibrates(job: Job) -> bool:
     curation = job.config.curation
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, book: Any) -> None:
+def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, book: Callable[[Verdict], None]) -> None:
     stage = Stage(plan, judge, book)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))

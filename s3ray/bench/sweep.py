@@ -1,10 +1,29 @@
-"""What is measured: the cells of a sweep, from the command line and the job. Pure."""
+"""What is measured: the cells of a sweep, and the requests that each of them answers. Pure.
 
-from collections.abc import Sequence
+The requests are those that the job's own strategy makes, without a student to make mistakes. What a student would tell
+is stood in for: gold rows are the mistakes, with another label or answer as the wrong one, and a random view of gold
+takes the place of the student's. Prompts then have the words and the length of a run's; which rows they show has no
+meaning.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from s3ray.bench.profile import Sweep
 from s3ray.config import RunConfig
 from s3ray.errors import InputError
+from s3ray.methods import StrategyConfig
+from s3ray.mistakes import Mistakes
+from s3ray.probes import Probes
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import RoundContext, Strategy
+from s3ray.tasks import Task
+from s3ray.tasks.gold import GoldSplit
+from s3ray.types import Example, GenerationRequest, Mistake
 
 SEED, EXTRAPOLATE = "seed", "extrapolate"
 PROMPTS = (SEED, EXTRAPOLATE)
@@ -12,6 +31,21 @@ PROMPTS = (SEED, EXTRAPOLATE)
 _WAVES = 8
 """Requests by default: so many times what the largest cell decodes at once, so that batches are mostly full."""
 _LEAST_REQUESTS = 256
+VARIANTS = 4
+"""Requests for each gold row, at least: they share the row, and so a prefix, as the variants of a mistake do."""
+_WIDTH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says; None: the job decides."""
+
+    engines: str | None = None
+    max_num_seqs: str | None = None
+    prompts: str | None = None
+    requests: int | None = None
+    repeats: int = 1
+    min_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,66 +74,42 @@ class Cell:
         return f"{engines} x {self.max_num_seqs} sequences, {self.requests} {self.prompts} requests"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """All engine counts with all limits and all sets of prompts, ``repeats`` times.
-
-    Every cell has ``requests`` requests (strong scaling). Where several engine counts are swept, each larger one is
-    also measured with so many more requests as it has more engines than the smallest (weak scaling).
-    """
-
-    engines: tuple[int, ...]
-    max_num_seqs: tuple[int, ...]
-    prompts: tuple[str, ...]
-    requests: int
-    repeats: int
-
-    @property
-    def base_engines(self) -> int:
-        """The smallest engine count, to which the others are compared."""
-        return min(self.engines)
-
-    def weak_requests(self, engines: int) -> int:
-        """As many for each engine as the smallest engine count has."""
-        return self.requests * engines // self.base_engines
-
-    def cells(self) -> list[Cell]:
-        """In the order in which they are measured: whole sweeps one after the other, so that drift hits all alike."""
-        return [
-            Cell(engines=engines, max_num_seqs=limit, prompts=prompts, requests=requests, repeat=repeat)
-            for repeat in range(self.repeats)
-            for engines in self.engines
-            for limit in self.max_num_seqs
-            for prompts in self.prompts
-            for requests in sorted({self.requests, self.weak_requests(engines)})
-        ]
+def cells_of(sweep: Sweep) -> list[Cell]:
+    """In the order in which they are measured: whole sweeps one after the other, so that drift hits all alike."""
+    return [
+        Cell(engines=engines, max_num_seqs=limit, prompts=prompts, requests=requests, repeat=repeat)
+        for repeat in range(sweep.repeats)
+        for engines in sweep.engines
+        for limit in sweep.max_num_seqs
+        for prompts in sweep.prompts
+        for requests in sorted({sweep.requests, sweep.weak_requests(engines)})
+    ]
 
 
-def make_sweep(
-    config: RunConfig,
-    known: Sequence[str],
-    *,
-    engines: str | None,
-    max_num_seqs: str | None,
-    prompts: str | None,
-    requests: int | None,
-    repeats: int,
-) -> Sweep:
-    """Read the command line; what it leaves out comes from the job. ``known`` are the sets that the strategy writes.
+def make_sweep(config: RunConfig, known: Sequence[str], options: Options) -> Sweep:
+    """What the options ask for. ``known`` are the sets of prompts that the job's strategy writes.
 
     Raises:
         InputError: a list is wrong, or a limit does not fit the job's other ones.
     """
     generator = config.generator
-    counts = read_numbers(engines, "--engines") if engines is not None else (generator.engines,)
-    limits = read_numbers(max_num_seqs, "--max-num-seqs") if max_num_seqs is not None else (generator.max_num_seqs,)
+    counts = read_numbers(str(generator.engines) if options.engines is None else options.engines, "--engines")
+    asked = options.max_num_seqs
+    limits = read_numbers(str(generator.max_num_seqs) if asked is None else asked, "--max-num-seqs")
     most = generator.max_num_batched_tokens
     if generator.engine == "vllm" and max(limits) > most:
         hint = f"An engine step holds {most} tokens (generator.max_num_batched_tokens), one for each sequence at least."
         raise InputError("is more than a step can hold", where="--max-num-seqs", value=str(max(limits)), hint=hint)
-    names = _read_names(prompts, known, config.strategy.name) if prompts is not None else tuple(known)
-    default = max(_LEAST_REQUESTS, _WAVES * max(counts) * max(limits))
-    return Sweep(engines=counts, max_num_seqs=limits, prompts=names, requests=requests or default, repeats=repeats)
+    names = tuple(known) if options.prompts is None else _read_names(options.prompts, known, config.strategy.name)
+    requests = options.requests or max(_LEAST_REQUESTS, _WAVES * max(counts) * max(limits))
+    return Sweep(
+        engines=counts,
+        max_num_seqs=limits,
+        prompts=names,
+        requests=requests,
+        repeats=options.repeats,
+        min_seconds=options.min_seconds,
+    )
 
 
 def read_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -130,3 +140,81 @@ def _read_names(text: str, known: Sequence[str], strategy: str) -> tuple[str, ..
     if len(set(names)) < len(names):
         raise InputError("names a set twice", where="--prompts", value=repr(text), hint="--repeat measures again.")
     return tuple(name for name in PROMPTS if name in names)
+
+
+class PromptSource:
+    """Makes one set of prompts of a job, up to ``total`` requests; any first part of them is the same for all cells."""
+
+    def __init__(self, name: str, config: RunConfig, task: Task, gold: GoldSplit, fingerprint: str, total: int) -> None:
+        """``fingerprint`` makes the request ids, as in a run (``preflight.Job.requests``)."""
+        self.name = name
+        self._total = total
+        rows = gold.extrapolate
+        each = max(VARIANTS, config.strategy.per_mistake, math.ceil(total / len(rows)))
+        parents = rows[: math.ceil(total / each)]
+        is_seed = name == SEED
+        self.strategy = make_strategy(config.strategy if is_seed else _enough(config.strategy, total, each))
+        is_first = is_seed or self.strategy.last_round == 0
+        self.context = RoundContext(
+            round=0 if is_first else 1,
+            task=task,
+            gold=parents if is_first and not is_seed else rows,  # goldgen imitates whatever gold there is
+            contexts=gold.contexts,
+            mistakes=Mistakes([_as_mistake(row, task) for row in parents]),
+            prompts=task.note_prompts(config.generator.prompt_form),
+            probes=lambda _: _random_view(rows, task),
+            synthetic=lambda: rows,
+            fingerprint=fingerprint,
+            seed=config.seed,
+        )
+
+    def requests(self, context: RoundContext) -> list[GenerationRequest]:
+        """``total`` of them; fewer, even none, where the strategy makes no more. ``context`` has the round's notes."""
+        found = _stage_of(self.strategy, context, self.name)
+        return list(itertools.islice(found, self._total))
+
+
+def known_prompts(config: RunConfig, task: Task, gold: GoldSplit) -> list[str]:
+    """The sets that the job's strategy writes."""
+    sources = [PromptSource(name, config, task, gold, "", 1) for name in PROMPTS]
+    return [source.name for source in sources if source.requests(source.context)]
+
+
+def split(
+    requests: list[GenerationRequest], num: int, num_warm_up: int
+) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
+    """The first ``num``, which are measured, and those after them, which warm the engines up."""
+    warm_up = requests[num : num + num_warm_up]
+    return requests[:num], [request._replace(index=place) for place, request in enumerate(warm_up)]
+
+
+def _enough(config: StrategyConfig, total: int, each: int) -> StrategyConfig:
+    """The strategy's settings with enough rows to write; from mistakes, so many for each."""
+    is_by_mistake = config.name in ("s3", "s3plus", "transfer", "llm2llm")
+    rows = None if is_by_mistake else config.seed_examples + total
+    return config.model_copy(update={"rows": rows, "per_mistake": each})
+
+
+def _stage_of(strategy: Strategy, context: RoundContext, name: str) -> Iterator[GenerationRequest]:
+    """The requests of the first stage whose prompts are of this set."""
+    for plan in strategy.example_stages(context):
+        first = next(plan.requests, None)
+        if first is not None and first.template == name:
+            return itertools.chain([first], plan.requests)
+    return iter(())
+
+
+def _as_mistake(row: Example, task: Task) -> Mistake:
+    wrong = next((label for label in task.labels if label != row.label), None)
+    return Mistake(example=row, predicted=wrong or row.answers[0].text, confidence=0.5)
+
+
+def _random_view(rows: tuple[Example, ...], task: Task) -> Probes:
+    draw = np.random.default_rng(0)
+    return Probes(
+        ids=[row.id for row in rows],
+        predicted=[row.label or row.answers[0].text for row in rows],
+        target_probability=np.full(len(rows), 0.5),
+        probabilities=draw.dirichlet(np.ones(max(1, len(task.labels))), len(rows)),
+        features=draw.normal(size=(len(rows), _WIDTH)).astype(np.float32),
+    )

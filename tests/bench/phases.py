@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from s3ray.bench.measures import Measured, cell_tree
+from s3ray.bench.measures import Measured, cell_profile
+from s3ray.bench.profile import Identity, Profile, Sweep
 from s3ray.bench.record import Life, PhaseRecord
-from s3ray.bench.schema import Missing, Profile, make_profile
 from s3ray.bench.sweep import Cell
 from s3ray.books import Tally
 from s3ray.generator.engines.base import Timing
@@ -102,52 +102,42 @@ def measured(**changes: Any) -> Measured:
     return Measured(**(told | changes))
 
 
-def profile_tree(*cells: Measured, **changes: Any) -> dict[str, Any]:
-    """A profile as the command makes it, before ``make_profile``."""
-    identity: dict[str, Any] = {
-        "job": "job",
-        "task": "review_sentences",
-        "strategy": "s3",
-        "fingerprint": "f" * 16,
-        "engine": "vllm",
-        "model": {"name": "org/model", "dtype": "bfloat16", "parameters": 1_000_000_000},
-        "prompt_form": "completion",
-        "sampling": {"temperature": 0.9, "top_p": 0.9, "max_tokens": 64},
-        "tensor_parallel": 1,
-        "pipeline_parallel": 1,
-        "machine": {
-            "summary": "1 node, 16 CPU cores, 2 GPUs (H100)",
-            "nodes": 1,
-            "cpus": 16,
-            "gpus": 2,
-            "device": "gpu",
-            "device_name": "NVIDIA H100 80GB HBM3",
-            "devices_per_engine": 1.0,
-        },
-        "versions": {"s3ray": "0.1.0", "python": "3.11.9", "ray": "2.60.0", "torch": "2.13.0", "vllm": "0.32.0"},
-        "commit": "abc1234",
-        "command": "s3ray bench job.yaml",
-        "created": "2026-01-01T00:00:00+00:00",
-    }
-    tree: dict[str, Any] = {
-        "complete": True,
-        "identity": identity | changes.pop("identity", {}),
-        "settings": {
-            "engines": [2],
-            "max_num_seqs": [8],
-            "prompts": ["seed"],
-            "requests": 200,
-            "repeats": 1,
-            "min_seconds": 10.0,
-            "max_error_rate": 0.01,
-            "tolerance": 0.02,
-        },
-        "cells": [cell_tree(cell) for cell in cells or (measured(),)],
-        "scaling": Missing("one engine count was swept"),
-    }
-    return tree | changes
+IDENTITY = Identity(
+    job="job",
+    task="review_sentences",
+    strategy="s3",
+    fingerprint="f" * 16,
+    engine="vllm",
+    model="org/model",
+    dtype="bfloat16",
+    parameters=1_000_000_000,
+    prompt_form="completion",
+    sampling={"temperature": 0.9, "top_p": 0.9, "max_tokens": 64},
+    tensor_parallel=1,
+    pipeline_parallel=1,
+    cluster="1 node, 16 CPU cores, 2 GPUs (H100)",
+    nodes=1,
+    cpus=16,
+    gpus=2,
+    device="gpu",
+    device_name="NVIDIA H100 80GB HBM3",
+    devices_per_engine=1.0,
+    versions={"s3ray": "0.1.0", "python": "3.11.9", "ray": "2.60.0", "torch": "2.13.0", "vllm": "0.32.0"},
+    commit="abc1234",
+    command="s3ray bench job.yaml",
+    created="2026-01-01T00:00:00+00:00",
+)
+SWEEP = Sweep(engines=(2,), max_num_seqs=(8,), prompts=("seed",), requests=200, repeats=1, min_seconds=10.0)
 
 
-def profile(*cells: Measured, **changes: Any) -> Profile:
-    """A valid profile."""
-    return make_profile(profile_tree(*cells, **changes))
+def profile(*cells: Measured, identity: Identity = IDENTITY) -> Profile:
+    """A profile as the command makes it."""
+    notes = ["scaling: one engine count was swept"]
+    made = []
+    for place, cell in enumerate(cells or (measured(),)):
+        of_cell: list[str] = []
+        made.append(cell_profile(cell, of_cell))
+        notes += [f"cells.{place}.{note}" for note in of_cell]
+    return Profile(
+        complete=True, identity=identity, settings=SWEEP, cells=tuple(made), scaling=None, notes=tuple(notes)
+    )

@@ -1,17 +1,20 @@
-"""Two profiles: cells matched, ratios beside their spread, and why two cannot be compared."""
+"""Two profiles: cells matched, ratios beside their spread, and why two cannot be compared; and the table of one."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from s3ray.bench.compare import CellComparison, compare_profiles
+from s3ray.bench.compare import CellComparison, compare_profiles, profile_table
 from s3ray.bench.measures import Measured
-from s3ray.bench.schema import Missing, Profile
+from s3ray.bench.profile import Profile, to_plain
 from s3ray.bench.sweep import Cell
-from tests.bench.phases import limits, measured, profile, tally
+from s3ray.errors import InputError
+from tests.bench.phases import IDENTITY, limits, measured, profile, tally, two_engines
 from tests.test_cli import refused, s3ray
 
 
@@ -60,17 +63,17 @@ def test_only_cells_that_both_have_are_compared() -> None:
 
 
 def test_figures_that_one_lacks_are_left_out() -> None:
-    unknown = profile(*repeats(2250, devices_per_engine=Missing("unknown")))
+    unknown = profile(*repeats(2250, devices_per_engine=None))
     figures = [ratio.figure for ratio in only(unknown, unknown).ratios]
-    assert "yield.accepted_per_s" in figures
-    assert "yield.device_s_per_accepted" not in figures
+    assert "accepted_per_s" in figures
+    assert "device_s_per_accepted" not in figures
 
 
 @pytest.mark.parametrize(
     ("identity", "says"),
     [
-        ({"model": {"name": "org/other", "dtype": "bfloat16", "parameters": 1}}, "model.name 'org/model', 'org/other'"),
-        ({"model": {"name": "org/model", "dtype": "float16", "parameters": 1}}, "model.dtype"),
+        ({"model": "org/other", "parameters": 1}, "model 'org/model', 'org/other'"),
+        ({"dtype": "float16", "parameters": 1}, "dtype 'bfloat16', 'float16'"),
         ({"engine": "openai"}, "engine 'vllm', 'openai'"),
         ({"tensor_parallel": 2}, "tensor_parallel 1, 2"),
         ({"task": "imdb"}, "task"),
@@ -78,23 +81,19 @@ def test_figures_that_one_lacks_are_left_out() -> None:
     ],
 )
 def test_measurements_of_different_things_are_refused(identity: dict[str, Any], says: str) -> None:
-    from s3ray.errors import InputError
-
     with pytest.raises(InputError, match="cannot be compared") as refusal:
-        compare_profiles(profile(), profile(identity=identity))
+        compare_profiles(profile(), profile(identity=replace(IDENTITY, **identity)))
     assert says in str(refusal.value)
 
 
 def on_machine(**changes: Any) -> Profile:
-    return profile(identity={"machine": profile().plain()["identity"]["machine"] | changes})
+    return profile(identity=replace(IDENTITY, **changes))
 
 
 def test_another_device_is_another_thing_and_so_is_another_number_of_cores() -> None:
-    from s3ray.errors import InputError
-
-    with pytest.raises(InputError, match=r"machine\.device_name 'NVIDIA H100 80GB HBM3', 'NVIDIA A100'"):
+    with pytest.raises(InputError, match=r"device_name 'NVIDIA H100 80GB HBM3', 'NVIDIA A100'"):
         compare_profiles(profile(), on_machine(device_name="NVIDIA A100"))
-    with pytest.raises(InputError, match=r"machine\.cpus 2, 4"):
+    with pytest.raises(InputError, match="cpus 2, 4"):
         compare_profiles(on_machine(device="cpu", cpus=2), on_machine(device="cpu", cpus=4))
     assert compare_profiles(profile(), on_machine(cpus=128)), "beside GPUs the cores do not decide"
 
@@ -106,8 +105,6 @@ def test_cells_whose_engines_resolved_other_limits_are_not_compared() -> None:
 
 
 def test_profiles_without_a_common_cell_are_refused() -> None:
-    from s3ray.errors import InputError
-
     with pytest.raises(InputError, match="no cell in common"):
         compare_profiles(profile(), profile(*repeats(1000, prompts="extrapolate")))
 
@@ -122,7 +119,7 @@ def test_the_command_prints_the_ratios(
 ) -> None:
     for name, tokens in (("old", 1000), ("new", 1500)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "profile.json").write_text(json.dumps(profile(*repeats(tokens)).plain()))
+        (tmp_path / name / "profile.json").write_text(json.dumps(to_plain(profile(*repeats(tokens)))))
     folder, file = tmp_path / "old", tmp_path / "new" / "profile.json"
     assert s3ray(monkeypatch, "bench-compare", str(folder), str(file)) == 0
     text = capsys.readouterr().out
@@ -144,8 +141,12 @@ def test_the_command_prints_the_ratios(
         ("not json", ["cannot be read"]),
         ("[]", ["is not a profile"]),
         ('{"schema": 1}', ["is not a profile"]),
-        ('{"schema": 2, "identity": {}, "cells": []}', ["schema", "got 2", "which this version reads"]),
-        ('{"schema": 1, "identity": {}, "cells": []}', ["complete", "is not a profile"]),
+        (
+            '{"schema": 1, "identity": {}, "cells": []}',
+            ["schema", "got 1", "2, which this version reads", "Measure again"],
+        ),
+        ('{"schema": 3, "identity": {}, "cells": []}', ["schema", "got 3", "which this version reads"]),
+        ('{"schema": 2, "identity": {}, "cells": []}', ["complete", "is not a profile"]),
     ],
 )
 def test_files_that_are_no_profiles_end_with_code_2(
@@ -155,8 +156,37 @@ def test_files_that_are_no_profiles_end_with_code_2(
     content: str | None,
     says: list[str],
 ) -> None:
-    (tmp_path / "good.json").write_text(json.dumps(profile().plain()))
+    (tmp_path / "good.json").write_text(json.dumps(to_plain(profile())))
     if content is not None:
         (tmp_path / "bad.json").write_text(content)
     names = [str(tmp_path / name) for name in ("good.json", "bad.json")]
     refused(monkeypatch, capsys, "bench-compare", *names, says=["bad.json", *says])
+
+
+def shown(*cells: object) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(profile_table(profile(*cells)))  # type: ignore[arg-type]
+    return console.export_text()
+
+
+def test_the_table_marks_cells_that_are_not_valid() -> None:
+    record = two_engines()
+    record.dry_at = record.started_at
+    text = shown(measured(), measured(record=record, restarts=1))
+    (good, bad) = (line for line in text.splitlines() if line.split()[:3] == ["2", "8", "seed"])
+    assert not good.rstrip().endswith("!")
+    assert bad.rstrip().endswith("!")
+    assert "not long_enough, not no_restarts" in text
+    assert "93.8" in good
+    assert "fake engine" not in text
+
+
+def test_large_numbers_fit_into_the_table() -> None:
+    many = Cell(engines=128, max_num_seqs=1024, prompts="extrapolate", requests=1_048_576, repeat=0)
+    text = shown(measured(cell=many, tally=tally(output_tokens=10**8, prompt_tokens=10**8, accepted=10**6)))
+    assert "1048576" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+
+
+def test_the_table_says_what_a_fake_engine_s_speeds_are_worth() -> None:
+    assert "its speeds mean nothing" in shown(measured(engine="fake"))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.bench.files import read_profile
-from s3ray.bench.schema import Profile
+from s3ray.bench.profile import Profile, read_profile
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray]
 
@@ -36,9 +35,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Profile:
 
 
 def test_only_what_a_cpu_cannot_give_is_missing(made: Profile) -> None:
-    assert set(made.reasons) == {"scaling", "cells.0.mfu"}
-    assert "no GPU" in made.reasons["cells.0.mfu"]
-    assert made.identity.model.parameters == 134_515_008
+    why = dict(note.split(": ", 1) for note in made.notes)
+    assert set(why) == {"scaling", "cells.0.mfu"}
+    assert "no GPU" in why["cells.0.mfu"]
+    assert made.identity.parameters == 134_515_008
     (cell,) = made.cells
     assert cell.validity.false == []
     assert cell.volumes.accepted > 0
@@ -47,12 +47,12 @@ def test_only_what_a_cpu_cannot_give_is_missing(made: Profile) -> None:
 def test_tokens_agree_with_the_engine_s_own_counters(made: Profile) -> None:
     (cell,) = made.cells
     counters, whole, steady = cell.counters, cell.whole, cell.steady
-    assert counters.again_output_tokens == 0, "with one engine nothing is answered twice"
-    by_engine = counters.engine_output_tokens / whole.seconds
+    assert counters.output.again == 0, "with one engine nothing is answered twice"
+    by_engine = counters.output.engine / whole.seconds
     assert whole.output_tokens_per_s == pytest.approx(by_engine, rel=0.02)
-    assert counters.pool_prompt_tokens == pytest.approx(counters.engine_prompt_tokens, rel=0.02)
+    assert counters.prompt.pool == pytest.approx(counters.prompt.engine, rel=0.02)
     assert steady is not None
-    assert steady.output_tokens_per_s * steady.seconds <= 1.02 * counters.engine_output_tokens
+    assert steady.output_tokens_per_s * steady.seconds <= 1.02 * counters.output.engine
 
 
 def test_latencies_are_nested_and_shares_are_whole(made: Profile) -> None:
@@ -67,6 +67,7 @@ def test_latencies_are_nested_and_shares_are_whole(made: Profile) -> None:
     assert 0 < latency.tpot_s.p50 < latency.e2e_s.p50
     assert shares.busy + shares.bubble + shares.tail + shares.down == pytest.approx(1)
     assert shares.busy > 0.8
+    assert cell.cache is not None
     assert cell.cache.kv_use is not None
     assert 0 < cell.cache.kv_use.peak <= 1
     assert cell.running is not None
