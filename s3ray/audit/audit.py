@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from s3ray import __version__
-from s3ray.audit import labels, measures
-from s3ray.audit.checker import Checked, check
-from s3ray.audit.copies import NEAR, NUM_COMPARED, copies_of, copies_within, distinct_2, self_bleu, similarity
-from s3ray.audit.embed import embed
+from s3ray.audit import measures
+from s3ray.audit.checker import Checked, check, embed
 from s3ray.audit.findings import find
 from s3ray.config import RunConfig
 from s3ray.dataset import examples_from_table
@@ -156,11 +154,12 @@ def _look(
     test_points = points[len(texts) + len(gold) :]
     return _Looked(
         sample=sample,
-        exact=[copied is not None for copied in copies_within(all_texts, all_scopes, None)],
-        near=[copied is not None for copied in copies_within(texts, scopes, NEAR)],
-        gold_parts=copies_of(texts, {part: _texts(task, rows.gold[part]) for part in _PARTS}, NEAR),
+        exact=[copied is not None for copied in measures.copies_within(all_texts, all_scopes, None)],
+        near=[copied is not None for copied in measures.copies_within(texts, scopes, measures.NEAR)],
+        gold_parts=measures.copies_of(texts, {part: _texts(task, rows.gold[part]) for part in _PARTS}, measures.NEAR),
         likeness=[
-            None if parent is None else similarity(text, parent) for text, parent in zip(texts, origins, strict=True)
+            None if parent is None else measures.similarity(text, parent)
+            for text, parent in zip(texts, origins, strict=True)
         ],
         checked=checked,
         points=points[: len(texts)],
@@ -186,12 +185,12 @@ def _checker(task: Task, checked: Checked, num_gold: int) -> dict[str, Any]:
     }
     if task.has_labels:
         told |= {"confusion": _confusion(task, checked).astype(int).tolist(), "labels": list(task.labels)}
-        told["identifiable"] = labels.is_identifiable(_confusion(task, checked))
+        told["identifiable"] = measures.is_identifiable(_confusion(task, checked))
     return told
 
 
-def _confusion(task: Task, checked: Checked) -> labels.Matrix:
-    return labels.count_pairs([row.label or "" for row in checked.known], checked.known_answers, task.labels)
+def _confusion(task: Task, checked: Checked) -> measures.Matrix:
+    return measures.count_pairs([row.label or "" for row in checked.known], checked.known_answers, task.labels)
 
 
 def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -> dict[str, Any]:
@@ -201,7 +200,7 @@ def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -
     parts: list[tuple[int, Source] | None] = [None, *sorted(set(origins))]
     chosen = {part: [place for place in looked.sample if part in (None, origins[place])] for part in parts}
     sizes = [len(places) for places in chosen.values() if len(places) >= MIN_COMPARED]
-    num_compared = min([NUM_COMPARED, len(gold), *sizes])
+    num_compared = min([measures.NUM_COMPARED, len(gold), *sizes])
     reference = {
         "rows": {part: len(rows.gold[part]) for part in _PARTS},
         **_plain(task, everything, everything),
@@ -263,8 +262,8 @@ def _verdict(task: Task, looked: _Looked, drawn: Sequence[Example], within: Sequ
         return {"agreement": None, "label_accuracy": None, "answered": None}
     if not task.has_labels:
         return {"agreement": None, "label_accuracy": None, "answered": dict(task.score(drawn, answers).values)}
-    answered = labels.count_pairs([row.label or "" for row in drawn], answers, task.labels)
-    accuracy = labels.label_accuracy(answered, _confusion(task, looked.checked), task.labels)
+    answered = measures.count_pairs([row.label or "" for row in drawn], answers, task.labels)
+    accuracy = measures.label_accuracy(answered, _confusion(task, looked.checked), task.labels)
     by_label = {
         label: float(row[place] / row.sum())
         for place, (label, row) in enumerate(zip(task.labels, answered, strict=True))
@@ -293,4 +292,4 @@ def _variety(texts: Sequence[str], num_compared: int) -> dict[str, float | None]
     if len(texts) < num_compared:
         return {"self_bleu": None, "distinct_2": None}
     compared = _draw(texts, num_compared)
-    return {"self_bleu": self_bleu(compared), "distinct_2": distinct_2(compared)}
+    return {"self_bleu": measures.self_bleu(compared), "distinct_2": measures.distinct_2(compared)}

@@ -1,14 +1,18 @@
-"""The checker: a student of the run's own kind that learns from gold alone and says what it makes of other rows."""
+"""What models make of rows: a checker that learned from gold alone answers them, and a base checkpoint places them."""
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+from s3ray.audit.measures import Points
 from s3ray.config import StudentConfig
 from s3ray.dataset import table_from_examples
 from s3ray.student.loop import train_student
@@ -17,10 +21,12 @@ from s3ray.student.predict import predict
 from s3ray.student.ranks import SingleProcess
 from s3ray.tasks import Task
 from s3ray.types import Example, StudentJob
+from s3ray.weights import resolve_model
 
 MIN_TEST_ROWS = 100
 """With fewer test rows the checker's errors are counted by cross-validation over the other gold rows as well."""
 NUM_FOLDS = 5
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +91,38 @@ def _be_quiet() -> None:
     """That the head of a base checkpoint is new, and how its tensors load, concerns nobody here."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def embed(config: StudentConfig, texts: Sequence[str], device: torch.device) -> Points:
+    """A point of length 1 for each text, in order: the mean of the untrained base checkpoint's last states.
+
+    What is longer than ``student.max_length`` tokens is cut.
+
+    Raises:
+        InputError: the model is not there.
+    """
+    folder = resolve_model(config.model)
+    options = {"trust_remote_code": config.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options).to(device)
+    model.train(mode=False)
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    points = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    with torch.inference_mode():
+        for first in range(0, len(order), _BATCH_SIZE):
+            places = order[first : first + _BATCH_SIZE]
+            batch = tokenizer(
+                [texts[place] for place in places],
+                padding=True,
+                truncation=True,
+                max_length=config.max_length,
+                return_tensors="pt",
+            ).to(device)
+            states = model(**batch).last_hidden_state
+            inside = batch["attention_mask"].unsqueeze(-1)
+            mean = (states * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+            points[places] = normalize(mean, dim=1).cpu().numpy()
+    return points

@@ -1,25 +1,53 @@
-"""How a synthetic set lies to gold: drift of labels, lengths, coverage. Pure: numbers in, numbers out.
+"""How a synthetic set lies to gold: labels, copies, variety, lengths, coverage. Pure: texts in, numbers out.
 
 Points are rows' embeddings: float32 of shape ``(rows, dimensions)``, each of length 1.
+
+How many labels are right is told by the word of a checker that is itself sometimes wrong.
+The checker's answers to rows that were asked to carry label *a* are distributed as ``q_a = P^T pi_a``, where
+``P[t, c]`` is the probability that it answers *c* to a row whose label truly is *t*, and ``pi_a`` the distribution of
+true labels among these rows. ``P`` is known from gold, ``q_a`` is counted, so ``pi_a = (P^T)^-1 q_a``, and ``pi_a[a]``
+is the share of right labels. With two labels this is the estimator of Rogan and Gladen (Am. J. Epidemiol. 107:71,
+1978): ``(q + specificity - 1) / (sensitivity + specificity - 1)``.
+
+Limits: it supposes that the checker errs on synthetic rows as it does on gold. Rows that are harder than gold (those
+written from mistakes) look worse than they are, rows in textbook style better; and a row that is near to gold on which
+the checker was trained is agreed with too readily. What leaves the simplex is clipped, and said to be.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from s3ray.curation.clean import normalise
+from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.types import RejectionReason
+
 Points = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NUM_FOLDS = 5
 MIN_TOLD_APART = 20
 """Rows on either side without which nothing is said of how well the two can be told apart."""
+NEAR = 0.9
+"""Normalised edit similarity from which a text counts as a near copy; curation's own default is 0.95."""
+NUM_COMPARED = 100
+"""Texts of a set that self-BLEU and distinct-2 look at: both depend on how many there are."""
+MIN_GOLD_ROWS = 5
+"""Gold rows of each label without which the checker's errors on it are unknown."""
+MIN_SINGULAR_VALUE = 0.25
+"""Below it the errors of the counts come out more than four times as large: the labels are not identifiable."""
+NUM_DRAWS = 1000
 
 
 def shares(values: Iterable[str]) -> dict[str, float]:
@@ -74,3 +102,133 @@ def told_apart(one: Points, other: Points) -> float | None:
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(classifier, rows, side, cv=folds, method="decision_function")
     return float(roc_auc_score(side, scores))
+
+
+# -- copies and variety of texts ------------------------------------------------------------------------------------
+
+
+def copies_within(texts: Sequence[str], scopes: Sequence[str], threshold: float | None) -> list[RejectionReason | None]:
+    """Of each text whether it is an exact or a near copy of an earlier one of its scope; None: neither."""
+    index = DuplicateIndex(threshold)
+    found: list[RejectionReason | None] = []
+    for place, (text, scope) in enumerate(zip(texts, scopes, strict=True)):
+        copied = index.find(text, scope)
+        found.append(copied[0] if copied else None)
+        index.add(str(place), text, scope)
+    return found
+
+
+def copies_of(texts: Iterable[str], gold: Mapping[str, Sequence[str]], threshold: float) -> list[str | None]:
+    """Of each text the part of gold that holds an equal or nearly equal one; None: no part does."""
+    index = DuplicateIndex(threshold)
+    for part, rows in gold.items():
+        for row in rows:
+            index.add(part, row)
+    found = (index.find(text) for text in texts)
+    return [copied[1] if copied else None for copied in found]
+
+
+def similarity(one: str, other: str) -> float:
+    """Normalised edit similarity in [0, 1], of the texts as ``DuplicateIndex`` compares them."""
+    return Levenshtein.normalized_similarity(normalise(one), normalise(other))
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean BLEU-4 of each text with all others as references, in [0, 1] (Zhu et al., Texygen, SIGIR 2018).
+
+    None for fewer than two texts. Needs the extra ``audit``.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    if len(texts) < 2:
+        return None
+    bleu = BLEU(effective_order=True)  # short texts have no 4-grams
+    scores = [
+        bleu.sentence_score(text, [*texts[:place], *texts[place + 1 :]]).score for place, text in enumerate(texts)
+    ]
+    return sum(scores) / len(scores) / 100
+
+
+def distinct_2(texts: Iterable[str]) -> float | None:
+    """Different pairs of neighbouring words by all such pairs (Li et al., NAACL 2016); None where there are none."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for text in texts:
+        words = normalise(text).split()
+        pairs.update(itertools.pairwise(words))
+    return len(pairs) / pairs.total() if pairs else None
+
+
+# -- right labels ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelAccuracy:
+    """Estimated share of right labels, with a 95 % interval, in all and by the label that was asked for.
+
+    ``clipped`` says that the counts fit no mixture of labels exactly.
+    """
+
+    value: float
+    low: float
+    high: float
+    clipped: bool
+    by_label: dict[str, float]
+
+
+def count_pairs(rows: Sequence[str], columns: Sequence[str], labels: Sequence[str]) -> Matrix:
+    """How often each label of ``rows`` (true or asked for) meets each of ``columns`` (answered): ``(K, K)``."""
+    places = {label: place for place, label in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels)))
+    for row, column in zip(rows, columns, strict=True):
+        counts[places[row], places[column]] += 1
+    return counts
+
+
+def is_identifiable(confusion: Matrix) -> bool:
+    """Whether the checker's errors (true label by answer, counts) can be told from errors of the labels."""
+    if confusion.sum(axis=1).min() < MIN_GOLD_ROWS:
+        return False
+    return bool(np.linalg.svd(_normalised(confusion), compute_uv=False).min() >= MIN_SINGULAR_VALUE)
+
+
+def label_accuracy(answered: Matrix, confusion: Matrix, labels: Sequence[str]) -> LabelAccuracy | None:
+    """The share of right labels behind ``answered`` (label asked for by the checker's answer, counts).
+
+    ``confusion`` counts true label by answer on gold. None where they do not identify it, or there is no row. The
+    interval covers the chance in both counts: each is drawn again from its posterior (Dirichlet, prior of one row).
+    """
+    if not answered.sum() or not is_identifiable(confusion):
+        return None
+    asked = answered.sum(axis=1) > 0
+    shares = answered.sum(axis=1)[asked] / answered.sum()
+    places = np.flatnonzero(asked)
+    truths, clipped = _truths(_normalised(answered[asked]), _normalised(confusion))
+    right = truths[np.arange(len(places)), places]
+    chance = np.random.default_rng(0)
+    drawn, _ = _truths(_draws(answered[asked], chance), _draws(confusion, chance))
+    low, high = np.quantile(drawn[:, np.arange(len(places)), places] @ shares, [0.025, 0.975])
+    by_label = {labels[place]: float(share) for place, share in zip(places, right, strict=True)}
+    value = float(shares @ right)
+    return LabelAccuracy(
+        value=value, low=min(value, float(low)), high=max(value, float(high)), clipped=clipped, by_label=by_label
+    )
+
+
+def _truths(answers: Matrix, errors: Matrix) -> tuple[Matrix, bool]:
+    """Distributions of true labels, a row for each of ``answers`` (or of each in a stack), and whether any is clipped.
+
+    A matrix that is drawn can be singular; then the nearest solution stands for it.
+    """
+    truths = answers @ np.linalg.pinv(errors)
+    return _normalised(np.maximum(truths, 0.0)), bool(truths.min() < -1e-9)
+
+
+def _draws(counts: Matrix, chance: np.random.Generator) -> Matrix:
+    """``NUM_DRAWS`` matrices of probabilities that may stand behind the counts; the prior counts as one row."""
+    gammas = chance.standard_gamma(counts + 1.0 / counts.shape[1], size=(NUM_DRAWS, *counts.shape))
+    return _normalised(np.maximum(gammas, np.finfo(np.float64).tiny))
+
+
+def _normalised(counts: Matrix) -> Matrix:
+    shares: Matrix = counts / counts.sum(axis=-1, keepdims=True)
+    return shares
