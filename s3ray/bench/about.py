@@ -40,12 +40,15 @@ def identity_of(
     """What is measured; ``limits`` are those of the engines that have started, ``device`` is the plan's: gpu or cpu."""
     config, generator = job.config, job.config.generator
     is_vllm = generator.engine == "vllm"
+    model = model_identity(generator.model) if generator.model else None
+    if model is None:
+        notes.append("identity.model: the fake engine has none")
 
-    def told(path: str, *values: str) -> str | None:
+    def told(name: str, *values: str) -> str | None:
         """What the engines say, each different value once."""
         text = ", ".join(sorted({value for value in values if value})) or None
         if text is None:
-            notes.append(f"identity.{path}: engine {generator.engine} does not tell it")
+            notes.append(f"identity.{name}: engine {generator.engine} does not tell it")
         return text
 
     return Identity(
@@ -54,7 +57,7 @@ def identity_of(
         strategy=config.strategy.name,
         fingerprint=job.fingerprint,
         engine=generator.engine,
-        model=told("model", model_identity(generator.model) if generator.model else ""),
+        model=model,
         dtype=told("dtype", *(one.dtype for one in limits if is_vllm)),
         parameters=parameters,
         prompt_form=generator.prompt_form,
