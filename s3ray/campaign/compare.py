@@ -25,9 +25,9 @@ from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan, in_words
+from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.recipe import Recipe
-from s3ray.generator.shared import SharedPool
-from s3ray.generator.sharing import SharedSource, Urgency
+from s3ray.generator.sharing import SharedSource, Sharing, Urgency
 from s3ray.meters import RayMeters
 from s3ray.monitor.devices import busy_seconds
 from s3ray.monitor.events import Event, EventLog
@@ -182,7 +182,8 @@ def _run_group(
         lambda: source.num_customers,
         lambda: pool.num_holding,
     )
-    pool = SharedPool(config, recipes, plan, source, num_allowed=devices.num_allowed, emit=events.emit)
+    sharing = Sharing(source=source, num_allowed=devices.num_allowed)
+    pool = GeneratorPool(config, recipes, plan, emit=events.emit, sharing=sharing)
     per_engine, meters = _per_engine(plan), RayMeters()
     service = PoolService(
         pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)

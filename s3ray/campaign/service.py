@@ -18,8 +18,7 @@ import pyarrow as pa
 from s3ray.campaign.originals import Originals, TrainedStudent, copy_student
 from s3ray.campaign.shares import Demand, Devices, Shares
 from s3ray.errors import PoolError, S3RayError
-from s3ray.generator.pool import Emit
-from s3ray.generator.shared import SharedPool
+from s3ray.generator.pool import Emit, GeneratorPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
 from s3ray.monitor.devices import BusyClock
 from s3ray.outcomes import Chunk
@@ -93,8 +92,10 @@ class DeviceQueue:
 class PoolService:
     """Runs the pool in a thread from when the first stage joins, and brings each stage its answers."""
 
-    def __init__(self, pool: SharedPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]) -> None:
-        """``on_busy`` hears of the seconds that engines were busy, as they become known."""
+    def __init__(
+        self, pool: GeneratorPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]
+    ) -> None:
+        """``pool`` shares ``source``. ``on_busy`` hears of the seconds that engines were busy, as they become known."""
         self._pool = pool
         self._source = source
         self._emit = emit

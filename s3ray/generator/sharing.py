@@ -5,15 +5,16 @@ back. The most urgent stage is drawn from first; the others fill what it leaves.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from s3ray.generator.lookahead import RequestSource
+from s3ray.generator.queue import RequestSource
 from s3ray.types import GenerationRequest
 
+# A stage asks for far fewer than 2^40 requests, and 2^23 stages then fit the signed 64 bits of the index column.
 _BITS = 40
 _BLOCK = 1 << _BITS
 
@@ -86,6 +87,18 @@ class SharedSource:
         with self._lock:
             withdrawn, self._withdrawn = self._withdrawn, []
         return withdrawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What a pool must know to serve many runs: stages come and go, and devices may be wanted back for training.
+
+    ``num_allowed`` says how many engines may hold devices at this moment. One that is too many gets no more requests,
+    answers what it has, and leaves; it is back when there is room again and a stage in ``source`` wants answers.
+    """
+
+    source: SharedSource
+    num_allowed: Callable[[], int]
 
 
 def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
