@@ -7,7 +7,7 @@ from s3ray.config import RunConfig
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import Emit, GeneratorPool
 from s3ray.generator.queue import RequestSource
-from s3ray.generator.recipe import Recipe
+from s3ray.generator.worker import ServedTask
 from s3ray.outcomes import Chunk
 
 _ANSWER_S = 60.0
@@ -16,9 +16,9 @@ _ANSWER_S = 60.0
 class MeasuredPool:
     """A pool whose engines are all there before anything is asked, and whose phases are recorded."""
 
-    def __init__(self, config: RunConfig, recipes: Mapping[str, Recipe], plan: Plan, *, emit: Emit) -> None:
+    def __init__(self, config: RunConfig, tasks: Mapping[str, ServedTask], plan: Plan, *, emit: Emit) -> None:
         self._recorder = PhaseRecorder()
-        self._pool = GeneratorPool(config, recipes, plan, emit=emit, recorder=self._recorder)
+        self._pool = GeneratorPool(config, tasks, plan, emit=emit, recorder=self._recorder)
 
     def get_ready(self) -> None:
         """See ``GeneratorPool.start_all``."""

@@ -106,7 +106,7 @@ class PoolService:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def answers(self, stage: Stage, *, recipe: str, urgency: Urgency) -> Iterator[Chunk]:
+    def answers(self, stage: Stage, *, served_task: str, urgency: Urgency) -> Iterator[Chunk]:
         """Answer the requests of a stage until it wants no more; see ``driver.Generator``.
 
         Raises:
@@ -115,7 +115,7 @@ class PoolService:
         box: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
         with self._lock:
             self._start()
-            number = self._source.join(stage, recipe=recipe, urgency=urgency)
+            number = self._source.join(stage, served_task=served_task, urgency=urgency)
             self._boxes[number] = box
         try:
             while not stage.finished:
@@ -166,9 +166,9 @@ class PoolService:
 class RunGenerator:
     """One run's view of the pool (``driver.Generator``)."""
 
-    def __init__(self, service: PoolService, recipe: str, urgency: Callable[[], Urgency]) -> None:
+    def __init__(self, service: PoolService, served_task: str, urgency: Callable[[], Urgency]) -> None:
         self._service = service
-        self._recipe = recipe
+        self._served_task = served_task
         self._urgency = urgency
 
     @property
@@ -178,7 +178,7 @@ class RunGenerator:
 
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage."""
-        return self._service.answers(source, recipe=self._recipe, urgency=self._urgency())
+        return self._service.answers(source, served_task=self._served_task, urgency=self._urgency())
 
     def pause(self) -> None:
         """The engines go on with what other runs want."""

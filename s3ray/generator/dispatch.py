@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 SAFETY = 0.6
 # Of a request that should be finished by now, so much of what was expected counts as still to come.
 LEAST_LEFT = 0.1
+# Deaths from which on a request is dealt alone: a single one is rarely its fault, and its companions die with it.
 MAX_DEATHS = 2
 # Deaths alone that make poison of a request in quarantine: at a single one the engine may have had reasons of its own.
 MAX_DEATHS_ALONE = 2
+# The engine may have been stuck the first time.
 MAX_TIMEOUTS = 2
 # One engine in so many is a quarantine, at the most.
 QUARANTINE_SHARE = 8
@@ -314,6 +316,7 @@ class Dispatcher:
                 for held, entry in self._ledger.in_flight()
                 if entry.second is None and entry.num_deaths < MAX_DEATHS
             )
+        # A few at a time: most of what is under way ends before its copy would, and that work is lost.
         return self._hedges.take(max(1, feedback.capacity // 4), holding.engine)
 
     @property

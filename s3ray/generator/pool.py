@@ -20,7 +20,6 @@ from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.queue import MIN_AHEAD, RequestSource
-from s3ray.generator.recipe import Recipe
 from s3ray.generator.replica import (
     Replica,
     ReplicaState,
@@ -33,14 +32,18 @@ from s3ray.generator.replica import (
 from s3ray.generator.sharing import Sharing
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
+from s3ray.generator.worker import ServedTask
 from s3ray.outcomes import Chunk
 from s3ray.types import EngineLimits, FailureReason, GenerationRequest
 
 Emit = Callable[..., None]
 
 _NO_ROOM = "no node has room for it"
+# Answers end a wait at once; nothing else that happens (a node came, a back-off is over) needs to be seen sooner.
 _POLL_S = 1.0
+# Engines answer every two seconds at the latest (``actor``): this is no pause of a busy process, nor of a network.
 _SILENCE_S = 120.0
+# Asking Ray for its nodes costs a call to its head, and a node takes longer than that to come or go.
 _NODES_EVERY_S = 3.0
 
 
@@ -61,19 +64,19 @@ class GeneratorPool:
     def __init__(
         self,
         config: RunConfig,
-        recipes: Mapping[str, Recipe],
+        tasks: Mapping[str, ServedTask],
         plan: Plan,
         *,
         emit: Emit,
         sharing: Sharing | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """``recipes`` by the name that requests give; ``sharing`` if the pool serves many runs at once.
+        """``tasks`` by the name that requests give; ``sharing`` if the pool serves many runs at once.
 
         With a ``recorder``, which hears of all that the pool does, engines say when they wrote each text.
         """
         self._config = config
-        self._recipes = recipes
+        self._tasks = tasks
         self._emit = emit
         self._plan = plan
         self.works_while_training = not (plan.engines_leave or plan.sleep_level)
@@ -169,7 +172,7 @@ class GeneratorPool:
             if replica.state is ReplicaState.ASLEEP:
                 replica.wake(now)
             if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
-                replica.launch(self._config.generator, self._recipes, run=self._config.name, now=now)
+                replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 self._emit(
                     "engine_starting", engine=replica.engine, nodes=sorted(replica.nodes), restarts=replica.num_restarts
                 )

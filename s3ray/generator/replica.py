@@ -17,7 +17,7 @@ from s3ray.errors import InputError, PoolError
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.plan import Bundle, EnginePlacement
-from s3ray.generator.recipe import Recipe
+from s3ray.generator.worker import ServedTask
 
 _NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
@@ -146,7 +146,7 @@ class Replica:
 
     # -- its lives -------------------------------------------------------------------------------------------------
 
-    def launch(self, config: GeneratorConfig, recipes: Mapping[str, Recipe], *, run: str, now: float) -> None:
+    def launch(self, config: GeneratorConfig, tasks: Mapping[str, ServedTask], *, run: str, now: float) -> None:
         """Reserve the place and start the engine there; its resolved limits answer the call."""
         assert self._placement is not None, "a replica is launched where it is placed"
         placement = self._placement
@@ -163,7 +163,7 @@ class Replica:
         self._group = _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
-        self._actor = remote.remote(spec, recipes, run=run, **shares)
+        self._actor = remote.remote(spec, tasks, run=run, **shares)
         self._state = ReplicaState.STARTING
         self._begin(self._actor.start.remote(), now)
 

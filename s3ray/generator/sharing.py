@@ -14,7 +14,7 @@ import pyarrow as pa
 from s3ray.generator.queue import RequestSource
 from s3ray.types import GenerationRequest
 
-# A stage asks for far fewer than 2^40 requests, and 2^23 stages then fit the signed 64 bits of the index column.
+# No stage comes near 2^40 requests, and the 23 bits above them, in the signed 64 of the column `index`, number stages.
 _BITS = 40
 _BLOCK = 1 << _BITS
 
@@ -25,7 +25,7 @@ Urgency = tuple[int, ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Customer:
     source: RequestSource
-    recipe: str
+    served_task: str
     urgency: Urgency
 
 
@@ -39,12 +39,12 @@ class SharedSource:
         self._withdrawn: list[range] = []
         self._lock = threading.Lock()
 
-    def join(self, source: RequestSource, *, recipe: str, urgency: Urgency) -> int:
+    def join(self, source: RequestSource, *, served_task: str, urgency: Urgency) -> int:
         """A stage wants answers; returns the number by which its answers are known."""
         with self._lock:
             number = self._num_joined
             self._num_joined += 1
-            self._customers[number] = _Customer(source=source, recipe=recipe, urgency=urgency)
+            self._customers[number] = _Customer(source=source, served_task=served_task, urgency=urgency)
         return number
 
     def leave(self, number: int) -> None:
@@ -77,7 +77,7 @@ class SharedSource:
                     break
                 base = number * _BLOCK
                 taken += [
-                    request._replace(index=base + request.index, recipe=customer.recipe)
+                    request._replace(index=base + request.index, served_task=customer.served_task)
                     for request in customer.source.take(num - len(taken))
                 ]
         return taken
