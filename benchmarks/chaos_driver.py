@@ -20,7 +20,7 @@ from s3ray.dataset import examples_from_table
 from s3ray.driver import Driver, Parts
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
-from s3ray.generator.recipe import only_recipe
+from s3ray.generator.worker import only_task
 from s3ray.jobfile import validate
 from s3ray.monitor.events import EventLog
 from s3ray.store import RunStore
@@ -73,7 +73,7 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
         store.create({"name": config.name}, to_yaml(config))
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)
-        pool = GeneratorPool(config, only_recipe(config, task), plan, emit=events.emit)
+        pool = GeneratorPool(config, only_task(config, task), plan, emit=events.emit)
         trainer = RayStudentTrainer(
             config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0
         )

@@ -34,9 +34,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.provenance import provenance
-from benchmarks.simulation import TOKENS_PER_S, EngineShape, Simulation, Work
+from benchmarks.schedulers import BatchBarrier, StaticShards
+from benchmarks.simulation import TOKENS_PER_S, EngineShape, Scheduler, Simulation, Work
 from s3ray.collector import collect_rarely
-from s3ray.generator.policy import BatchBarrier, Policy, PullPolicy, StaticShards
+from s3ray.generator.dispatch import Dispatcher
 
 MEDIAN_LIMIT, SIGMA, MIN_LIMIT, MAX_LIMIT = 128, 0.6, 16, 512
 LEAST_USE = 0.5
@@ -44,8 +45,8 @@ BATCH = 128
 SLOW_SHARE, SLOW_SPEED = 0.1, 0.5
 DYING_SHARE = 0.01
 
-POLICIES: dict[str, Callable[[int], Policy]] = {
-    "pull": lambda num_engines: PullPolicy(),
+SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
+    "pull": lambda num_engines: Dispatcher(),
     "static": StaticShards,
     "barrier": lambda num_engines: BatchBarrier(BATCH),
 }
@@ -55,7 +56,7 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
 class Trial:
     """One run: ``is_blind`` hides every request's own limit from the dispatcher."""
 
-    policy: str
+    scheduler: str
     num_engines: int
     num_requests: int
     num_slots: int
@@ -98,7 +99,7 @@ def run_trial(trial: Trial) -> dict[str, float]:
     collect_rarely()
     work = make_work(trial.num_requests, trial.seed, is_blind=trial.is_blind)
     shapes = make_shapes(trial.num_engines, trial.num_slots, work, trial.seed)
-    result = Simulation(POLICIES[trial.policy](trial.num_engines), shapes, work).run()
+    result = Simulation(SCHEDULERS[trial.scheduler](trial.num_engines), shapes, work).run()
     return {
         "efficiency": round(result.efficiency, 4),
         "makespan_s": round(result.makespan_s, 1),
@@ -112,9 +113,9 @@ def run_trial(trial: Trial) -> dict[str, float]:
 def trials(num_engines: int, num_requests: int, num_slots: int, seed: int) -> dict[str, Trial]:
     """What is run, by the prefix of its keys."""
 
-    def trial(policy: str, num: int, *, is_blind: bool = False) -> Trial:
+    def trial(scheduler: str, num: int, *, is_blind: bool = False) -> Trial:
         return Trial(
-            policy=policy,
+            scheduler=scheduler,
             num_engines=num_engines,
             num_requests=num,
             num_slots=num_slots,
@@ -147,7 +148,9 @@ def main() -> None:
     planned = trials(options.engines, options.requests, options.slots, options.seed)
     spawn = multiprocessing.get_context("spawn")
     measured: dict[str, float | list[float]] = {}
-    print(f"{'policy':8} {'requests':>9} {'limits':7} {'efficiency':>10} {'makespan':>9} {'us/request':>10} {'MB':>5}")
+    print(
+        f"{'scheduler':9} {'requests':>9} {'limits':7} {'efficiency':>10} {'makespan':>9} {'us/request':>10} {'MB':>5}"
+    )
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for prefix, trial in planned.items():
             seeds = range(trial.seed, trial.seed + (options.repeats if trial == planned[""] else 1))
@@ -157,7 +160,7 @@ def main() -> None:
             if len(runs) > 1:
                 measured["efficiencies"] = [run["efficiency"] for run in runs]
             print(
-                f"{trial.policy:8} {trial.num_requests:9} {'equal' if trial.is_blind else 'known':7} "
+                f"{trial.scheduler:9} {trial.num_requests:9} {'equal' if trial.is_blind else 'known':7} "
                 f"{one['efficiency']:10.3f} {one['makespan_s']:7.1f} s {one['driver_us_per_request']:10.2f} "
                 f"{one['peak_rss_mb']:5.0f}",
                 flush=True,

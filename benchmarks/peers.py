@@ -24,7 +24,7 @@ from s3ray.config import RunConfig
 from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
-from s3ray.generator.recipe import only_recipe
+from s3ray.generator.worker import only_task
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import load_task
 from s3ray.types import OutcomeStatus
@@ -66,8 +66,8 @@ class PoolPeer:
     def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
         connect("local")
         self._limits: Mapping[str, Any] | None = None
-        recipes = only_recipe(config, load_task(config.task))
-        self._pool = GeneratorPool(config, recipes, plan_placement(config, node_facts()), emit=self._note)
+        tasks = only_task(config, load_task(config.task))
+        self._pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=self._note)
 
     def _note(self, event: str, **fields: Any) -> None:
         if event == "engine_lost":

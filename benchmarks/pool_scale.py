@@ -28,7 +28,7 @@ from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
-from s3ray.generator.recipe import only_recipe
+from s3ray.generator.worker import only_task
 from s3ray.jobfile import validate
 from s3ray.outcomes import outcomes_from_table
 from s3ray.stage import Stage
@@ -90,8 +90,8 @@ def steady_rate(progress: list[tuple[float, int]]) -> float:
 def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[str, Any]:
     """Push as many requests as the engines can answer in ``seconds``."""
     config = make_config(num_actors, rate, slots)
-    recipes = only_recipe(config, load_task(TASK))
-    pool = GeneratorPool(config, recipes, plan_placement(config, node_facts()), emit=lambda event, **_: None)
+    tasks = only_task(config, load_task(TASK))
+    pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=lambda event, **_: None)
     with tempfile.TemporaryDirectory(prefix="s3ray-scale-") as folder:
         store = RunStore(Path(folder))
         try:

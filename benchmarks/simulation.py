@@ -1,4 +1,4 @@
-"""Engines in virtual time, so that a dispatcher can be tried on more of them than anybody has.
+"""Engines in virtual time, so that a scheduler can be tried on more of them than anybody has.
 
 An engine has a fixed number of slots, and each writes a fixed number of tokens a second; a request that is given when
 all are taken waits there in line. (A real engine's slots slow each other; that softens the cost of idle ones.) It
@@ -13,9 +13,10 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from s3ray.generator.dispatch import Deal, Dispatcher
-from s3ray.generator.policy import Policy
+from s3ray.generator.dispatch import Deal, Loss
+from s3ray.generator.queue import RequestSource
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 TOKENS_PER_S = 40.0
@@ -36,7 +37,7 @@ class EngineShape:
 
 
 class Work:
-    """A source of requests, made when they are taken. ``limits`` are known to the dispatcher, ``lengths`` are not."""
+    """A source of requests, made when they are taken. ``limits`` are known to the scheduler, ``lengths`` are not."""
 
     def __init__(self, limits: "array[int]", lengths: "array[int]") -> None:
         self.lengths = lengths
@@ -152,7 +153,7 @@ class _Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """``makespan_s`` and ``ideal_s`` are virtual, ``driver_s`` was spent in the dispatcher (the source left out)."""
+    """``makespan_s`` and ``ideal_s`` are virtual, ``driver_s`` was spent in the scheduler (the source left out)."""
 
     makespan_s: float
     ideal_s: float
@@ -165,11 +166,41 @@ class Result:
         return self.ideal_s / self.makespan_s
 
 
-class Simulation:
-    """Drives a dispatcher with simulated engines until every request has ended once."""
+class Scheduler(Protocol):
+    """Who gets which request: ``Dispatcher``, or what it is compared with."""
 
-    def __init__(self, policy: Policy, shapes: Sequence[EngineShape], work: Work) -> None:
-        self._dispatcher = Dispatcher(policy)
+    def join(self, engine: str, limits: EngineLimits) -> None:
+        """See ``Dispatcher.join``."""
+        ...
+
+    def leave(self, engine: str, *, is_blamed: bool) -> Loss:
+        """See ``Dispatcher.leave``."""
+        ...
+
+    def report(self, engine: str, stats: EngineStats) -> None:
+        """See ``Dispatcher.report``."""
+        ...
+
+    def settle(
+        self, engine: str, indexes: Sequence[int], *, prompt_tokens: Sequence[int], output_tokens: Sequence[int]
+    ) -> list[bool] | None:
+        """See ``Dispatcher.settle``."""
+        ...
+
+    def num_in_flight(self, engine: str) -> int:
+        """See ``Dispatcher.num_in_flight``."""
+        ...
+
+    def deal(self, engine: str, source: RequestSource) -> Deal:
+        """See ``Dispatcher.deal``."""
+        ...
+
+
+class Simulation:
+    """Drives a scheduler with simulated engines until every request has ended once."""
+
+    def __init__(self, scheduler: Scheduler, shapes: Sequence[EngineShape], work: Work) -> None:
+        self._scheduler = scheduler
         self._work = work
         self._engines = [_Engine(f"engine-{number}", shape, work.lengths) for number, shape in enumerate(shapes)]
         # What happens next: time, order among equals, engine, and whether it is an answer (else it asks afresh).
@@ -208,19 +239,19 @@ class Simulation:
         before = self._work.seconds
         started = time.thread_time()
         if stats is not None:
-            verdicts = self._dispatcher.settle(
+            ends = self._scheduler.settle(
                 engine.name, finished, prompt_tokens=[PROMPT_TOKENS] * len(finished), output_tokens=lengths
             )
-            self._dispatcher.report(engine.name, stats)
+            self._scheduler.report(engine.name, stats)
         else:
-            verdicts = None
-        deal = self._dispatcher.deal(engine.name, self._work)
+            ends = None
+        deal = self._scheduler.deal(engine.name, self._work)
         self._driver_s += time.thread_time() - started - (self._work.seconds - before)
         for place, index in enumerate(finished):
-            if verdicts is None or verdicts[place]:
+            if ends is None or ends[place]:
                 self._end(index)
         self._num_attempts += len(deal.requests)
-        if deal.cancel or self._dispatcher.num_in_flight(engine.name):
+        if deal.cancel or self._scheduler.num_in_flight(engine.name):
             ready = engine.accept(now + LATENCY_S, deal)
             self._plan(ready + LATENCY_S, number, is_answer=True)
         else:
@@ -238,13 +269,13 @@ class Simulation:
         limits = EngineLimits(
             max_num_seqs=num, max_num_batched_tokens=8192, max_model_len=2048, num_kv_tokens=0, dtype="", device=""
         )
-        self._dispatcher.join(engine.name, limits)
+        self._scheduler.join(engine.name, limits)
         engine.is_joined = True
 
     def _die(self, number: int, engine: _Engine) -> None:
         assert engine.dies_at is not None
         died, engine.dies_at = engine.dies_at, None
-        if self._dispatcher.leave(engine.name, is_blamed=True).poisoned:
+        if self._scheduler.leave(engine.name, is_blamed=True).poisoned:
             raise RuntimeError("a request was called poison")
         engine.restart()
         self._plan(died + RESTART_S, number, is_answer=False)

@@ -23,7 +23,7 @@ from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
-from s3ray.strategies.base import NoteStage, RoundContext
+from s3ray.strategies.base import NoteStage, RoundContext, Strategy
 from s3ray.students import Students, Trainer
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
@@ -65,11 +65,21 @@ class Parts:
     trainer: Trainer
 
 
+class JournalSource(Protocol):
+    """Outcomes that another lineage has of the requests of this one (``reparse``)."""
+
+    def fill(self, round_: int, plan: StagePlan) -> StagePlan:
+        """Write a stage's journal before the stage reads it; returns the plan with all its requests still to come."""
+        ...
+
+
 class Driver:
     """Runs the rounds of one run to the end, from wherever the folder stands."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, journal: JournalSource | None = None) -> None:
+        """``journal``: where the outcomes are that need no engine, if there are any beside the run's own."""
         self._parts = parts
+        self._journal = journal
         self._store = parts.store
         self._task = parts.task
         self._strategy = make_strategy(parts.config.strategy)
@@ -90,11 +100,11 @@ class Driver:
             RunError: the run cannot go on; everything finished so far is on disk.
         """
         collect_rarely()
-        self._keep_gold()
+        self.keep_gold()
         try:
             for round_ in range(self._strategy.last_round + 1):
                 if round_ not in self._store.rounds():
-                    self._write_round(round_)
+                    self.write_round(round_)
                 if round_ not in self._store.students():
                     self._make_student(round_)
         finally:
@@ -110,7 +120,8 @@ class Driver:
     def _emit(self, event: str, **fields: Any) -> None:
         self._parts.events.emit(event, **fields)
 
-    def _keep_gold(self) -> None:
+    def keep_gold(self) -> None:
+        """Write the parts of gold into the run folder."""
         gold = self._parts.gold
         parts = {"extrapolate": gold.extrapolate, "select": gold.select, "test": gold.test}
         for part, examples in parts.items():
@@ -122,7 +133,7 @@ class Driver:
 
     # -- writing a round -------------------------------------------------------------------------------------------
 
-    def _write_round(self, round_: int) -> None:
+    def write_round(self, round_: int) -> None:
         """All stages of a round, then its tables, then the marker that closes it."""
         started = time.monotonic()
         config, task = self._parts.config, self._task
@@ -157,7 +168,7 @@ class Driver:
             mistakes=self._students.mistakes(round_),
             prompts=self._task.note_prompts(config.generator.prompt_form),
             probes=lambda name: self._students.probes(round_, name),
-            synthetic=lambda: examples_from_table(self._rows_before(store, round_), self._task.fields),
+            synthetic=lambda: examples_from_table(rows_before(store, self._strategy, round_), self._task.fields),
             history=lambda: [
                 frozenset(store.read_table(store.source(num, "mistakes.parquet"))["id"].to_pylist())
                 for num in range(1, round_)
@@ -165,13 +176,6 @@ class Driver:
             fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
         )
-
-    def _rows_before(self, store: RunStore, round_: int) -> pa.Table:
-        """The written rows that the student before a round learned from, or had when what was read again was asked."""
-        own = store.in_round(round_, ROWS_BEFORE)
-        rounds = self._strategy.training(round_ - 1).rounds
-        names = [own] if store.has(own) else [store.in_round(num, "accepted.parquet") for num in rounds]
-        return join_tables(store.read_table(name) for name in names)
 
     def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
         """The synthetic rows of these rounds."""
@@ -215,6 +219,8 @@ class Driver:
 
     def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, books: RoundBooks) -> dict[str, Any]:
         """One stage to its end. Outcomes are on disk before they count."""
+        if self._journal is not None:
+            plan = self._journal.fill(round_, plan)
         started = time.monotonic()
         stage = Stage(plan, judge, books.book)
         tally = books.tallies.setdefault(plan.name, Tally())
@@ -266,3 +272,11 @@ class Driver:
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.in_round(round_, "round.json"), report)
         self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
+
+
+def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
+    """The written rows that the student before a round learned from, or had when what was read again was asked."""
+    own = store.in_round(round_, ROWS_BEFORE)
+    rounds = strategy.training(round_ - 1).rounds
+    names = [own] if store.has(own) else [store.in_round(num, "accepted.parquet") for num in rounds]
+    return join_tables(store.read_table(name) for name in names)

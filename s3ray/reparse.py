@@ -13,9 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from s3ray import __version__
-from s3ray.books import RoundBooks
 from s3ray.config import RunConfig, data_changes, fingerprint, to_yaml
-from s3ray.driver import ROWS_BEFORE, Driver, Parts
+from s3ray.driver import ROWS_BEFORE, Driver, Parts, rows_before
 from s3ray.errors import InputError, StoreError
 from s3ray.files import join, split
 from s3ray.identity import shaping_settings
@@ -24,7 +23,7 @@ from s3ray.lineages import Lineage, following, lineage_of
 from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.events import EventLog
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
-from s3ray.stage import Judge, Stage, StagePlan
+from s3ray.stage import Stage, StagePlan
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.tasks import Task, load_task
@@ -147,7 +146,12 @@ def _write_rounds(
         generator=_NothingMore(),
         trainer=_NoTrainer(),
     )
-    _Rereader(parts, old).run()
+    journal = _OldJournal(old, new, config, task)
+    driver = Driver(parts, journal)
+    driver.keep_gold()
+    for round_ in old.rounds():
+        journal.bring_inputs(round_)
+        driver.write_round(round_)
     events.emit("reparsed", parent=old.name, rounds=new.rounds())
 
 
@@ -169,43 +173,42 @@ class _NoTrainer:
         raise NotImplementedError("students of a new lineage are trained by `s3ray run`")
 
 
-class _Rereader(Driver):
-    """A driver whose journal is filled from another lineage's, and which leaves the students alone."""
+class _OldJournal:
+    """What a new lineage takes from the old one: the inputs of its rounds, and outcomes read by today's rules."""
 
-    def __init__(self, parts: Parts, old: RunStore) -> None:
-        super().__init__(parts)
+    def __init__(self, old: RunStore, new: RunStore, config: RunConfig, task: Task) -> None:
         self._old = old
+        self._new = new
+        self._task = task
+        self._clean = config.curation.clean
+        self._strategy = make_strategy(config.strategy)
 
-    def run(self) -> None:
-        self._keep_gold()
-        for round_ in self._old.rounds():
-            self._bring_inputs(round_)
-            self._write_round(round_)
-
-    def _bring_inputs(self, round_: int) -> None:
+    def bring_inputs(self, round_: int) -> None:
         """What the round's requests were made from, beside its outcomes."""
         if round_:
             whole = self._old.source(round_, "mistakes.parquet")
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
-                own = self._store.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
-                self._store.write_table(own, self._old.read_table(name))
+                own = self._new.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
+                self._new.write_table(own, self._old.read_table(name))
             for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
                 table = self._old.read_table(self._old.source(round_, name))
-                self._store.write_table(self._store.in_round(round_, name), table)
+                self._new.write_table(self._new.in_round(round_, name), table)
         if round_ and self._strategy.reads_rows:
-            self._store.write_table(self._store.in_round(round_, ROWS_BEFORE), self._rows_before(self._old, round_))
+            self._new.write_table(
+                self._new.in_round(round_, ROWS_BEFORE), rows_before(self._old, self._strategy, round_)
+            )
         for stage in NOTE_STAGES:
-            notes = self._store.in_round(round_, f"{stage}.json")
+            notes = self._new.in_round(round_, f"{stage}.json")
             if self._old.has(notes):
-                self._store.write_json(notes, self._old.read_json(notes))
+                self._new.write_json(notes, self._old.read_json(notes))
 
-    def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, books: RoundBooks) -> dict[str, Any]:
+    def fill(self, round_: int, plan: StagePlan) -> StagePlan:
+        """See ``JournalSource``."""
         drawn: dict[int, GenerationRequest] = {}
         for chunk in self._old.read_chunks(round_, plan.name):
             outcomes = [self._read_again(plan, drawn, outcome) for outcome in outcomes_from_table(chunk)]
-            self._store.write_chunk(round_, plan.name, table_from_outcomes(outcomes))
-        again = replace(plan, requests=itertools.chain(drawn.values(), plan.requests))
-        return super()._run_stage(round_, again, judge, books)
+            self._new.write_chunk(round_, plan.name, table_from_outcomes(outcomes))
+        return replace(plan, requests=itertools.chain(drawn.values(), plan.requests))
 
     def _read_again(self, plan: StagePlan, drawn: dict[int, GenerationRequest], outcome: Outcome) -> Outcome:
         while outcome.index not in drawn and (request := next(plan.requests, None)) is not None:
@@ -217,7 +220,7 @@ class _Rereader(Driver):
                 f"more ({outcome.request_id})",
                 "Another version of s3ray wrote it, or the task's prompts, labels or attributes have changed.",
             )
-        return read_again(self._task, asked, outcome, clean=self._parts.config.curation.clean)
+        return read_again(self._task, asked, outcome, clean=self._clean)
 
 
 def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clean: bool) -> Outcome:

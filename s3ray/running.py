@@ -18,7 +18,7 @@ from s3ray.export import export_dataset
 from s3ray.generator.forecast import forecast, guess, measured
 from s3ray.generator.plan import Plan
 from s3ray.generator.pool import GeneratorPool
-from s3ray.generator.recipe import only_recipe
+from s3ray.generator.worker import only_task
 from s3ray.lineages import choose, lineage_of
 from s3ray.masking import mask
 from s3ray.meters import RayMeters
@@ -130,7 +130,7 @@ def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fre
 def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
     config = job.config
     log_from(run=config.name, phase="start")
-    pool = GeneratorPool(config, only_recipe(config, job.task), plan, emit=events.emit)
+    pool = GeneratorPool(config, only_task(config, job.task), plan, emit=events.emit)
     try:
         carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
     finally:

@@ -254,6 +254,8 @@ class Stage:
         quota = self.plan.quota
         if quota is None:
             return True
+        # As if four more had been judged and kept: before anything is known just the quota is asked for, and one early
+        # rejection does not multiply what is sent. One to spare, so that a single rejection costs no round trip.
         measured = (self._accepted[key] + 4) / (self._judged[key] + 4)
         needed = math.ceil((quota[key] - self._accepted[key]) / measured) + 1
         return self._outstanding[key] < needed

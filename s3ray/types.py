@@ -112,8 +112,8 @@ class GenerationRequest(NamedTuple):
     prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
     tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
     description of such mistakes, ``shown`` other examples for the prompt, ``near`` the given fields of another row that
-    are most like ``context``, ``max_tokens`` a limit of its own instead of the job's. ``recipe`` says whose prompts and
-    rules the actor takes, where several runs share its engine. A tuple, because millions of them travel
+    are most like ``context``, ``max_tokens`` a limit of its own instead of the job's. ``served_task`` names the prompts
+    and rules that the actor takes, where several runs share its engine. A tuple, because millions of them travel
     (``generator.wire``).
     """
 
@@ -136,7 +136,7 @@ class GenerationRequest(NamedTuple):
     near: Mapping[str, str] = {}
     variant: int = 0
     max_tokens: int | None = None
-    recipe: str = ""
+    served_task: str = ""
 
 
 NOT_YET = GenerationRequest(id="", index=-1, stage="", round=-1, template="", group="", seed=0)

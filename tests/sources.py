@@ -45,15 +45,15 @@ def make_pool(
     """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
     from s3ray.cluster import node_facts
     from s3ray.generator.pool import GeneratorPool
-    from s3ray.generator.recipe import only_recipe
+    from s3ray.generator.worker import only_task
 
     settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
     raw |= {"student": student or {}, "placement": placement or {}}
     config = validate(RunConfig, raw, "test")
     plan = plan_placement(config, node_facts())
-    recipes = only_recipe(config, TASK)
-    return GeneratorPool(config, recipes, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
+    tasks = only_task(config, TASK)
+    return GeneratorPool(config, tasks, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
 
 
 class InsistentSource:

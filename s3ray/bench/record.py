@@ -1,4 +1,4 @@
-"""What happened in one phase of a benchmark, who writes it down, and sums over it. Pure but for a clock.
+"""What happened in one phase of a benchmark, as the dispatcher tells it, and sums over it. Pure but for a clock.
 
 The dispatcher hears of everything that the pool does: which engine joined or left, what it was dealt, what it finished
 and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
@@ -15,10 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from s3ray.bench.profile import Level, Shares
-from s3ray.generator.dispatch import Deal, Dispatcher, Loss
-from s3ray.generator.lookahead import MIN_AHEAD, RequestSource
-from s3ray.generator.policy import Policy
-from s3ray.types import EngineLimits, EngineStats
+from s3ray.types import EngineStats
 
 if TYPE_CHECKING:
     from s3ray.generator.engines.base import Timing
@@ -81,65 +78,46 @@ class PhaseRecord:
             self.again_output_tokens += output_tokens
 
 
-class WatchedDispatcher(Dispatcher):
-    """A dispatcher that keeps a record of the phase under way."""
+class PhaseRecorder:
+    """Keeps the record of the phase under way (``dispatch.Recorder``)."""
 
-    def __init__(self, policy: Policy, min_ahead: int = MIN_AHEAD, clock: Clock = time.monotonic) -> None:
-        super().__init__(policy, min_ahead)
-        self.now = clock
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self.record = PhaseRecord()
+        self._now = clock
 
     def begin_record(self) -> PhaseRecord:
         """Forget what was; the engines that are there begin the new record."""
-        now = self.now()
+        now = self._now()
+        present = [life.engine for life in self.record.lives if life.left_at is None]
         self.record = PhaseRecord()
-        for engine in self._members:
+        for engine in present:
             self.record.begin_life(Life(engine=engine, ready_at=now))
         return self.record
 
-    def join(self, engine: str, limits: EngineLimits) -> None:
-        """See ``Dispatcher``. Its counters begin at zero."""
-        super().join(engine, limits)
-        now = self.now()
+    def joined(self, engine: str) -> None:
+        """See ``Recorder``."""
+        now = self._now()
         self.record.begin_life(Life(engine=engine, ready_at=now, readings=[(now, EngineStats())]))
 
-    def leave(self, engine: str, *, is_blamed: bool) -> Loss:
-        """See ``Dispatcher``."""
-        if engine in self._members:
-            self.record.life_of(engine).left_at = self.now()
-        return super().leave(engine, is_blamed=is_blamed)
+    def left(self, engine: str) -> None:
+        """See ``Recorder``."""
+        self.record.life_of(engine).left_at = self._now()
 
-    def report(self, engine: str, stats: EngineStats) -> None:
-        """See ``Dispatcher``."""
-        super().report(engine, stats)
-        self.record.life_of(engine).readings.append((self.now(), stats))
+    def reported(self, engine: str, stats: EngineStats) -> None:
+        """See ``Recorder``."""
+        self.record.life_of(engine).readings.append((self._now(), stats))
 
-    def deal(self, engine: str, source: RequestSource) -> Deal:
-        """See ``Dispatcher``."""
-        deal = super().deal(engine, source)
-        has_room = self.num_in_flight(engine) < self._members[engine].feedback.capacity
-        is_dry = has_room and not self._lookahead.num and not self._suspects
-        self.record.note_deal(self.now(), [request.index for request, _ in deal.requests], is_dry=is_dry)
-        return deal
+    def timed(self, timings: "Sequence[Timing]") -> None:
+        """See ``Recorder``."""
+        self.record.timings += timings
 
-    def settle(
-        self,
-        engine: str,
-        indexes: Sequence[int],
-        *,
-        prompt_tokens: Sequence[int],
-        output_tokens: Sequence[int],
-        timed_out: Collection[int] = (),
-    ) -> list[bool] | None:
-        """See ``Dispatcher``."""
-        ends = super().settle(
-            engine, indexes, prompt_tokens=prompt_tokens, output_tokens=output_tokens, timed_out=timed_out
-        )
-        now = self.now()
-        for place, index in enumerate(indexes):
-            if ends is None or ends[place]:
-                self.record.note_answer(now, index, prompt_tokens[place], output_tokens[place])
-        return ends
+    def dealt(self, indexes: Collection[int], *, is_dry: bool) -> None:
+        """See ``Recorder``."""
+        self.record.note_deal(self._now(), indexes, is_dry=is_dry)
+
+    def ended(self, index: int, num_prompt_tokens: int, num_output_tokens: int) -> None:
+        """See ``Recorder``."""
+        self.record.note_answer(self._now(), index, num_prompt_tokens, num_output_tokens)
 
 
 # -- arithmetic over a record: windows of time, what was counted in them, where engine-seconds went -----------------

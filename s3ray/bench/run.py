@@ -25,7 +25,7 @@ from s3ray.curation.calibrate import Calibration
 from s3ray.dataset import ExampleJudge, NoteJudge
 from s3ray.errors import InputError, RunError
 from s3ray.generator.plan import NodeFacts, Plan
-from s3ray.generator.recipe import only_recipe
+from s3ray.generator.worker import only_task
 from s3ray.masking import mask
 from s3ray.monitor.devices import per_engine
 from s3ray.monitor.logs import log_from
@@ -174,7 +174,7 @@ class Profiler:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes, self._where)
         told = _Told(self._console)
-        pool = MeasuredPool(job.config, only_recipe(job.config, job.task), plan, emit=told.emit)
+        pool = MeasuredPool(job.config, only_task(job.config, job.task), plan, emit=told.emit)
         try:
             pool.get_ready()
             self._prepare(pool)

@@ -25,9 +25,9 @@ from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan, in_words
-from s3ray.generator.recipe import Recipe
-from s3ray.generator.shared import SharedPool
-from s3ray.generator.sharing import SharedSource, Urgency
+from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.sharing import SharedSource, Sharing, Urgency
+from s3ray.generator.worker import ServedTask
 from s3ray.meters import RayMeters
 from s3ray.monitor.devices import busy_seconds
 from s3ray.monitor.events import Event, EventLog
@@ -60,10 +60,10 @@ class _Run:
     store: RunStore
 
     @property
-    def recipe(self) -> str:
+    def served_task(self) -> str:
         """Name of what its requests need in the actors; equal for runs that need the same."""
-        recipe = Recipe.of(self.job.config, self.job.task)
-        return f"{self.job.settings['task_content']}/{recipe.clean}/{recipe.verify}"
+        served = ServedTask.of(self.job.config, self.job.task)
+        return f"{self.job.settings['task_content']}/{served.clean}/{served.verify}"
 
     def work(self, student: StudentJob) -> float:
         """What a student is to learn, as rows times epochs."""
@@ -176,13 +176,14 @@ def _run_group(
     config = config_of_all(campaign, [run.job.config for run in runs], passes)
     plan = plan_placement(config, nodes)
     source = SharedSource()
-    recipes = {run.recipe: Recipe.of(run.job.config, run.job.task) for run in runs}
+    tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
     devices = DeviceQueue(
         _devices(config, plan, nodes, campaign.config.trainings, passes),
         lambda: source.num_customers,
         lambda: pool.num_holding,
     )
-    pool = SharedPool(config, recipes, plan, source, num_allowed=devices.num_allowed, emit=events.emit)
+    sharing = Sharing(source=source, num_allowed=devices.num_allowed)
+    pool = GeneratorPool(config, tasks, plan, emit=events.emit, sharing=sharing)
     per_engine, meters = _per_engine(plan), RayMeters()
     service = PoolService(
         pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
@@ -216,7 +217,7 @@ def _run_group(
         )
         with failures_told(run.store, log), _seed_set(run, log, seeds):
             own = replace(plan, num_workers=run.plan.num_workers)
-            carry_out(run.job, own, run.store, log, RunGenerator(service, run.recipe, run.urgency), trainer)
+            carry_out(run.job, own, run.store, log, RunGenerator(service, run.served_task, run.urgency), trainer)
 
     try:
         return _in_threads(runs, carry_out_one, console)

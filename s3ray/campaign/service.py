@@ -18,8 +18,7 @@ import pyarrow as pa
 from s3ray.campaign.originals import Originals, TrainedStudent, copy_student
 from s3ray.campaign.shares import Demand, Devices, Shares
 from s3ray.errors import PoolError, S3RayError
-from s3ray.generator.pool import Emit
-from s3ray.generator.shared import SharedPool
+from s3ray.generator.pool import Emit, GeneratorPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
 from s3ray.monitor.devices import BusyClock
 from s3ray.outcomes import Chunk
@@ -93,8 +92,10 @@ class DeviceQueue:
 class PoolService:
     """Runs the pool in a thread from when the first stage joins, and brings each stage its answers."""
 
-    def __init__(self, pool: SharedPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]) -> None:
-        """``on_busy`` hears of the seconds that engines were busy, as they become known."""
+    def __init__(
+        self, pool: GeneratorPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]
+    ) -> None:
+        """``pool`` shares ``source``. ``on_busy`` hears of the seconds that engines were busy, as they become known."""
         self._pool = pool
         self._source = source
         self._emit = emit
@@ -105,7 +106,7 @@ class PoolService:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def answers(self, stage: Stage, *, recipe: str, urgency: Urgency) -> Iterator[Chunk]:
+    def answers(self, stage: Stage, *, served_task: str, urgency: Urgency) -> Iterator[Chunk]:
         """Answer the requests of a stage until it wants no more; see ``driver.Generator``.
 
         Raises:
@@ -114,7 +115,7 @@ class PoolService:
         box: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
         with self._lock:
             self._start()
-            number = self._source.join(stage, recipe=recipe, urgency=urgency)
+            number = self._source.join(stage, served_task=served_task, urgency=urgency)
             self._boxes[number] = box
         try:
             while not stage.finished:
@@ -165,9 +166,9 @@ class PoolService:
 class RunGenerator:
     """One run's view of the pool (``driver.Generator``)."""
 
-    def __init__(self, service: PoolService, recipe: str, urgency: Callable[[], Urgency]) -> None:
+    def __init__(self, service: PoolService, served_task: str, urgency: Callable[[], Urgency]) -> None:
         self._service = service
-        self._recipe = recipe
+        self._served_task = served_task
         self._urgency = urgency
 
     @property
@@ -177,7 +178,7 @@ class RunGenerator:
 
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage."""
-        return self._service.answers(source, recipe=self._recipe, urgency=self._urgency())
+        return self._service.answers(source, served_task=self._served_task, urgency=self._urgency())
 
     def pause(self) -> None:
         """The engines go on with what other runs want."""

@@ -1,6 +1,6 @@
-"""The process around one engine, in which requests are answered (``scribe``): who is under way, late, or given up.
+"""The process around one engine, in which requests are answered (``worker``): who is under way, late, or given up.
 
-Plain classes; ``ray.remote`` is applied where placement is known (``seat``). All traffic is one call, ``exchange``:
+Plain classes; ``ray.remote`` is applied where placement is known (``replica``). All traffic is one call, ``exchange``:
 requests in, finished outcomes out as an Arrow table. It answers as soon as there is something worth sending, or after
 a short while, so it is the heartbeat too.
 """
@@ -19,9 +19,8 @@ from s3ray.collector import collect_rarely
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import EngineSpec, Timing
-from s3ray.generator.recipe import Recipe
-from s3ray.generator.scribe import Scribe
 from s3ray.generator.wire import unpack
+from s3ray.generator.worker import ServedTask, Worker
 from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
 from s3ray.outcomes import OUTCOME_SCHEMA, table_from_outcomes
 from s3ray.types import (
@@ -33,7 +32,7 @@ from s3ray.types import (
     OutcomeStatus,
 )
 
-_EXIT_DELAY_S = 0.5
+_EXIT_DELAY_S = 0.5  # long enough for the last answer to leave this process before it ends
 _REPLY_AFTER_S = 2.0
 _log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class _Job:
     task: "asyncio.Task[None] | None" = None
 
 
-class Writer:
+class EngineHost:
     """Hosts one engine. Every request that comes in goes out as exactly one outcome, unless the engine dies first.
 
     Calls carry the number of the stage's *epoch*, because Ray may start them in another order than they were sent: a
@@ -73,13 +72,13 @@ class Writer:
     """
 
     def __init__(
-        self, spec: EngineSpec, recipes: Mapping[str, Recipe], *, run: str, share: int = 0, num_shares: int = 1
+        self, spec: EngineSpec, tasks: Mapping[str, ServedTask], *, run: str, share: int = 0, num_shares: int = 1
     ) -> None:
-        """``recipes`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
+        """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
         log_from(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._engine = make_engine(replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares)))
-        self._scribe = Scribe(self._engine, recipes, spec.config, spec.engine)
+        self._worker = Worker(self._engine, tasks, spec.config, spec.engine)
         self._config = spec.config
         self._name = spec.engine
         self._finished: list[Outcome] = []
@@ -99,7 +98,7 @@ class Writer:
             InputError: the engine cannot do what the job asks of it.
         """
         self._limits = await self._engine.start()
-        await self._scribe.try_out()
+        await self._worker.try_out()
         _log.info("ready: %s", self._limits)
         return self._limits
 
@@ -227,7 +226,7 @@ class Writer:
 
     async def _answer(self, job: _Job) -> None:
         try:
-            outcome = await self._scribe.answer(job.request, job.attempt)
+            outcome = await self._worker.answer(job.request, job.attempt)
         except EngineDeadError as error:
             self._death = self._death or str(error)
             self._worth_sending.set()
@@ -257,36 +256,36 @@ class Writer:
 
 
 class GeneratorActor:
-    """What Ray sees of a ``Writer``: Ray wraps every method of an actor's class, and only these calls pay for that."""
+    """What Ray sees of an ``EngineHost``: Ray wraps every method of an actor, and only these calls pay for that."""
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
-        """The arguments of ``Writer``."""
+        """The arguments of ``EngineHost``."""
         collect_rarely()
-        self._writer = Writer(*parts, **settings)
+        self._host = EngineHost(*parts, **settings)
 
     async def start(self) -> EngineLimits:
-        """See ``Writer.start``."""
-        return await self._writer.start()
+        """See ``EngineHost.start``."""
+        return await self._host.start()
 
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int]) -> Exchange:
-        """See ``Writer.exchange``."""
-        return await self._writer.exchange(epoch, packed, cancel)
+        """See ``EngineHost.exchange``."""
+        return await self._host.exchange(epoch, packed, cancel)
 
     async def abort(self, epoch: int) -> None:
-        """See ``Writer.abort``."""
-        await self._writer.abort(epoch)
+        """See ``EngineHost.abort``."""
+        await self._host.abort(epoch)
 
     async def sleep(self, level: int) -> None:
-        """See ``Writer.sleep``."""
-        await self._writer.sleep(level)
+        """See ``EngineHost.sleep``."""
+        await self._host.sleep(level)
 
     async def wake(self) -> EngineLimits:
-        """See ``Writer.wake``."""
-        return await self._writer.wake()
+        """See ``EngineHost.wake``."""
+        return await self._host.wake()
 
     async def close(self) -> None:
-        """See ``Writer.close``."""
-        await self._writer.close()
+        """See ``EngineHost.close``."""
+        await self._host.close()
 
 
 def _keep_to_own_cores(spec: EngineSpec, share: int, num_shares: int) -> int:

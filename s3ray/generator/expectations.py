@@ -31,14 +31,14 @@ class Kind:
 
 
 class Expectations:
-    """What is known of each kind of request (recipe, template and label)."""
+    """What is known of each kind of request (served task, template and label)."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str, str | None], Kind] = {}
 
     def kind(self, request: GenerationRequest) -> Kind:
         """The kind that a request is of."""
-        key = (request.recipe, request.template, request.label)
+        key = (request.served_task, request.template, request.label)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = Kind()

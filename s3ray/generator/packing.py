@@ -13,7 +13,7 @@ ENGINE_CPUS = 1
 WORKER_CPUS = 1
 """CPUs that a train worker with a GPU reserves."""
 SLEEPER_SHARE = 0.6
-"""What an engine that sleeps reserves of its GPU all along: so much that no second one fits."""
+"""What an engine that sleeps reserves of its GPU all along: so much (more than half) that no second one fits."""
 BESIDE_SLEEPER_SHARE = 0.4
 """What is left of that GPU for a train worker."""
 _UNITS = 10_000

@@ -10,7 +10,7 @@ from s3ray.outcomes import Chunk, table_from_outcomes
 from s3ray.types import EngineStats, FailureReason, Outcome, OutcomeStatus
 
 _CHUNK_ROWS = 4096
-_CHUNK_S = 2.0
+_CHUNK_S = 2.0  # what a killed driver may lose; it is computed again
 
 
 class PendingChunk:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from s3ray.generator.plan import NodeFacts, Plan
 
-_TINY = 1e-6
+_TINY = 1e-6  # sums of parts of a GPU are not exact
 
 
 @dataclass(slots=True, kw_only=True)

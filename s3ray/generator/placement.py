@@ -31,7 +31,7 @@ from s3ray.generator.refusals import (
     workers_refused,
 )
 
-_PLENTY = 1_000_000
+_PLENTY = 1_000_000  # CPUs, to find out whether more of them would help
 
 
 def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "") -> Plan:

@@ -15,44 +15,81 @@ from s3ray.cluster import node_facts
 from s3ray.config import RunConfig
 from s3ray.errors import PoolError
 from s3ray.generator.actor import Exchange
-from s3ray.generator.dispatch import Dispatcher
-from s3ray.generator.leaving import answers_in_time, close_in_time, sleep_in_time
-from s3ray.generator.lookahead import MIN_AHEAD, RequestSource
+from s3ray.generator.dispatch import Dispatcher, Recorder
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.placement import place_engine
 from s3ray.generator.plan import NodeFacts, Plan
-from s3ray.generator.policy import PullPolicy
-from s3ray.generator.recipe import Recipe
-from s3ray.generator.seat import Seat, SeatState, no_engine_left, why_lost
+from s3ray.generator.queue import MIN_AHEAD, RequestSource
+from s3ray.generator.replica import (
+    Replica,
+    ReplicaState,
+    answers_in_time,
+    close_in_time,
+    no_engine_left,
+    sleep_in_time,
+    why_lost,
+)
+from s3ray.generator.sharing import Sharing
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
+from s3ray.generator.worker import ServedTask
 from s3ray.outcomes import Chunk
-from s3ray.types import EngineLimits, FailureReason
+from s3ray.types import EngineLimits, FailureReason, GenerationRequest
 
 Emit = Callable[..., None]
 
 _NO_ROOM = "no node has room for it"
+# Answers end a wait at once; nothing else that happens (a node came, a back-off is over) needs to be seen sooner.
 _POLL_S = 1.0
+# Engines answer every two seconds at the latest (``actor``): this is no pause of a busy process, nor of a network.
 _SILENCE_S = 120.0
+# Asking Ray for its nodes costs a call to its head, and a node takes longer than that to come or go.
 _NODES_EVERY_S = 3.0
+
+
+class _NoRequests:
+    """A source that has no request while engines are waited for."""
+
+    finished = False
+    is_waiting = True
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        """None."""
+        return []
 
 
 class GeneratorPool:
     """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine from when it is ready."""
 
-    min_ahead = MIN_AHEAD
+    def __init__(
+        self,
+        config: RunConfig,
+        tasks: Mapping[str, ServedTask],
+        plan: Plan,
+        *,
+        emit: Emit,
+        sharing: Sharing | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """``tasks`` by the name that requests give; ``sharing`` if the pool serves many runs at once.
 
-    def __init__(self, config: RunConfig, recipes: Mapping[str, Recipe], plan: Plan, *, emit: Emit) -> None:
-        """``recipes`` by the name that requests give."""
+        With a ``recorder``, which hears of all that the pool does, engines say when they wrote each text.
+        """
         self._config = config
-        self._recipes = recipes
+        self._tasks = tasks
         self._emit = emit
         self._plan = plan
         self.works_while_training = not (plan.engines_leave or plan.sleep_level)
         placements = {placement.engine: placement for placement in plan.engines}
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
-        self._seats = [Seat(name, number, placements.get(name)) for number, name in enumerate(names)]
-        self._dispatcher = Dispatcher(PullPolicy(), self.min_ahead)
+        is_timed = recorder is not None
+        self._replicas = [
+            Replica(name, number, placements.get(name), is_timed=is_timed) for number, name in enumerate(names)
+        ]
+        self._sharing = sharing
+        self._recorder = recorder
+        # What is drawn far ahead of need could not make way for a stage that is more urgent.
+        self._dispatcher = Dispatcher(min_ahead=0 if sharing else MIN_AHEAD, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._nodes: list[NodeFacts] = []
         self._nodes_at = float("-inf")
@@ -67,6 +104,19 @@ class GeneratorPool:
         self._alive_at = time.monotonic()
         self._tend()
 
+    def start_all(self) -> None:
+        """Start every engine and wait until all are ready.
+
+        Raises:
+            PoolError: one of them died too often, or finds no place.
+        """
+        self.start()
+        while any(replica.state is not ReplicaState.READY for replica in self._replicas):
+            if any(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
+                raise no_engine_left(self._replicas, ", for all were to be measured")
+            self._wait(_NoRequests())
+            self._tend()
+
     def pause(self) -> None:
         """Make way for training: engines on GPUs leave or sleep in swap mode, others only stay idle."""
         if self._plan.engines_leave:
@@ -76,63 +126,81 @@ class GeneratorPool:
 
     def _put_to_sleep(self) -> None:
         """First all get ready: a GPU without an engine would be given to two train workers."""
-        loading = {seat.call: seat for seat in self._seats if seat.state is SeatState.STARTING}
+        loading = {replica.call: replica for replica in self._replicas if replica.state is ReplicaState.STARTING}
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
-        asleep = sleep_in_time([seat for seat in self._seats if seat.state is SeatState.READY], self._plan.sleep_level)
-        for seat in asleep:
-            self._dispatcher.leave(seat.engine, is_blamed=False)
-            seat.state = SeatState.ASLEEP
-            self._emit("engine_asleep", engine=seat.engine, level=self._plan.sleep_level)
-        self._stop([seat for seat in self._running() if seat.state is not SeatState.ASLEEP])
+        ready = [replica for replica in self._replicas if replica.state is ReplicaState.READY]
+        for replica in sleep_in_time(ready, self._plan.sleep_level):
+            self._dispatcher.leave(replica.engine, is_blamed=False)
+            replica.fall_asleep()
+            self._emit("engine_asleep", engine=replica.engine, level=self._plan.sleep_level)
+        self._stop([replica for replica in self._running() if replica.state is not ReplicaState.ASLEEP])
 
     def close(self) -> None:
         """Stop every engine; one that does not stop in time is killed."""
         self._stop(self._running())
 
-    def _stop(self, seats: list[Seat]) -> None:
-        close_in_time([seat for seat in seats if seat.state is not SeatState.STARTING])
-        for seat in seats:
-            self._dispatcher.leave(seat.engine, is_blamed=False)
-            seat.remove()
-            self._emit("engine_stopped", engine=seat.engine)
+    def _stop(self, replicas: list[Replica]) -> None:
+        close_in_time([replica for replica in replicas if replica.state is not ReplicaState.STARTING])
+        for replica in replicas:
+            self._dispatcher.leave(replica.engine, is_blamed=False)
+            replica.remove()
+            self._emit("engine_stopped", engine=replica.engine)
 
-    def _running(self) -> list[Seat]:
+    def _running(self) -> list[Replica]:
         """Those that hold their place."""
-        return [seat for seat in self._seats if seat.state in (SeatState.STARTING, SeatState.READY, SeatState.ASLEEP)]
+        return [replica for replica in self._replicas if replica.holds_place]
+
+    @property
+    def num_holding(self) -> int:
+        """Engines that hold devices at this moment."""
+        return len(self._running())
 
     def _may_start(self) -> bool:
         """Whether one more engine may take its place."""
-        return True
+        sharing = self._sharing
+        return sharing is None or (sharing.source.num_customers > 0 and self.num_holding < sharing.num_allowed())
 
     def _tend(self) -> None:
         """Start what may start: engines whose back-off is over, and engines for which a node has room."""
+        if self._sharing is not None:
+            for indexes in self._sharing.source.take_withdrawn():
+                self._dispatcher.withdraw(indexes)
+            self._make_room(self._sharing.num_allowed())
         now = time.monotonic()
-        for seat in self._seats:
-            if seat.state is SeatState.ASLEEP:
-                seat.wake(now)
-            is_due = seat.state is SeatState.WAITING and seat.not_before <= now
-            if is_due and self._may_start() and self._find_place(seat, now):
-                seat.launch(self._config.generator, self._recipes, run=self._config.name, now=now)
-                self._emit("engine_starting", engine=seat.engine, nodes=sorted(seat.nodes), restarts=seat.num_restarts)
+        for replica in self._replicas:
+            if replica.state is ReplicaState.ASLEEP:
+                replica.wake(now)
+            if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
+                replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
+                self._emit(
+                    "engine_starting", engine=replica.engine, nodes=sorted(replica.nodes), restarts=replica.num_restarts
+                )
 
-    def _find_place(self, seat: Seat, now: float) -> bool:
-        """Keep the seat's place, or find it another one; False while no node has room."""
+    def _find_place(self, replica: Replica, now: float) -> bool:
+        """Keep the replica's place, or find it another one; False while no node has room."""
         nodes = self._living(now)
         shunned = self._supervisor.shunned(now)
-        if seat.placement is not None:
-            if seat.nodes <= {node.node_id for node in nodes} - set(shunned):
-                return True
-            seat.placement = None
-        others = [other.placement for other in self._seats if other is not seat and other.placement is not None]
-        seat.placement = place_engine(self._config, seat.engine, nodes, others, device=self._plan.device, avoid=shunned)
-        if seat.placement is None:
-            if not seat.is_homeless:
-                seat.problem = _NO_ROOM
-                self._emit("engine_waiting", engine=seat.engine, problem=_NO_ROOM, **self._strength())
-            seat.not_before = now + _NODES_EVERY_S
-        seat.is_homeless = seat.placement is None
-        return not seat.is_homeless
+        if replica.placement is not None and replica.nodes <= {node.node_id for node in nodes} - set(shunned):
+            return True
+        others = [other.placement for other in self._replicas if other is not replica and other.placement is not None]
+        place = place_engine(self._config, replica.engine, nodes, others, device=self._plan.device, avoid=shunned)
+        if place is not None:
+            replica.settle(place)
+        elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
+            self._emit("engine_waiting", engine=replica.engine, problem=_NO_ROOM, **self._strength())
+        return place is not None
+
+    def _make_room(self, num_allowed: int) -> None:
+        """Let engines go that are more than ``num_allowed``, those with the least to do first."""
+        others = [replica for replica in self._running() if not replica.is_draining]
+        others.sort(
+            key=lambda replica: (replica.state is ReplicaState.READY, self._dispatcher.num_in_flight(replica.engine))
+        )
+        for replica in others[: max(0, len(others) - num_allowed)]:
+            replica.drain()
+        draining = [replica for replica in self._running() if replica.is_draining]
+        self._stop([replica for replica in draining if not self._dispatcher.num_in_flight(replica.engine)])
 
     def _living(self, now: float) -> list[NodeFacts]:
         if now - self._nodes_at > _NODES_EVERY_S:
@@ -141,7 +209,7 @@ class GeneratorPool:
 
     def _strength(self) -> dict[str, int]:
         """With how many engines the run goes on: k of n."""
-        return {"running": len(self._running()), "wanted": len(self._seats)}
+        return {"running": len(self._running()), "wanted": len(self._replicas)}
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -156,8 +224,8 @@ class GeneratorPool:
         self.start()
         self._epoch += 1
         self._pending = PendingChunk()
-        for seat in self._seats:
-            seat.progress_at = time.monotonic()
+        for replica in self._replicas:
+            replica.note_idle(time.monotonic())
         while not source.finished:
             self._feed(source)
             if source.finished:
@@ -173,82 +241,99 @@ class GeneratorPool:
                 yield self._pending.take()
         self._abort()
 
+    def refresh_stats(self, limit_s: float) -> None:
+        """Exchange nothing with every engine while nothing is under way: what it says of itself comes with the answer.
+
+        Engines that do not answer within ``limit_s`` seconds are left alone.
+        """
+        self._epoch += 1  # the epoch of the last stage was aborted, and engines say nothing of it any more
+        now = time.monotonic()
+        calls: dict[ray.ObjectRef | None, Replica] = {}
+        for replica in self._replicas:
+            if replica.state is ReplicaState.READY and replica.call is None:
+                replica.exchange(self._epoch, pack([]), [], now)
+                calls[replica.call] = replica
+        for call in answers_in_time(list(calls), limit_s):
+            self._receive(calls[call])
+
     def _feed(self, source: RequestSource) -> None:
         """Give every engine that waits for work what the dispatcher has for it."""
-        for seat in self._seats:
-            if seat.state is not SeatState.READY or seat.call is not None:
+        for replica in self._replicas:
+            if replica.state is not ReplicaState.READY or replica.call is not None:
                 continue
             now = time.monotonic()
-            if seat.has_gap:
-                seat.exchange(self._epoch, pack([]), [], now)
+            if replica.is_held_back:
+                replica.exchange(self._epoch, pack([]), [], now)
                 continue
-            deal = self._dispatcher.deal(seat.engine, source)
-            if deal.requests or deal.cancel or self._dispatcher.num_in_flight(seat.engine):
-                seat.exchange(self._epoch, pack(deal.requests), deal.cancel, now)
+            deal = self._dispatcher.deal(replica.engine, source)
+            if deal.requests or deal.cancel or self._dispatcher.num_in_flight(replica.engine):
+                replica.exchange(self._epoch, pack(deal.requests), deal.cancel, now)
             else:
-                seat.progress_at = now  # who has nothing to do does not stall
+                replica.note_idle(now)
 
     def _wait(self, source: RequestSource) -> None:
         """Wait for answers and take in all that are there; look after those that are overdue."""
-        calls = {seat.call: seat for seat in self._seats if seat.call is not None}
+        calls = {replica.call: replica for replica in self._replicas if replica.call is not None}
         if calls:
             done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
             if done and rest:
                 done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for call in done:
                 self._receive(calls[call])
-            self._look_after([seat for call, seat in calls.items() if seat.call is call])
-        elif waiting := [seat for seat in self._seats if seat.state is SeatState.WAITING]:
-            self._raise_if_forsaken(waiting)
+            self._look_after([replica for call, replica in calls.items() if replica.call is call])
+        elif waiting := [replica for replica in self._replicas if replica.state is ReplicaState.WAITING]:
+            self._raise_if_stranded(waiting)
             time.sleep(_POLL_S / 4)
-        elif all(seat.state is SeatState.GIVEN_UP for seat in self._seats):
-            raise no_engine_left(self._seats)
+        elif all(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
+            raise no_engine_left(self._replicas)
         elif source.is_waiting:
             time.sleep(_POLL_S / 4)
         elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")
 
-    def _look_after(self, silent: list[Seat]) -> None:
+    def _look_after(self, silent: list[Replica]) -> None:
         """End engines that start, answer or compute for too long."""
         now = time.monotonic()
         living = {node.node_id for node in self._living(now)}
         generator = self._config.generator
-        for seat in silent:
-            waited = now - seat.called
-            if not seat.nodes <= living:
-                self._lose(seat, "its node is gone", is_blamed=False)
-            elif seat.state is SeatState.STARTING and waited > generator.ready_s:
-                self._lose(seat, f"was not ready after {generator.ready_s:.0f} s (generator.ready_s)")
-            elif seat.state is SeatState.READY and waited > _SILENCE_S:
-                self._lose(seat, f"did not answer for {_SILENCE_S:.0f} s")
+        for replica in silent:
+            waited = replica.waited_s(now)
+            if not replica.nodes <= living:
+                self._lose(replica, "its node is gone", is_blamed=False)
+            elif replica.state is ReplicaState.STARTING and waited > generator.ready_s:
+                self._lose(replica, f"was not ready after {generator.ready_s:.0f} s (generator.ready_s)")
+            elif replica.state is ReplicaState.READY and waited > _SILENCE_S:
+                self._lose(replica, f"did not answer for {_SILENCE_S:.0f} s")
 
-    def _receive(self, seat: Seat) -> None:
-        call, seat.call = seat.call, None
+    def _receive(self, replica: Replica) -> None:
         try:
-            answer = ray.get(call)
+            answer = ray.get(replica.take_call())
         except ray.exceptions.RayError as error:
             why = why_lost(error)
             if why.may_live:
-                self._ask_again(seat, why.problem)
+                self._ask_again(replica, why.problem)
             else:
-                self._lose(seat, why.problem, is_blamed=why.is_blamed, is_final=why.is_final)
+                self._lose(replica, why.problem, is_blamed=why.is_blamed, is_final=why.is_final)
         else:
             if isinstance(answer, EngineLimits):
-                self._welcome(seat, answer)
+                self._welcome(replica, answer)
             else:
-                self._take_in(seat, answer)
+                self._take_in(replica, answer)
 
-    def _welcome(self, seat: Seat, limits: EngineLimits) -> None:
+    def _welcome(self, replica: Replica, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
-        seat.state, seat.problem, seat.progress_at = SeatState.READY, "", now
-        self._dispatcher.join(seat.engine, limits)
-        seconds = now - seat.called
-        event, seat.is_waking = "engine_awake" if seat.is_waking else "engine_ready", False
-        self._emit(event, engine=seat.engine, seconds=seconds, limits=asdict(limits), **self._strength())
+        event = "engine_awake" if replica.is_waking else "engine_ready"
+        replica.become_ready(now)
+        self._dispatcher.join(replica.engine, limits)
+        self._emit(
+            event, engine=replica.engine, seconds=replica.waited_s(now), limits=asdict(limits), **self._strength()
+        )
 
-    def _take_in(self, seat: Seat, answer: Exchange) -> None:
+    def _take_in(self, replica: Replica, answer: Exchange) -> None:
         """Book what an engine finished; see whether it moves."""
         now = self._alive_at = time.monotonic()
+        if self._recorder is not None:
+            self._recorder.timed(answer.timings)
         table, stats = answer.table, answer.stats
         output_tokens = table["num_output_tokens"].to_pylist()
         late: set[int] = set()
@@ -257,70 +342,66 @@ class GeneratorPool:
             reasons = table["reason"].to_pylist()
             late = {index for index, why in zip(indexes, reasons, strict=True) if why == FailureReason.TIMEOUT.value}
             keep = self._dispatcher.settle(
-                seat.engine,
+                replica.engine,
                 indexes,
                 prompt_tokens=table["num_prompt_tokens"].to_pylist(),
                 output_tokens=output_tokens,
                 timed_out=late,
             )
             self._pending.add(table if keep is None else table.filter(pa.array(keep)), now)
-        self._dispatcher.report(seat.engine, stats)
+        self._dispatcher.report(replica.engine, stats)
         self._pending.report(
-            seat.engine,
+            replica.engine,
             stats,
             num_rows=table.num_rows,
             num_output_tokens=sum(output_tokens),
-            num_restarts=seat.num_restarts,
+            num_restarts=replica.num_restarts,
         )
         progress = (stats.num_output_tokens, stats.num_prompt_tokens, stats.num_replies)
-        if table.num_rows > len(late) or progress != seat.progress:
-            seat.progress, seat.progress_at = progress, now
-        seat.unreachable_since = 0.0
-        num_held = self._dispatcher.num_in_flight(seat.engine)
+        replica.note_answer(progress, now, has_rows=table.num_rows > len(late))
+        num_held = self._dispatcher.num_in_flight(replica.engine)
         if answer.death is not None:
-            self._lose(seat, answer.death)
-        elif num_held and not answer.num_running and seat.has_gap:
-            self._dispatcher.take_back(seat.engine)
+            self._lose(replica, answer.death)
+        elif num_held and not answer.num_running and replica.is_held_back:
+            self._dispatcher.take_back(replica.engine)
         elif num_held and not answer.num_running:
-            self._lose(seat, f"lost sight of {num_held} requests that it was given")
-        elif (num_held or late) and now - seat.progress_at > self._config.generator.stall_s:
+            self._lose(replica, f"lost sight of {num_held} requests that it was given")
+        elif (num_held or late) and replica.stalled_s(now) > self._config.generator.stall_s:
             self._lose(
-                seat, f"computed nothing for {self._config.generator.stall_s:.0f} s (generator.stall_s): {stats}"
+                replica, f"computed nothing for {self._config.generator.stall_s:.0f} s (generator.stall_s): {stats}"
             )
-        if not self._dispatcher.num_in_flight(seat.engine):
-            seat.has_gap = False
+        if not self._dispatcher.num_in_flight(replica.engine):
+            replica.close_gap()
 
     # -- supervision -----------------------------------------------------------------------------------------------
 
-    def _lose(self, seat: Seat, problem: str, *, is_blamed: bool = True, is_final: bool = False) -> None:
-        """Take a lost engine's requests back and say when its seat is filled again, if it is."""
+    def _lose(self, replica: Replica, problem: str, *, is_blamed: bool = True, is_final: bool = False) -> None:
+        """Take a lost engine's requests back and say when it starts again, if it does."""
         now = time.monotonic()
-        loss = self._dispatcher.leave(seat.engine, is_blamed=is_blamed)
+        loss = self._dispatcher.leave(replica.engine, is_blamed=is_blamed)
         if loss.poisoned:
-            self._pending.add_poisoned(loss.poisoned, seat.engine, now)
-        assert seat.placement is not None, "an engine that is lost was placed"
-        node_id = seat.placement.node_id
-        seat.remove()
-        seat.problem = problem
+            self._pending.add_poisoned(loss.poisoned, replica.engine, now)
+        assert replica.placement is not None, "an engine that is lost was placed"
+        node_id = replica.placement.node_id
+        replica.die(problem)
         self._emit(
             "engine_lost",
-            engine=seat.engine,
+            engine=replica.engine,
             problem=problem,
             in_flight=loss.num_in_flight,
             poisoned=len(loss.poisoned),
-            restarts=seat.num_restarts,
-            nodes=sorted(seat.nodes),
+            restarts=replica.num_restarts,
+            nodes=sorted(replica.nodes),
         )
-        not_before = self._supervisor.died(seat.engine, node_id, now, is_blamed=is_blamed)
+        not_before = self._supervisor.died(replica.engine, node_id, now, is_blamed=is_blamed)
         if is_final or not_before is None:
-            seat.state, seat.placement = SeatState.GIVEN_UP, None
-            self._emit("engine_given_up", engine=seat.engine, problem=problem, **self._strength())
+            replica.give_up()
+            self._emit("engine_given_up", engine=replica.engine, problem=problem, **self._strength())
         else:
-            seat.num_restarts += 1
-            seat.not_before = not_before
+            replica.retry(not_before)
             self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed
 
-    def _ask_again(self, seat: Seat, problem: str) -> None:
+    def _ask_again(self, replica: Replica, problem: str) -> None:
         """The line to an engine is broken: either the network stumbled, or its node died and Ray does not know it yet.
 
         Asking again finds out which, and saves a healthy engine from being loaded once more. Requests or answers may
@@ -328,22 +409,21 @@ class GeneratorPool:
         taken back.
         """
         now = time.monotonic()
-        seat.unreachable_since = seat.unreachable_since or now
-        if seat.state is not SeatState.READY or now - seat.unreachable_since > _SILENCE_S:
-            self._lose(seat, problem, is_blamed=False)
+        unreachable_s = replica.note_unreachable(now)
+        if replica.state is not ReplicaState.READY or unreachable_s > _SILENCE_S:
+            self._lose(replica, problem, is_blamed=False)
         else:
-            seat.has_gap = True
-            seat.exchange(self._epoch, pack([]), [], now)
+            replica.exchange(self._epoch, pack([]), [], now)
 
-    def _raise_if_forsaken(self, waiting: list[Seat]) -> None:
+    def _raise_if_stranded(self, waiting: list[Replica]) -> None:
         """Engines may wait for a node, but not for ever, if none of them is running."""
         limit = self._config.generator.ready_s
-        if not any(seat.placement for seat in waiting) and time.monotonic() - self._alive_at > limit:
-            raise no_engine_left(self._seats, f" for {limit:.0f} s (generator.ready_s)")
+        if not any(replica.placement for replica in waiting) and time.monotonic() - self._alive_at > limit:
+            raise no_engine_left(self._replicas, f" for {limit:.0f} s (generator.ready_s)")
 
     def _abort(self) -> None:
         """Give up what is still under way; its answers are not wanted."""
         holders = set(self._dispatcher.drop())
-        for seat in self._seats:
-            if seat.state is SeatState.READY and (seat.engine in holders or seat.call is not None):
-                seat.abort(self._epoch)
+        for replica in self._replicas:
+            if replica.state is ReplicaState.READY and (replica.engine in holders or replica.call is not None):
+                replica.abort(self._epoch)

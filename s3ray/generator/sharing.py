@@ -5,15 +5,16 @@ back. The most urgent stage is drawn from first; the others fill what it leaves.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from s3ray.generator.lookahead import RequestSource
+from s3ray.generator.queue import RequestSource
 from s3ray.types import GenerationRequest
 
+# No stage comes near 2^40 requests, and the 23 bits above them, in the signed 64 of the column `index`, number stages.
 _BITS = 40
 _BLOCK = 1 << _BITS
 
@@ -24,7 +25,7 @@ Urgency = tuple[int, ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Customer:
     source: RequestSource
-    recipe: str
+    served_task: str
     urgency: Urgency
 
 
@@ -38,12 +39,12 @@ class SharedSource:
         self._withdrawn: list[range] = []
         self._lock = threading.Lock()
 
-    def join(self, source: RequestSource, *, recipe: str, urgency: Urgency) -> int:
+    def join(self, source: RequestSource, *, served_task: str, urgency: Urgency) -> int:
         """A stage wants answers; returns the number by which its answers are known."""
         with self._lock:
             number = self._num_joined
             self._num_joined += 1
-            self._customers[number] = _Customer(source=source, recipe=recipe, urgency=urgency)
+            self._customers[number] = _Customer(source=source, served_task=served_task, urgency=urgency)
         return number
 
     def leave(self, number: int) -> None:
@@ -76,7 +77,7 @@ class SharedSource:
                     break
                 base = number * _BLOCK
                 taken += [
-                    request._replace(index=base + request.index, recipe=customer.recipe)
+                    request._replace(index=base + request.index, served_task=customer.served_task)
                     for request in customer.source.take(num - len(taken))
                 ]
         return taken
@@ -86,6 +87,18 @@ class SharedSource:
         with self._lock:
             withdrawn, self._withdrawn = self._withdrawn, []
         return withdrawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What a pool must know to serve many runs: stages come and go, and devices may be wanted back for training.
+
+    ``num_allowed`` says how many engines may hold devices at this moment. One that is too many gets no more requests,
+    answers what it has, and leaves; it is back when there is room again and a stage in ``source`` wants answers.
+    """
+
+    source: SharedSource
+    num_allowed: Callable[[], int]
 
 
 def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:

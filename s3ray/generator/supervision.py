@@ -7,7 +7,7 @@ first; a node on which engines died twice is left alone as long as another one h
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-WINDOW_S = 3600.0
+WINDOW_S = 3600.0  # older deaths say nothing of how an engine or a node is now
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
 _DEATHS_PER_NODE = 2

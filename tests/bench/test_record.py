@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from s3ray.bench.record import (
     Life,
     PhaseRecord,
-    WatchedDispatcher,
+    PhaseRecorder,
     Window,
     growth,
     increase,
@@ -24,7 +24,6 @@ from s3ray.bench.record import (
     whole_phase,
 )
 from s3ray.generator.dispatch import Dispatcher
-from s3ray.generator.policy import PullPolicy
 from s3ray.types import EngineLimits, EngineStats
 from tests.bench.phases import DRY, END, START, limits, reading, two_engines
 from tests.sources import InsistentSource, make_request
@@ -47,8 +46,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def watched(clock: Clock) -> WatchedDispatcher:
-    dispatcher = WatchedDispatcher(PullPolicy(), clock=clock)
+def recorder(clock: Clock) -> PhaseRecorder:
+    return PhaseRecorder(clock)
+
+
+@pytest.fixture
+def watched(recorder: PhaseRecorder) -> Dispatcher:
+    dispatcher = Dispatcher(recorder=recorder)
     dispatcher.join("engine-0", SLOTS)
     return dispatcher
 
@@ -62,11 +66,11 @@ def indexes(dispatcher: Dispatcher, engine: str, source: InsistentSource) -> lis
 
 
 def test_the_window_ends_when_the_first_engine_has_room_and_nothing_waits(
-    watched: WatchedDispatcher, clock: Clock
+    watched: Dispatcher, recorder: PhaseRecorder, clock: Clock
 ) -> None:
     source = InsistentSource([make_request(index) for index in range(8)])
     clock.now = 5.0
-    record = watched.begin_record()
+    record = recorder.begin_record()
     clock.now = 6.0
     held = indexes(watched, "engine-0", source)
     assert (record.started_at, record.dry_at) == (6.0, None)
@@ -81,16 +85,16 @@ def test_the_window_ends_when_the_first_engine_has_room_and_nothing_waits(
 
 
 def test_what_an_engine_without_work_is_dealt_before_the_phase_means_nothing(
-    watched: WatchedDispatcher, clock: Clock
+    watched: Dispatcher, recorder: PhaseRecorder, clock: Clock
 ) -> None:
-    record = watched.begin_record()
+    record = recorder.begin_record()
     watched.deal("engine-0", InsistentSource([]))
     assert (record.started_at, record.dry_at) == (None, None)
 
 
-def test_requests_that_were_given_to_two_engines_are_counted(watched: WatchedDispatcher) -> None:
+def test_requests_that_were_given_to_two_engines_are_counted(watched: Dispatcher, recorder: PhaseRecorder) -> None:
     source = InsistentSource([make_request(index) for index in range(3)])
-    record = watched.begin_record()
+    record = recorder.begin_record()
     assert indexes(watched, "engine-0", source) == [0, 1, 2]
     watched.join("engine-1", SLOTS)
     copied = indexes(watched, "engine-1", source)
@@ -101,8 +105,8 @@ def test_requests_that_were_given_to_two_engines_are_counted(watched: WatchedDis
     assert record.again_output_tokens == 7, "the second answer ends nothing"
 
 
-def test_an_engine_that_comes_back_begins_at_zero(watched: WatchedDispatcher, clock: Clock) -> None:
-    record = watched.begin_record()
+def test_an_engine_that_comes_back_begins_at_zero(watched: Dispatcher, recorder: PhaseRecorder, clock: Clock) -> None:
+    record = recorder.begin_record()
     clock.now = 1.0
     watched.report("engine-0", EngineStats(num_output_tokens=50))
     clock.now = 2.0
@@ -118,7 +122,7 @@ def test_an_engine_that_comes_back_begins_at_zero(watched: WatchedDispatcher, cl
 
 
 def test_it_deals_as_the_dispatcher_of_a_run_does() -> None:
-    plain, watched = Dispatcher(PullPolicy()), WatchedDispatcher(PullPolicy())
+    plain, watched = Dispatcher(), Dispatcher(recorder=PhaseRecorder())
     dealt: list[list[list[int]]] = []
     for dispatcher in (plain, watched):
         source = InsistentSource([make_request(index) for index in range(30)])

@@ -50,7 +50,7 @@ class ScriptedPool:
                     status=OutcomeStatus.ACCEPTED,
                     engine="engine-0",
                     num_output_tokens=2,
-                    text=request.recipe,
+                    text=request.served_task,
                 )
                 for request in batch
             ]

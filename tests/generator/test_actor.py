@@ -8,10 +8,10 @@ import pytest
 from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import Exchange, Writer
+from s3ray.generator.actor import EngineHost, Exchange
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing
-from s3ray.generator.recipe import Recipe
 from s3ray.generator.wire import pack
+from s3ray.generator.worker import ServedTask
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Limits
@@ -23,7 +23,7 @@ CONFIG = GeneratorConfig(engine="fake", prompt_form="completion")
 
 def make_writer(
     request_s: float = 600.0, max_tokens: int = 256, retry_max_tokens: int | None = None, **fake: float
-) -> Writer:
+) -> EngineHost:
     config = GeneratorConfig(
         engine="fake",
         prompt_form="completion",
@@ -32,7 +32,7 @@ def make_writer(
         fake=FakeConfig(**fake),  # type: ignore[arg-type]
     )
     spec = EngineSpec(engine="engine-0", config=config, device="cpu")
-    return Writer(spec, {"": Recipe(task=TASK, clean=True)}, run="test")
+    return EngineHost(spec, {"": ServedTask(task=TASK, clean=True)}, run="test")
 
 
 def requests(num: int, start: int = 0) -> bytes:
@@ -46,10 +46,10 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
-async def collect(writer: Writer, num: int, epoch: int = 1) -> list[Outcome]:
+async def collect(host: EngineHost, num: int, epoch: int = 1) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < num:
-        outcomes += outcomes_of(await writer.exchange(epoch, NOTHING))
+        outcomes += outcomes_of(await host.exchange(epoch, NOTHING))
     return outcomes
 
 
@@ -59,12 +59,12 @@ def outcomes_of(answer: Exchange) -> list[Outcome]:
 
 def test_what_goes_in_comes_out_once() -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=2000.0)
-        await writer.start()
-        outcomes = outcomes_of(await writer.exchange(1, requests(40)))
-        outcomes += await collect(writer, 40 - len(outcomes))
+        host = make_writer(tokens_per_s=2000.0)
+        await host.start()
+        outcomes = outcomes_of(await host.exchange(1, requests(40)))
+        outcomes += await collect(host, 40 - len(outcomes))
         assert sorted(outcome.index for outcome in outcomes) == list(range(40))
-        assert not (await writer.exchange(1, NOTHING)).table.num_rows
+        assert not (await host.exchange(1, NOTHING)).table.num_rows
         assert {outcome.status for outcome in outcomes} == {OutcomeStatus.ACCEPTED}
         assert all(outcome.text and outcome.raw and outcome.num_output_tokens for outcome in outcomes)
 
@@ -73,43 +73,43 @@ def test_what_goes_in_comes_out_once() -> None:
 
 def test_timings_of_the_engine_travel_with_the_answers() -> None:
     async def scenario() -> None:
-        writer = make_writer()
-        await writer.start()
+        host = make_writer()
+        await host.start()
         told = [[Timing(queue_s=0.1, first_token_s=0.2, per_token_s=None)], []]
-        writer._engine.take_timings = lambda: told.pop(0)  # type: ignore[method-assign]
-        assert [len((await writer.exchange(1, requests(1, start))).timings) for start in (0, 1)] == [1, 0]
+        host._engine.take_timings = lambda: told.pop(0)  # type: ignore[method-assign]
+        assert [len((await host.exchange(1, requests(1, start))).timings) for start in (0, 1)] == [1, 0]
 
     run(scenario)
 
 
-def test_each_request_is_worded_and_read_by_the_recipe_that_it_names() -> None:
+def test_each_request_is_worded_and_read_by_the_task_that_it_names() -> None:
     async def scenario() -> None:
         long = TASK.spec.model_copy(update={"limits": Limits(min_words=300, max_words=400)})
-        recipes = {"short": Recipe(task=TASK, clean=True), "long": Recipe(task=Task(long), clean=True)}
-        writer = Writer(EngineSpec(engine="engine-0", config=CONFIG, device="cpu"), recipes, run="test")
-        await writer.start()
-        named = [make_request(0)._replace(recipe="short"), make_request(1)._replace(recipe="long")]
-        answer = await writer.exchange(1, pack([(request, 1) for request in named]))
-        outcomes = [*outcomes_of(answer), *await collect(writer, 2 - answer.table.num_rows)]
+        tasks = {"short": ServedTask(task=TASK, clean=True), "long": ServedTask(task=Task(long), clean=True)}
+        host = EngineHost(EngineSpec(engine="engine-0", config=CONFIG, device="cpu"), tasks, run="test")
+        await host.start()
+        named = [make_request(0)._replace(served_task="short"), make_request(1)._replace(served_task="long")]
+        answer = await host.exchange(1, pack([(request, 1) for request in named]))
+        outcomes = [*outcomes_of(answer), *await collect(host, 2 - answer.table.num_rows)]
         reasons = {outcome.index: outcome.reason for outcome in outcomes}
         assert reasons == {0: "", 1: RejectionReason.TOO_SHORT.value}
 
     run(scenario)
 
 
-def verified(**fake: float) -> Writer:
+def verified(**fake: float) -> EngineHost:
     config = CONFIG.model_copy(update={"fake": FakeConfig(**fake)})  # type: ignore[arg-type]
-    recipe = Recipe(task=TASK, clean=True, verify=True)
-    return Writer(EngineSpec(engine="engine-0", config=config, device="cpu"), {"": recipe}, run="test")
+    served_task = ServedTask(task=TASK, clean=True, verify=True)
+    return EngineHost(EngineSpec(engine="engine-0", config=config, device="cpu"), {"": served_task}, run="test")
 
 
 def test_the_engine_is_asked_for_the_label_of_what_it_wrote() -> None:
     async def scenario() -> None:
-        plain, writer = make_writer(), verified()
-        for one in (plain, writer):
+        plain, host = make_writer(), verified()
+        for one in (plain, host):
             await one.start()
         before = {outcome.index: outcome for outcome in await answers_of(plain, 60)}
-        outcomes = await answers_of(writer, 60)
+        outcomes = await answers_of(host, 60)
         assert len(outcomes) == 60
         for outcome in outcomes:
             assert len(outcome.verdict) == 2
@@ -126,19 +126,19 @@ def test_the_engine_is_asked_for_the_label_of_what_it_wrote() -> None:
     run(scenario)
 
 
-async def answers_of(writer: Writer, num: int) -> list[Outcome]:
-    outcomes = outcomes_of(await writer.exchange(1, requests(num)))
-    return outcomes + await collect(writer, num - len(outcomes))
+async def answers_of(host: EngineHost, num: int) -> list[Outcome]:
+    outcomes = outcomes_of(await host.exchange(1, requests(num)))
+    return outcomes + await collect(host, num - len(outcomes))
 
 
 def test_notes_and_rejected_texts_have_no_verdict() -> None:
     async def scenario() -> None:
-        writer = verified()
-        await writer.start()
+        host = verified()
+        await host.start()
         notes = make_request(0)._replace(stage="reasons", template="reasons")
         cut = make_request(1)._replace(max_tokens=1)
-        answer = await writer.exchange(1, pack([(notes, 1), (cut, 1)]))
-        outcomes = [*outcomes_of(answer), *await collect(writer, 2 - answer.table.num_rows)]
+        answer = await host.exchange(1, pack([(notes, 1), (cut, 1)]))
+        outcomes = [*outcomes_of(answer), *await collect(host, 2 - answer.table.num_rows)]
         assert {outcome.index: outcome.status for outcome in outcomes}[1] is OutcomeStatus.REJECTED
         assert [outcome.verdict for outcome in outcomes] == [(), ()]
 
@@ -147,11 +147,11 @@ def test_notes_and_rejected_texts_have_no_verdict() -> None:
 
 def test_a_finished_example_is_judged_and_nothing_is_written() -> None:
     async def scenario() -> None:
-        writer = verified()
-        await writer.start()
+        host = verified()
+        await host.start()
         gold = make_request(0)._replace(stage="verdicts", template="verify", context={"text": "A fine film."})
-        answer = await writer.exchange(1, pack([(gold, 1)]))
-        (outcome,) = [*outcomes_of(answer), *await collect(writer, 1 - answer.table.num_rows)]
+        answer = await host.exchange(1, pack([(gold, 1)]))
+        (outcome,) = [*outcomes_of(answer), *await collect(host, 1 - answer.table.num_rows)]
         assert (outcome.status, outcome.text, outcome.num_output_tokens) == (OutcomeStatus.ACCEPTED, "", 1)
         assert sum(outcome.verdict) == pytest.approx(1)
 
@@ -160,14 +160,14 @@ def test_a_finished_example_is_judged_and_nothing_is_written() -> None:
 
 def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
     async def scenario() -> None:
-        writer = verified()
-        await writer.start()
+        host = verified()
+        await host.start()
 
         async def refuse(request_id: str, prompt: Prompt) -> Choice:
             raise RequestRefusedError("too long")
 
-        writer._engine.choose = refuse  # type: ignore[method-assign]
-        (outcome,) = await answers_of(writer, 1)
+        host._engine.choose = refuse  # type: ignore[method-assign]
+        (outcome,) = await answers_of(host, 1)
         assert (outcome.status, outcome.verdict) == (OutcomeStatus.ACCEPTED, ())
         assert outcome.detail == "not verified: too long"
         assert outcome.text
@@ -177,14 +177,14 @@ def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
 
 def test_an_engine_that_cannot_tell_labels_apart_does_not_start() -> None:
     async def scenario() -> None:
-        writer = verified()
+        host = verified()
 
         async def refuse(request_id: str, prompt: Prompt) -> Choice:
             raise RequestRefusedError("'pos' and 'posh' begin with the same token")
 
-        writer._engine.choose = refuse  # type: ignore[method-assign]
+        host._engine.choose = refuse  # type: ignore[method-assign]
         with pytest.raises(InputError, match="begin with the same token") as refusal:
-            await writer.start()
+            await host.start()
         assert refusal.value.field == "curation.verify"
 
     run(scenario)
@@ -194,10 +194,10 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
     async def scenario() -> None:
         texts = []
         for _ in range(2):
-            writer = make_writer()
-            await writer.start()
-            answer = await writer.exchange(1, requests(5))
-            outcomes = [*outcomes_of(answer), *await collect(writer, 5 - answer.table.num_rows)]
+            host = make_writer()
+            await host.start()
+            answer = await host.exchange(1, requests(5))
+            outcomes = [*outcomes_of(answer), *await collect(host, 5 - answer.table.num_rows)]
             texts.append({outcome.index: outcome.text for outcome in outcomes})
         assert texts[0] == texts[1]
 
@@ -207,17 +207,17 @@ def test_the_same_request_gives_the_same_text_on_any_engine() -> None:
 @pytest.mark.parametrize("is_told", [True, False])
 def test_answers_of_an_earlier_stage_never_mix_with_a_later_one(is_told: bool) -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=50.0)
-        await writer.start()
-        pending = asyncio.create_task(writer.exchange(1, requests(20)))
+        host = make_writer(tokens_per_s=50.0)
+        await host.start()
+        pending = asyncio.create_task(host.exchange(1, requests(20)))
         await asyncio.sleep(0)
         if is_told:
-            await writer.abort(1)
-        outcomes = outcomes_of(await writer.exchange(2, requests(8, start=100)))
-        await writer.abort(1)  # Ray may deliver it late
+            await host.abort(1)
+        outcomes = outcomes_of(await host.exchange(2, requests(8, start=100)))
+        await host.abort(1)  # Ray may deliver it late
         assert not (await pending).table.num_rows
-        assert not (await writer.exchange(1, requests(5, start=50))).table.num_rows
-        outcomes += await collect(writer, 8 - len(outcomes), epoch=2)
+        assert not (await host.exchange(1, requests(5, start=50))).table.num_rows
+        outcomes += await collect(host, 8 - len(outcomes), epoch=2)
         assert sorted(outcome.index for outcome in outcomes) == list(range(100, 108))
 
     run(scenario)
@@ -227,9 +227,9 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        writer = make_writer(die_after=3)
-        await writer.start()
-        answer = await writer.exchange(1, requests(10))
+        host = make_writer(die_after=3)
+        await host.start()
+        answer = await host.exchange(1, requests(10))
         assert answer.death is not None
         assert "3 answers" in answer.death
         assert answer.table.num_rows == 3
@@ -242,14 +242,14 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        writer = make_writer(tokens_per_s=0.001)
-        await writer.start()
+        host = make_writer(tokens_per_s=0.001)
+        await host.start()
 
         async def gone() -> None:
             raise EngineDeadError("gone in silence")
 
-        writer._engine.check = gone  # type: ignore[method-assign]
-        assert (await writer.exchange(1, requests(3))).death == "gone in silence"
+        host._engine.check = gone  # type: ignore[method-assign]
+        assert (await host.exchange(1, requests(3))).death == "gone in silence"
         await ended.wait()
 
     run(scenario)
@@ -257,11 +257,11 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
 
 def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=0.001, request_s=0.05)
-        await writer.start()
+        host = make_writer(tokens_per_s=0.001, request_s=0.05)
+        await host.start()
         broken = make_request(0)._replace(id="broken", template="no-such-prompt")
-        outcomes = outcomes_of(await writer.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
-        outcomes += await collect(writer, 2 - len(outcomes))
+        outcomes = outcomes_of(await host.exchange(1, pack([(broken, 1), (make_request(1), 1)])))
+        outcomes += await collect(host, 2 - len(outcomes))
         reasons = {outcome.request_id: outcome.reason for outcome in outcomes}
         assert reasons == {"broken": FailureReason.ERROR.value, "seed-1": FailureReason.TIMEOUT.value}
 
@@ -270,10 +270,10 @@ def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
 
 def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
     async def answers(retry_max_tokens: int | None) -> list[Outcome]:
-        writer = make_writer(max_tokens=12, retry_max_tokens=retry_max_tokens)
-        await writer.start()
-        outcomes = outcomes_of(await writer.exchange(1, requests(30)))
-        return outcomes + await collect(writer, 30 - len(outcomes))
+        host = make_writer(max_tokens=12, retry_max_tokens=retry_max_tokens)
+        await host.start()
+        outcomes = outcomes_of(await host.exchange(1, requests(30)))
+        return outcomes + await collect(host, 30 - len(outcomes))
 
     async def scenario() -> None:
         once = await answers(12)
@@ -290,11 +290,11 @@ def test_what_was_cut_is_written_once_more_with_a_larger_limit() -> None:
 
 def test_no_second_try_means_none_for_a_request_with_a_limit_of_its_own_either() -> None:
     async def scenario() -> None:
-        writer = make_writer(max_tokens=12, retry_max_tokens=12)
-        await writer.start()
+        host = make_writer(max_tokens=12, retry_max_tokens=12)
+        await host.start()
         asked = pack([(make_request(index)._replace(max_tokens=5), 1) for index in range(10)])
-        outcomes = outcomes_of(await writer.exchange(1, asked))
-        outcomes += await collect(writer, 10 - len(outcomes))
+        outcomes = outcomes_of(await host.exchange(1, asked))
+        outcomes += await collect(host, 10 - len(outcomes))
         assert {outcome.num_output_tokens for outcome in outcomes} == {5}
 
     run(scenario)
@@ -302,12 +302,12 @@ def test_no_second_try_means_none_for_a_request_with_a_limit_of_its_own_either()
 
 def test_what_another_engine_answered_first_is_given_up() -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=0.001)
-        await writer.start()
-        await asyncio.wait_for(writer.exchange(1, requests(3)), 10)
-        answer = await writer.exchange(1, NOTHING, [0, 2])
+        host = make_writer(tokens_per_s=0.001)
+        await host.start()
+        await asyncio.wait_for(host.exchange(1, requests(3)), 10)
+        answer = await host.exchange(1, NOTHING, [0, 2])
         assert answer.num_running == 1
-        answer = await writer.exchange(1, NOTHING, [0, 1])
+        answer = await host.exchange(1, NOTHING, [0, 1])
         assert (answer.num_running, answer.table.num_rows) == (0, 0)
 
     run(scenario)
@@ -315,9 +315,9 @@ def test_what_another_engine_answered_first_is_given_up() -> None:
 
 def test_an_engine_says_how_it_is() -> None:
     async def scenario() -> None:
-        writer = make_writer(tokens_per_s=400.0)
-        await writer.start()
-        stats = (await writer.exchange(1, requests(40))).stats
+        host = make_writer(tokens_per_s=400.0)
+        await host.start()
+        stats = (await host.exchange(1, requests(40))).stats
         assert stats.num_output_tokens >= 6
         assert stats.busy_s > 0
 

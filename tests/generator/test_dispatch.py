@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.dispatch import make_work
-from benchmarks.simulation import EngineShape, Simulation
+from benchmarks.schedulers import BatchBarrier, StaticShards
+from benchmarks.simulation import EngineShape, Scheduler, Simulation
 from s3ray.generator.dispatch import Deal, Dispatcher
-from s3ray.generator.policy import BatchBarrier, PullPolicy, StaticShards
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 
@@ -59,7 +59,7 @@ def limits(num_seqs: int = 4, num_kv_tokens: int = 0) -> EngineLimits:
 
 
 def pool(*engines: str, num_seqs: int = 4) -> Dispatcher:
-    dispatcher = Dispatcher(PullPolicy())
+    dispatcher = Dispatcher()
     for engine in engines:
         dispatcher.join(engine, limits(num_seqs))
     return dispatcher
@@ -97,7 +97,7 @@ def test_requests_are_drawn_ahead_but_not_without_bound() -> None:
 
 
 def test_tokens_bound_what_an_engine_holds_and_one_always_fits() -> None:
-    dispatcher = Dispatcher(PullPolicy())
+    dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=64, num_kv_tokens=1000))
     source = Source([request(index, max_tokens=200) for index in range(5000)])
     assert len(dispatcher.deal("one", source).requests) == 4  # 1250 / (256 + 100), the one at the edge included
@@ -106,7 +106,7 @@ def test_tokens_bound_what_an_engine_holds_and_one_always_fits() -> None:
 
 
 def test_tokens_bound_what_an_engine_gets_of_one_group_too() -> None:
-    dispatcher = Dispatcher(PullPolicy())
+    dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=64, num_kv_tokens=1000))
     source = Source([request(index, group="g", max_tokens=200) for index in range(5000)])
     assert indexes(dispatcher.deal("one", source)) == [0, 1, 2, 3]
@@ -115,7 +115,7 @@ def test_tokens_bound_what_an_engine_gets_of_one_group_too() -> None:
 
 
 def test_lengths_are_learned_from_answers() -> None:
-    dispatcher = Dispatcher(PullPolicy())
+    dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=1000, num_kv_tokens=4000))
     source = Source(requests(50_000))
     before = indexes(dispatcher.deal("one", source))
@@ -440,7 +440,7 @@ class Model:
     """Engines that do what they are told, and who holds what by the rules alone."""
 
     def __init__(self, num_requests: int) -> None:
-        self.dispatcher = Dispatcher(PullPolicy())
+        self.dispatcher = Dispatcher()
         mixed = [request(index, group=str(index % 5), max_tokens=10 + index * 7 % 90) for index in range(num_requests)]
         self.source = Source(mixed)
         self.held: dict[str, set[int]] = {}
@@ -559,11 +559,11 @@ def test_every_request_ends_exactly_once(steps: list[tuple[str, str]], num_reque
 
 
 def test_pulling_beats_shards_and_barriers_where_an_engine_is_slow() -> None:
-    def makespan_s(policy: PullPolicy | StaticShards | BatchBarrier) -> float:
+    def makespan_s(scheduler: Scheduler) -> float:
         shapes = [EngineShape(num_slots=8), EngineShape(num_slots=8), EngineShape(num_slots=8, tokens_per_s=20.0)]
-        return Simulation(policy, shapes, make_work(2000, seed=0)).run().makespan_s
+        return Simulation(scheduler, shapes, make_work(2000, seed=0)).run().makespan_s
 
-    pull = makespan_s(PullPolicy())
+    pull = makespan_s(Dispatcher())
     assert pull < 0.8 * makespan_s(StaticShards(3))
     assert pull < 0.9 * makespan_s(BatchBarrier(32))
 
@@ -571,6 +571,6 @@ def test_pulling_beats_shards_and_barriers_where_an_engine_is_slow() -> None:
 def test_pulling_comes_near_the_ideal_although_engines_die() -> None:
     """The simulation itself raises if a request ends twice, and does not end if one is lost."""
     shapes = [EngineShape(num_slots=4, dies_at=10.0 * number if number in (3, 5) else None) for number in range(40)]
-    result = Simulation(PullPolicy(), shapes, make_work(5000, seed=1)).run()
+    result = Simulation(Dispatcher(), shapes, make_work(5000, seed=1)).run()
     assert result.num_attempts > 5000
     assert result.efficiency > 0.9

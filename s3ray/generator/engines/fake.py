@@ -24,7 +24,7 @@ circle dragon evening feather glacier hammer insect jungle kettle ladder marble 
 summer thunder umbrella velvet whistle zipper autumn blanket cotton desert eagle fabric gravel honey
 """
 _WORDS = _VOCABULARY.split()
-_PHRASE_BITS = 14
+_PHRASE_BITS = 14  # eight phrases, and 16 bits for the number of words, are drawn from one hash of 128 bits
 _PHRASE_WORDS = 3
 _FEWEST, _MOST = 6, 24
 _TICK_S = 0.05  # answers leave together at most this often: a timer for each costs more than writing the text

@@ -48,13 +48,19 @@ class RequestSource(Protocol):
         ...
 
 
-class Lane:
-    """Requests that wait: ``num`` of them, of which ``num_output_tokens`` are expected."""
+class Queue:
+    """Requests that wait: ``num`` of them, of which ``num_output_tokens`` are expected.
 
-    def __init__(self) -> None:
+    ``is_ending``: the source gave fewer than it was asked for, and the longest leave first.
+    """
+
+    def __init__(self, min_ahead: int = MIN_AHEAD) -> None:
+        """``min_ahead``: requests that are drawn ahead of need, however few are decoded at once."""
         self.num = 0
         self.num_output_tokens = 0
-        self.is_ranked = False
+        self.is_ending = False
+        self._min_ahead = min_ahead
+        self._num_filled = 0
         self._returned: deque[Entry] = deque()
         # In the order of arrival: groups by name, and the names by the arrival of their first.
         self._groups: dict[str, list[Entry]] = {}
@@ -62,15 +68,26 @@ class Lane:
         # In the order of length, ascending: class of length, first of its group and place (negative).
         self._ranking: list[_Ranked] = []
 
-    def extend(self, entries: Sequence[Entry]) -> None:
-        """Requests came from the source."""
-        self.num += len(entries)
-        self.num_output_tokens += sum([entry.num_output_tokens for entry in entries])
-        if self.is_ranked:
-            for entry in entries:
-                insort(self._ranking, _ranked(entry, entry))
-        else:
-            self._append(entries)
+    def draw(self, source: RequestSource, capacity: int, num_held: int, lengths: Expectations) -> None:
+        """Draw what an engine may hold (``num_held``) and what is looked ahead; notices when the source runs dry.
+
+        ``capacity`` are the sequences that all engines decode at once.
+        """
+        num_ahead = min(max(self._min_ahead, NUM_AHEAD * capacity), MAX_AHEAD)
+        num = num_ahead + num_held - self.num
+        if num <= 0:
+            return
+        entries = [Entry(request, lengths.kind(request)) for request in source.take(num)]
+        self._extend(entries)
+        if len(entries) < num:
+            self._num_filled = 0
+            if not self.is_ending:
+                self._rank()
+        elif self.is_ending:
+            # Some answers were rejected, say, and it has more again; a trickle does not change what the end looks like.
+            self._num_filled += len(entries)
+            if self._num_filled > num_ahead // 4:
+                self._unrank()
 
     def give_back(self, entry: Entry) -> None:
         """A request was lost on its way: it is dealt again before any other, since later ones wait for it."""
@@ -90,22 +107,6 @@ class Lane:
         self.num = len(left)
         self.num_output_tokens = sum([entry.num_output_tokens for entry in left])
 
-    def rank(self) -> None:
-        """The end is in sight: longest first from here on, by what is known by now."""
-        self.is_ranked = True
-        for group in self._groups.values():
-            self._expect_anew(group)
-            self._ranking += [_ranked(entry, group[0]) for entry in group]
-        self._ranking.sort()
-        self._groups.clear()
-        self._order.clear()
-
-    def unrank(self) -> None:
-        """The source gives more than it seemed: back to the order of arrival."""
-        self.is_ranked = False
-        self._append([entry for _, _, _, entry in sorted(self._ranking, key=lambda ranked: -ranked[2])])
-        self._ranking.clear()
-
     def take(self, room: Room, *, longest: float, avoided_by: str) -> list[Entry]:
         """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
 
@@ -116,7 +117,7 @@ class Lane:
         num, num_tokens, num_extra = room
         taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
         num_tokens -= sum([entry.num_tokens for entry in taken])
-        if self.is_ranked:
+        if self.is_ending:
             self._take_longest(taken, num, num_tokens, longest)
         else:
             self._take_groups(taken, num, num_tokens, num_extra, longest)
@@ -169,6 +170,31 @@ class Lane:
         self._returned.extendleft(reversed(left))
         return taken
 
+    def _extend(self, entries: Sequence[Entry]) -> None:
+        self.num += len(entries)
+        self.num_output_tokens += sum([entry.num_output_tokens for entry in entries])
+        if self.is_ending:
+            for entry in entries:
+                insort(self._ranking, _ranked(entry, entry))
+        else:
+            self._append(entries)
+
+    def _rank(self) -> None:
+        """The end is in sight: longest first from here on, by what is known by now."""
+        self.is_ending = True
+        for group in self._groups.values():
+            self._expect_anew(group)
+            self._ranking += [_ranked(entry, group[0]) for entry in group]
+        self._ranking.sort()
+        self._groups.clear()
+        self._order.clear()
+
+    def _unrank(self) -> None:
+        """The source gives more than it seemed: back to the order of arrival."""
+        self.is_ending = False
+        self._append([entry for _, _, _, entry in sorted(self._ranking, key=lambda ranked: -ranked[2])])
+        self._ranking.clear()
+
     def _expect_anew(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self.num_output_tokens -= entry.num_output_tokens
@@ -185,74 +211,6 @@ class Lane:
                 self._order.append(name)
             else:
                 group.append(entry)
-
-
-class Lookahead:
-    """The lanes of requests that wait, and what is known of the end of the source.
-
-    A request waits in lane ``index % num_lanes``. ``is_ending``: the source gave fewer than it was asked for, and the
-    longest leave first.
-    """
-
-    def __init__(self, num_lanes: int, *, has_endgame: bool, min_ahead: int = MIN_AHEAD) -> None:
-        """``has_endgame``: whether anything changes when the end is in sight."""
-        self.is_ending = False
-        self._has_endgame = has_endgame
-        self._min_ahead = min_ahead
-        self._lanes = [Lane() for _ in range(num_lanes)]
-        self._num_filled = 0
-
-    @property
-    def num(self) -> int:
-        """Requests that wait."""
-        return sum([lane.num for lane in self._lanes])
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Expected of them."""
-        return sum([lane.num_output_tokens for lane in self._lanes])
-
-    def lane(self, number: int) -> Lane:
-        """The lane of a request's index, or of an engine's number."""
-        return self._lanes[number % len(self._lanes)]
-
-    def withdraw(self, indexes: range) -> None:
-        """Requests are wanted no more."""
-        for lane in self._lanes:
-            lane.withdraw(indexes)
-
-    def draw(self, source: RequestSource, lane: Lane, capacity: int, num_held: int, lengths: Expectations) -> None:
-        """Fill a lane with what an engine may hold (``num_held``) and its part of what is looked ahead.
-
-        ``capacity`` are the sequences that all engines decode at once. Notices when the source runs dry.
-        """
-        num_ahead = min(max(self._min_ahead, NUM_AHEAD * capacity), MAX_AHEAD)
-        num = num_ahead + (num_held - lane.num) * len(self._lanes)
-        if num <= 0:
-            return
-        entries = [Entry(request, lengths.kind(request)) for request in source.take(num)]
-        if len(self._lanes) == 1:
-            lane.extend(entries)
-        else:
-            for entry in entries:
-                self.lane(entry.request.index).extend((entry,))
-        if self._has_endgame:
-            self._look_for_end(num, len(entries), num_ahead)
-
-    def _look_for_end(self, num_asked: int, num_given: int, num_ahead: int) -> None:
-        if num_given < num_asked:
-            self._num_filled = 0
-            if not self.is_ending:
-                self.is_ending = True
-                for lane in self._lanes:
-                    lane.rank()
-        elif self.is_ending:
-            # Some answers were rejected, say, and it has more again; a trickle does not change what the end looks like.
-            self._num_filled += num_given
-            if self._num_filled > num_ahead // 4:
-                self.is_ending = False
-                for lane in self._lanes:
-                    lane.unrank()
 
 
 def _until(num_tokens: float, entries: Iterable[Entry]) -> list[Entry]:

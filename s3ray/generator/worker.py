@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from s3ray.config import GeneratorConfig
+from s3ray.config import GeneratorConfig, RunConfig
 from s3ray.errors import InputError, RequestRefusedError
 from s3ray.generator.engines.base import Engine
-from s3ray.generator.recipe import Recipe
 from s3ray.tasks import Task
 from s3ray.types import (
     Generation,
@@ -24,29 +23,46 @@ from s3ray.types import (
 _WRITE_EXAMPLES = ("seed", "extrapolate")  # other prompts ask for notes, which have no label
 
 
-class Scribe:
-    """Answers requests with an engine, as their recipes say; ``name`` is the engine's."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedTask:
+    """What an actor needs of each run whose requests it answers.
 
-    def __init__(self, engine: Engine, recipes: Mapping[str, Recipe], config: GeneratorConfig, name: str) -> None:
+    The run's task, whether what is written is cleaned (``curation.clean``), and whether its label is asked for.
+    """
+
+    task: Task
+    clean: bool
+    verify: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig, task: Task) -> "ServedTask":
+        """What a run's settings ask for."""
+        return cls(task=task, clean=config.curation.clean, verify=config.curation.verify != "none")
+
+
+class Worker:
+    """Answers requests with an engine, each as its served task says; ``name`` is the engine's."""
+
+    def __init__(self, engine: Engine, tasks: Mapping[str, ServedTask], config: GeneratorConfig, name: str) -> None:
         self._engine = engine
-        self._recipes = recipes
+        self._tasks = tasks
         self._config = config
         self._name = name
 
     async def try_out(self) -> None:
-        """Ask once, for each recipe that verifies, what will be asked of every text.
+        """Ask once, for each task that verifies, what will be asked of every text.
 
         Raises:
             InputError: the engine cannot answer: it has no probabilities, or cannot tell the choices apart.
             EngineDeadError: the engine is gone.
         """
-        for name, recipe in self._recipes.items():
-            if recipe.verify:
+        for name, served in self._tasks.items():
+            if served.verify:
                 try:
-                    await self._engine.choose(f"trial {name}", self._question(recipe.task, _trial(recipe.task)))
+                    await self._engine.choose(f"trial {name}", self._question(served.task, _trial(served.task)))
                 except RequestRefusedError as error:
                     hint = "Mend it, or set this to none."
-                    problem = f"the generator cannot be asked for the labels of task {recipe.task.name}: {error}"
+                    problem = f"the generator cannot be asked for the labels of task {served.task.name}: {error}"
                     raise InputError(problem, field="curation.verify", hint=hint) from None
 
     async def answer(self, request: GenerationRequest, attempt: int) -> Outcome:
@@ -60,7 +76,7 @@ class Scribe:
         if request.template == "verify":
             outcome = await self._judge(request, attempt)
             return outcome._replace(seconds=time.monotonic() - started)
-        prompt = self._recipes[request.recipe].task.render(request, self._config.prompt_form)
+        prompt = self._tasks[request.served_task].task.render(request, self._config.prompt_form)
         generation, read = await self._write(request, prompt)
         outcome = await self._verify(request, self._outcome(request, attempt, generation, read))
         return outcome._replace(seconds=time.monotonic() - started)
@@ -87,16 +103,16 @@ class Scribe:
         return both, self._read(request, again)
 
     def _read(self, request: GenerationRequest, generation: Generation) -> Parsed | Rejection:
-        recipe = self._recipes[request.recipe]
-        return recipe.task.read(request, generation.text, generation.finish_reason, clean=recipe.clean)
+        served = self._tasks[request.served_task]
+        return served.task.read(request, generation.text, generation.finish_reason, clean=served.clean)
 
     async def _verify(self, request: GenerationRequest, outcome: Outcome) -> Outcome:
         """Ask for the label of what was written; where there is no answer, ``detail`` says why and nothing is lost."""
-        recipe = self._recipes[request.recipe]
+        served = self._tasks[request.served_task]
         is_example = outcome.status is OutcomeStatus.ACCEPTED and request.template in _WRITE_EXAMPLES
-        if not (recipe.verify and is_example):
+        if not (served.verify and is_example):
             return outcome
-        task = recipe.task
+        task = served.task
         try:
             question = self._question(task, task.verification(request, outcome.text))
             choice = await self._engine.choose(f"{request.id}?", question)
@@ -113,7 +129,7 @@ class Scribe:
 
     async def _judge(self, request: GenerationRequest, attempt: int) -> Outcome:
         """The label of a finished example, which nobody wrote just now: a gold row."""
-        task = self._recipes[request.recipe].task
+        task = self._tasks[request.served_task].task
         choice = await self._engine.choose(request.id, self._question(task, request))
         told = bool(choice.probabilities)
         return Outcome(
@@ -151,6 +167,11 @@ class Scribe:
             engine=self._name,
             attempt=attempt,
         )
+
+
+def only_task(config: RunConfig, task: Task) -> dict[str, ServedTask]:
+    """The served tasks of a pool that serves one run."""
+    return {"": ServedTask.of(config, task)}
 
 
 def _trial(task: Task) -> GenerationRequest:

@@ -1,0 +1,363 @@
+"""One replica of the engine: a placement group, the actor in it, and the call that is under way.
+
+Knows Ray's calls and nothing of requests; the pool decides.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from s3ray.config import GeneratorConfig
+from s3ray.errors import InputError, PoolError
+from s3ray.generator.actor import GeneratorActor
+from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.plan import Bundle, EnginePlacement
+from s3ray.generator.worker import ServedTask
+
+_NODE_DIED = "its node has died"  # Ray has no class of its own for it
+_ONE_BYTE = {"memory": 1}  # a placement group must reserve something
+_STOP_S = 20.0
+_SLEEP_S = 120.0
+
+
+class ReplicaState(Enum):
+    """Where a replica is in its life."""
+
+    WAITING = "waiting"  # for its back-off to end, or for a node with room
+    STARTING = "starting"
+    READY = "ready"
+    ASLEEP = "asleep"  # holds its place, but not the memory of its GPU
+    GIVEN_UP = "given up"
+
+
+class Replica:
+    """Its name ``engine`` stays for the whole run; placement, group, actor and call come and go with its lives.
+
+    All times are on the caller's clock. Only the methods here change what it is.
+    """
+
+    def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
+        """``placement`` is the planned one; None where no node has room yet. ``is_timed``: it times each text."""
+        self.engine = engine
+        self._number = number
+        self._is_timed = is_timed
+        self._placement = placement
+        self._state = ReplicaState.WAITING
+        self._not_before = 0.0
+        self._is_homeless = False
+        self._num_restarts = 0
+        self._problem = ""
+        self._actor: Any = None
+        self._group: PlacementGroup | None = None
+        self._call: ray.ObjectRef | None = None
+        self._called = 0.0
+        self._progress: object = None
+        self._progress_at = 0.0
+        self._forget_life()
+
+    def _forget_life(self) -> None:
+        self._unreachable_since = 0.0
+        self._has_gap = False
+        self._is_waking = False
+        self._is_draining = False
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ReplicaState:
+        """Where it is in its life."""
+        return self._state
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether it holds devices."""
+        return self._state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.ASLEEP)
+
+    @property
+    def placement(self) -> EnginePlacement | None:
+        """Where it is, or will be started; None while no node has room."""
+        return self._placement
+
+    @property
+    def nodes(self) -> set[str]:
+        """The nodes that it is placed on."""
+        return set(self._placement.node_ids) if self._placement else set()
+
+    @property
+    def call(self) -> ray.ObjectRef | None:
+        """The call that is under way."""
+        return self._call
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether it starts from sleep."""
+        return self._is_waking
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it only answers what it has, to leave then."""
+        return self._is_draining
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it gets no new requests: it drains, or some may have been lost on the line to it."""
+        return self._is_draining or self._has_gap
+
+    @property
+    def num_restarts(self) -> int:
+        """How often it died and may start again."""
+        return self._num_restarts
+
+    @property
+    def problem(self) -> str:
+        """Why it is not working; human-readable."""
+        return self._problem
+
+    def is_due(self, now: float) -> bool:
+        """Whether it waits for nothing but a place."""
+        return self._state is ReplicaState.WAITING and self._not_before <= now
+
+    def waited_s(self, now: float) -> float:
+        """How long the last call has been under way."""
+        return now - self._called
+
+    def stalled_s(self, now: float) -> float:
+        """How long it has computed nothing, although it had something to do."""
+        return now - self._progress_at
+
+    # -- its place -------------------------------------------------------------------------------------------------
+
+    def settle(self, placement: EnginePlacement) -> None:
+        """A node has room for it."""
+        self._placement, self._is_homeless = placement, False
+
+    def wait_for_room(self, until: float, problem: str) -> bool:
+        """No node has room; returns whether that is news. It is not due before ``until``."""
+        is_new = not self._is_homeless
+        if is_new:
+            self._problem = problem
+        self._placement, self._is_homeless, self._not_before = None, True, until
+        return is_new
+
+    # -- its lives -------------------------------------------------------------------------------------------------
+
+    def launch(self, config: GeneratorConfig, tasks: Mapping[str, ServedTask], *, run: str, now: float) -> None:
+        """Reserve the place and start the engine there; its resolved limits answer the call."""
+        assert self._placement is not None, "a replica is launched where it is placed"
+        placement = self._placement
+        spec = EngineSpec(
+            engine=self.engine,
+            number=self._number,
+            config=config,
+            device=placement.device,
+            executor=placement.executor,
+            memory_share=placement.memory_share,
+            can_sleep=placement.can_sleep,
+            timed=self._is_timed,
+        )
+        self._group = _reserve(placement, f"s3ray {run} {self.engine}")
+        remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
+        shares = {"share": placement.share, "num_shares": placement.num_shares}
+        self._actor = remote.remote(spec, tasks, run=run, **shares)
+        self._state = ReplicaState.STARTING
+        self._begin(self._actor.start.remote(), now)
+
+    def become_ready(self, now: float) -> None:
+        """It has started, or is awake again."""
+        self._state, self._problem, self._is_waking = ReplicaState.READY, "", False
+        self._progress_at = now
+
+    def begin_sleep(self, level: int) -> ray.ObjectRef:
+        """Ask the engine to free its GPU's memory; returns the call to wait for."""
+        self._call = None
+        call: ray.ObjectRef = self._actor.sleep.remote(level)
+        return call
+
+    def fall_asleep(self) -> None:
+        """Its GPU's memory is free."""
+        self._state = ReplicaState.ASLEEP
+
+    def wake(self, now: float) -> None:
+        """Let the engine take its GPU's memory back; its limits answer the call, as they do at a start."""
+        self._state, self._is_waking = ReplicaState.STARTING, True
+        self._begin(self._actor.wake.remote(), now)
+
+    def drain(self) -> None:
+        """Give it nothing new; it is to leave when it has answered what it has."""
+        self._is_draining = True
+
+    def begin_close(self) -> ray.ObjectRef:
+        """Ask the engine to stop; returns the call to wait for."""
+        call: ray.ObjectRef = self._actor.close.remote()
+        return call
+
+    def remove(self) -> None:
+        """End the actor and give its place back; it may start again at once."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+        if self._group is not None:
+            remove_placement_group(self._group)
+        self._actor = self._group = self._call = None
+        self._forget_life()
+        self._state = ReplicaState.WAITING
+
+    def die(self, problem: str) -> None:
+        """It is lost; ``retry`` or ``give_up`` says what follows."""
+        self.remove()
+        self._problem = problem
+
+    def retry(self, not_before: float) -> None:
+        """It starts again when ``not_before`` has come."""
+        self._num_restarts += 1
+        self._not_before = not_before
+
+    def give_up(self) -> None:
+        """It never starts again, and needs no place."""
+        self._state, self._placement = ReplicaState.GIVEN_UP, None
+
+    # -- its calls -------------------------------------------------------------------------------------------------
+
+    def exchange(self, epoch: int, packed: bytes, cancel: list[int], now: float) -> None:
+        """Hand requests over and ask for what is finished."""
+        self._begin(self._actor.exchange.remote(epoch, packed, cancel), now)
+
+    def abort(self, epoch: int) -> None:
+        """Make the engine give up everything of an epoch; the answer of the call under way is not wanted."""
+        self._call = None
+        self._actor.abort.remote(epoch)
+
+    def take_call(self) -> ray.ObjectRef | None:
+        """The call that was under way; its answer is read now."""
+        call, self._call = self._call, None
+        return call
+
+    def note_idle(self, now: float) -> None:
+        """It has nothing to do, and so does not stall."""
+        self._progress_at = now
+
+    def note_answer(self, progress: object, now: float, *, has_rows: bool) -> None:
+        """It answered; it moves if there are rows, or if ``progress`` differs from that of the last answer."""
+        if has_rows or progress != self._progress:
+            self._progress, self._progress_at = progress, now
+        self._unreachable_since = 0.0
+
+    def note_unreachable(self, now: float) -> float:
+        """The line to it is broken, and requests or answers may be lost; returns for how many seconds it has been."""
+        self._unreachable_since = self._unreachable_since or now
+        self._has_gap = True
+        return now - self._unreachable_since
+
+    def close_gap(self) -> None:
+        """It holds nothing, so nothing can be missing."""
+        self._has_gap = False
+
+    def _begin(self, call: ray.ObjectRef, now: float) -> None:
+        self._call = call
+        self._called = now
+
+
+class Ending(NamedTuple):
+    """Why a call to an engine came to nothing.
+
+    ``may_live``: only the line may be broken. ``is_blamed``: the engine or a request may have done it. ``is_final``: it
+    will be the same at every start.
+    """
+
+    problem: str
+    may_live: bool
+    is_blamed: bool
+    is_final: bool
+
+
+def why_lost(error: ray.exceptions.RayError) -> Ending:
+    """Read Ray's error."""
+    is_task = isinstance(error, ray.exceptions.RayTaskError)
+    cause = (error.cause or error) if is_task else error
+    is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
+    return Ending(
+        problem=_first_line(cause),
+        may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
+        is_blamed=is_task or not is_outside,
+        is_final=isinstance(cause, InputError),  # what is wrong with the input is wrong for every later start too
+    )
+
+
+def close_in_time(replicas: Sequence[Replica]) -> None:
+    """Ask replicas to stop, all at once; whoever removes them ends those that have not after a while."""
+    answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
+
+
+def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
+    """Let replicas sleep; returns those that do. The others died of it or take too long."""
+    calls = {replica.begin_sleep(level): replica for replica in replicas}
+    return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
+
+
+def answers_in_time(calls: Sequence[ray.ObjectRef], limit_s: float) -> list[ray.ObjectRef]:
+    """Those of ``calls`` that have ended, well or not, within so many seconds."""
+    done: list[ray.ObjectRef] = []
+    if calls:
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
+    return done
+
+
+def _is_good(call: ray.ObjectRef) -> bool:
+    try:
+        ray.get(call)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError:
+    """What to raise when nobody can work, with each engine's problem."""
+    problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas)
+    return PoolError(
+        f"no engine is left{since} ({problems})",
+        "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _reserve(placement: EnginePlacement, holder: str) -> PlacementGroup:
+    """One group per replica, each bundle on the node that the plan chose; its name says who holds the devices."""
+    return placement_group(
+        [_resources(bundle) or _ONE_BYTE for bundle in placement.bundles],
+        strategy="PACK",
+        name=f"{holder} {uuid.uuid4().hex[:8]}",  # Ray takes a name once, and the last group may not be gone yet
+        bundle_label_selector=[{"ray.io/node-id": bundle.node_id} for bundle in placement.bundles],
+    )
+
+
+def _resources(bundle: Bundle) -> dict[str, float]:
+    wanted = {"CPU": bundle.num_cpus, "GPU": bundle.num_gpus}
+    return {name: num for name, num in wanted.items() if num}
+
+
+def _options(placement: EnginePlacement, group: PlacementGroup) -> dict[str, Any]:
+    first = placement.bundles[0]
+    # With vLLM's ray executor the workers take the GPUs of the group; the actor itself takes none.
+    spans_nodes = placement.executor == "ray"
+    num_gpus = 0 if spans_nodes else first.num_gpus
+    options: dict[str, Any] = {
+        "num_cpus": first.num_cpus,
+        "num_gpus": num_gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=spans_nodes
+        ),
+    }
+    if placement.device != "gpu":
+        # Ray leaves the GPUs visible to actors that reserve none.
+        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    return options

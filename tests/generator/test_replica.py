@@ -1,0 +1,73 @@
+"""What a replica does by itself, without Ray: when it is due, held back, stalled, and what a life leaves behind."""
+
+import pytest
+
+from s3ray.generator.replica import Replica, ReplicaState, no_engine_left
+
+
+@pytest.fixture
+def replica() -> Replica:
+    return Replica("engine-0", 0, None)
+
+
+def test_it_is_due_when_its_back_off_is_over(replica: Replica) -> None:
+    assert replica.is_due(0.0)
+    replica.die("its process ended")
+    replica.retry(5.0)
+    assert (replica.is_due(4.9), replica.is_due(5.0)) == (False, True)
+    assert (replica.num_restarts, replica.problem) == (1, "its process ended")
+
+
+def test_that_no_node_has_room_is_news_once(replica: Replica) -> None:
+    assert replica.wait_for_room(3.0, "no room")
+    assert not replica.wait_for_room(6.0, "no room")
+    assert (replica.is_due(5.9), replica.is_due(6.0)) == (False, True)
+    assert str(no_engine_left([replica])).startswith("no engine is left (engine-0: no room)")
+
+
+def test_after_a_broken_line_it_gets_nothing_new_until_it_holds_nothing(replica: Replica) -> None:
+    assert replica.note_unreachable(10.0) == 0.0
+    assert replica.note_unreachable(12.5) == 2.5
+    assert replica.is_held_back
+    replica.note_answer("moved", 13.0, has_rows=False)
+    assert replica.is_held_back, "what fell into the gap is still missing"
+    replica.close_gap()
+    assert not replica.is_held_back
+    assert replica.note_unreachable(20.0) == 0.0, "an answer ends the silence"
+
+
+def test_a_draining_one_stays_held_back_until_its_life_ends(replica: Replica) -> None:
+    replica.drain()
+    replica.close_gap()
+    assert replica.is_held_back
+    replica.remove()
+    assert not replica.is_draining
+    assert not replica.is_held_back
+
+
+def test_it_stalls_while_neither_rows_nor_progress_come(replica: Replica) -> None:
+    replica.become_ready(0.0)
+    replica.note_answer((0, 0), 1.0, has_rows=False)
+    replica.note_answer((0, 0), 5.0, has_rows=False)
+    assert replica.stalled_s(5.0) == 4.0
+    replica.note_answer((0, 0), 6.0, has_rows=True)
+    assert replica.stalled_s(7.0) == 1.0
+    replica.note_answer((9, 0), 8.0, has_rows=False)
+    assert replica.stalled_s(8.5) == 0.5
+    replica.note_idle(20.0)
+    assert replica.stalled_s(20.0) == 0.0
+
+
+def test_only_a_life_holds_a_place(replica: Replica) -> None:
+    seen = [replica.holds_place]
+    replica.become_ready(0.0)
+    seen.append(replica.holds_place)
+    replica.fall_asleep()
+    seen.append(replica.holds_place)
+    replica.die("gone")
+    seen.append(replica.holds_place)
+    replica.give_up()
+    seen.append(replica.holds_place)
+    assert seen == [False, True, True, False, False]
+    assert replica.state is ReplicaState.GIVEN_UP
+    assert not replica.is_due(1e9)
