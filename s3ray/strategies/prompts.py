@@ -8,7 +8,7 @@ from s3ray.tasks import Task
 from s3ray.tasks.spec import Form
 
 
-def check_strategy(config: StrategyConfig, task: Task, form: Form, where: str) -> None:
+def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
     """Refuse a strategy that this task cannot do.
 
     Raises:
@@ -16,18 +16,21 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form, where: str) -
     """
     if config.name == "progen" and not task.has_labels:
         hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
-        raise InputError(f"task {task.name} has no labels", where, "strategy.name", config.name, hint)
+        raise InputError(f"task {task.name} has no labels", field="strategy.name", value=config.name, hint=hint)
     if config.name == "progen" and not task.uses(form, "seed", "shown"):
         hint = (
             "Say `shown` in it, a list of rows with their fields and `label`; without it progen is zerogen in rounds."
         )
         raise InputError(
-            f"the {form} prompt `seed` of task {task.name} shows no rows", where, "strategy.name", "progen", hint
+            f"the {form} prompt `seed` of task {task.name} shows no rows",
+            field="strategy.name",
+            value="progen",
+            hint=hint,
         )
     if config.two_stage and "subjects" not in task.note_prompts(form):
         hint = "Write one, or leave `two_stage` out."
         problem = f"task {task.name} has no {form} prompt `subjects`"
-        raise InputError(problem, where, "strategy.two_stage", "true", hint)
+        raise InputError(problem, field="strategy.two_stage", value="true", hint=hint)
 
 
 def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:

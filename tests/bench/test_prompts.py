@@ -36,7 +36,7 @@ def job(name: str, **strategy: Any) -> tuple[RunConfig, GoldSplit]:
         "strategy": settings,
         "generator": {"engine": "fake", "prompt_form": "completion"},
     }
-    config = validate(RunConfig, raw, "job.yaml")
+    config = validate(RunConfig, raw)
     return config, load_gold(TASK, config.gold)
 
 

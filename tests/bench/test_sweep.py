@@ -10,7 +10,7 @@ from s3ray.jobfile import validate
 
 def config(**generator: object) -> RunConfig:
     settings = {"engine": "vllm", "model": "m", "engines": 2, "max_num_seqs": 16, "max_num_batched_tokens": 1024}
-    return validate(RunConfig, {"name": "job", "task": "imdb", "generator": settings | generator}, "job.yaml")
+    return validate(RunConfig, {"name": "job", "task": "imdb", "generator": settings | generator})
 
 
 def sweep(known: tuple[str, ...] = PROMPTS, **lists: str) -> Sweep:

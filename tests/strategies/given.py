@@ -108,7 +108,7 @@ PLAIN: dict[str, Any] = {"curation": {"verify": "none"}, "student": {"weigh": "n
 def job(strategy: dict[str, Any], **sections: Any) -> RunConfig:
     """A job on the packaged task; the texts of the scripted generator are all different."""
     raw = {"name": "job", "task": "review_sentences", "generator": {"engine": "fake", "prompt_form": "completion"}}
-    return validate(RunConfig, {**raw, "strategy": {"reasons_per_label": 4, **strategy}, **sections}, "test")
+    return validate(RunConfig, {**raw, "strategy": {"reasons_per_label": 4, **strategy}, **sections})
 
 
 class Student(ScriptedTrainer):
