@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
+from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
@@ -69,7 +70,9 @@ def check_job(config: RunConfig) -> Job:
             hint=f"Span tasks need {MIN_SPAN_LENGTH} or more; 384 is usual.",
         )
     generator = config.generator
-    if config.generates and generator.engine != "fake" and not generator.model:
+    if config.generates:
+        engine_class(generator.engine)
+    if config.generates and (generator.loads_model or generator.engine == "openai") and not generator.model:
         hint = "Hub id, folder, GGUF file, or package:NAME."
         if generator.engine == "openai":
             hint = "The name under which the endpoints serve it."
@@ -77,7 +80,7 @@ def check_job(config: RunConfig) -> Job:
     if generator.endpoints or (config.generates and generator.engine == "openai"):
         check_endpoints(generator.endpoints)
     check_secrets(config, task.spec)
-    if config.generates and generator.engine == "vllm":
+    if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
         _check_lengths(config)

@@ -41,7 +41,7 @@ def identity_tree(about: About, nodes: Sequence[NodeFacts], limits: Sequence[Eng
         "fingerprint": about.fingerprint,
         "engine": generator.engine,
         "model": {
-            "name": model_identity(generator.model) if generator.model else Missing("the fake engine has none"),
+            "name": model_identity(generator.model) if generator.model else Missing("the engine has none"),
             "dtype": _told(generator.engine, [one.dtype for one in limits] if is_vllm else []),
             "parameters": about.parameters,
         },

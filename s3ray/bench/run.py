@@ -140,7 +140,7 @@ class Profiler:
         self._calibration: Calibration | None = None
         self._cells: list[dict[str, Any]] = []
         model = job.config.generator.model
-        is_local = job.config.generator.engine == "vllm"
+        is_local = job.config.generator.loads_model
         self._parameters = count_parameters(model) if is_local else Missing("no weights are loaded here")
         devices = per_engine(job.config.model_dump())
         self._devices = Missing("nobody knows an endpoint's devices") if devices is None else devices

@@ -13,7 +13,7 @@ _GPU_SETTINGS = ("tensor_parallel", "pipeline_parallel", "gpu_share", "accelerat
 
 def needs_device(config: RunConfig) -> bool:
     """Whether the run's engines need GPUs or cores of their own."""
-    return config.generates and (config.generator.engine == "vllm" or config.generator.fake.takes_gpus)
+    return config.generates and config.generator.needs_devices
 
 
 def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> None:
@@ -45,7 +45,7 @@ def _check_generator(generator: GeneratorConfig, device: str) -> None:
         if value == type(generator).model_fields[name].default:
             continue
         field = f"generator.{name}"
-        if generator.engine != "vllm" and not generator.fake.takes_gpus:
+        if not generator.needs_devices:
             problem = f"means nothing to the engine {generator.engine}, which needs no GPU"
             raise InputError(problem, field=field, value=str(value), hint="Leave it out.")
         if device == "cpu":

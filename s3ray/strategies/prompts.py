@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from s3ray.errors import InputError
 from s3ray.methods import StrategyConfig
+from s3ray.strategies import like_builtin
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Form
 
@@ -12,8 +13,10 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
     """Refuse a strategy that this task cannot do.
 
     Raises:
-        InputError: progen without labels or without a place for examples in its prompt; two stages without a prompt.
+        InputError: a strategy of another package that does not fit its contract; progen without labels or without a
+            place for examples in its prompt; two stages without a prompt.
     """
+    config = like_builtin(config)
     if config.name == "progen" and not task.has_labels:
         hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
         raise InputError(f"task {task.name} has no labels", field="strategy.name", value=config.name, hint=hint)
@@ -39,6 +42,7 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
     def says(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
 
+    config = like_builtin(config)
     yield from _notes_without_prompt(config, task, form)
     prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
     if config.name == "llm2llm" and not says("predicted"):

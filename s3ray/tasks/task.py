@@ -211,7 +211,7 @@ def load_task(name_or_path: str, data: str | None = None) -> Task:
             near = difflib.get_close_matches(name_or_path, names, n=1)
             hint = f"Builtin tasks: {', '.join(names)}. Or give the path of a task's YAML file."
             hint = f"Did you mean {near[0]}? {hint}" if near else hint
-            raise InputError("no such task", field="task", value=repr(name_or_path), hint=hint)
+            raise InputError("no such task", where="", field="task", value=repr(name_or_path), hint=hint)
         path = _BUILTIN / f"{name_or_path}.yaml"
     spec = load_spec(path)
     folder = data or (path.parent / spec.data if spec.data else None)

@@ -91,7 +91,7 @@ def context(task: Task, round_: int = 0, num_mistakes: int = 4, **changes: Any) 
 
 
 def plans(strategy: str, given: RoundContext, **settings: Any) -> list[StagePlan]:
-    return list(make_strategy(StrategyConfig(name=strategy, **settings)).example_stages(given))  # type: ignore[arg-type]
+    return list(make_strategy(StrategyConfig(name=strategy, **settings)).example_stages(given))
 
 
 def first(plan: StagePlan, num: int) -> list[GenerationRequest]:

@@ -30,7 +30,7 @@ SINGLE = Task(
 
 
 def config(name: str, **settings: Any) -> StrategyConfig:
-    return StrategyConfig(name=name, **{"rows": 500, **settings})  # type: ignore[arg-type]
+    return StrategyConfig(name=name, **{"rows": 500, **settings})
 
 
 @pytest.mark.parametrize(
