@@ -64,7 +64,7 @@ class ScriptedTrainer:
 
 def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> None:
     """Run, or go on with, one job on the cluster at ``address``."""
-    config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings}, "chaos")
+    config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings})
     task = load_task(TASK)
     connect(address)
     plan = plan_placement(config, node_facts())

@@ -52,7 +52,7 @@ def make_config(num_actors: int, rate: float, slots: int) -> RunConfig:
         "max_num_seqs": slots,
         "fake": {"tokens_per_s": rate * WORDS / slots},
     }
-    return validate(RunConfig, {"name": "scale", "task": TASK, "generator": generator}, "pool_scale")
+    return validate(RunConfig, {"name": "scale", "task": TASK, "generator": generator})
 
 
 def make_stage(config: RunConfig, round_: int, num: int) -> Stage:

@@ -51,7 +51,7 @@ def make_config() -> RunConfig:
         "sampling": {"temperature": 0.9, "top_p": 0.9, "max_tokens": MOST_TOKENS},
     }
     job = {"name": "throughput", "task": TASK, "generator": generator, "curation": {"clean": False}}
-    return validate(RunConfig, job, "benchmarks.workload")
+    return validate(RunConfig, job)
 
 
 def make_parts(config: RunConfig, num_requests: int) -> dict[str, Part]:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from s3ray.config import RunConfig
-from s3ray.errors import InputError, S3RayError
+from s3ray.errors import InputError, S3RayError, located
 from s3ray.files import join
 from s3ray.jobfile import load_config, parse_settings
 from s3ray.masking import mask
@@ -90,7 +90,8 @@ def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fal
     config = _load(job, set_)
     from s3ray.running import run_job
 
-    run_job(config, str(job), _folder(config, out), _console(), fresh=fresh)
+    with located(job):
+        run_job(config, _folder(config, out), _console(), fresh=fresh)
 
 
 @app.command()
@@ -99,7 +100,8 @@ def plan(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fa
     config = _load(job, set_)
     from s3ray.running import plan_job
 
-    plan_job(config, str(job), _folder(config, out), _console(), fresh=fresh)
+    with located(job):
+        plan_job(config, _folder(config, out), _console(), fresh=fresh)
 
 
 @app.command()
@@ -130,7 +132,7 @@ def compare(
     from s3ray.campaign.compare import run_campaign
 
     folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
-    run_campaign(campaign, str(grid), folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
+    run_campaign(campaign, folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
 
 
 @app.command()
@@ -215,7 +217,8 @@ def bench(
         min_seconds=min_seconds,
     )
     folder = out if out is not None else join(config.store, f"{config.name}-bench")
-    bench_job(config, str(job), folder, _console(), options)
+    with located(job):
+        bench_job(config, folder, _console(), options)
 
 
 @app.command()
@@ -227,7 +230,8 @@ def bench_compare(
     from s3ray.bench.compare import compare_profiles, comparison_table
     from s3ray.bench.profile import read_profile
 
-    compared = compare_profiles(read_profile(old), read_profile(new), f"{old}, {new}")
+    with located(f"{old}, {new}"):
+        compared = compare_profiles(read_profile(old), read_profile(new))
     _console().print(comparison_table(compared))
 
 

@@ -16,16 +16,16 @@ from s3ray.generator.plan import NodeFacts
 _CONNECT_S = 5.0
 
 
-def connect(address: str, where: str = "") -> str:
+def connect(address: str) -> str:
     """Join or start a cluster as ``cluster.address`` says; returns a few words that say which.
 
     Raises:
         InputError: no Ray cluster answers at the address.
     """
-    return join_running(address, where) or _start()
+    return join_running(address) or _start()
 
 
-def join_running(address: str, where: str = "") -> str | None:
+def join_running(address: str) -> str | None:
     """Join the cluster that ``cluster.address`` means, if there is one; returns a few words that say which.
 
     Raises:
@@ -34,13 +34,13 @@ def join_running(address: str, where: str = "") -> str | None:
     if address == "local":
         return None
     if address != "auto":
-        _require_listener(address, where)
-        return _join(address, where)
+        _require_listener(address)
+        return _join(address)
     # Ray's own address="auto" would also join the private Ray of any other program on this machine.
     found = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
     if not found or (not os.environ.get("RAY_ADDRESS") and not _listens(found)):
         return None
-    return _join(found, where)
+    return _join(found)
 
 
 def node_facts() -> list[NodeFacts]:
@@ -94,7 +94,7 @@ def _num_gpus() -> int:
     return device_count()
 
 
-def _join(address: str, where: str) -> str:
+def _join(address: str) -> str:
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -104,7 +104,6 @@ def _join(address: str, where: str) -> str:
         )
         raise InputError(
             f"no Ray cluster answers there: {str(error).splitlines()[0]}",
-            where=where,
             field="cluster.address",
             value=address,
             hint=hint,
@@ -124,16 +123,15 @@ def _start() -> str:
     return "on a Ray cluster started on this machine"
 
 
-def _require_listener(address: str, where: str) -> None:
+def _require_listener(address: str) -> None:
     """Ray retries an address where nobody listens for a minute; this answers at once."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         hint = "Write HOST:PORT (6379 is the port of `ray start --head`), auto, or local."
-        raise InputError("is no address", where=where, field="cluster.address", value=address, hint=hint)
+        raise InputError("is no address", field="cluster.address", value=address, hint=hint)
     if not _listens(address):
         raise InputError(
             "nobody listens there",
-            where=where,
             field="cluster.address",
             value=address,
             hint="Check host and port; `ray start --head` prints them.",

@@ -7,12 +7,13 @@ starts of the same run; all others shape the data and are fingerprinted (DESIGN:
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from s3ray.methods import CurationConfig, StrategyConfig
+from s3ray.plugins import BuiltinOrImportPath, is_import_path, load_class
 from s3ray.presets import METHOD_PRESETS, STUDENT_PRESETS
 from s3ray.section import EXECUTION, NAME_PATTERN, Probability, Section
 
@@ -78,8 +79,9 @@ class EndpointConfig(Section):
 class GeneratorConfig(Section):
     """The large language model and the engines that host it."""
 
-    engine: Literal["vllm", "openai", "fake"] = "vllm"
-    """vllm: the real thing. openai: servers that speak OpenAI's protocol. fake: deterministic text from the request."""
+    engine: Annotated[str, BuiltinOrImportPath(("vllm", "openai", "fake"))] = "vllm"
+    """vllm: the real thing. openai: servers that speak OpenAI's protocol. fake: deterministic text from the request.
+    An import path is that of an engine of your own (docs/extending.md)."""
     model: str = ""
     """Hub id, folder, GGUF file, or package:NAME (weights inside an installed package); with `openai` the name that the
     endpoints know. The fake engine needs none."""
@@ -126,6 +128,22 @@ class GeneratorConfig(Section):
     once at the most."""
     fake: FakeConfig = FakeConfig()
     """Script of the fake engine."""
+
+    @property
+    def needs_devices(self) -> bool:
+        """Whether an engine gets GPUs, or cores of its own where there are none."""
+        return self.fake.takes_gpus or self._is("needs_devices")
+
+    @property
+    def loads_model(self) -> bool:
+        """Whether an engine loads ``model`` itself: a hub id, folder, GGUF file or package."""
+        return self._is("loads_model")
+
+    def _is(self, what: str) -> bool:
+        """What the class of an engine says of it. Builtin ones are known without their imports."""
+        if is_import_path(self.engine):
+            return bool(getattr(load_class(self.engine, "generator.engine"), what, False))
+        return self.engine == "vllm"
 
 
 class StudentConfig(Section):

@@ -14,6 +14,10 @@
 All of them survive pickling: every argument goes to ``Exception.__init__`` and the text is made in ``__str__``.
 """
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class S3RayError(Exception):
     """Base of the errors that end a command with a message instead of a traceback."""
@@ -22,11 +26,16 @@ class S3RayError(Exception):
 
 
 class InputError(S3RayError):
-    """Something the user gave cannot be used: says where (file, field), what (value), why, and a way out."""
+    """Something the user gave cannot be used: says where (file, field), what (value), why, and a way out.
+
+    ``where`` is None as long as nobody has said it (see ``located``), and empty where no one file is to be named.
+    """
 
     exit_code = 2
 
-    def __init__(self, problem: str, where: str = "", field: str = "", value: str = "", hint: str = "") -> None:
+    def __init__(
+        self, problem: str, where: str | None = None, field: str = "", value: str = "", hint: str = ""
+    ) -> None:
         super().__init__(problem, where, field, value, hint)
         self.problem = problem
         self.where = where
@@ -40,6 +49,17 @@ class InputError(S3RayError):
         if self.value:
             text += f" (got {self.value})"
         return f"{text}\n  {self.hint}" if self.hint else text
+
+
+@contextlib.contextmanager
+def located(place: str | Path) -> Iterator[None]:
+    """Name ``place``, mostly a file, as the origin of every ``InputError`` from the block that names none yet."""
+    try:
+        yield
+    except InputError as error:
+        if error.where is None:
+            error.where = str(place)
+        raise
 
 
 class RunError(S3RayError):

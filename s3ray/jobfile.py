@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from s3ray.config import RunConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,9 +25,8 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
     Raises:
         InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
     """
-    path = Path(path)
-    raw = set_fields(read_yaml(path), overrides or {}, str(path))
-    return validate(RunConfig, raw, str(path))
+    with located(path):
+        return validate(RunConfig, set_fields(read_yaml(Path(path)), overrides or {}))
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -41,11 +40,12 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
-        changes[field] = parse_value(value, f"--set {field}")
+        with located(f"--set {field}"):
+            changes[field] = parse_value(value)
     return changes
 
 
-def set_fields(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+def set_fields(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Set dotted fields in a tree of plain values, and give the tree back.
 
     Raises:
@@ -57,7 +57,7 @@ def set_fields(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> d
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise InputError("is not a section", where=where, field=parent, hint=f"cannot set {dotted}")
+                raise InputError("is not a section", field=parent, hint=f"cannot set {dotted}")
         node[last] = value
     return raw
 
@@ -68,41 +68,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, is not YAML, or holds something other than a mapping.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CHARS + 1)
-    except OSError as error:
-        raise InputError(
-            "cannot be read", where=str(path), value=error.strerror or "", hint="Check the path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not valid YAML: {error}", where=str(path), hint="Mend the file.") from error
-    return parse_yaml(text, str(path))
+    with located(path):
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_CHARS + 1)
+        except OSError as error:
+            raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"is not valid YAML: {error}", hint="Mend the file.") from error
+        return parse_yaml(text)
 
 
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Read a YAML mapping from a text that lies at ``where``; raises as ``read_yaml`` does."""
-    raw = parse_value(text, where)
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Read a YAML mapping from a text; raises as ``read_yaml`` does."""
+    raw = parse_value(text)
     if not isinstance(raw, dict):
-        raise InputError("holds no fields", where=where, hint="Start from jobs/quickstart.yaml.")
+        raise InputError("holds no fields", hint="Start from jobs/quickstart.yaml.")
     return raw
 
 
-def parse_value(text: str, where: str) -> Any:
+def parse_value(text: str) -> Any:
     """Read any YAML value with the safe loader.
 
     Raises:
         InputError: it is not valid YAML, or too long.
     """
     if len(text) > MAX_CHARS:
-        raise InputError(f"is longer than {MAX_CHARS} characters", where=where, hint="Is it the right file?")
+        raise InputError(f"is longer than {MAX_CHARS} characters", hint="Is it the right file?")
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"is not valid YAML{line}: {problem}", where=where, hint="Mend the file.") from error
+        raise InputError(f"is not valid YAML{line}: {problem}", hint="Mend the file.") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -131,8 +130,8 @@ class _Loader(yaml.SafeLoader):
         return size
 
 
-def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:
-    """Build a pydantic model, turning the first problem into one message with file, field, value and a way out."""
+def validate(model: type[Model], raw: dict[str, Any]) -> Model:
+    """Build a pydantic model, turning the first problem into one message with field, value and a way out."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -143,14 +142,14 @@ def validate(model: type[Model], raw: dict[str, Any], where: str) -> Model:
             names = _names_beside(model, first["loc"][:-1])
             near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
             hint = f"Did you mean `{near[0]}`?" if near else f"Valid here: {', '.join(names)}."
-            raise InputError("unknown field", where=where, field=field, hint=hint) from None
+            raise InputError("unknown field", field=field, hint=hint) from None
         if first["type"] == "missing":
-            raise InputError("is missing", where=where, field=field, hint=_doc_of(model, first["loc"])) from None
+            raise InputError("is missing", field=field, hint=_doc_of(model, first["loc"])) from None
         problem = first["msg"].removeprefix("Value error, ")
         problem = problem[0].lower() + problem[1:]
         value = "" if isinstance(first["input"], dict) else repr(first["input"])
         hint = _doc_of(model, first["loc"])
-        raise InputError(problem, where=where, field=field, value=value, hint=hint) from None
+        raise InputError(problem, field=field, value=value, hint=hint) from None
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:

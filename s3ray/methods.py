@@ -1,9 +1,10 @@
 """The part of a job that says how examples are written and which are kept: strategy and curation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from s3ray.plugins import BuiltinOrImportPath, is_import_path
 from s3ray.section import Probability, Section
 
 NOTE_STAGES = ("reasons", "subjects", "patterns")
@@ -40,10 +41,13 @@ class PlusConfig(Section):
 class StrategyConfig(Section):
     """Where the prompts come from (docs/strategies.md)."""
 
-    name: Literal["gold", "zerogen", "goldgen", "progen", "s3", "transfer", "llm2llm", "s3plus"] = "s3"
+    name: Annotated[
+        str, BuiltinOrImportPath(("gold", "zerogen", "goldgen", "progen", "s3", "transfer", "llm2llm", "s3plus"))
+    ] = "s3"
     """gold: train on gold. zerogen: labels only. goldgen: imitate any gold row. progen: show the generator the rows
     that helped most. s3: extrapolate mistakes. transfer: s3, whose additions then join a zerogen seed set. llm2llm:
-    begin with gold, extrapolate mistakes with the wrong answer shown. s3plus: s3 with the parts of `plus`."""
+    begin with gold, extrapolate mistakes with the wrong answer shown. s3plus: s3 with the parts of `plus`.
+    An import path is that of a strategy of your own (docs/extending.md)."""
     rounds: int = Field(default=2, ge=0, le=20)
     """Rounds of feedback from a student, after the seed set (paper: R = 2). Not used by gold, zerogen and goldgen."""
     seed_examples: int = Field(default=400, ge=0)
@@ -75,6 +79,8 @@ class StrategyConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "StrategyConfig":
         name, rows, seeds = self.name, self.rows, self.seed_examples
+        if is_import_path(name):
+            return self  # what it derives from is known where it is imported (strategies.like_builtin)
         if name in ("zerogen", "goldgen", "progen") and rows is None:
             raise ValueError(f"strategy {name} needs `rows`, the number of examples to write")
         if name in ("s3", "s3plus", "transfer", "progen") and not seeds:

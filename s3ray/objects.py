@@ -64,9 +64,9 @@ def refuse_password(url: str) -> None:
     try:
         password = urlsplit(url).password
     except ValueError as error:
-        raise InputError(f"the URL cannot be read: {error}", field="store", hint=hint) from None
+        raise InputError(f"the URL cannot be read: {error}", where="", field="store", hint=hint) from None
     if password or "::" in url or "?" in url:
-        raise InputError("the URL is chained, or holds a password or a query", field="store", hint=hint)
+        raise InputError("the URL is chained, or holds a password or a query", where="", field="store", hint=hint)
 
 
 def read_file(url: str) -> bytes:

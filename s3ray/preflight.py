@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
+from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
@@ -47,49 +48,50 @@ class Job:
         return {"seed": seed_fingerprint(self.settings, seed_settings), "later": self.fingerprint}
 
 
-def check_job(config: RunConfig, where: str) -> Job:
+def check_job(config: RunConfig) -> Job:
     """Load and check what a job names: task, prompts, gold, models.
 
     Raises:
-        InputError: something is missing or does not fit; says what and where.
+        InputError: something is missing or does not fit; says what.
     """
     task = load_task(config.task, config.data)
-    _check_prompts(config, task, where)
-    check_strategy(config.strategy, task, config.generator.prompt_form, where)
+    _check_prompts(config, task)
+    check_strategy(config.strategy, task, config.generator.prompt_form)
     student = config.student
     if student.weigh != "none" and not config.generates:
         hint = "The checker weighs written rows, and strategy gold writes none: set it to none."
-        raise InputError("has nothing to weigh", where=where, field="student.weigh", value=student.weigh, hint=hint)
-    check_model(student.model, field="student.model", where=where, max_length=student.max_length)
+        raise InputError("has nothing to weigh", field="student.weigh", value=student.weigh, hint=hint)
+    check_model(student.model, field="student.model", max_length=student.max_length)
     if not task.has_labels and student.max_length < MIN_SPAN_LENGTH:
         raise InputError(
             "is too short for question and passage",
-            where=where,
             field="student.max_length",
             value=str(student.max_length),
             hint=f"Span tasks need {MIN_SPAN_LENGTH} or more; 384 is usual.",
         )
     generator = config.generator
-    if config.generates and generator.engine != "fake" and not generator.model:
+    if config.generates:
+        engine_class(generator.engine)
+    if config.generates and (generator.loads_model or generator.engine == "openai") and not generator.model:
         hint = "Hub id, folder, GGUF file, or package:NAME."
         if generator.engine == "openai":
             hint = "The name under which the endpoints serve it."
-        raise InputError("is missing", where=where, field="generator.model", hint=hint)
+        raise InputError("is missing", field="generator.model", hint=hint)
     if generator.endpoints or (config.generates and generator.engine == "openai"):
-        check_endpoints(generator.endpoints, where)
-    check_secrets(where, config, task.spec)
-    if config.generates and generator.engine == "vllm":
+        check_endpoints(generator.endpoints)
+    check_secrets(config, task.spec)
+    if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
-        check_model(generator.model, field="generator.model", where=where, needs_chat_template=is_chat)
-        _check_lengths(config, where)
+        check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
+        _check_lengths(config)
     gold = load_gold(task, config.gold, config.data)
     settings = shaping_settings(config, task, gold)
     return Job(config=config, task=task, gold=gold, settings=settings, fingerprint=fingerprint(settings))
 
 
-def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[Job, Plan]:
+def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
     """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
-    plan = plan_placement(job.config, nodes, where)
+    plan = plan_placement(job.config, nodes)
     generator = job.config.generator
     if generator.engine == "vllm":
         dtype = resolve_dtype(generator.dtype, plan.device, cpu_flags())
@@ -99,7 +101,7 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts], where: str) -> tuple[J
     return resolved, plan
 
 
-def check_secrets(where: str, *written: BaseModel) -> None:
+def check_secrets(*written: BaseModel) -> None:
     """Job and task are written into the run folder, word for word; no value is shown here.
 
     Raises:
@@ -109,37 +111,34 @@ def check_secrets(where: str, *written: BaseModel) -> None:
         hint = (
             "It would be written into the run folder. Keys and passwords come from the environment (docs/security.md)."
         )
-        raise InputError(f"the job or its task holds {found}", where=where, hint=hint)
+        raise InputError(f"the job or its task holds {found}", hint=hint)
 
 
-def _check_prompts(config: RunConfig, task: Task, where: str) -> None:
+def _check_prompts(config: RunConfig, task: Task) -> None:
     form = config.generator.prompt_form
     if config.generates and not task.has_form(form):
         other = "completion" if form == "chat" else "chat"
         hint = f"Write prompts of that form into the task, or set it to {other}."
-        raise InputError(
-            f"task {task.name} has no such prompts", where=where, field="generator.prompt_form", value=form, hint=hint
-        )
+        raise InputError(f"task {task.name} has no such prompts", field="generator.prompt_form", value=form, hint=hint)
     verify = config.curation.verify
     if config.generates and verify != "none" and not task.has_verify(form):
         problem = f"needs a {form} prompt `verify`, which task {task.name} does not have"
         hint = "Write one into the task, or set it to none."
-        raise InputError(problem, where=where, field="curation.verify", value=verify, hint=hint)
+        raise InputError(problem, field="curation.verify", value=verify, hint=hint)
 
 
-def _check_lengths(config: RunConfig, where: str) -> None:
+def _check_lengths(config: RunConfig) -> None:
     generator = config.generator
     if generator.sampling.max_tokens >= generator.max_model_len:
         raise InputError(
             "leaves no room for a prompt",
-            where=where,
             field="generator.sampling.max_tokens",
             value=str(generator.sampling.max_tokens),
             hint=f"It must be well below generator.max_model_len ({generator.max_model_len}).",
         )
 
 
-def check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
+def check_endpoints(endpoints: Sequence[EndpointConfig]) -> None:
     """Refuse endpoints that cannot be asked. No value is shown here: what lies in the wrong field may be a key.
 
     Raises:
@@ -147,16 +146,16 @@ def check_endpoints(endpoints: Sequence[EndpointConfig], where: str) -> None:
     """
     if not endpoints:
         hint = "The openai engine asks servers: give the url of one or more."
-        raise InputError("is missing", where=where, field="generator.endpoints", hint=hint)
+        raise InputError("is missing", field="generator.endpoints", hint=hint)
     for number, endpoint in enumerate(endpoints):
         field = f"generator.endpoints.{number}"
         if not _is_plain_url(endpoint.url):
             hint = "http:// or https://, host and path, such as https://api.openai.com/v1; keys come from key_env."
             problem = "is not a plain URL (no user, password, query or fragment)"
-            raise InputError(problem, where=where, field=f"{field}.url", hint=hint)
+            raise InputError(problem, field=f"{field}.url", hint=hint)
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", endpoint.key_env):
             hint = "Name the variable, in capitals, that holds the key; the key itself belongs into no file."
-            raise InputError("is not the name of a variable", where=where, field=f"{field}.key_env", hint=hint)
+            raise InputError("is not the name of a variable", field=f"{field}.key_env", hint=hint)
 
 
 def _is_plain_url(url: str) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from s3ray import __version__
 from s3ray.config import RunConfig, data_changes, fingerprint, to_yaml
 from s3ray.driver import ROWS_BEFORE, Driver, Parts, rows_before
-from s3ray.errors import InputError, StoreError
+from s3ray.errors import InputError, StoreError, located
 from s3ray.files import join, split
 from s3ray.identity import shaping_settings
 from s3ray.jobfile import set_fields, validate
@@ -77,8 +77,8 @@ def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
         if not field.startswith("curation.") and field not in ("task", "data"):
             hint = "Only curation.* may change, and where task and data lie; for the rest begin with `run --fresh`."
             raise InputError("shapes more than what is kept of the generations", where="--set", field=field, hint=hint)
-    where = old.url("config.yaml")
-    config = validate(RunConfig, set_fields(old.read_config(), changes, where), where)
+    with located(old.url("config.yaml")):
+        config = validate(RunConfig, set_fields(old.read_config(), changes))
     if config.curation.verify != "none" and old.read_config()["curation"]["verify"] == "none":
         hint = "Its generator was never asked; begin with `run --fresh`."
         value = config.curation.verify

@@ -37,18 +37,18 @@ from s3ray.student.trainer import RayStudentTrainer
 from s3ray.students import Trainer
 
 
-def plan_job(config: RunConfig, where: str, folder: str, console: Console, *, fresh: bool = False) -> None:
+def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
     """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
     """
-    job = check_job(config, where)
+    job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
     store = RunStore(folder)
     known = store.check(job.settings)
-    joined = join_running(config.cluster.address, where)
-    job, plan = check_placement(job, node_facts() if joined else local_facts(), where)
+    joined = join_running(config.cluster.address)
+    job, plan = check_placement(job, node_facts() if joined else local_facts())
     head = Text.assemble((job.config.name, "bold"), f": this job can run {joined or 'on this machine'}.")
     console.print(head, soft_wrap=True)
     for line in (*_plan_lines(job, plan), *_forecast(job, plan, folder)):
@@ -91,7 +91,7 @@ def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fresh: bool = False) -> None:
+def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
     """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
 
     ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
@@ -100,13 +100,13 @@ def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fre
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
         RunError: the run could not go on; the message says what is safe and how to go on.
     """
-    job = check_job(config, where)
+    job = check_job(config)
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
     store.check(job.settings)
-    console.print(connect(config.cluster.address, where), style="dim", highlight=False)
+    console.print(connect(config.cluster.address), style="dim", highlight=False)
     try:
-        job, plan = check_placement(job, node_facts(), where)
+        job, plan = check_placement(job, node_facts())
         with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
             store.check(job.settings)  # once more, with nobody beside us
             task = job.task.spec.model_dump(mode="json")

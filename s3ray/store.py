@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s3ray.config import data_changes, fingerprint
-from s3ray.errors import InputError, StoreError
+from s3ray.errors import InputError, StoreError, located
 from s3ray.files import Files, LocalFiles, Position, Tell, is_url, split
 from s3ray.jobfile import parse_yaml
 from s3ray.objects import ObjectFiles, read_file
@@ -191,7 +191,8 @@ class RunStore:
             text = self._files.read(_CONFIG).decode()
         except (StoreError, UnicodeDecodeError) as error:
             raise InputError("cannot be read", where=self.url(_CONFIG), value=str(error)) from error
-        return parse_yaml(text, self.url(_CONFIG))
+        with located(self.url(_CONFIG)):
+            return parse_yaml(text)
 
     def write_text(self, name: str, content: str) -> str:
         """Write a text file atomically and say where it lies."""

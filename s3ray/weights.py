@@ -46,7 +46,7 @@ def resolve_model(model: str) -> str:
         InputError: there is no such folder, file or package, or it carries no weights.
         RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
     """
-    problem = _problem_of(model, "model", "")
+    problem = _problem_of(model, "model")
     place = _locate(model, problem)
     if place is None:
         return model
@@ -61,7 +61,7 @@ def local_weights(model: str) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    place = _locate(model, _problem_of(model, "model", ""))
+    place = _locate(model, _problem_of(model, "model"))
     config = try_to_load_from_cache(model, "config.json") if place is None else None
     return Path(config).parent if isinstance(config, str) else place
 
@@ -70,21 +70,20 @@ def check_model(
     model: str,
     *,
     field: str,
-    where: str,
     needs_tokenizer: bool = True,
     needs_chat_template: bool = False,
     max_length: int | None = None,
 ) -> None:
     """Refuse a model that cannot work, before anything expensive starts. Reads only small files.
 
-    ``field`` and ``where`` are the setting and the file that name the model. ``max_length`` is the longest input in
-    tokens that will be asked of it. Of a hub id only the shape is checked, and with ``HF_HUB_OFFLINE`` set that the
+    ``field`` is the setting that names the model. ``max_length`` is the longest input in tokens that will be asked of
+    it. Of a hub id only the shape is checked, and with ``HF_HUB_OFFLINE`` set that the
     local cache has it.
 
     Raises:
         InputError: with the way out.
     """
-    problem = _problem_of(model, field, where)
+    problem = _problem_of(model, field)
     place = _locate(model, problem)
     if place is None:
         place = _cached_snapshot(model, problem)
@@ -124,9 +123,9 @@ def make_tokenizer_portable(folder: Path) -> None:
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _problem_of(model: str, field: str, where: str) -> Problem:
+def _problem_of(model: str, field: str) -> Problem:
     def problem(text: str, hint: str) -> InputError:
-        return InputError(text, where=where, field=field, value=repr(model), hint=hint)
+        return InputError(text, field=field, value=repr(model), hint=hint)
 
     return problem
 

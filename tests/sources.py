@@ -50,7 +50,7 @@ def make_pool(
     settings = {"engine": "fake", "prompt_form": "completion", "max_num_seqs": 8, **generator}
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
     raw |= {"student": student or {}, "placement": placement or {}}
-    config = validate(RunConfig, raw, "test")
+    config = validate(RunConfig, raw)
     plan = plan_placement(config, node_facts())
     tasks = only_task(config, TASK)
     return GeneratorPool(config, tasks, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))

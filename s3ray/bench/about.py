@@ -42,7 +42,7 @@ def identity_of(
     is_vllm = generator.engine == "vllm"
     model = model_identity(generator.model) if generator.model else None
     if model is None:
-        notes.append("identity.model: the fake engine has none")
+        notes.append("identity.model: the engine has none")
 
     def told(name: str, *values: str) -> str | None:
         """What the engines say, each different value once."""

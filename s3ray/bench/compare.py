@@ -66,7 +66,7 @@ class CellComparison:
     notes: tuple[str, ...] = ()
 
 
-def compare_profiles(old: Profile, new: Profile, where: str = "") -> list[CellComparison]:
+def compare_profiles(old: Profile, new: Profile) -> list[CellComparison]:
     """Every cell that both have, in the order of the new one.
 
     Raises:
@@ -74,11 +74,11 @@ def compare_profiles(old: Profile, new: Profile, where: str = "") -> list[CellCo
     """
     if different := _differences(old, new):
         hint = "Ratios would say nothing about the code. Measure both with the same job on the same kind of machine."
-        raise InputError(f"cannot be compared: {'; '.join(different)}", where=where, hint=hint)
+        raise InputError(f"cannot be compared: {'; '.join(different)}", hint=hint)
     before, after = _by_key(old), _by_key(new)
     if not before.keys() & after.keys():
         hint = "Sweep the same engines, limits, prompts and requests in both."
-        raise InputError("have no cell in common", where=where, hint=hint)
+        raise InputError("have no cell in common", hint=hint)
     return [_compare(key, before[key], after[key]) for key in after if key in before]
 
 

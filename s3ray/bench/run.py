@@ -37,25 +37,25 @@ from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
 from s3ray.verification import VerdictJudge, verdict_stage
 
 
-def bench_job(config: RunConfig, where: str, folder: str, console: Console, options: Options) -> None:
+def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
     """Measure a job's generation and write profile.json into ``folder``; print the table.
 
     Raises:
         InputError: job or options are wrong, or something does not fit; nothing was started and nothing written.
         RunError: a cell could not be measured; those before it are in the profile.
     """
-    job = check_job(config, where)
+    job = check_job(config)
     if not config.generates:
         hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
-        raise InputError("has nothing to measure", where=where, field="strategy.name", value="gold", hint=hint)
+        raise InputError("has nothing to measure", field="strategy.name", value="gold", hint=hint)
     sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
     try:
-        joined = join_running(config.cluster.address, where)
-        plan = _check_cells(job, sweep, node_facts() if joined else local_facts(), where)
-        console.print(joined or connect(config.cluster.address, where), style="dim", highlight=False)
+        joined = join_running(config.cluster.address)
+        plan = _check_cells(job, sweep, node_facts() if joined else local_facts())
+        console.print(joined or connect(config.cluster.address), style="dim", highlight=False)
         log_from(run=config.name, phase="start")
-        profiler = Profiler(job, where, sweep, store, console, plan)
+        profiler = Profiler(job, sweep, store, console, plan)
         profile = profiler.run(node_facts())
     finally:
         ray.shutdown()
@@ -72,10 +72,10 @@ def _open(folder: str) -> RunStore:
     return store
 
 
-def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts], where: str) -> Plan:
+def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
     """Place every engine count of the sweep; returns one of the plans, whose device is that of all."""
     plans = [
-        check_placement(replace(job, config=cell.config(job.config)), nodes, where)[1]
+        check_placement(replace(job, config=cell.config(job.config)), nodes)[1]
         for cell in {cell.engines: cell for cell in cells_of(sweep)}.values()
     ]
     return plans[0]
@@ -103,9 +103,8 @@ class _Told:
 class Profiler:
     """Measures cell after cell; what they have in common is made once."""
 
-    def __init__(self, job: Job, where: str, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
+    def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
         self._job = job
-        self._where = where
         self._sweep = sweep
         self._store = store
         self._console = console
@@ -116,7 +115,7 @@ class Profiler:
         self._device = plan.device
         self._parameters: int | None = None
         model = job.config.generator.model
-        if job.config.generator.engine == "vllm":
+        if job.config.generator.loads_model:
             self._parameters = known(self._notes, "identity.parameters", lambda: count_parameters(model))
         else:
             self._notes.append("identity.parameters: no weights are loaded here")
@@ -172,7 +171,7 @@ class Profiler:
 
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
-        job, plan = check_placement(wanted, nodes, self._where)
+        job, plan = check_placement(wanted, nodes)
         told = _Told(self._console)
         pool = MeasuredPool(job.config, only_task(job.config, job.task), plan, emit=told.emit)
         try:

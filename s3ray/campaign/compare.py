@@ -21,7 +21,7 @@ from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare
 from s3ray.cluster import connect, node_facts
 from s3ray.config import RunConfig, to_yaml
-from s3ray.errors import RunError, S3RayError
+from s3ray.errors import RunError, S3RayError, located
 from s3ray.files import join
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan, in_words
@@ -75,7 +75,7 @@ class _Run:
         return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
 
 
-def run_campaign(campaign: Campaign, where: str, folder: str, console: Console, *, command: str) -> None:
+def run_campaign(campaign: Campaign, folder: str, console: Console, *, command: str) -> None:
     """Run a grid to its end, or go on with it; then write and print its table, which names ``command``.
 
     Raises:
@@ -88,7 +88,7 @@ def run_campaign(campaign: Campaign, where: str, folder: str, console: Console, 
     for run in campaign.runs:
         if run not in todo:
             check_finished(stores[run.name], run.config)
-    failed = _finish(campaign, todo, stores, own, where, command, console) if todo else []
+    failed = _finish(campaign, todo, stores, own, command, console) if todo else []
     _conclude(campaign, stores, own, console)
     if failed:
         hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
@@ -100,22 +100,26 @@ def _finish(
     todo: Sequence[GridRun],
     stores: Mapping[str, RunStore],
     own: RunStore,
-    where: str,
     command: str,
     console: Console,
 ) -> list[str]:
     """Run what is not finished. Returns the names of those that failed."""
-    jobs = {run.name: check_job(run.config, f"{where}: {run.name}") for run in todo}
+    jobs = {}
+    for spec in todo:
+        with located(f"{campaign.file}: {spec.name}"):
+            jobs[spec.name] = check_job(spec.config)
     for name, job in jobs.items():
         stores[name].check(job.settings)
-    console.print(connect(todo[0].config.cluster.address, where), style="dim", highlight=False)
+    with located(campaign.file):
+        console.print(connect(todo[0].config.cluster.address), style="dim", highlight=False)
     try:
         nodes = node_facts()
-        runs = [
-            _Run(number=campaign.runs.index(spec), spec=spec, job=placed, plan=plan, store=stores[spec.name])
-            for spec in todo
-            for placed, plan in [check_placement(jobs[spec.name], nodes, f"{where}: {spec.name}")]
-        ]
+        runs = []
+        for spec in todo:
+            with located(f"{campaign.file}: {spec.name}"):
+                job, plan = check_placement(jobs[spec.name], nodes)
+            number = campaign.runs.index(spec)
+            runs.append(_Run(number=number, spec=spec, job=job, plan=plan, store=stores[spec.name]))
         with own.lock(), contextlib.ExitStack() as locks:
             for run in runs:
                 locks.enter_context(run.store.lock())

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from pydantic import Field, PositiveInt
 
 from s3ray.config import RunConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.jobfile import load_config, read_yaml, validate
 from s3ray.section import NAME_PATTERN, Section
 
@@ -57,6 +57,7 @@ class GridRun:
 class Campaign:
     """A checked grid. ``runs`` are in the order in which they get work, if their priorities are equal."""
 
+    file: str
     config: CampaignConfig
     runs: Sequence[GridRun]
 
@@ -107,9 +108,13 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
     Raises:
         InputError: the grid, a change or one of its jobs is wrong; says which.
     """
-    path = Path(path)
-    config, of_job = _changed(read_yaml(path), changes or {}, str(path))
-    _check_names(config, str(path))
+    with located(path):
+        return _load(Path(path), changes or {})
+
+
+def _load(path: Path, changes: Mapping[str, Any]) -> Campaign:
+    config, of_job = _changed(read_yaml(path), changes)
+    _check_names(config)
     runs = [
         _run(config, path, of_job, dict(zip(config.axes, values, strict=True)), seed)
         for seed in config.seeds
@@ -117,22 +122,22 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         if not _is_skipped(config, dict(zip(config.axes, values, strict=True)))
     ]
     if not runs:
-        raise InputError("leaves no run", where=str(path), field="skip", hint="Leave out fewer combinations.")
+        raise InputError("leaves no run", field="skip", hint="Leave out fewer combinations.")
     twice = [name for name, num in Counter(run.name for run in runs).items() if num > 1]
     if twice:
         hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
-        raise InputError("would give two runs one name", where=str(path), field="axes", value=twice[0], hint=hint)
-    campaign = Campaign(config=config, runs=runs)
-    _check_reference(campaign, str(path))
+        raise InputError("would give two runs one name", field="axes", value=twice[0], hint=hint)
+    campaign = Campaign(file=str(path), config=config, runs=runs)
+    _check_reference(campaign)
     return campaign
 
 
-def _changed(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> tuple[CampaignConfig, dict[str, Any]]:
+def _changed(raw: dict[str, Any], changes: Mapping[str, Any]) -> tuple[CampaignConfig, dict[str, Any]]:
     """The grid with its changes, and those of the job's fields."""
     of_job = {name.removeprefix("job."): value for name, value in changes.items() if name.startswith("job.")}
     of_axes = {name: value for name, value in changes.items() if name.startswith("axes.")}
     own = {name: value for name, value in changes.items() if not name.startswith(("job.", "axes."))}
-    config = validate(CampaignConfig, raw | own, where)
+    config = validate(CampaignConfig, raw | own)
     axes = {axis: {value: dict(fields) for value, fields in values.items()} for axis, values in config.axes.items()}
     places = {f"axes.{axis}.{value}.": fields for axis, values in axes.items() for value, fields in values.items()}
     for name, value in of_axes.items():
@@ -163,7 +168,7 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
     if job.placement.sleep_level:
         problem = f"run {name}: engines of a campaign make way one by one, and stop"
         leave = job.placement.leave
-        raise InputError(problem, where=str(path), field="placement.leave", value=leave, hint="Leave it out.")
+        raise InputError(problem, field="placement.leave", value=leave, hint="Leave it out.")
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
     return GridRun(name=name, cell=cell, seed=seed, priority=priority, config=job)
 
@@ -172,62 +177,57 @@ def _rest(error: InputError) -> dict[str, str]:
     return {"field": error.field, "value": error.value, "hint": error.hint}
 
 
-def _check_names(config: CampaignConfig, where: str) -> None:
+def _check_names(config: CampaignConfig) -> None:
     """Names become folders, and a priority must be of something."""
     hint = "Letters, digits, dots, underscores and hyphens, beginning with a letter or a digit."
     for axis, values in config.axes.items():
         if not values:
-            raise InputError("has no values", where=where, field=f"axes.{axis}", hint="Give one or more, by name.")
+            raise InputError("has no values", field=f"axes.{axis}", hint="Give one or more, by name.")
         for value in values:
             if not re.match(NAME_PATTERN, value):
-                raise InputError(
-                    "cannot be part of a folder's name", where=where, field=f"axes.{axis}", value=value, hint=hint
-                )
+                raise InputError("cannot be part of a folder's name", field=f"axes.{axis}", value=value, hint=hint)
     if len(set(config.seeds)) < len(config.seeds):
-        raise InputError("holds a seed twice", where=where, field="seeds", value=str(config.seeds), hint="Once each.")
-    _check_combinations(config, where)
+        raise InputError("holds a seed twice", field="seeds", value=str(config.seeds), hint="Once each.")
+    _check_combinations(config)
     known = {value for values in config.axes.values() for value in values}
     for value in config.priorities:
         if value not in known:
             hint = f"Values: {', '.join(sorted(known))}."
-            raise InputError("is no value of any axis", where=where, field=f"priorities.{value}", hint=hint)
+            raise InputError("is no value of any axis", field=f"priorities.{value}", hint=hint)
 
 
-def _check_reference(campaign: Campaign, where: str) -> None:
+def _check_reference(campaign: Campaign) -> None:
     reference, axis = campaign.config.reference, campaign.compared_axis
     known = campaign.config.axes[axis] if axis else {}
     if reference is not None and reference not in known:
         hint = f"Values of axis {axis}: {', '.join(known)}." if axis else "There are only tasks; leave it out."
         problem = "is no value of the axis that is compared"
-        raise InputError(problem, where=where, field="reference", value=reference, hint=hint)
+        raise InputError(problem, field="reference", value=reference, hint=hint)
 
 
 def _is_skipped(config: CampaignConfig, cell: Mapping[str, str]) -> bool:
     return any(all(cell[axis] == value for axis, value in each.items()) for each in config.skip)
 
 
-def _check_combinations(config: CampaignConfig, where: str) -> None:
+def _check_combinations(config: CampaignConfig) -> None:
     """What is said of several values at once must be of values that there are."""
     for number, each in enumerate(config.skip):
         for axis, value in each.items():
             if value not in config.axes.get(axis, {}):
                 hint = f"AXIS: VALUE; axes: {', '.join(config.axes)}."
-                raise InputError(
-                    "is no value of that axis", where=where, field=f"skip.{number}.{axis}", value=value, hint=hint
-                )
+                raise InputError("is no value of that axis", field=f"skip.{number}.{axis}", value=value, hint=hint)
         if not each:
-            raise InputError("names no value", where=where, field=f"skip.{number}", hint="Give values by axis.")
+            raise InputError("names no value", field=f"skip.{number}", hint="Give values by axis.")
     for axis, values in config.axes.items():
         others = {value for other, its in config.axes.items() if other != axis for value in its}
         for name, fields in values.items():
             more = fields.get(_WITH, {})
             if not isinstance(more, dict) or not all(isinstance(each, dict) for each in more.values()):
                 hint = "Give fields by the name of a value: with: {imdb: {strategy.rows: 100}}."
-                raise InputError("is no mapping", where=where, field=f"axes.{axis}.{name}.{_WITH}", hint=hint)
+                raise InputError("is no mapping", field=f"axes.{axis}.{name}.{_WITH}", hint=hint)
             for other in more.keys() - others:
                 raise InputError(
                     "is no value of another axis",
-                    where=where,
                     field=f"axes.{axis}.{name}.{_WITH}",
                     value=other,
                     hint=f"Values: {', '.join(sorted(others)) or 'none'}.",

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from s3ray.collector import collect_rarely
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
-from s3ray.generator.engines.base import EngineSpec, Timing
+from s3ray.generator.engines.base import Engine, EngineSpec, Timing
 from s3ray.generator.wire import unpack
 from s3ray.generator.worker import ServedTask, Worker
 from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
@@ -77,8 +78,11 @@ class EngineHost:
         """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
         log_from(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
-        self._engine = make_engine(replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares)))
-        self._worker = Worker(self._engine, tasks, spec.config, spec.engine)
+        self._spec = replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares))
+        self._tasks = tasks
+        self._engine: Engine
+        self._worker: Worker
+        self._open = AsyncExitStack()
         self._config = spec.config
         self._name = spec.engine
         self._finished: list[Outcome] = []
@@ -92,11 +96,15 @@ class EngineHost:
         self._limits: EngineLimits | None = None
 
     async def start(self) -> EngineLimits:
-        """Load the model; returns the limits that the engine resolved.
+        """Build the engine and load its model; returns the limits that it resolved.
 
         Raises:
-            InputError: the engine cannot do what the job asks of it.
+            InputError: the engine cannot be imported in this process, or cannot do what the job asks of it.
         """
+        # Not in __init__: of what ends that one Ray tells a driver the traceback alone.
+        self._engine = make_engine(self._spec)
+        self._open.push_async_callback(self._engine.close)
+        self._worker = Worker(self._engine, self._tasks, self._config, self._name)
         self._limits = await self._engine.start()
         await self._worker.try_out()
         _log.info("ready: %s", self._limits)
@@ -162,7 +170,7 @@ class EngineHost:
     async def close(self) -> None:
         """Stop the engine."""
         self._begin(self._epoch + 1)
-        await self._engine.close()
+        await self._open.aclose()
 
     # -- requests under way ----------------------------------------------------------------------------------------
 
@@ -293,7 +301,7 @@ def _keep_to_own_cores(spec: EngineSpec, share: int, num_shares: int) -> int:
 
     Two engines that share cores slow each other several times.
     """
-    if spec.device != "cpu" or spec.config.engine != "vllm":
+    if spec.device != "cpu" or not spec.config.needs_devices:
         return 1
     cores = sorted(os.sched_getaffinity(0))
     own = cores[share * len(cores) // num_shares : (share + 1) * len(cores) // num_shares]

@@ -34,24 +34,24 @@ from s3ray.generator.refusals import (
 _PLENTY = 1_000_000  # CPUs, to find out whether more of them would help
 
 
-def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "") -> Plan:
+def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     """Place the engines and train workers of a run.
 
     Raises:
         InputError: something does not fit, or a setting means nothing here; says the arithmetic and what would fit.
     """
     device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
-    check_settings(config, nodes, device, where)
+    check_settings(config, nodes, device)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
     if config.student.least_workers > room:
-        raise workers_refused(config, room, f"{device.upper()}s", 0, 0, where)
+        raise workers_refused(config, room, f"{device.upper()}s", 0, 0)
     wanted = config.generator.engines if config.generates else 0
     if not needs_device(config):
         engines = _place_anywhere(nodes, wanted)
     elif device == "gpu":
-        engines = _place_on_gpus(config, nodes, wanted, where)
+        engines = _place_on_gpus(config, nodes, wanted)
     else:
-        engines = _place_on_cores(config, nodes, wanted, where)
+        engines = _place_on_cores(config, nodes, wanted)
     workers = min(config.student.workers, room)
     left = sum(node.num_cpus for node in nodes) - sum(item.num_cpus for item in engines)
     plan = Plan(
@@ -66,7 +66,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts], where: str = "
         sleep_level=config.placement.sleep_level,
     )
     if deadlock := who_would_wait(plan, nodes):
-        raise deadlock_refused(config, deadlock, where)
+        raise deadlock_refused(config, deadlock)
     return plan
 
 
@@ -107,11 +107,11 @@ def _num_beside(config: RunConfig) -> int:
 # -- engines on GPUs ---------------------------------------------------------------------------------------------------
 
 
-def _place_on_gpus(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, where: str) -> list[EnginePlacement]:
+def _place_on_gpus(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int) -> list[EnginePlacement]:
     found = _pack(config, nodes, wanted, _num_beside(config))
     least = config.generator.min_engines or wanted
     if len(found) < least:
-        raise _gpu_refusal(config, nodes, least, len(found), where)
+        raise _gpu_refusal(config, nodes, least, len(found))
     # Neighbours in name are neighbours on a node, fullest nodes first: equal engines then share a line of the plan.
     order = {node.node_id: place for place, node in enumerate(nodes)}
     num_there = Counter(item.node_ids for item in found)
@@ -192,7 +192,7 @@ def _on_gpus(config: RunConfig, found: GpusByNode) -> EnginePlacement:
     )
 
 
-def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_fitting: int, where: str) -> InputError:
+def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_fitting: int) -> InputError:
     """The reason why the engines do not fit: room beside the train workers, CPUs, or GPUs."""
     beside = _num_beside(config)
     alone = _pack(config, nodes, least, 0)
@@ -200,23 +200,23 @@ def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_
         rest = _packing(config, nodes, 0)
         for item in alone:
             _hold(rest, item)
-        return workers_refused(config, rest.room_for_workers, "GPUs", least, num_fitting, where)
+        return workers_refused(config, rest.room_for_workers, "GPUs", least, num_fitting)
     rich = [replace(node, num_cpus=_PLENTY) for node in nodes]
     wants_cpus = len(_pack(config, rich, least, beside)) > num_fitting
-    return gpu_engines_refused(config, nodes, least, num_fitting, where, wants_cpus=wants_cpus)
+    return gpu_engines_refused(config, nodes, least, num_fitting, wants_cpus=wants_cpus)
 
 
 # -- engines on cores, and engines that need no device -----------------------------------------------------------------
 
 
-def _place_on_cores(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, where: str) -> list[EnginePlacement]:
+def _place_on_cores(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int) -> list[EnginePlacement]:
     total = sum(node.num_cpus for node in nodes)
     fitting = min(wanted, total - _num_beside(config))
     least = config.generator.min_engines or wanted
     if least > total:
-        raise cpu_engines_refused(config, total, least, fitting, where)
+        raise cpu_engines_refused(config, total, least, fitting)
     if least > fitting:
-        raise workers_refused(config, total - least, "CPUs", least, fitting, where)
+        raise workers_refused(config, total - least, "CPUs", least, fitting)
     counts = _spread(fitting, nodes)
     placed = [
         _on_cores(config, node, share, count)

@@ -4,30 +4,36 @@ from collections.abc import Iterator
 
 from s3ray.errors import InputError
 from s3ray.methods import StrategyConfig
+from s3ray.strategies import like_builtin
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Form
 
 
-def check_strategy(config: StrategyConfig, task: Task, form: Form, where: str) -> None:
+def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
     """Refuse a strategy that this task cannot do.
 
     Raises:
-        InputError: progen without labels or without a place for examples in its prompt; two stages without a prompt.
+        InputError: a strategy of another package that does not fit its contract; progen without labels or without a
+            place for examples in its prompt; two stages without a prompt.
     """
+    config = like_builtin(config)
     if config.name == "progen" and not task.has_labels:
         hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
-        raise InputError(f"task {task.name} has no labels", where, "strategy.name", config.name, hint)
+        raise InputError(f"task {task.name} has no labels", field="strategy.name", value=config.name, hint=hint)
     if config.name == "progen" and not task.uses(form, "seed", "shown"):
         hint = (
             "Say `shown` in it, a list of rows with their fields and `label`; without it progen is zerogen in rounds."
         )
         raise InputError(
-            f"the {form} prompt `seed` of task {task.name} shows no rows", where, "strategy.name", "progen", hint
+            f"the {form} prompt `seed` of task {task.name} shows no rows",
+            field="strategy.name",
+            value="progen",
+            hint=hint,
         )
     if config.two_stage and "subjects" not in task.note_prompts(form):
         hint = "Write one, or leave `two_stage` out."
         problem = f"task {task.name} has no {form} prompt `subjects`"
-        raise InputError(problem, where, "strategy.two_stage", "true", hint)
+        raise InputError(problem, field="strategy.two_stage", value="true", hint=hint)
 
 
 def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
@@ -36,6 +42,7 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
     def says(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
 
+    config = like_builtin(config)
     yield from _notes_without_prompt(config, task, form)
     prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
     if config.name == "llm2llm" and not says("predicted"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from s3ray.campaign.grid import load_campaign
 from s3ray.config import RunConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.files import is_url, join, local_path
 from s3ray.jobfile import load_config, parse_settings, read_yaml
 from s3ray.objects import refuse_password
@@ -49,7 +49,12 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> Parcel:
     Raises:
         InputError: the job is wrong, or names something that the cluster would not have.
     """
-    where, changes = str(job), parse_settings(settings)
+    with located(job):
+        return _pack(job, out, settings)
+
+
+def _pack(job: Path, out: str | None, settings: Sequence[str]) -> Parcel:
+    changes = parse_settings(settings)
     if "axes" in read_yaml(job):
         campaign = load_campaign(job, changes)
         name, configs = campaign.config.name, [run.config for run in campaign.runs]
@@ -58,14 +63,14 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> Parcel:
         config = load_config(job, changes)
         name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
     for config in configs:
-        _check_models(config, where)
+        _check_models(config)
         if config.generator.endpoints or (config.generates and config.generator.engine == "openai"):
-            check_endpoints(config.generator.endpoints, where)  # here, before a URL with a password is sent in clear
-        check_secrets(where, config)
+            check_endpoints(config.generator.endpoints)  # here, before a URL with a password is sent in clear
+        check_secrets(config)
     folder = out if out is not None else join(configs[0].store, name)
-    _check_shared(out if out is not None else configs[0].store, where, "--out" if out is not None else "store")
-    files = dict.fromkeys(_below(path, where) for path in [*jobs, *_files_of(configs)])
-    words = ["s3ray", verb, _below(job, where), *(["--out", out] if out is not None else [])]
+    _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
+    files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
+    words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
     # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
     joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
     words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
@@ -95,16 +100,16 @@ def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
             yield from (file for file in splits if file)
 
 
-def _below(path: Path, where: str) -> str:
+def _below(path: Path) -> str:
     """The path seen from the folder that one submits from."""
     relative = os.path.relpath(path)
     if relative.startswith(os.pardir):
         hint = "Submit from a folder that holds all that the job names by relative path, or give absolute paths."
-        raise InputError("lies outside the folder that you submit from", where=where, value=str(path), hint=hint)
+        raise InputError("lies outside the folder that you submit from", value=str(path), hint=hint)
     return relative
 
 
-def _check_models(config: RunConfig, where: str) -> None:
+def _check_models(config: RunConfig) -> None:
     models = {"student.model": config.student.model}
     if config.generates and config.generator.engine == "vllm":
         models["generator.model"] = config.generator.model
@@ -113,14 +118,14 @@ def _check_models(config: RunConfig, where: str) -> None:
         is_here = model.startswith((".", "~")) or path.suffix == ".gguf" or path.exists()
         if model and not model.startswith(PACKAGE) and not path.is_absolute() and is_here:
             hint = "Models are not sent. Name a hub id, package:NAME, or an absolute path that every node has."
-            raise InputError("is a relative path", where=where, field=field, value=model, hint=hint)
+            raise InputError("is a relative path", field=field, value=model, hint=hint)
 
 
-def _check_shared(place: str, where: str, field: str) -> None:
+def _check_shared(place: str, field: str) -> None:
     refuse_password(place)
     if not is_url(place) and not Path(local_path(place)).is_absolute():
         hint = (
             "On the cluster it would lie in the job's working directory and be lost with it. Give `store` or --out as "
             "an absolute path that every node reaches, or as a URL such as s3://bucket/runs."
         )
-        raise InputError("is a relative path", where=where, field=field, value=place, hint=hint)
+        raise InputError("is a relative path", field=field, value=place, hint=hint)

@@ -18,7 +18,7 @@ class Classification:
         self._words = {label.name: label.words for label in spec.labels}
         self._answers = {label.name: label.answer for label in spec.labels}
 
-    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict[str, Any]:
+    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
         """The target of a source row, as arguments of ``Example``.
 
         Raises:
@@ -28,7 +28,7 @@ class Classification:
         if name is None:
             legal = ", ".join(f"{value} ({name})" for value, name in self._names.items())
             hint = f"Values of this task: {legal}. Change the data, or `labels` of the task."
-            raise InputError("unknown label", where=where, field=self.column, value=repr(row[self.column]), hint=hint)
+            raise InputError("unknown label", field=self.column, value=repr(row[self.column]), hint=hint)
         return {"label": name}
 
     def of_request(self, request: GenerationRequest) -> dict[str, Any]:

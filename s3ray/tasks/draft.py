@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.tasks.source import Row, read_file
 from s3ray.tasks.spec import TABLE_COLUMNS
 
@@ -59,7 +59,8 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
     if len(rows) < _FEWEST_ROWS:
         hint = f"Some dozens per label are a beginning; {_FEWEST_ROWS} rows are the least."
         raise InputError("holds too few rows", where=str(data), value=str(len(rows)), hint=hint)
-    columns = sort_columns(rows, str(data), label, writes)
+    with located(data):
+        columns = sort_columns(rows, label, writes)
     values = Counter(row[columns.label] for row in rows)
     name = re.sub(r"[^a-z0-9_-]+", "-", data.stem.lower()).strip("-_") or "mine"
     task_file, job_file = f"{name}-task.yaml", f"{name}-job.yaml"
@@ -75,7 +76,7 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
     return Draft(files=files, told=tuple(_told(data, rows, columns, values)))
 
 
-def sort_columns(rows: Sequence[Row], where: str, label: str | None, writes: str | None) -> Columns:
+def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> Columns:
     """Which column is what.
 
     The label is the column of that name, else the last one of those with fewest different values (2 to ``MAX_LABELS``);
@@ -88,7 +89,7 @@ def sort_columns(rows: Sequence[Row], where: str, label: str | None, writes: str
     for option, name in (("--label", label), ("--writes", writes)):
         if name is not None and name not in names:
             hint = f"Columns there: {', '.join(names)}."
-            raise InputError("is no column", where=where, field=option, value=name, hint=hint)
+            raise InputError("is no column", field=option, value=name, hint=hint)
     seen = {name: {str(row.get(name)) for row in rows} for name in names}
     if label is None:
         few = [name for name in names if 2 <= len(seen[name]) <= min(MAX_LABELS, len(rows) // 2) and name != writes]
@@ -96,13 +97,13 @@ def sort_columns(rows: Sequence[Row], where: str, label: str | None, writes: str
         label = "label" if "label" in few else min(last_first, key=lambda name: len(seen[name]), default=None)
     if label is None or len(seen[label]) < 2:
         hint = f"Name it: --label COLUMN, one of {', '.join(names)}. It needs two values or more."
-        raise InputError("no column looks like a label", where=where, field="--label", hint=hint)
+        raise InputError("no column looks like a label", field="--label", hint=hint)
     texts = [name for name in names if name != label and not all(map(_is_number, seen[name]))]
     if writes is None:
         writes = max(texts, key=lambda name: _mean(len(str(row.get(name))) for row in rows), default=None)
     if writes not in texts:
         hint = "A task needs a column of texts beside the label. The first line of a CSV names the columns."
-        raise InputError("holds no text", where=where, field="--writes", value=writes or "", hint=hint)
+        raise InputError("holds no text", field="--writes", value=writes or "", hint=hint)
     given = tuple(name for name in texts if name != writes)
     return Columns(
         label=label,

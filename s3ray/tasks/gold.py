@@ -12,7 +12,7 @@ from typing import Literal
 
 from s3ray.config import GoldConfig
 from s3ray.curation.clean import normalise
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.tasks.source import Row, column, read_hub, read_split
 from s3ray.tasks.task import Task
 from s3ray.types import Example, Origin, Source, Span
@@ -62,13 +62,16 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     train, where = _load(task, "train", data, gold.seed)
     validation, where_validation = _load(task, "validation", data, gold.seed)
     test, where_test = _load(task, "test", data, _TEST_SEED)
-    test = _first(test, gold.test, "test", where_test)
+    with located(where_test):
+        test = _first(test, gold.test, "test")
 
     pool, num_in_test = _distinct(task, validation or train, apart_from=test)
-    select = _first(pool, gold.select, "select", where_validation if validation else where)
+    with located(where_validation if validation else where):
+        select = _first(pool, gold.select, "select")
     rest = train if validation else pool[gold.select :]
     rest, num_in_others = _distinct(task, rest, apart_from=[*test, *select])
-    extrapolate = _first(rest, gold.extrapolate, "extrapolate", where)
+    with located(where):
+        extrapolate = _first(rest, gold.extrapolate, "extrapolate")
     contexts, num_in_held_out = _contexts(task, rest if task.has_labels else extrapolate, apart_from=[*test, *select])
     if task.context_fields and not contexts:
         names = ", ".join(task.passage_fields)
@@ -101,32 +104,36 @@ def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Exa
     rows, where = found or ([], "")
     if found and not rows:
         raise InputError(f"no {split} rows are there", where=where, hint="Add rows; validation may be left out whole.")
-    examples = [_example(task, row, f"{where}, row {number}") for number, row in rows]
+    examples = []
+    for number, row in rows:
+        with located(f"{where}, row {number}"):
+            examples.append(_example(task, row))
     random.Random(f"{seed} {split}").shuffle(examples)
     return examples, where
 
 
-def _example(task: Task, row: Row, where: str) -> Example:
+def _example(task: Task, row: Row) -> Example:
     fields = {}
     for name in task.fields:
         source_name = task.spec.columns.get(name, name)
         source_name = name if source_name not in row and name in row else source_name
-        text = column(row, source_name, where)
+        text = column(row, source_name)
         if not isinstance(text, str) or not text.strip():
-            raise InputError("no text", where, source_name, repr(text), "Fill the field or remove the row.")
+            hint = "Fill the field or remove the row."
+            raise InputError("no text", field=source_name, value=repr(text), hint=hint)
         fields[name] = text
-    column(row, task.target.column, where)
-    return task.make_example(fields, task.target.read_target(row, fields, where), _GOLD)
+    column(row, task.target.column)
+    return task.make_example(fields, task.target.read_target(row, fields), _GOLD)
 
 
-def _first(rows: list[Example], num_rows: int | Literal["all"], part: str, where: str) -> list[Example]:
+def _first(rows: list[Example], num_rows: int | Literal["all"], part: str) -> list[Example]:
     if not rows:
-        raise InputError("no rows are there for this part", where=where, field=f"gold.{part}", hint="Add rows.")
+        raise InputError("no rows are there for this part", field=f"gold.{part}", hint="Add rows.")
     if num_rows == "all":
         return rows
     if len(rows) < num_rows:
         hint = f"There are {len(rows)} that no other part has; lower gold.{part} or add rows."
-        raise InputError("more rows than there are", where=where, field=f"gold.{part}", value=str(num_rows), hint=hint)
+        raise InputError("more rows than there are", field=f"gold.{part}", value=str(num_rows), hint=hint)
     return rows[:num_rows]
 
 

@@ -28,7 +28,7 @@ def find_file(folder: Path, split: str) -> Path | None:
         InputError: the folder or a needed file is missing, or a split has several files.
     """
     if not folder.is_dir():
-        raise InputError("no such folder or file", field="data", value=str(folder), hint="Check the path.")
+        raise InputError("no such folder or file", where="", field="data", value=str(folder), hint="Check the path.")
     found = [path for path in (folder / f"{split}{suffix}" for suffix in _SUFFIXES) if path.is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -137,7 +137,7 @@ def read_hub(source: HubSource, split: str) -> list[Row]:
         raise InputError(f"cannot load split {split}: {error}", source.hub, "source", split, hint) from error
 
 
-def column(row: Row, name: str, where: str) -> Any:
+def column(row: Row, name: str) -> Any:
     """The value of a column.
 
     Raises:
@@ -148,4 +148,4 @@ def column(row: Row, name: str, where: str) -> Any:
     near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
     hint = f"Columns there: {', '.join(row)}. The task says which are read: columns, label_column, answers_column."
     hint = f"Did you mean {near[0]}? {hint}" if near else hint
-    raise InputError("no such column", where=where, field=name, hint=hint)
+    raise InputError("no such column", field=name, hint=hint)

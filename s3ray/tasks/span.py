@@ -17,7 +17,7 @@ class SpanAnswers:
     def __init__(self, spec: TaskSpec) -> None:
         self.column = spec.answers_column
 
-    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict[str, Any]:
+    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
         """The target of a source row, as arguments of ``Example``; answers lie as in SQuAD.
 
         Raises:
@@ -29,13 +29,15 @@ class SpanAnswers:
             pairs = [(str(text), int(start)) for text, start in zip(texts, starts, strict=True)]
         except (TypeError, KeyError, ValueError):
             hint = "Expected as in SQuAD: {text: [...], answer_start: [...]}, both of one length."
-            raise InputError("not a list of answers", where, self.column, repr(answers)[:200], hint) from None
+            raise InputError("not a list of answers", field=self.column, value=repr(answers)[:200], hint=hint) from None
         if not pairs:
-            raise InputError("no answer", where, self.column, hint="Leave unanswerable questions out.")
+            raise InputError("no answer", field=self.column, hint="Leave unanswerable questions out.")
         for text, start in pairs:
             if not text or start < 0 or context[start : start + len(text)] != text:
                 hint = f"The context has {context[max(start, 0) :][: len(text)]!r} there."
-                raise InputError("answer is not in its context", where, self.column, f"{text!r} at {start}", hint)
+                raise InputError(
+                    "answer is not in its context", field=self.column, value=f"{text!r} at {start}", hint=hint
+                )
         return {"answers": tuple(Span(text=text, start=start) for text, start in pairs)}
 
     def of_request(self, request: GenerationRequest) -> dict[str, Any]:

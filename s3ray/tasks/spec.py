@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
+from s3ray.errors import located
 from s3ray.jobfile import read_yaml, validate
 from s3ray.methods import NOTE_STAGES
 from s3ray.section import Section
@@ -283,9 +284,10 @@ def load_spec(path: Path) -> TaskSpec:
     Raises:
         InputError: the file cannot be read, a field is wrong, or a template has an error or uses an unknown name.
     """
-    spec = validate(TaskSpec, read_yaml(path), str(path))
-    for form, stage, part, source in template_parts(spec):
-        check_template(source, legal_names(spec, stage), where=str(path), field=f"prompts.{form}.{stage}.{part}")
+    with located(path):
+        spec = validate(TaskSpec, read_yaml(path))
+        for form, stage, part, source in template_parts(spec):
+            check_template(source, legal_names(spec, stage), field=f"prompts.{form}.{stage}.{part}")
     return spec
 
 

@@ -13,7 +13,7 @@ import xxhash
 from jinja2 import Template, TemplateError
 
 from s3ray.curation.clean import clean_text, has_word, is_refusal, normalise, read_list
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.methods import NOTE_STAGES
 from s3ray.tasks.classification import Classification
 from s3ray.tasks.span import SpanAnswers
@@ -211,16 +211,17 @@ def load_task(name_or_path: str, data: str | None = None) -> Task:
             near = difflib.get_close_matches(name_or_path, names, n=1)
             hint = f"Builtin tasks: {', '.join(names)}. Or give the path of a task's YAML file."
             hint = f"Did you mean {near[0]}? {hint}" if near else hint
-            raise InputError("no such task", field="task", value=repr(name_or_path), hint=hint)
+            raise InputError("no such task", where="", field="task", value=repr(name_or_path), hint=hint)
         path = _BUILTIN / f"{name_or_path}.yaml"
     spec = load_spec(path)
     folder = data or (path.parent / spec.data if spec.data else None)
     task = Task(spec, Path(folder) if folder else None)
-    _try_templates(task, str(path))
+    with located(path):
+        _try_templates(task)
     return task
 
 
-def _try_templates(task: Task, where: str) -> None:
+def _try_templates(task: Task) -> None:
     """Render every template once per label, with and without what may be empty: what depends on it shows only then."""
     fields = dict.fromkeys(task.fields, "some text")
     span = Span(text="some", start=0)
@@ -256,4 +257,6 @@ def _try_templates(task: Task, where: str) -> None:
                 except (TemplateError, TypeError, ValueError, AssertionError) as error:
                     field, value = f"prompts.{form}.{name}", f"label {label}" if label else ""
                     hint = "What a template looks up by `label` needs the words of every label."
-                    raise InputError(f"template cannot be rendered: {error}", where, field, value, hint) from None
+                    raise InputError(
+                        f"template cannot be rendered: {error}", field=field, value=value, hint=hint
+                    ) from None

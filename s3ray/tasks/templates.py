@@ -84,7 +84,7 @@ def compile_template(source: str) -> Template:
     return template
 
 
-def check_template(source: str, legal: frozenset[str], where: str, field: str) -> None:
+def check_template(source: str, legal: frozenset[str], field: str) -> None:
     """Check syntax and names before anything is started.
 
     Raises:
@@ -97,13 +97,13 @@ def check_template(source: str, legal: frozenset[str], where: str, field: str) -
         line = lines[error.lineno - 1].strip() if 0 < error.lineno <= len(lines) else ""
         problem = f"template error at its line {error.lineno}: {error.message}"
         hint = "Templates are Jinja2: {{ name }}, {% if name %} ... {% endif %}."
-        raise InputError(problem, where, field, line, hint) from None
+        raise InputError(problem, field=field, value=line, hint=hint) from None
     unknown = sorted(names_in(source) - legal)
     if unknown:
         near = difflib.get_close_matches(unknown[0], sorted(legal), n=1, cutoff=0.5)
         hint = f"Names of this template: {', '.join(sorted(legal))}."
         hint = f"Did you mean `{near[0]}`? {hint}" if near else hint
-        raise InputError("template uses an unknown name", where, field, unknown[0], hint)
+        raise InputError("template uses an unknown name", field=field, value=unknown[0], hint=hint)
 
 
 def _parse(source: str) -> nodes.Template:

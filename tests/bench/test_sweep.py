@@ -31,7 +31,7 @@ from s3ray.types import GenerationRequest
 
 def config(**generator: object) -> RunConfig:
     settings = {"engine": "vllm", "model": "m", "engines": 2, "max_num_seqs": 16, "max_num_batched_tokens": 1024}
-    return validate(RunConfig, {"name": "job", "task": "imdb", "generator": settings | generator}, "job.yaml")
+    return validate(RunConfig, {"name": "job", "task": "imdb", "generator": settings | generator})
 
 
 def sweep(known: tuple[str, ...] = PROMPTS, **lists: str) -> Sweep:
@@ -120,7 +120,7 @@ def job(name: str, **strategy: Any) -> tuple[RunConfig, GoldSplit]:
         "strategy": settings,
         "generator": {"engine": "fake", "prompt_form": "completion"},
     }
-    config = validate(RunConfig, raw, "job.yaml")
+    config = validate(RunConfig, raw)
     return config, load_gold(TASK, config.gold)
 
 

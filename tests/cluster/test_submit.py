@@ -34,9 +34,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bert(tmp_path_factory.mktemp("student"))
 
 
-def start(head: Head, here: Path, *words: str, token: bool = True) -> "subprocess.Popen[str]":
-    """A command on a machine that has the token, or none."""
-    environment = head.environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
+def start(head: Head, here: Path, *words: str, token: bool = True, code: Path | None = None) -> "subprocess.Popen[str]":
+    """A command on a machine that has the token, or none; it can import what lies in ``code``."""
+    environment = head.environment | {"PYTHONPATH": os.pathsep.join([*sys.path, str(code or here)])}
     if not token:
         environment["RAY_AUTH_TOKEN_PATH"] = str(here / "no-token")
     pipe, same = subprocess.PIPE, subprocess.STDOUT
@@ -111,6 +111,43 @@ def test_who_stops_waiting_leaves_the_job_alone(tmp_path: Path, student: Path, h
     stop = next(line for line in text.splitlines() if "ray job stop" in line).partition("ray ")[2].split()
     subprocess.run([RAY, *stop], env=head.environment | {"RAY_AUTH_MODE": "token"}, timeout=WAIT_S, check=True)
     assert not RunStore(out).is_held()
+
+
+MINE = """
+from dataclasses import replace
+from s3ray.generator.engines.fake import FakeEngine
+from s3ray.strategies.zerogen import ZeroGen
+
+class Half(ZeroGen):
+    def __init__(self, config):
+        super().__init__(config.model_copy(update={"rows": config.rows // 2}))
+
+class Shouting(FakeEngine):
+    async def generate(self, request_id, prompt, *, seed, max_tokens):
+        written = await super().generate(request_id, prompt, seed=seed, max_tokens=max_tokens)
+        return replace(written, text=written.text.upper())
+"""
+
+
+def test_a_strategy_and_an_engine_of_another_package_run(tmp_path: Path, student: Path, head: Head) -> None:
+    """Workers import from where the driver was started, and from nowhere else that only its machine knows."""
+    write_job(tmp_path, student, "tokens_per_s: 4000")
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "mine.py").write_text(MINE)
+    own = ["--set", "strategy.name=my_package.mine:Half", "--set", "generator.engine=my_package.mine:Shouting"]
+    own += ["--set", f"cluster.address={head.address}"]
+    finish(start(head, tmp_path, "run", "job.yaml", "--out", "run", *own), 0)
+    accepted = RunStore(tmp_path / "run").read_table("rounds/0/accepted.parquet")
+    assert accepted.num_rows == 20
+    assert all(text.isupper() for text in accepted["text"].to_pylist())
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = ["run", str(tmp_path / "job.yaml"), "--out", str(elsewhere / "run"), *own]
+    words += ["--set", f"task={tmp_path / 'mine/task.yaml'}"]
+    text = finish(start(head, elsewhere, *words, code=tmp_path), 3)
+    assert "my_package.mine cannot be imported here (ModuleNotFoundError" in text
 
 
 def wait_for_metric(head: Head, *parts: str) -> str:

@@ -33,7 +33,7 @@ def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
         "placement": {"mode": "swap", **placement},
         "cluster": {"address": address},
     }
-    return validate(RunConfig, raw, "swap.yaml")
+    return validate(RunConfig, raw)
 
 
 def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     told = plan_beside_another_job(config, tmp_path / "run")
     assert "split suits this job better" in told  # so short are its phases
     assert "1 of 4 GPU are held (1 by somebody)" in told
-    run_job(config, "swap.yaml", str(tmp_path / "run"), Console(quiet=True))
+    run_job(config, str(tmp_path / "run"), Console(quiet=True))
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 3
     metrics = store.read_json("metrics.json")
@@ -90,11 +90,11 @@ def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
     ray.get(group.ready())
     ray.shutdown()
     told = io.StringIO()
-    plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))
+    plan_job(config, str(folder), Console(file=told, width=300))
     deadline = time.monotonic() + WAIT_S
     while "at this moment" not in told.getvalue() and time.monotonic() < deadline:  # Ray counts with a delay
         ray.shutdown()
-        plan_job(config, "swap.yaml", str(folder), Console(file=told, width=300))
+        plan_job(config, str(folder), Console(file=told, width=300))
     remove_placement_group(group)
     ray.shutdown()
     return told.getvalue()

@@ -17,7 +17,7 @@ def nodes(num: int, num_gpus: int, num_cpus: int = 96) -> list[NodeFacts]:
 
 
 def plan(job: str, at: list[NodeFacts]) -> Plan:
-    return plan_placement(load_config(ROOT / "jobs" / job), at, job)
+    return plan_placement(load_config(ROOT / "jobs" / job), at)
 
 
 FITTING = {

@@ -1,4 +1,4 @@
-"""What every engine owes its actor, whichever it is: the fake one, an endpoint's, and real vLLM."""
+"""What every engine owes its actor, whichever it is; one of your own if OWN_ENGINE is its import path."""
 
 import asyncio
 import os
@@ -11,13 +11,14 @@ from aiohttp import web
 
 from s3ray.config import EndpointConfig, FakeConfig, GeneratorConfig
 from s3ray.errors import RequestRefusedError
-from s3ray.generator.engines import ENGINES, make_engine
+from s3ray.generator.engines import ENGINES, engine_class, make_engine
 from s3ray.generator.engines.base import Choice, Engine, EngineSpec
 from s3ray.types import EngineLimits, Generation, Prompt
 from tests.endpoints import Answer, Endpoint, refuse
 from tests.models import make_llama
 
 Result = TypeVar("Result")
+NAMES = (*ENGINES, *os.environ.get("OWN_ENGINE", "").split())
 SLOTS = 4
 LONG = 1000
 
@@ -51,7 +52,7 @@ class Running:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.engine] if name == "vllm" else []) for name in ENGINES],
+    params=[pytest.param(name, marks=[pytest.mark.engine] if name == "vllm" else []) for name in NAMES],
 )
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     loop = asyncio.new_event_loop()
@@ -60,7 +61,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "openai":
         loop.run_until_complete(endpoint.__aenter__())
         settings["endpoints"] = [EndpointConfig(url=endpoint.url)]
-    if request.param not in ("fake", "openai"):  # those that load a model
+    if engine_class(request.param).loads_model:
         os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"  # this process has threads
         settings |= {"model": str(make_llama(tmp_path_factory.mktemp("llama"))), "dtype": "float32"}
     config = GeneratorConfig(

@@ -1,5 +1,6 @@
-"""What every strategy owes its driver, with every builtin task."""
+"""What every strategy owes its driver, with every builtin task; one of your own if OWN_STRATEGY is its import path."""
 
+import os
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ FORMS: tuple[Form, ...] = ("chat", "completion")
 SETTINGS: dict[str, Any] = {"rows": 20, "seed_examples": 8, "rounds": 2}
 CASES = [
     pytest.param(name, task, id=f"{name}-{task.name}")
-    for name in STRATEGIES
+    for name in (*STRATEGIES, *os.environ.get("OWN_STRATEGY", "").split())
     for task in TASKS
     if task.has_labels or name != "progen"
 ]
@@ -26,7 +27,7 @@ CASES = [
 
 def stages_of(name: str, given: RoundContext) -> list[StagePlan]:
     """The stages of a round, notes first."""
-    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))  # type: ignore[arg-type]
+    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))
     return [*(stage.plan for stage in strategy.note_stages(given)), *strategy.example_stages(given)]
 
 
@@ -59,7 +60,7 @@ def test_every_request_can_be_said_in_both_forms(name: str, task: Task, round_: 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_the_budget_is_kept(name: str, task: Task) -> None:
     """What the rounds of the last student's training set aim at is `rows`, and the way there has a limit."""
-    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))  # type: ignore[arg-type]
+    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))
     targets = []
     for round_ in range(strategy.last_round + 1):
         plans = list(strategy.example_stages(context(task, round_, notes=NOTES)))
@@ -75,7 +76,7 @@ def test_the_budget_is_kept(name: str, task: Task) -> None:
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_only_known_probes_are_asked_for_and_no_others_are_looked_at(name: str, task: Task) -> None:
-    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))  # type: ignore[arg-type]
+    strategy = make_strategy(StrategyConfig(name=name, **SETTINGS))
     assert set(strategy.probes) <= {"gold", "train"}
     given = context(task, 1, notes=NOTES)
 

@@ -1,4 +1,4 @@
-"""What the pages tell their reader to do, in order: files to write, changes to make, commands to type."""
+"""What the pages tell their reader to do, in order: files to write, commands to type."""
 
 import re
 import shlex
@@ -22,14 +22,6 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """Lines of a file that the reader changes, as in a diff without places."""
-
-    path: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """Lines that the commands before it print."""
 
@@ -43,7 +35,7 @@ class Command:
     text: str
 
 
-Step = File | Change | Shown | Command
+Step = File | Shown | Command
 
 
 def name_of(page: Path) -> str:
@@ -61,8 +53,7 @@ def steps(text: str) -> Iterator[Step]:
         elif language == "text":
             yield Shown(text=body)
         elif named:
-            kind = Change if language == "diff" else File
-            yield kind(path=named[1], text=body)
+            yield File(path=named[1], text=body)
 
 
 def commands(body: str) -> Iterator[str]:
@@ -87,20 +78,6 @@ def without_comment(line: str) -> str:
         elif sign == "#" and (place == 0 or line[place - 1].isspace()):
             return line[:place].strip()
     return line.strip()
-
-
-def changed(text: str, change: str) -> str:
-    """A text after a change.
-
-    Raises:
-        ValueError: the lines that it changes are not there, or there twice.
-    """
-    lines = change.splitlines(keepends=True)
-    before = "".join(line[1:] for line in lines if line[0] in " -")
-    after = "".join(line[1:] for line in lines if line[0] in " +")
-    if text.count(before) != 1:
-        raise ValueError(f"stands there {text.count(before)} times:\n{before}")
-    return text.replace(before, after)
 
 
 def inline_commands(text: str) -> Iterator[list[str]]:

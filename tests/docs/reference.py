@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from s3ray.campaign.grid import CampaignConfig
 from s3ray.config import RunConfig
+from s3ray.plugins import BuiltinOrImportPath
 from s3ray.presets import METHOD_PRESETS, STUDENT_PRESETS
 from s3ray.section import NAME_PATTERN
 from s3ray.tasks.spec import TaskSpec
@@ -128,6 +129,9 @@ def _plain(value: Any) -> str:
 
 
 def _type(info: FieldInfo) -> str:
+    for mark in info.metadata:
+        if isinstance(mark, BuiltinOrImportPath):
+            return f"{_name(Literal[mark.names])}, or an import path"
     kinds = " or ".join(map(_name, _kinds(info.annotation)))
     text = ", ".join([kinds, *_limits(info.metadata)])
     return f"{text}, or null" if _may_be_null(info.annotation) else text

@@ -10,11 +10,7 @@ import re
 from dataclasses import dataclass
 
 # Fake engines and a student of two layers, of the sizes that a test bears.
-_MODELS = (
-    "generator.engine=fake",
-    "generator.engines=2",
-    "generator.min_engines=null",
-    "generator.tensor_parallel=1",
+_STUDENT = (
     "student.model=$BERT",
     "student.preset=null",
     "student.workers=1",
@@ -22,6 +18,13 @@ _MODELS = (
     "student.epochs=1",
     "student.min_steps=0",
     "student.max_length=32",
+)
+_MODELS = (
+    "generator.engine=fake",
+    "generator.engines=2",
+    "generator.min_engines=null",
+    "generator.tensor_parallel=1",
+    *_STUDENT,
 )
 _SIZES = (
     "gold.extrapolate=24",
@@ -62,6 +65,7 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} plan reviews-job\.yaml", options=SMALL_OWN),
     Rule(pattern=rf"{_S3RAY} plan reviews-gpu\.yaml", options=SMALL_CHAT),
     Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS, "cluster.address=local")),
+    Rule(pattern=rf"PYTHONPATH=\. {_S3RAY} plan claims-own\.yaml", options=_sets(*_STUDENT, "cluster.address=local")),
     Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SMALL_JOB),
     Rule(pattern=rf"{_S3RAY} run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SMALL_JOB, needs_ray=True),
@@ -91,7 +95,7 @@ RULES = (
     Rule(pattern=r"source \.venv/bin/activate"),
     Rule(pattern=r"du -sh runs/\*"),
     Rule(pattern=r"python \w+\.py"),
-    Rule(pattern=r"\.venv/bin/python -m pytest [\w/. -]+"),
+    Rule(pattern=r"OWN_(STRATEGY|ENGINE)=[\w.:]+ \.venv/bin/python -m pytest [\w/. -]+"),
 )
 
 PLACES = {

@@ -10,8 +10,8 @@ import pytest
 from tests.cluster.heads import Head, running_head
 from tests.clusters.files import Command as Call
 from tests.clusters.files import is_known
-from tests.docs.following import follow_page, needs_ray, page_commands, page_steps, starts_its_own
-from tests.docs.pages import PAGES, ROOT, Change, commands, inline_commands, name_of
+from tests.docs.following import follow_page, needs_ray, page_commands, starts_its_own
+from tests.docs.pages import PAGES, ROOT, commands, inline_commands, name_of
 from tests.docs.rules import RULES, RUN_BEFORE, rule_of
 from tests.docs.world import World
 
@@ -30,8 +30,8 @@ def head() -> Iterator[Head]:
 
 @pytest.mark.parametrize("page", _pages(with_ray=False))
 def test_pages_without_a_cluster(page: Path, folder: Path, student: Path) -> None:
-    is_changed = any(isinstance(step, Change) for step in page_steps(page))
-    follow_page(page, World(folder, student, {}, whole=is_changed))
+    runs_tests = any(" pytest " in command for command in page_commands(page))
+    follow_page(page, World(folder, student, {}, whole=runs_tests))
 
 
 @pytest.mark.ray

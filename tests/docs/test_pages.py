@@ -26,7 +26,7 @@ def test_every_job_file_is_valid() -> None:
         for config in [run.config for run in load_campaign(path).runs] if is_grid else [load_config(path)]:
             task, form = load_task(config.task), config.generator.prompt_form
             assert task.has_form(form)
-            check_strategy(config.strategy, task, form, str(path))
+            check_strategy(config.strategy, task, form)
 
 
 def test_the_readme_quotes_the_measured_table() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.docs.pages import ROOT, Change, Command, File, Shown, Step
+from tests.docs.pages import ROOT, Command, File, Shown, Step
 from tests.docs.rules import moved, rule_of
 
 LIMIT_S = 900
@@ -43,8 +43,8 @@ make=$(PATH=${{PATH#*:}} command -v make)
 class World:
     """A folder of its own, and what happens in it.
 
-    ``variables`` are those of the environment; ``whole`` copies the repository's sources too, for pages that change
-    them.
+    ``variables`` are those of the environment; ``whole`` copies the repository's sources too, for pages that run
+    its tests.
     """
 
     def __init__(self, folder: Path, student: Path, variables: Mapping[str, str], *, whole: bool = False) -> None:
@@ -97,12 +97,6 @@ class World:
                     place.parent.mkdir(exist_ok=True)
                     place.write_text(step.text, encoding="utf-8")
                     script.append(f"mkdir -p {shlex.quote(str(Path(step.path).parent))}; cp {place} {step.path}")
-                case Change():
-                    place.parent.mkdir(exist_ok=True)
-                    place.write_text(step.text, encoding="utf-8")
-                    script.append(
-                        f"{shlex.quote(sys.executable)} {Path(__file__).parent / 'change.py'} {step.path} {place}"
-                    )
                 case Shown():
                     pass  # compared with the output by whoever follows the page
         done = subprocess.run(

@@ -10,6 +10,7 @@ from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import EngineHost, Exchange
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing
+from s3ray.generator.engines.fake import FakeEngine
 from s3ray.generator.wire import pack
 from s3ray.generator.worker import ServedTask
 from s3ray.outcomes import outcomes_from_table
@@ -175,16 +176,14 @@ def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
     run(scenario)
 
 
-def test_an_engine_that_cannot_tell_labels_apart_does_not_start() -> None:
+def test_an_engine_that_cannot_tell_labels_apart_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(engine: FakeEngine, request_id: str, prompt: Prompt) -> Choice:
+        raise RequestRefusedError("'pos' and 'posh' begin with the same token")
+
     async def scenario() -> None:
-        host = verified()
-
-        async def refuse(request_id: str, prompt: Prompt) -> Choice:
-            raise RequestRefusedError("'pos' and 'posh' begin with the same token")
-
-        host._engine.choose = refuse  # type: ignore[method-assign]
+        monkeypatch.setattr(FakeEngine, "choose", refuse)
         with pytest.raises(InputError, match="begin with the same token") as refusal:
-            await host.start()
+            await verified().start()
         assert refusal.value.field == "curation.verify"
 
     run(scenario)

@@ -31,7 +31,7 @@ def job(engines: int, workers: int, mode: str = "swap", engine: str = "vllm", **
         "student": {"workers": workers, "epochs": 2},
         "placement": {"mode": mode},
     }
-    return validate(RunConfig, raw, "job.yaml")
+    return validate(RunConfig, raw)
 
 
 def planned(config: RunConfig, num_gpus: int = 4, num_cpus: int = 8) -> Plan:

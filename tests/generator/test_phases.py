@@ -81,7 +81,7 @@ def job(**fields: object) -> RunConfig:
         "student": {"workers": fields["workers"]},
         "placement": {"mode": fields["mode"]},
     }
-    return validate(RunConfig, raw, "job.yaml")
+    return validate(RunConfig, raw)
 
 
 @settings(max_examples=300)

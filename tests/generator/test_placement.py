@@ -32,7 +32,7 @@ def job(
         "student": {"workers": workers, "accelerator": on, "min_workers": min_workers},
         "placement": {"mode": mode, "leave": leave},
     }
-    return validate(RunConfig, raw, "job.yaml")
+    return validate(RunConfig, raw)
 
 
 def nodes(*shape: tuple[int, int] | tuple[int, int, str]) -> list[NodeFacts]:
@@ -147,7 +147,7 @@ PLACED: dict[str, tuple[RunConfig, Shape, dict[str, int]]] = {
 @pytest.mark.parametrize("case", PLACED)
 def test_what_fits_is_placed(case: str) -> None:
     config, shape, wanted = PLACED[case]
-    plan = plan_placement(config, nodes(*shape), "job.yaml")
+    plan = plan_placement(config, nodes(*shape))
     assert groups(plan) == wanted
     assert [item.engine for item in plan.engines] == [f"engine-{number}" for number in range(len(plan.engines))]
     assert all(
@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_refused_with_its_arithmetic(
     config: RunConfig, shape: Shape, field: str, says: list[str]
 ) -> None:
     with pytest.raises(InputError) as refusal:
-        plan_placement(config, nodes(*shape), "job.yaml")
+        plan_placement(config, nodes(*shape))
     assert refusal.value.field == field
     assert [part for part in says if part not in str(refusal.value)] == []
 
@@ -320,7 +320,7 @@ def test_engines_without_a_device_reserve_nothing(shape: Shape, engine: str) -> 
 
 def test_gold_needs_no_engine() -> None:
     raw = {"name": "job", "task": "imdb", "strategy": {"name": "gold"}, "generator": {"engines": 99}}
-    assert plan_placement(validate(RunConfig, raw, ""), nodes((2, 0))).engines == ()
+    assert plan_placement(validate(RunConfig, raw), nodes((2, 0))).engines == ()
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

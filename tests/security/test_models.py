@@ -42,7 +42,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def check(model: Path | str) -> None:
-    check_model(str(model), field="student.model", where="job.yaml")
+    check_model(str(model), field="student.model")
 
 
 def load(model: Path, trust: bool = False) -> None:
@@ -131,4 +131,4 @@ def test_a_name_of_a_model_is_no_path_out_of_where_models_lie(name: str) -> None
 def test_a_broken_gguf_file_is_a_message(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     with pytest.raises(InputError, match="GGUF"):
-        check_model(str(tmp_path / "model.gguf"), field="f", where="w", needs_chat_template=True)
+        check_model(str(tmp_path / "model.gguf"), field="f", needs_chat_template=True)

@@ -109,7 +109,7 @@ def job_of(**changes: Any) -> RunConfig:
 def test_a_job_that_would_write_them_down_is_refused_and_they_are_not_shown(changes: dict[str, Any]) -> None:
     """Whatever the engine: config.yaml holds every field."""
     with pytest.raises(InputError) as refusal:
-        check_job(job_of(**changes), "job.yaml")
+        check_job(job_of(**changes))
     assert not leaks(str(refusal.value))
 
 
@@ -133,8 +133,8 @@ def test_the_plan_says_whose_code_would_run() -> None:
     def lines(trust: bool) -> str:
         config = job_of(generator={"trust_remote_code": trust})
         student = config.student.model_copy(update={"trust_remote_code": trust})
-        job = check_job(config.model_copy(update={"student": student}), "job.yaml")
-        job, plan = check_placement(job, [NodeFacts(node_id="a", num_cpus=4, num_gpus=0)], "job.yaml")
+        job = check_job(config.model_copy(update={"student": student}))
+        job, plan = check_placement(job, [NodeFacts(node_id="a", num_cpus=4, num_gpus=0)])
         return "\n".join(_plan_lines(job, plan))
 
     assert "RUNS CODE" not in lines(False)

@@ -91,7 +91,7 @@ def context(task: Task, round_: int = 0, num_mistakes: int = 4, **changes: Any) 
 
 
 def plans(strategy: str, given: RoundContext, **settings: Any) -> list[StagePlan]:
-    return list(make_strategy(StrategyConfig(name=strategy, **settings)).example_stages(given))  # type: ignore[arg-type]
+    return list(make_strategy(StrategyConfig(name=strategy, **settings)).example_stages(given))
 
 
 def first(plan: StagePlan, num: int) -> list[GenerationRequest]:
@@ -108,7 +108,7 @@ PLAIN: dict[str, Any] = {"curation": {"verify": "none"}, "student": {"weigh": "n
 def job(strategy: dict[str, Any], **sections: Any) -> RunConfig:
     """A job on the packaged task; the texts of the scripted generator are all different."""
     raw = {"name": "job", "task": "review_sentences", "generator": {"engine": "fake", "prompt_form": "completion"}}
-    return validate(RunConfig, {**raw, "strategy": {"reasons_per_label": 4, **strategy}, **sections}, "test")
+    return validate(RunConfig, {**raw, "strategy": {"reasons_per_label": 4, **strategy}, **sections})
 
 
 class Student(ScriptedTrainer):

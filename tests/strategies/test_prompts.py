@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.errors import InputError
+from s3ray.errors import InputError, located
 from s3ray.methods import StrategyConfig
 from s3ray.strategies.prompts import check_strategy, without_effect
 from s3ray.tasks import Task, builtin_names, load_task
@@ -30,7 +30,7 @@ SINGLE = Task(
 
 
 def config(name: str, **settings: Any) -> StrategyConfig:
-    return StrategyConfig(name=name, **{"rows": 500, **settings})  # type: ignore[arg-type]
+    return StrategyConfig(name=name, **{"rows": 500, **settings})
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def config(name: str, **settings: Any) -> StrategyConfig:
     ],
 )
 def test_what_a_task_cannot_do_is_refused(task: Task, settings: dict[str, Any], field: str, says: str) -> None:
-    with pytest.raises(InputError, match=says) as refused:
-        check_strategy(config(**settings), task, "completion", "job.yaml")
+    with pytest.raises(InputError, match=says) as refused, located("job.yaml"):
+        check_strategy(config(**settings), task, "completion")
     assert (refused.value.where, refused.value.field) == ("job.yaml", field)
     assert refused.value.hint
 
@@ -77,7 +77,7 @@ def test_builtin_tasks_suit_every_strategy(name: str, form: Form) -> None:
     task = load_task(name)
     names = ["zerogen", "goldgen", "s3", "transfer", "llm2llm", "s3plus", *(["progen"] if task.has_labels else [])]
     for strategy in names:
-        check_strategy(config(strategy), task, form, "job.yaml")
+        check_strategy(config(strategy), task, form)
         told = list(without_effect(config(strategy), task, form))
         without = ("no labels", "says `near`")
         assert all(any(text in line for text in without) for line in told)

@@ -127,7 +127,7 @@ def test_context_tasks_have_one_stage_for_context_comes_first() -> None:
 )
 def test_what_each_student_learns_from(name: str, expected: list[tuple[bool, list[int]]]) -> None:
     def sets(**settings: Any) -> list[tuple[bool, list[int]]]:
-        strategy = make_strategy(StrategyConfig(name=name, rows=20, seed_examples=8, rounds=1, **settings))  # type: ignore[arg-type]
+        strategy = make_strategy(StrategyConfig(name=name, rows=20, seed_examples=8, rounds=1, **settings))
         found: list[TrainingSet] = [strategy.training(num) for num in range(strategy.last_round + 1)]
         return [(learned.gold, list(learned.rounds)) for learned in found]
 
@@ -155,7 +155,7 @@ def round_0(name: str, **settings: Any) -> tuple[dict[str, object], list[Any]]:
     usual = {"rows": 20, "seed_examples": 8, "rounds": 1}
     if name in ("gold", "llm2llm"):
         settings.pop("two_stage", None)
-    strategy = make_strategy(StrategyConfig(name=name, **usual | settings))  # type: ignore[arg-type]
+    strategy = make_strategy(StrategyConfig(name=name, **usual | settings))
     stages = list(strategy.note_stages(context(REVIEWS)))
     notes = {stage.plan.name: NOTES[stage.plan.name] for stage in stages}
     asked = [*(stage.plan for stage in stages), *strategy.example_stages(context(REVIEWS, notes=notes))]

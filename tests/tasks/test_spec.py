@@ -14,7 +14,7 @@ Spec = dict[str, Any]
 def refusal(make: Make, spec: Spec) -> InputError:
     with pytest.raises(InputError) as caught:
         make(spec)
-    assert caught.value.where.endswith("task.yaml")
+    assert str(caught.value.where).endswith("task.yaml")
     return caught.value
 
 

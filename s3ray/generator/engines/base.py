@@ -1,7 +1,7 @@
 """What an engine is to its actor."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from s3ray.config import GeneratorConfig
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
@@ -64,7 +64,13 @@ class Engine(Protocol):
 
     Contract: ``generate`` and ``choose`` return one answer or raise; ``RequestRefusedError`` concerns that request
     alone, ``EngineDeadError`` means that no request will ever be answered again. ``close`` may be called twice.
+
+    A class that ``needs_devices`` is placed as vLLM is: each engine gets its GPUs, or cores of its own where there are
+    none. For one that ``loads_model`` a job must name ``generator.model``, which is checked before anything starts.
     """
+
+    needs_devices: ClassVar[bool]
+    loads_model: ClassVar[bool]
 
     def __init__(self, spec: EngineSpec) -> None: ...
 

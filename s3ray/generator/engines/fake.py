@@ -88,6 +88,8 @@ def _num_words(prompt: Prompt) -> int:
 class FakeEngine:
     """Writes texts at the speed of its script, ``max_num_seqs`` at once, and fails when the script says so."""
 
+    needs_devices = loads_model = False
+
     def __init__(self, spec: EngineSpec) -> None:
         self._config = spec.config
         self._script = spec.config.fake

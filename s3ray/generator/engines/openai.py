@@ -66,6 +66,8 @@ Reader = Callable[[Any], Answer | _Trouble]
 class OpenAIEngine:
     """One endpoint of the job, shared with the engines whose number leads to the same one."""
 
+    needs_devices = loads_model = False
+
     def __init__(self, spec: EngineSpec) -> None:
         config = spec.config
         self._config = config

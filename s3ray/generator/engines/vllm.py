@@ -31,6 +31,8 @@ _ENDING = 48  # characters of a prompt's end that decide how what follows is cut
 class VLLMEngine:
     """One vLLM engine on the device that was planned for it."""
 
+    needs_devices = loads_model = True
+
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._sampling = spec.config.sampling
