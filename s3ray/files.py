@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,12 +84,30 @@ class Files(Protocol):
         """Refuse a root where nothing can be written; leaves nothing behind."""
         ...
 
-    def lock(self, tell: Tell) -> AbstractContextManager[None]:
-        """Hold the root for one driver; ``tell`` hears of what has to be waited for."""
+    def lock(self) -> "Lock":
+        """The right of one driver to write below the root, to be taken."""
         ...
 
     def is_held(self) -> bool:
         """Whether a driver holds the root."""
+        ...
+
+
+class Lock(Protocol):
+    """The right of one driver at a time to write a run."""
+
+    root: str
+
+    def take(self) -> str | None:
+        """Become the holder. Returns who may still be it, where only waiting can tell: ask again soon.
+
+        Raises:
+            InputError: another process is running this run.
+        """
+        ...
+
+    def release(self) -> None:
+        """Let the next driver in at once."""
         ...
 
 
@@ -229,22 +246,9 @@ class LocalFiles:
                 "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
             )
 
-    @contextlib.contextmanager
-    def lock(self, tell: Tell) -> Iterator[None]:
-        """Lock a file; the lock goes with the process, however it ends, so there is nothing to wait for.
-
-        Raises:
-            InputError: another process is running this run.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = self._own(_LOCK).open("a")
-        except OSError as error:
-            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
-        with handle:
-            if not _try_lock(handle.fileno()):
-                raise running_elsewhere(self.root)
-            yield
+    def lock(self) -> Lock:
+        """The lock of a file."""
+        return _FileLock(self.root, lambda: self._own(_LOCK))
 
     def is_held(self) -> bool:
         """Whether the lock is taken; somebody else's folder can be asked too."""
@@ -253,6 +257,30 @@ class LocalFiles:
                 return not _try_lock(handle.fileno())
         except FileNotFoundError:
             return False
+
+
+class _FileLock:
+    """The lock of a file; it goes with the process, however that ends, so there is nothing to wait for."""
+
+    def __init__(self, root: str, path: Callable[[], Path]) -> None:
+        self.root = root
+        self._path = path
+        self._files = contextlib.ExitStack()
+
+    def take(self) -> None:
+        """See ``Lock``; makes the folder."""
+        try:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            file = self._files.enter_context(self._path().open("a"))
+        except OSError as error:
+            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
+        if not _try_lock(file.fileno()):
+            self.release()
+            raise running_elsewhere(self.root)
+
+    def release(self) -> None:
+        """Close the file."""
+        self._files.close()
 
 
 def whole_lines(content: bytes, name: str, position: Position) -> list[str]:

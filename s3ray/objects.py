@@ -23,7 +23,7 @@ import fsspec
 import pyarrow as pa
 
 from s3ray.errors import InputError, StoreError
-from s3ray.files import Event, Position, Tell, join, whole_lines
+from s3ray.files import Event, Lock, Position, join, whole_lines
 from s3ray.lease import Lease, is_alive
 from s3ray.segments import EventPen
 
@@ -223,25 +223,17 @@ class ObjectFiles:
             problem = f"cannot be written: {type(cause).__name__}: {cause}"
             raise InputError(problem, where=self.root, field="store", hint=hint) from error
 
-    @contextlib.contextmanager
-    def lock(self, tell: Tell) -> Iterator[None]:
-        """Hold the lease.
+    def lock(self) -> Lock:
+        """A lease."""
+        return _WriteLease(self)
 
-        Raises:
-            InputError: another process is running this run.
-        """
-        lease = Lease(self, tell)
-        lease.take()
+    def hold(self, lease: Lease | None) -> None:
+        """Write from now on only while this process has the lease."""
         self._lease = lease
-        try:
-            yield
-        finally:
-            self._lease = None
-            # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
-            with contextlib.suppress(StoreError):
-                self._events.flush()
-            with contextlib.suppress(StoreError):
-                lease.release()
+
+    def flush_events(self) -> None:
+        """Write the events that were collected."""
+        self._events.flush()
 
     def is_held(self) -> bool:
         """Whether a lease was renewed a short while ago."""
@@ -335,6 +327,31 @@ class ObjectFiles:
             raise
         except Exception as error:
             raise StoreError(f"{self.url(name)} cannot be {verb}: {type(error).__name__}: {error}") from error
+
+
+class _WriteLease:
+    """The lease of a run's driver; whoever lost it writes nothing more."""
+
+    def __init__(self, files: ObjectFiles) -> None:
+        self.root = files.root
+        self._files = files
+        self._lease = Lease(files)
+
+    def take(self) -> str | None:
+        """See ``Lease.take``."""
+        holder = self._lease.take()
+        if holder is None:
+            self._files.hold(self._lease)
+        return holder
+
+    def release(self) -> None:
+        """Write what was collected and let go of the lease."""
+        self._files.hold(None)
+        # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
+        with contextlib.suppress(StoreError):
+            self._files.flush_events()
+        with contextlib.suppress(StoreError):
+            self._lease.release()
 
 
 def _lease(number: int) -> str:

@@ -8,6 +8,7 @@ and stages as always. ``fingerprint.json`` comes last: without it a lineage does
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from s3ray.jobfile import set_fields, validate
 from s3ray.lineages import Lineage, following, lineage_of
 from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.events import EventLog
+from s3ray.monitor.progress import say
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
@@ -59,7 +61,7 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
     place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
     lineage = replace(lineage, parent=old.name)
     new = RunStore(place)
-    with new.lock():
+    with new.lock(partial(say, console)):
         new.write_text("config.yaml", to_yaml(config))
         _write_rounds(old, new, config, task, gold, lineage, fingerprint(settings))
         new.create(

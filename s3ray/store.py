@@ -17,7 +17,7 @@ Invariant: a file is either absent or whole; ``round.json`` and ``score.json`` c
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from s3ray.config import data_changes, fingerprint
 from s3ray.errors import InputError, StoreError
 from s3ray.files import Files, LocalFiles, Position, Tell, is_url, split
 from s3ray.jobfile import parse_yaml
+from s3ray.lease import held
 from s3ray.objects import ObjectFiles, read_file
 
 _FINGERPRINT = "fingerprint.json"
@@ -142,7 +143,7 @@ class RunStore:
         Raises:
             InputError: another process is running this run.
         """
-        return self._files.lock(tell)
+        return locked([self], tell)
 
     def is_held(self) -> bool:
         """Whether a driver holds the folder."""
@@ -303,6 +304,11 @@ class RunStore:
         for line in self._files.event_lines(position):
             with contextlib.suppress(json.JSONDecodeError):
                 yield json.loads(line)
+
+
+def locked(stores: Sequence[RunStore], tell: Tell) -> AbstractContextManager[None]:
+    """Hold several folders for one driver, or none; see ``RunStore.lock``. What has to be waited for is so at once."""
+    return held([store._files.lock() for store in stores], tell)
 
 
 def read_table(place: str) -> pa.Table:

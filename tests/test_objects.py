@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from s3ray import objects, segments
 from s3ray.cli import main
 from s3ray.errors import InputError, LeaseLostError, StoreError
 from s3ray.objects import ObjectFiles, read_file, upload_folder
-from s3ray.store import RunStore, read_table
+from s3ray.store import RunStore, locked, read_table
 from tests.buckets import Bucket, serve_bucket
 from tests.monitor.run_folder import write_run
 
@@ -310,6 +311,33 @@ def test_a_driver_killed_between_chunk_and_marker_is_followed(s3: str, monkeypat
         assert store.write_chunk(0, "seed", rows(3)).endswith("seed-000001.parquet")
         assert not store.has("rounds/0/accepted.parquet")
         assert [event["event"] for event in store.events()] == ["run_started"]
+
+
+CAMPAIGN = """
+import os, signal, sys
+from s3ray.store import RunStore, locked
+with locked([RunStore(place) for place in sys.argv[1:]], print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_all_runs_of_a_killed_campaign_are_waited_for_at_once(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3ray.lease.LEASE_S", 2.0)
+    places = [f"{s3}-{name}" for name in "abcde"]
+    done = subprocess.run([sys.executable, "-c", CAMPAIGN, *places], env=dict(os.environ), check=False)
+    assert done.returncode == -signal.SIGKILL
+    said, looks, sleep = list[str](), list[float](), time.sleep
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr("time.sleep", look)
+    with locked([RunStore(place) for place in places], said.append):
+        assert len(said) == 1
+        assert all(place in said[0] for place in places)
+        assert sum(looks) <= 3.0, "as long as one"
+        assert [ObjectFiles(place).lease_numbers() for place in places] == [[2]] * 5
 
 
 @pytest.mark.parametrize(

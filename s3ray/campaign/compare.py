@@ -37,7 +37,7 @@ from s3ray.monitor.provenance import code_version
 from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
-from s3ray.store import RunStore
+from s3ray.store import RunStore, locked
 from s3ray.student.fit import lineage, questions
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
@@ -116,9 +116,8 @@ def _finish(
             for spec in todo
             for placed, plan in [check_placement(jobs[spec.name], nodes, f"{where}: {spec.name}")]
         ]
-        with own.lock(), contextlib.ExitStack() as locks:
+        with locked([own, *(run.store for run in runs)], partial(say, console)):
             for run in runs:
-                locks.enter_context(run.store.lock())
                 run.store.check(run.job.settings)
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
