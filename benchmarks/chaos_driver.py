@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import connected, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.dataset import examples_from_table
 from s3ray.driver import Driver, Parts
@@ -66,10 +66,9 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
     """Run, or go on with, one job on the cluster at ``address``."""
     config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings}, "chaos")
     task = load_task(TASK)
-    connect(address)
-    plan = plan_placement(config, node_facts())
     store = RunStore(folder)
-    with store.lock():
+    with connected(address), store.lock():
+        plan = plan_placement(config, node_facts())
         store.create({"name": config.name}, to_yaml(config))
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)

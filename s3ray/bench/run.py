@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from s3ray.bench.about import About, identity_tree
@@ -22,7 +21,7 @@ from s3ray.bench.schema import CellProfile, Missing, Profile, make_profile
 from s3ray.bench.sweep import Cell, Sweep, make_sweep
 from s3ray.bench.table import profile_table
 from s3ray.books import Tally
-from s3ray.cluster import connect, join_running, local_facts, node_facts
+from s3ray.cluster import connected, joined, local_facts, node_facts
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.curation.calibrate import Calibration
@@ -75,15 +74,13 @@ def bench_job(config: RunConfig, where: str, folder: str, console: Console, opti
         repeats=options.repeats,
     )
     store = _open(folder)
-    try:
-        joined = join_running(config.cluster.address, where)
-        plan = _check_cells(job, sweep, node_facts() if joined else local_facts(), where)
-        console.print(joined or connect(config.cluster.address, where), style="dim", highlight=False)
-        log_from(run=config.name, phase="start")
-        profiler = Profiler(job, where, sweep, options.min_seconds, store, console, plan)
-        profile = profiler.run(node_facts())
-    finally:
-        ray.shutdown()
+    with joined(config.cluster.address, where) as cluster:
+        plan = _check_cells(job, sweep, node_facts() if cluster else local_facts(), where)
+        with connected(config.cluster.address, where) as words:
+            console.print(words, style="dim", highlight=False)
+            log_from(run=config.name, phase="start")
+            profiler = Profiler(job, where, sweep, options.min_seconds, store, console, plan)
+            profile = profiler.run(node_facts())
     console.print(profile_table(profile))
     console.print(f"Profile: {store.url(PROFILE)}", soft_wrap=True, highlight=False)
 

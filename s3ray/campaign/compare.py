@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import ray
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -19,7 +18,7 @@ from s3ray.campaign.results import check_finished, is_finished, num_students_lef
 from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import connected, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.errors import RunError, S3RayError
 from s3ray.files import join
@@ -108,8 +107,8 @@ def _finish(
     jobs = {run.name: check_job(run.config, f"{where}: {run.name}") for run in todo}
     for name, job in jobs.items():
         stores[name].check(job.settings)
-    console.print(connect(todo[0].config.cluster.address, where), style="dim", highlight=False)
-    try:
+    with connected(todo[0].config.cluster.address, where) as cluster:
+        console.print(cluster, style="dim", highlight=False)
         nodes = node_facts()
         runs = [
             _Run(number=campaign.runs.index(spec), spec=spec, job=placed, plan=plan, store=stores[spec.name])
@@ -125,8 +124,6 @@ def _finish(
             made_by = {"command": command, "commit": code_version(), "machine": in_words(nodes)}
             events.emit("campaign_started", runs=len(stores), finished=len(stores) - len(runs), made_by=made_by)
             return _run_all(campaign, runs, stores.values(), nodes, events, console)
-    finally:
-        ray.shutdown()
 
 
 def _run_all(
