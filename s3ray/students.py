@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from s3ray.config import RunConfig
-from s3ray.dataset import mistakes_from_table, table_from_answers, table_from_mistakes
+from s3ray.dataset import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.mistakes import Mistakes, StudentUnderWay
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_apart
@@ -21,7 +21,7 @@ class Trainer(Protocol):
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student from the base checkpoint and mine its mistakes.
 
-        Blocks of mistakes may lie in ``mistakes/`` below ``job.output`` before all are mined; then all of them do.
+        Its mistakes lie in blocks in ``mistakes/`` below ``job.output``: some before all are mined, then all of them.
         """
         ...
 
@@ -159,15 +159,17 @@ class Students:
         return place
 
     def _keep(self, round_: int, result: StudentResult) -> None:
-        store, task = self._store, self._task
-        mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
+        store = self._store
+        blocks = [store.read_table(name) for name in store.files(store.in_student(round_, "mistakes"))]
+        none = table_from_mistakes((), self._task.fields, self._task.has_labels)
+        mistakes = join_tables([*blocks, none]).combine_chunks()
         store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
         if result.test is not None:
             store.write_table(store.in_student(round_, "test.parquet"), table_from_answers(result.test_answers))
         report = {
             "round": round_,
             **_training(result),
-            "mistakes": len(result.mistakes),
+            "mistakes": mistakes.num_rows,
             "mined": result.mine.num_examples if result.mine else None,
         }
         more = {
