@@ -9,7 +9,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +69,17 @@ class Files(Protocol):
 
     def finish(self, name: str, written: Path) -> None:
         """Put what ``begin`` gave under its name."""
+        ...
+
+    def on_disk(self) -> AbstractContextManager[Path]:
+        """A folder of this machine with the files that lie directly in the root."""
+        ...
+
+    def rewritten(self, last: str) -> AbstractContextManager[Path]:
+        """An empty folder of this machine whose files take the place of what is there when the block ends.
+
+        They appear all at once, or where that cannot be, ``last`` comes last: what has none is not finished.
+        """
         ...
 
     def append_events(self, events: Iterable[Event]) -> None:
@@ -128,6 +141,11 @@ def split(place: str) -> tuple[str, str]:
         return folder, name
     path = Path(local_path(place)).absolute()
     return str(path.parent), path.name
+
+
+def absolute(place: str) -> str:
+    """A place that means the same in every process of this machine."""
+    return join(*split(place))
 
 
 def local_path(place: str) -> str:
@@ -196,6 +214,21 @@ class LocalFiles:
             sync(written)
             written.replace(target)
             sync(target.parent)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """The folder itself."""
+        yield self.folder
+
+    @contextlib.contextmanager
+    def rewritten(self, last: str) -> Iterator[Path]:
+        """A hidden folder beside this one, renamed."""
+        unfinished = self.folder.with_name(f".{self.folder.name}.tmp")
+        if unfinished.exists():  # left by a process that was killed
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        put_in_place(unfinished, self.folder)
 
     def append_events(self, events: Iterable[Event]) -> None:
         """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
@@ -303,6 +336,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
+    for path in (*unfinished.rglob("*"), unfinished):
+        sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    sync(folder.parent)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ BEAT_S = 10.0
 LONG_DEAD_S = 3600.0
 """A lease whose last beat is so old by its own words needs no watching: no two clocks differ by that."""
 _LOOK_S = 2.0
+_LOOKS_AT_ONCE = 16
 
 
 class Shelf(Protocol):
@@ -68,14 +70,22 @@ def held(locks: Sequence[Lock], tell: Tell) -> Iterator[None]:
         StoreError: the store cannot be reached.
     """
     with contextlib.ExitStack() as taken:
+
+        def attempt(lock: Lock) -> str | None:
+            holder = lock.take()
+            if holder is None:
+                taken.callback(lock.release)
+            return holder
+
         waiting, is_told = list(locks), False
         while True:
             silent: dict[str, list[Lock]] = defaultdict(list)
-            for lock in waiting:
-                if (holder := lock.take()) is None:
-                    taken.callback(lock.release)
-                else:
-                    silent[holder].append(lock)
+            with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+                # Of several starts that wait for the same runs, the one that gets the first lock gets all.
+                for part in (waiting[:1], waiting[1:]):
+                    for lock, holder in zip(part, threads.map(attempt, part), strict=True):
+                        if holder is not None:
+                            silent[holder].append(lock)
             waiting = [lock for theirs in silent.values() for lock in theirs]
             if not waiting:
                 break

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs
 
 from s3ray.errors import InputError, StoreError
-from s3ray.files import Event, Lock, Position, join, whole_lines
+from s3ray.files import Event, Files, LocalFiles, Lock, Position, absolute, is_url, join, split, whole_lines
 from s3ray.lease import Lease, is_alive
 from s3ray.segments import EventPen
 
@@ -69,49 +70,31 @@ def refuse_password(url: str) -> None:
         raise InputError("the URL is chained, or holds a password or a query", field="store", hint=hint)
 
 
-def read_file(url: str) -> bytes:
-    """The content of one file.
+def arrow_files(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """A place for pyarrow: its path, and the file system that it is on where that is not this machine's."""
+    if not is_url(place):
+        return absolute(place), None
+    fs, path = filesystem(place)
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+def open_folder(place: str) -> Files:
+    """The files below a folder of this machine, or below a URL.
+
+    Raises:
+        InputError: the URL cannot be used: protocol unknown, package missing.
+    """
+    return ObjectFiles(place) if is_url(place) else LocalFiles(place)
+
+
+def read_file(place: str) -> bytes:
+    """The content of one file, by its path or URL.
 
     Raises:
         StoreError: it cannot be read.
     """
-    folder, _, name = url.rpartition("/")
-    return ObjectFiles(folder).read(name)
-
-
-def upload_folder(folder: Path, url: str, last: str) -> None:
-    """Put the files of a local folder below a URL; ``last`` comes last, so that its presence means that all are there.
-
-    Raises:
-        StoreError: a file cannot be written.
-    """
-    files = ObjectFiles(url)
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    for name in sorted(names, key=lambda name: name == last):
-        files.put_file(name, folder / name)
-
-
-def download_folder(url: str, folder: Path) -> None:
-    """Fetch the files that lie directly below a URL.
-
-    Raises:
-        StoreError: a file cannot be read.
-    """
-    files = ObjectFiles(url)
-    names = [name for name in files.names("") if "/" not in name]
-    for name, content in zip(names, files.read_all(names), strict=True):
-        (folder / name).write_bytes(content)
-
-
-def clear_folder(url: str) -> None:
-    """Remove what lies below a URL.
-
-    Raises:
-        StoreError: it cannot be removed.
-    """
-    files = ObjectFiles(url)
-    for name in files.names(""):
-        files.remove(name)
+    folder, name = split(place)
+    return open_folder(folder).read(name)
 
 
 class ObjectFiles:
@@ -177,6 +160,27 @@ class ObjectFiles:
         self._check_lease()
         self.put_file(name, written)
         written.unlink()
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """They are fetched for the block."""
+        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
+            names = [name for name in self.names("") if "/" not in name]
+            for name, content in zip(names, self.read_all(names), strict=True):
+                (Path(temporary) / name).write_bytes(content)
+            yield Path(temporary)
+
+    @contextlib.contextmanager
+    def rewritten(self, last: str) -> Iterator[Path]:
+        """See ``files.Files``; what is there is removed first, and of that ``last``."""
+        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
+            folder = Path(temporary)
+            yield folder
+            for name in sorted(self.names(""), key=lambda name: name != last):
+                self.remove(name)
+            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            for name in sorted(names, key=lambda name: name == last):
+                self.put_file(name, folder / name)
 
     def put_file(self, name: str, file: Path) -> None:
         """Put a local file under its name, whole."""

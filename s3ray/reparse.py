@@ -187,7 +187,7 @@ class _Rereader(Driver):
     def _bring_inputs(self, round_: int) -> None:
         """What the round's requests were made from, beside its outcomes."""
         if round_:
-            whole = self._old.source(round_, "mistakes.parquet")
+            whole = self._old.mistakes_before(round_)
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
                 own = self._store.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
                 self._store.write_table(own, self._old.read_table(name))
@@ -197,7 +197,7 @@ class _Rereader(Driver):
         if round_ and self._strategy.reads_rows:
             self._store.write_table(self._store.in_round(round_, ROWS_BEFORE), self._rows_before(self._old, round_))
         for stage in NOTE_STAGES:
-            notes = self._store.in_round(round_, f"{stage}.json")
+            notes = self._store.notes(round_, stage)
             if self._old.has(notes):
                 self._store.write_json(notes, self._old.read_json(notes))
 
@@ -238,7 +238,7 @@ def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clea
 
 def _tell(old: RunStore, new: RunStore, console: Console) -> None:
     for num in new.rounds():
-        was, now = (store.read_json(store.in_round(num, "round.json")) for store in (old, new))
+        was, now = (store.read_json(store.round_report(num)) for store in (old, new))
         line = f"round {num}: {now['accepted']} of {now['requested']} accepted, {was['accepted']} before"
         short = {name: stage["short"] for name, stage in now["stages"].items() if stage["short"]}
         lacks = "".join(

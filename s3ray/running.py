@@ -29,7 +29,7 @@ from s3ray.monitor.report import write_report
 from s3ray.monitor.summary import summary_table
 from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import without_effect
 from s3ray.student.trainer import RayStudentTrainer
@@ -84,8 +84,8 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
 
 def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
-    if store.has("metrics.json"):
-        figures = measured(store.read_json("metrics.json"), job.config, plan, figures)
+    if store.has(METRICS):
+        figures = measured(store.read_json(METRICS), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
@@ -118,7 +118,7 @@ def run_job(config: RunConfig, where: str, folder: str, console: Console, *, fre
                     _run(job, plan, store, events)
             finally:
                 progress.close()
-    console.print(summary_table(store.read_json("metrics.json")))
+    console.print(summary_table(store.read_json(METRICS)))
     console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
     console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
 
@@ -181,7 +181,7 @@ def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator
     if config.generates:
         export_dataset(store, None)
     events.emit("run_finished", seconds=time.monotonic() - started)
-    store.write_json("metrics.json", build_metrics(store, run_identity(store)))
+    store.write_json(METRICS, build_metrics(store, run_identity(store)))
     write_report(store)
 
 

@@ -17,7 +17,7 @@ import pytest
 from s3ray import objects, segments
 from s3ray.cli import main
 from s3ray.errors import InputError, LeaseLostError, StoreError
-from s3ray.objects import ObjectFiles, read_file, upload_folder
+from s3ray.objects import ObjectFiles, read_file
 from s3ray.store import RunStore, locked, read_table
 from tests.buckets import Bucket, serve_bucket
 from tests.monitor.run_folder import write_run
@@ -65,21 +65,21 @@ def test_a_run_is_written_and_found_again(place: str) -> None:
         for value in range(40):
             store.write_chunk(0, "seed", rows(value))
         store.write_chunk(0, "reasons", rows(99, 98))
-        writer = store.table_writer(store.in_round(0, "accepted.parquet"), SCHEMA)
+        writer = store.table_writer(store.accepted(0), SCHEMA)
         writer.write(rows(1, 2))
         writer.write(rows(3))
-        assert not store.has(store.in_round(0, "accepted.parquet")), "half a table is not to be seen"
+        assert not store.has(store.accepted(0)), "half a table is not to be seen"
         writer.close()
         assert store.rounds() == []
         assert store.num_chunks_in_work() == 41
-        store.write_json(store.in_round(0, "round.json"), {"rows": 3})
-        store.write_json(store.in_student(0, "score.json"), {"main": 0.5})
+        store.write_json(store.round_report(0), {"rows": 3})
+        store.write_json(store.score(0), {"main": 0.5})
     again = RunStore.existing(place)
     assert again.check(SETTINGS) is True
     assert [chunk["value"][0].as_py() for chunk in again.read_chunks(0, "seed")] == list(range(40))
     assert (again.num_journalled(0, "seed"), again.num_journalled(0, "reasons")) == (40, 2)
     assert (again.rounds(), again.students(), again.num_chunks_in_work()) == ([0], [0], 0)
-    assert read_table(again.url(again.in_round(0, "accepted.parquet")))["value"].to_pylist() == [1, 2, 3]
+    assert read_table(again.url(again.accepted(0)))["value"].to_pylist() == [1, 2, 3]
     assert again.read_config() == {"name": "x"}
     with pytest.raises(InputError, match=r"seed was 0, is 1.*\n.*--fresh"):
         again.check(SETTINGS | {"seed": 1})
@@ -243,9 +243,8 @@ def test_a_lease_is_created_once(request: pytest.FixtureRequest, kind: str) -> N
     assert files.read_lease(1) == {"owner": "a"}
 
 
-def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / name).write_text(name)
+def test_the_last_file_of_a_folder_comes_last(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore(s3).write_text("old.bin", "of another model")
     put = ObjectFiles.put_file
     names: list[str] = []
 
@@ -254,7 +253,9 @@ def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypat
         put(self, name, file)
 
     monkeypatch.setattr(ObjectFiles, "put_file", note)
-    upload_folder(tmp_path, s3, last="config.json")
+    with ObjectFiles(s3).rewritten(last="config.json") as folder:
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (folder / name).write_text(name)
     assert names == ["model.safetensors", "tokenizer.json", "config.json"]
     assert RunStore(s3).entries() == sorted(names)
 

@@ -66,7 +66,7 @@ class _Run:
 
     def work(self, student: StudentJob) -> float:
         """What a student is to learn, as rows times epochs."""
-        rows: int = self.store.read_json(self.store.in_round(student.round, "round.json"))["rows"]
+        rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
         return float(rows * self.job.config.student.epochs)
 
     def urgency(self) -> Urgency:
@@ -144,7 +144,7 @@ def _run_all(
         students.note(key, student)
     for store in stores:
         # A light copy of a finished run has the marker at the most.
-        if 0 in store.rounds() and store.has(store.in_round(0, "accepted.parquet")):
+        if 0 in store.rounds() and store.has(store.accepted(0)):
             seeds.note(store.requests["seed"], store)
     groups: dict[str, list[_Run]] = {}
     for run in runs:
@@ -243,7 +243,7 @@ def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], con
 @contextlib.contextmanager
 def _seed_set(run: _Run, log: EventLog, seeds: Originals[RunStore]) -> Iterator[None]:
     """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
-    if not run.job.config.generates or run.store.files("rounds/0"):
+    if not run.job.config.generates or run.store.files(run.store.in_round(0, "")):
         yield
         return
     with seeds.claimed(run.job.requests["seed"]) as found:
