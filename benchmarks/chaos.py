@@ -182,14 +182,14 @@ class Victim:
 def digest(folder: Path) -> str:
     """The accepted rows of all rounds, byte by byte."""
     store = RunStore(folder)
-    tables = [store.path(store.in_round(num, "accepted.parquet")).read_bytes() for num in store.rounds()]
+    tables = [store.path(store.accepted(num)).read_bytes() for num in store.rounds()]
     return hashlib.sha256(b"".join(tables)).hexdigest()
 
 
 def score(folder: Path) -> dict[str, Any]:
     """What became of the student of a run's only training: everything but its seconds."""
     store = RunStore(folder)
-    report: dict[str, Any] = store.read_json(store.in_student(0, "score.json"))
+    report: dict[str, Any] = store.read_json(store.score(0))
     report["epochs"] = [(epoch["loss"], epoch["select"]) for epoch in report["epochs"]]
     return {name: value for name, value in report.items() if name != "seconds"}
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import xxhash
 
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import connected, node_facts
 from s3ray.config import RunConfig, to_yaml
-from s3ray.dataset import examples_from_table
+from s3ray.dataset import examples_from_table, table_from_mistakes
 from s3ray.driver import Driver, Parts
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
@@ -44,6 +44,9 @@ class ScriptedTrainer:
         digest = xxhash.xxh64_hexdigest(repr([(row.id, row.label, dict(row.fields)) for row in rows]).encode())
         gold = self._read(str(job.mine_path))
         missed = [row for row in gold if not xxhash.xxh64_intdigest(f"{digest}{row.id}".encode()) % 4]
+        mistakes = [Mistake(example=row, predicted="", confidence=0.0) for row in missed]
+        table = table_from_mistakes(mistakes, self._task.fields, self._task.has_labels)
+        RunStore(job.output).write_table("mistakes/000000.parquet", table)
         score = Score(main="accuracy", values={"accuracy": 0.0}, num_examples=len(gold))
         return StudentResult(
             round=job.round,
@@ -53,7 +56,6 @@ class ScriptedTrainer:
             select=score,
             mine=score,
             test=score if job.test_path else None,
-            mistakes=tuple(Mistake(example=row, predicted="", confidence=0.0) for row in missed),
             seconds={},
         )
 
@@ -66,10 +68,9 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
     """Run, or go on with, one job on the cluster at ``address``."""
     config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings})
     task = load_task(TASK)
-    connect(address)
-    plan = plan_placement(config, node_facts())
     store = RunStore(folder)
-    with store.lock():
+    with connected(address), store.lock():
+        plan = plan_placement(config, node_facts())
         store.create({"name": config.name}, to_yaml(config))
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)

@@ -17,13 +17,13 @@ def audit(folder: Path) -> dict[str, int]:
     store = RunStore.existing(folder)
     books = Counter(requests=0, rounds=0, lost=0, duplicated=0, unbalanced=0)
     for round_ in store.rounds():
-        rows = store.read_table(store.in_round(round_, "requests.parquet")).to_pylist()
+        rows = store.read_table(store.request_table(round_)).to_pylist()
         asked = Counter(row["request_id"] for row in rows)
         answered: Counter[str] = Counter()
         for file in store.path(store.in_round(round_, "chunks")).glob("*.parquet"):
             chunk = store.read_table(str(file.relative_to(store.folder)))
             answered.update(chunk["request_id"].to_pylist())
-        report = store.read_json(store.in_round(round_, "round.json"))
+        report = store.read_json(store.round_report(round_))
         ended = report["accepted"] + sum(report["rejected"].values()) + sum(report["failed"].values())
         books["rounds"] += 1
         books["requests"] += asked.total()

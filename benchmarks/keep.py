@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from s3ray.monitor.audit import AUDIT
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 
-MARKER = "metrics.json"
 SETTINGS = ("config.yaml", "fingerprint.json")
 KEPT_EVENTS = ("campaign_started", "campaign_finished")
 
@@ -25,13 +24,13 @@ def kept_files(run: RunStore) -> Iterator[str]:
     """Names below the run's folder, its marker last."""
     students = run.students()
     yield from SETTINGS
-    yield from (run.in_student(num, "score.json") for num in students)
-    test = run.in_student(max(students), "test.parquet")
+    yield from (run.score(num) for num in students)
+    test = run.answers(max(students))
     optional = [test, AUDIT]
-    if run.read_json(MARKER)["metric"] == "macro_f1":
+    if run.read_json(METRICS)["metric"] == "macro_f1":
         optional.append(run.gold("test"))
     yield from (name for name in optional if run.has(name))
-    yield MARKER
+    yield METRICS
 
 
 def keep_run(run: RunStore, target: RunStore) -> None:
@@ -61,8 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     new = [
         folder.parent.name
-        for folder in sorted(options.campaign.glob(f"*/{MARKER}"))
-        if not (options.target / folder.parent.name / MARKER).exists()
+        for folder in sorted(options.campaign.glob(f"*/{METRICS}"))
+        if not (options.target / folder.parent.name / METRICS).exists()
     ]
     for name in new:
         keep_run(RunStore(options.campaign / name), RunStore(options.target / name))

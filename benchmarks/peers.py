@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import node_facts, start_local
 from s3ray.config import RunConfig
 from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
@@ -64,7 +64,7 @@ class PoolPeer:
     """s3ray's pool of one engine, on a Ray of its own."""
 
     def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
-        connect("local")
+        start_local()
         self._limits: Mapping[str, Any] | None = None
         tasks = only_task(config, load_task(config.task))
         self._pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=self._note)
@@ -143,7 +143,7 @@ class RayDataPeer:
         import ray
         from ray.data.llm import build_processor
 
-        connect("local")
+        start_local()
         ray.data.DataContext.get_current().enable_progress_bars = False
         self._folder = tempfile.TemporaryDirectory(prefix="s3ray-gates-")
         self._gates = Path(self._folder.name)

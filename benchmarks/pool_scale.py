@@ -23,7 +23,7 @@ import psutil
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from benchmarks.stages import unjudged_stage
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import node_facts, start_local
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.generator.placement import plan_placement
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of work for each measurement")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/pool_scale.json"))
     options = parser.parse_args()
-    connect("local")
+    start_local()
     collect_rarely()  # as the driver does
     points = [point for rate in options.rates for point in measure_series(options, rate)]
     fastest = max(points, key=lambda point: point["requests_s"])

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from s3ray.cluster import connect
+from s3ray.cluster import start_local
 from s3ray.config import GoldConfig, StudentConfig
 from s3ray.dataset import table_from_examples
 from s3ray.student.encode import Encoded
@@ -65,7 +65,7 @@ def make_work(num_rows: int, epochs: int, batch_size: int, seed: int) -> Work:
 
 def train_ours(work: Work, num_workers: int) -> Report:
     """Ray Train on a Ray of this machine alone; workers share its cores, and its GPUs if it has any."""
-    connect("local")
+    start_local()
     task, gold = load_task(TASK), work.gold
     gpus = min(1.0, torch.cuda.device_count() / num_workers)
     with tempfile.TemporaryDirectory(prefix="s3ray-student-") as folder:

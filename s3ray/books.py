@@ -102,10 +102,10 @@ class RoundBooks:
         self._fields = fields
         self._has_labels = has_labels
         self._has_soft = has_soft
-        self._requests = store.table_writer(store.in_round(round_, "requests.parquet"), REQUESTS_SCHEMA)
-        self._rejected = store.table_writer(store.in_round(round_, "rejected.parquet"), REJECTED_SCHEMA)
+        self._requests = store.table_writer(store.request_table(round_), REQUESTS_SCHEMA)
+        self._rejected = store.table_writer(store.rejected(round_), REJECTED_SCHEMA)
         examples = example_schema(fields, has_labels, has_soft)
-        self._accepted = store.table_writer(store.in_round(round_, "accepted.parquet"), examples)
+        self._accepted = store.table_writer(store.accepted(round_), examples)
         self._asked: list[tuple[Any, ...]] = []
         self._refused: list[tuple[Any, ...]] = []
         self._examples: list[Example] = []

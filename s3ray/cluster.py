@@ -1,12 +1,12 @@
 """Joining or starting a Ray cluster, and what its nodes have."""
 
+import contextlib
 import os
 import socket
 from collections import Counter
+from collections.abc import Iterator
 
 import ray
-from ray._private.services import find_bootstrap_address
-from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from s3ray.errors import InputError
@@ -16,31 +16,70 @@ from s3ray.generator.plan import NodeFacts
 _CONNECT_S = 5.0
 
 
-def connect(address: str) -> str:
-    """Join or start a cluster as ``cluster.address`` says; returns a few words that say which.
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[str]:
+    """Join or start a cluster as ``cluster.address`` says; yields a few words that say which.
+
+    A Ray that is open in this process already is used as it is, whatever the address, and stays open.
 
     Raises:
         InputError: no Ray cluster answers at the address.
     """
-    return join_running(address) or _start()
+    with joined(address) as found:
+        yield found or start_local()
 
 
-def join_running(address: str) -> str | None:
-    """Join the cluster that ``cluster.address`` means, if there is one; returns a few words that say which.
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[str | None]:
+    """Join the cluster that ``cluster.address`` means, if there is one; yields a few words that say which.
 
     Raises:
         InputError: the address names a cluster and none answers there.
     """
+    if ray.is_initialized():
+        yield f"on the Ray cluster at {ray.get_runtime_context().gcs_address}"
+        return
+    try:
+        yield _join(address)
+    finally:
+        ray.shutdown()  # of one that was started in the block, too
+
+
+def _join(address: str) -> str | None:
     if address == "local":
         return None
     if address != "auto":
         _require_listener(address)
-        return _join(address)
-    # Ray's own address="auto" would also join the private Ray of any other program on this machine.
-    found = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
-    if not found or (not os.environ.get("RAY_ADDRESS") and not _listens(found)):
-        return None
-    return _join(found)
+        return _init(address)
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        return _init(named)
+    found = _last_started()
+    return _init(found) if found and _listens(found) else None
+
+
+def _last_started() -> str | None:
+    """Address of the cluster that ``ray start`` last started or joined on this machine.
+
+    Ray has no public function for it: its own address="auto" also joins the private Ray of any other program here.
+    """
+    from ray._private.services import find_bootstrap_address
+
+    address: str | None = find_bootstrap_address(None)
+    return address
+
+
+def start_local() -> str:
+    """Start a Ray on this machine, for this process alone; returns a few words that say so."""
+    ray.init(
+        address="local",
+        num_cpus=_num_cores(),
+        num_gpus=_num_gpus(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    return "on a Ray cluster started on this machine"
 
 
 def node_facts() -> list[NodeFacts]:
@@ -76,7 +115,7 @@ def remove_groups(*, memory: int) -> None:
     for group in placement_group_table().values():
         bundles = group["bundles"].values()
         if group["state"] != "REMOVED" and all(bundle.get("memory") == memory for bundle in bundles):
-            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group["placement_group_id"])))
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group["placement_group_id"])))
 
 
 def local_facts() -> list[NodeFacts]:
@@ -94,7 +133,7 @@ def _num_gpus() -> int:
     return device_count()
 
 
-def _join(address: str) -> str:
+def _init(address: str) -> str:
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -109,18 +148,6 @@ def _join(address: str) -> str:
             hint=hint,
         ) from error
     return f"on the Ray cluster at {context.address_info['gcs_address']}"
-
-
-def _start() -> str:
-    ray.init(
-        address="local",
-        num_cpus=_num_cores(),
-        num_gpus=_num_gpus(),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    return "on a Ray cluster started on this machine"
 
 
 def _require_listener(address: str) -> None:

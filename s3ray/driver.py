@@ -28,7 +28,7 @@ from s3ray.students import Students, Trainer
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
 from s3ray.types import Example
-from s3ray.verification import CALIBRATION_FILE, VerdictJudge, verdict_stage
+from s3ray.verification import VerdictJudge, verdict_stage
 
 ROWS_BEFORE = "before.parquet"
 """In a round that was read again: the rows from which its requests were made, where they depend on any."""
@@ -170,8 +170,7 @@ class Driver:
             probes=lambda name: self._students.probes(round_, name),
             synthetic=lambda: examples_from_table(rows_before(store, self._strategy, round_), self._task.fields),
             history=lambda: [
-                frozenset(store.read_table(store.source(num, "mistakes.parquet"))["id"].to_pylist())
-                for num in range(1, round_)
+                frozenset(store.read_table(store.mistakes_before(num))["id"].to_pylist()) for num in range(1, round_)
             ],
             fingerprint=self._parts.requests["later" if round_ else "seed"],
             seed=config.seed,
@@ -180,7 +179,7 @@ class Driver:
     def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
         """The synthetic rows of these rounds."""
         for num in rounds:
-            table = self._store.read_table(self._store.in_round(num, "accepted.parquet"))
+            table = self._store.read_table(self._store.accepted(num))
             yield from examples_from_table(table, self._task.fields)
 
     @property
@@ -195,15 +194,13 @@ class Driver:
         plan = verdict_stage(context, self._parts.config.curation.calibrate)
         summary = self._run_stage(context.round, plan, judge, books)
         calibration = judge.calibration()
-        self._store.write_json(
-            self._store.in_round(context.round, CALIBRATION_FILE), calibration and calibration.as_dict()
-        )
+        self._store.write_json(self._store.calibration(context.round), calibration and calibration.as_dict())
         return summary
 
     def _calibration(self) -> Calibration | None:
         if not self._calibrates:
             return None
-        plain = self._store.read_json(self._store.in_round(0, CALIBRATION_FILE))
+        plain = self._store.read_json(self._store.calibration(0))
         return Calibration.from_dict(plain) if plain else None
 
     def _write_notes(
@@ -212,7 +209,7 @@ class Driver:
         """One note stage to its end; what it left is read from disk, where it is once."""
         judge = NoteJudge(self._task, stage.keys, stage.num_each)
         summary = self._run_stage(round_, stage.plan, judge, books)
-        name = self._store.in_round(round_, f"{stage.plan.name}.json")
+        name = self._store.notes(round_, stage.plan.name)
         if not self._store.has(name):
             self._store.write_json(name, judge.notes)
         return summary, self._store.read_json(name)
@@ -258,19 +255,19 @@ class Driver:
         books.close()
         learned = self._strategy.training(round_)
         names = [store.gold("extrapolate")] * learned.gold
-        names += [store.in_round(num, "accepted.parquet") for num in learned.rounds]
+        names += [store.accepted(num) for num in learned.rounds]
         training = join_tables(store.read_table(name) for name in names)
         if not training.num_rows:
             raise RunError(
                 f"round {round_} wrote no example that was kept",
-                f"See why in {store.url(store.in_round(round_, 'rejected.parquet'))}; the prompts of the task "
+                f"See why in {store.url(store.rejected(round_))}; the prompts of the task "
                 "probably do not suit this generator.",
             )
-        store.write_table(store.in_round(round_, "train.parquet"), training)
+        store.write_table(store.train(round_), training)
         written = total(tally for stage, tally in books.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
-        store.write_json(store.in_round(round_, "round.json"), report)
+        store.write_json(store.round_report(round_), report)
         self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
 
 
@@ -278,5 +275,5 @@ def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
     """The written rows that the student before a round learned from, or had when what was read again was asked."""
     own = store.in_round(round_, ROWS_BEFORE)
     rounds = strategy.training(round_ - 1).rounds
-    names = [own] if store.has(own) else [store.in_round(num, "accepted.parquet") for num in rounds]
+    names = [own] if store.has(own) else [store.accepted(num) for num in rounds]
     return join_tables(store.read_table(name) for name in names)

@@ -43,7 +43,7 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
     """
     learned = _learned(store)
     rounds = [num for num in store.rounds() if num in learned.rounds]
-    tables = [store.read_table(store.in_round(num, "accepted.parquet")) for num in rounds]
+    tables = [store.read_table(store.accepted(num)) for num in rounds]
     if not sum(table.num_rows for table in tables):
         raise InputError(
             "has no finished round with synthetic rows, so there is no dataset to export",
@@ -117,7 +117,7 @@ def _recipe(store: RunStore, table: pa.Table) -> dict[str, Any]:
         "num_contexts": len(contexts),
         "num_elsewhere": len(contexts - _distinct(gold["extrapolate"], context_fields)),
         "on_gold": _learned(store).gold,
-        "reasons": any(store.has(store.in_round(num, "reasons.json")) for num in store.rounds()),
+        "reasons": any(store.has(store.notes(num, "reasons")) for num in store.rounds()),
         "labels": task.labels if task else (),
         "licence": licence.read_text(encoding="utf-8").strip() if licence and licence.is_file() else None,
     }

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -70,6 +71,17 @@ class Files(Protocol):
         """Put what ``begin`` gave under its name."""
         ...
 
+    def on_disk(self) -> AbstractContextManager[Path]:
+        """A folder of this machine with the files that lie directly in the root."""
+        ...
+
+    def rewritten(self, last: str) -> AbstractContextManager[Path]:
+        """An empty folder of this machine whose files take the place of what is there when the block ends.
+
+        They appear all at once, or where that cannot be, ``last`` comes last: what has none is not finished.
+        """
+        ...
+
     def append_events(self, events: Iterable[Event]) -> None:
         """Add events to those of the run."""
         ...
@@ -85,12 +97,30 @@ class Files(Protocol):
         """Refuse a root where nothing can be written; leaves nothing behind."""
         ...
 
-    def lock(self, tell: Tell) -> AbstractContextManager[None]:
-        """Hold the root for one driver; ``tell`` hears of what has to be waited for."""
+    def lock(self) -> "Lock":
+        """The right of one driver to write below the root, to be taken."""
         ...
 
     def is_held(self) -> bool:
         """Whether a driver holds the root."""
+        ...
+
+
+class Lock(Protocol):
+    """The right of one driver at a time to write a run."""
+
+    root: str
+
+    def take(self) -> str | None:
+        """Become the holder. Returns who may still be it, where only waiting can tell: ask again soon.
+
+        Raises:
+            InputError: another process is running this run.
+        """
+        ...
+
+    def release(self) -> None:
+        """Let the next driver in at once."""
         ...
 
 
@@ -111,6 +141,11 @@ def split(place: str) -> tuple[str, str]:
         return folder, name
     path = Path(local_path(place)).absolute()
     return str(path.parent), path.name
+
+
+def absolute(place: str) -> str:
+    """A place that means the same in every process of this machine."""
+    return join(*split(place))
 
 
 def local_path(place: str) -> str:
@@ -180,6 +215,21 @@ class LocalFiles:
             written.replace(target)
             sync(target.parent)
 
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """The folder itself."""
+        yield self.folder
+
+    @contextlib.contextmanager
+    def rewritten(self, last: str) -> Iterator[Path]:
+        """A hidden folder beside this one, renamed."""
+        unfinished = self.folder.with_name(f".{self.folder.name}.tmp")
+        if unfinished.exists():  # left by a process that was killed
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        put_in_place(unfinished, self.folder)
+
     def append_events(self, events: Iterable[Event]) -> None:
         """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
         path = self._own(_EVENTS)
@@ -229,22 +279,9 @@ class LocalFiles:
                 "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
             )
 
-    @contextlib.contextmanager
-    def lock(self, tell: Tell) -> Iterator[None]:
-        """Lock a file; the lock goes with the process, however it ends, so there is nothing to wait for.
-
-        Raises:
-            InputError: another process is running this run.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = self._own(_LOCK).open("a")
-        except OSError as error:
-            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
-        with handle:
-            if not _try_lock(handle.fileno()):
-                raise running_elsewhere(self.root)
-            yield
+    def lock(self) -> Lock:
+        """The lock of a file."""
+        return _FileLock(self.root, lambda: self._own(_LOCK))
 
     def is_held(self) -> bool:
         """Whether the lock is taken; somebody else's folder can be asked too."""
@@ -253,6 +290,30 @@ class LocalFiles:
                 return not _try_lock(handle.fileno())
         except FileNotFoundError:
             return False
+
+
+class _FileLock:
+    """The lock of a file; it goes with the process, however that ends, so there is nothing to wait for."""
+
+    def __init__(self, root: str, path: Callable[[], Path]) -> None:
+        self.root = root
+        self._path = path
+        self._files = contextlib.ExitStack()
+
+    def take(self) -> None:
+        """See ``Lock``; makes the folder."""
+        try:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            file = self._files.enter_context(self._path().open("a"))
+        except OSError as error:
+            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
+        if not _try_lock(file.fileno()):
+            self.release()
+            raise running_elsewhere(self.root)
+
+    def release(self) -> None:
+        """Close the file."""
+        self._files.close()
 
 
 def whole_lines(content: bytes, name: str, position: Position) -> list[str]:
@@ -275,6 +336,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
+    for path in (*unfinished.rglob("*"), unfinished):
+        sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    sync(folder.parent)
 
 
 def _try_lock(descriptor: int) -> bool:

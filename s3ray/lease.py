@@ -8,17 +8,20 @@ at its next beat, and stops. Numbers are never used twice, so a holder that slep
 one. Who waits goes by its own clock: a lease that does not beat for ``LEASE_S`` is dead.
 """
 
+import contextlib
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from s3ray.errors import LeaseLostError, StoreError
-from s3ray.files import Tell, running_elsewhere
+from s3ray.files import Lock, Tell, running_elsewhere
 
 LEASE_S = 60.0
 """A lease that was not renewed for so long belongs to a driver that is dead."""
@@ -27,6 +30,7 @@ BEAT_S = 10.0
 LONG_DEAD_S = 3600.0
 """A lease whose last beat is so old by its own words needs no watching: no two clocks differ by that."""
 _LOOK_S = 2.0
+_LOOKS_AT_ONCE = 16
 
 
 class Shelf(Protocol):
@@ -55,6 +59,44 @@ class Shelf(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def held(locks: Sequence[Lock], tell: Tell) -> Iterator[None]:
+    """Hold all locks, or none. Holders that may be dead are watched side by side, for ``LEASE_S`` at most.
+
+    ``tell`` hears at once of all that are waited for.
+
+    Raises:
+        InputError: another process is running one of the runs.
+        StoreError: the store cannot be reached.
+    """
+    with contextlib.ExitStack() as taken:
+
+        def attempt(lock: Lock) -> str | None:
+            holder = lock.take()
+            if holder is None:
+                taken.callback(lock.release)
+            return holder
+
+        waiting, is_told = list(locks), False
+        while True:
+            silent: dict[str, list[Lock]] = defaultdict(list)
+            with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+                # Of several starts that wait for the same runs, the one that gets the first lock gets all.
+                for part in (waiting[:1], waiting[1:]):
+                    for lock, holder in zip(part, threads.map(attempt, part), strict=True):
+                        if holder is not None:
+                            silent[holder].append(lock)
+            waiting = [lock for theirs in silent.values() for lock in theirs]
+            if not waiting:
+                break
+            for holder, theirs in silent.items() if not is_told else ():
+                names = ", ".join(lock.root for lock in theirs)
+                tell(f"The driver on {holder} holds {names}; waiting up to {LEASE_S:.0f} s for a sign of it.")
+            is_told = True
+            time.sleep(min(_LOOK_S, LEASE_S / 10))
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     number: int
@@ -62,42 +104,56 @@ class _Seen:
 
 
 class Lease:
-    """The right of this process to write one run. ``take``, then ``check`` before every write, then ``release``."""
+    """The right of this process to write one run: ``take`` until it is ours, then ``check`` before every write."""
 
-    def __init__(self, shelf: Shelf, tell: Tell, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, shelf: Shelf, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``wall`` is the clock of all machines, and goes on while this one sleeps; ``clock`` is never set."""
+        self.root = shelf.root
         self._shelf = shelf
-        self._tell = tell
-        # The wall clock: the monotonic one stands still while a machine sleeps, and the lease does not.
         self._wall = wall
+        self._clock = clock
         self._owner = uuid.uuid4().hex
         self._number = 0
         self._beats = 0
         self._renewed = 0.0
         self._is_lost = False
+        self._watched: tuple[_Seen, float] | None = None
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="s3ray-lease", daemon=True)
 
-    def take(self) -> None:
-        """Become the holder; waits for a holder that gives no sign of life, for ``LEASE_S`` at most.
+    def take(self) -> str | None:
+        """Become the holder; see ``files.Lock``. A holder is dead once it was watched for ``LEASE_S`` without a sign.
 
         Raises:
             InputError: another process is running this run.
             StoreError: the store cannot be reached.
         """
+        looked = self._clock()
         seen = self._newest()
+        if self._watched is not None and seen != self._watched[0] and not self._has_let_go(seen):
+            raise running_elsewhere(self.root)
         if seen is not None and not self._is_free(seen):
-            self._watch(seen)
-        self._number = (seen.number if seen else 0) + 1
+            if self._watched is None:
+                self._watched = seen, self._clock()
+            if looked - self._watched[1] < LEASE_S:
+                return f"{seen.content.get('host')} (process {seen.content.get('pid')})"
+        self._begin(1 + (seen.number if seen else 0))
+        return None
+
+    def _begin(self, number: int) -> None:
+        self._number = number
         if not self._shelf.create_lease(self._number, self._content()):
-            raise running_elsewhere(self._shelf.root)
+            raise running_elsewhere(self.root)
         self._renewed = self._wall()
         self.renew()  # where creation is not exclusive, another start may have written the same number after us
         if self._is_lost:
-            raise running_elsewhere(self._shelf.root)
-        for number in self._shelf.lease_numbers():
-            if number < self._number:
-                self._shelf.remove_lease(number)
+            raise running_elsewhere(self.root)
+        for older in self._shelf.lease_numbers():
+            if older < self._number:
+                self._shelf.remove_lease(older)
         self._heart.start()
 
     def check(self) -> None:
@@ -111,7 +167,7 @@ class Lease:
             self.renew()
         if self._is_lost:
             raise LeaseLostError(
-                f"another driver has taken {self._shelf.root} over",
+                f"another driver has taken {self.root} over",
                 "This one was silent for too long (asleep, or cut off from the store). The other one goes on.",
             )
 
@@ -154,20 +210,10 @@ class Lease:
     def _is_free(self, seen: _Seen) -> bool:
         return bool(seen.content.get("released")) or self._wall() - seen.content.get("time", 0.0) > LONG_DEAD_S
 
-    def _watch(self, seen: _Seen) -> None:
-        """Return once the holder is dead or has let go."""
-        holder = f"{seen.content.get('host')} (process {seen.content.get('pid')})"
-        self._tell(f"The driver on {holder} holds {self._shelf.root}; waiting up to {LEASE_S:.0f} s for a sign of it.")
-        deadline = time.monotonic() + LEASE_S
-        while time.monotonic() < deadline:
-            time.sleep(min(_LOOK_S, LEASE_S / 10))
-            now = self._newest()
-            if now is None or now.number != seen.number:
-                raise running_elsewhere(self._shelf.root)
-            if now.content != seen.content:
-                if now.content.get("released"):
-                    return
-                raise running_elsewhere(self._shelf.root)
+    def _has_let_go(self, seen: _Seen | None) -> bool:
+        """Whether the watched lease itself was released; another number is another driver's."""
+        watched = self._watched
+        return bool(seen and watched and seen.number == watched[0].number and seen.content.get("released"))
 
 
 def is_alive(shelf: Shelf, wall: float) -> bool:

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs
 
 from s3ray.errors import InputError, StoreError
-from s3ray.files import Event, Position, Tell, join, whole_lines
+from s3ray.files import Event, Files, LocalFiles, Lock, Position, absolute, is_url, join, split, whole_lines
 from s3ray.lease import Lease, is_alive
 from s3ray.segments import EventPen
 
@@ -69,49 +70,31 @@ def refuse_password(url: str) -> None:
         raise InputError("the URL is chained, or holds a password or a query", where="", field="store", hint=hint)
 
 
-def read_file(url: str) -> bytes:
-    """The content of one file.
+def arrow_files(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """A place for pyarrow: its path, and the file system that it is on where that is not this machine's."""
+    if not is_url(place):
+        return absolute(place), None
+    fs, path = filesystem(place)
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+def open_folder(place: str) -> Files:
+    """The files below a folder of this machine, or below a URL.
+
+    Raises:
+        InputError: the URL cannot be used: protocol unknown, package missing.
+    """
+    return ObjectFiles(place) if is_url(place) else LocalFiles(place)
+
+
+def read_file(place: str) -> bytes:
+    """The content of one file, by its path or URL.
 
     Raises:
         StoreError: it cannot be read.
     """
-    folder, _, name = url.rpartition("/")
-    return ObjectFiles(folder).read(name)
-
-
-def upload_folder(folder: Path, url: str, last: str) -> None:
-    """Put the files of a local folder below a URL; ``last`` comes last, so that its presence means that all are there.
-
-    Raises:
-        StoreError: a file cannot be written.
-    """
-    files = ObjectFiles(url)
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    for name in sorted(names, key=lambda name: name == last):
-        files.put_file(name, folder / name)
-
-
-def download_folder(url: str, folder: Path) -> None:
-    """Fetch the files that lie directly below a URL.
-
-    Raises:
-        StoreError: a file cannot be read.
-    """
-    files = ObjectFiles(url)
-    names = [name for name in files.names("") if "/" not in name]
-    for name, content in zip(names, files.read_all(names), strict=True):
-        (folder / name).write_bytes(content)
-
-
-def clear_folder(url: str) -> None:
-    """Remove what lies below a URL.
-
-    Raises:
-        StoreError: it cannot be removed.
-    """
-    files = ObjectFiles(url)
-    for name in files.names(""):
-        files.remove(name)
+    folder, name = split(place)
+    return open_folder(folder).read(name)
 
 
 class ObjectFiles:
@@ -178,6 +161,27 @@ class ObjectFiles:
         self.put_file(name, written)
         written.unlink()
 
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """They are fetched for the block."""
+        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
+            names = [name for name in self.names("") if "/" not in name]
+            for name, content in zip(names, self.read_all(names), strict=True):
+                (Path(temporary) / name).write_bytes(content)
+            yield Path(temporary)
+
+    @contextlib.contextmanager
+    def rewritten(self, last: str) -> Iterator[Path]:
+        """See ``files.Files``; what is there is removed first, and of that ``last``."""
+        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
+            folder = Path(temporary)
+            yield folder
+            for name in sorted(self.names(""), key=lambda name: name != last):
+                self.remove(name)
+            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            for name in sorted(names, key=lambda name: name == last):
+                self.put_file(name, folder / name)
+
     def put_file(self, name: str, file: Path) -> None:
         """Put a local file under its name, whole."""
         with self._told("written", name), self._shown_whole(name) as path:
@@ -223,25 +227,17 @@ class ObjectFiles:
             problem = f"cannot be written: {type(cause).__name__}: {cause}"
             raise InputError(problem, where=self.root, field="store", hint=hint) from error
 
-    @contextlib.contextmanager
-    def lock(self, tell: Tell) -> Iterator[None]:
-        """Hold the lease.
+    def lock(self) -> Lock:
+        """A lease."""
+        return _WriteLease(self)
 
-        Raises:
-            InputError: another process is running this run.
-        """
-        lease = Lease(self, tell)
-        lease.take()
+    def hold(self, lease: Lease | None) -> None:
+        """Write from now on only while this process has the lease."""
         self._lease = lease
-        try:
-            yield
-        finally:
-            self._lease = None
-            # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
-            with contextlib.suppress(StoreError):
-                self._events.flush()
-            with contextlib.suppress(StoreError):
-                lease.release()
+
+    def flush_events(self) -> None:
+        """Write the events that were collected."""
+        self._events.flush()
 
     def is_held(self) -> bool:
         """Whether a lease was renewed a short while ago."""
@@ -335,6 +331,31 @@ class ObjectFiles:
             raise
         except Exception as error:
             raise StoreError(f"{self.url(name)} cannot be {verb}: {type(error).__name__}: {error}") from error
+
+
+class _WriteLease:
+    """The lease of a run's driver; whoever lost it writes nothing more."""
+
+    def __init__(self, files: ObjectFiles) -> None:
+        self.root = files.root
+        self._files = files
+        self._lease = Lease(files)
+
+    def take(self) -> str | None:
+        """See ``Lease.take``."""
+        holder = self._lease.take()
+        if holder is None:
+            self._files.hold(self._lease)
+        return holder
+
+    def release(self) -> None:
+        """Write what was collected and let go of the lease."""
+        self._files.hold(None)
+        # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
+        with contextlib.suppress(StoreError):
+            self._files.flush_events()
+        with contextlib.suppress(StoreError):
+            self._lease.release()
 
 
 def _lease(number: int) -> str:

@@ -8,6 +8,7 @@ and stages as always. ``fingerprint.json`` comes last: without it a lineage does
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from s3ray.jobfile import set_fields, validate
 from s3ray.lineages import Lineage, following, lineage_of
 from s3ray.methods import NOTE_STAGES
 from s3ray.monitor.events import EventLog
+from s3ray.monitor.progress import say
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.stage import Stage, StagePlan
 from s3ray.store import RunStore
@@ -58,7 +60,7 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
     place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
     lineage = replace(lineage, parent=old.name)
     new = RunStore(place)
-    with new.lock():
+    with new.lock(partial(say, console)):
         new.write_text("config.yaml", to_yaml(config))
         _write_rounds(old, new, config, task, gold, lineage, fingerprint(settings))
         new.create(
@@ -186,7 +188,7 @@ class _OldJournal:
     def bring_inputs(self, round_: int) -> None:
         """What the round's requests were made from, beside its outcomes."""
         if round_:
-            whole = self._old.source(round_, "mistakes.parquet")
+            whole = self._old.mistakes_before(round_)
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
                 own = self._new.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
                 self._new.write_table(own, self._old.read_table(name))
@@ -198,7 +200,7 @@ class _OldJournal:
                 self._new.in_round(round_, ROWS_BEFORE), rows_before(self._old, self._strategy, round_)
             )
         for stage in NOTE_STAGES:
-            notes = self._new.in_round(round_, f"{stage}.json")
+            notes = self._new.notes(round_, stage)
             if self._old.has(notes):
                 self._new.write_json(notes, self._old.read_json(notes))
 
@@ -239,7 +241,7 @@ def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clea
 
 def _tell(old: RunStore, new: RunStore, console: Console) -> None:
     for num in new.rounds():
-        was, now = (store.read_json(store.in_round(num, "round.json")) for store in (old, new))
+        was, now = (store.read_json(store.round_report(num)) for store in (old, new))
         line = f"round {num}: {now['accepted']} of {now['requested']} accepted, {was['accepted']} before"
         short = {name: stage["short"] for name, stage in now["stages"].items() if stage["short"]}
         lacks = "".join(

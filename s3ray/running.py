@@ -5,12 +5,11 @@ import time
 import traceback
 from collections.abc import Iterator
 
-import ray
 from rich.console import Console
 from rich.text import Text
 
 from s3ray import __version__
-from s3ray.cluster import connect, join_running, local_facts, node_facts, occupancy
+from s3ray.cluster import connected, joined, local_facts, node_facts, occupancy
 from s3ray.config import RunConfig, StudentConfig, to_yaml
 from s3ray.driver import Driver, Generator, Parts
 from s3ray.errors import InputError, RunError, StoreError
@@ -30,7 +29,7 @@ from s3ray.monitor.report import write_report
 from s3ray.monitor.summary import summary_table
 from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import without_effect
 from s3ray.student.trainer import RayStudentTrainer
@@ -47,17 +46,16 @@ def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = 
     folder, _ = choose(folder, fresh=fresh)
     store = RunStore(folder)
     known = store.check(job.settings)
-    joined = join_running(config.cluster.address)
-    job, plan = check_placement(job, node_facts() if joined else local_facts())
-    head = Text.assemble((job.config.name, "bold"), f": this job can run {joined or 'on this machine'}.")
+    with joined(config.cluster.address) as cluster:
+        job, plan = check_placement(job, node_facts() if cluster else local_facts())
+        occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
+    head = Text.assemble((job.config.name, "bold"), f": this job can run {cluster or 'on this machine'}.")
     console.print(head, soft_wrap=True)
-    for line in (*_plan_lines(job, plan), *_forecast(job, plan, folder)):
+    lines = [*_plan_lines(job, plan), *_forecast(job, plan, folder)]
+    lines += [f"at this moment {each.in_words()}" for each in occupied if each.held]
+    lines.append(f"{'goes on with the run in' if known else 'would write to'} {folder}")
+    for line in lines:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    for resource in ("GPU", "CPU") if joined else ():
-        if (occupied := occupancy(resource)).held:
-            console.print(f"  at this moment {occupied.in_words()}", markup=False, highlight=False, soft_wrap=True)
-    state = "goes on with the run in" if known else "would write to"
-    console.print(f"  {state} {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
@@ -86,8 +84,8 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
 
 def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
-    if store.has("metrics.json"):
-        figures = measured(store.read_json("metrics.json"), job.config, plan, figures)
+    if store.has(METRICS):
+        figures = measured(store.read_json(METRICS), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
@@ -104,8 +102,8 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
     store.check(job.settings)
-    console.print(connect(config.cluster.address), style="dim", highlight=False)
-    try:
+    with connected(config.cluster.address) as cluster:
+        console.print(cluster, style="dim", highlight=False)
         job, plan = check_placement(job, node_facts())
         with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
             store.check(job.settings)  # once more, with nobody beside us
@@ -120,9 +118,7 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
                     _run(job, plan, store, events)
             finally:
                 progress.close()
-    finally:
-        ray.shutdown()
-    console.print(summary_table(store.read_json("metrics.json")))
+    console.print(summary_table(store.read_json(METRICS)))
     console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
     console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
 
@@ -185,7 +181,7 @@ def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator
     if config.generates:
         export_dataset(store, None)
     events.emit("run_finished", seconds=time.monotonic() - started)
-    store.write_json("metrics.json", build_metrics(store, run_identity(store)))
+    store.write_json(METRICS, build_metrics(store, run_identity(store)))
     write_report(store)
 
 

@@ -17,7 +17,7 @@ Invariant: a file is either absent or whole; ``round.json`` and ``score.json`` c
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,21 @@ import pyarrow.parquet as pq
 
 from s3ray.config import data_changes, fingerprint
 from s3ray.errors import InputError, StoreError, located
-from s3ray.files import Files, LocalFiles, Position, Tell, is_url, split
+from s3ray.files import Files, LocalFiles, Position, Tell, split
 from s3ray.jobfile import parse_yaml
-from s3ray.objects import ObjectFiles, read_file
+from s3ray.lease import held
+from s3ray.objects import open_folder, read_file
 
 _FINGERPRINT = "fingerprint.json"
 _CONFIG = "config.yaml"
-CHECKER_SCORE = "checker/score.json"
+_ROUND = "round.json"
+_SCORE = "score.json"
+METRICS = "metrics.json"
+"""Name of the figures of a finished run."""
+CHECKER_SCORE = f"checker/{_SCORE}"
 """Name of the marker of a finished checker."""
+KEPT_BY_THE_RUN = (_SCORE, "mistakes.parquet", "test.parquet")
+"""The files of a student that its run writes, not its trainer."""
 
 
 class RunStore:
@@ -46,7 +53,7 @@ class RunStore:
         Raises:
             InputError: the URL cannot be used: protocol unknown, package missing.
         """
-        self._files: Files = ObjectFiles(str(folder)) if is_url(str(folder)) else LocalFiles(folder)
+        self._files = open_folder(str(folder))
         self._num_chunks: dict[tuple[int, str], int] = {}
 
     @property
@@ -142,7 +149,7 @@ class RunStore:
         Raises:
             InputError: another process is running this run.
         """
-        return self._files.lock(tell)
+        return locked([self], tell)
 
     def is_held(self) -> bool:
         """Whether a driver holds the folder."""
@@ -228,30 +235,74 @@ class RunStore:
         return f"gold/{part}.parquet"
 
     def in_round(self, num: int, name: str) -> str:
-        """Name of a file of a round."""
-        return f"rounds/{num}/{name}"
+        """Name of a file of a round, or of its folder."""
+        return f"rounds/{num}/{name}".rstrip("/")
+
+    def request_table(self, num: int) -> str:
+        """Name of the table of all requests of a round."""
+        return self.in_round(num, "requests.parquet")
+
+    def accepted(self, num: int) -> str:
+        """Name of the table of the rows that a round added."""
+        return self.in_round(num, "accepted.parquet")
+
+    def rejected(self, num: int) -> str:
+        """Name of the table of the texts that a round did not keep."""
+        return self.in_round(num, "rejected.parquet")
+
+    def train(self, num: int) -> str:
+        """Name of the training set of a round's student."""
+        return self.in_round(num, "train.parquet")
+
+    def notes(self, num: int, stage: str) -> str:
+        """Name of what a note stage of a round wrote down."""
+        return self.in_round(num, f"{stage}.json")
+
+    def calibration(self, num: int) -> str:
+        """Name of what follows from the generator's verdicts on gold."""
+        return self.in_round(num, "calibration.json")
+
+    def round_report(self, num: int) -> str:
+        """Name of the marker of a finished round, which sums it up."""
+        return self.in_round(num, _ROUND)
 
     def in_student(self, num: int, name: str) -> str:
-        """Name of a file of a student."""
-        return f"students/{num}/{name}"
+        """Name of a file of a student, or of its folder."""
+        return f"students/{num}/{name}".rstrip("/")
+
+    def mistakes(self, num: int) -> str:
+        """Name of the table of a student's mistakes; their blocks lie in a folder beside it."""
+        return self.in_student(num, "mistakes.parquet")
+
+    def answers(self, num: int) -> str:
+        """Name of the table of a student's answers to the test part."""
+        return self.in_student(num, "test.parquet")
+
+    def score(self, num: int) -> str:
+        """Name of the marker of a finished student, which sums it up."""
+        return self.in_student(num, _SCORE)
 
     def source(self, round_: int, name: str) -> str:
         """Name of a table that a round is written from: its own if it was read again, else the student's before it."""
         own = self.in_round(round_, name)
         return own if self.has(own) else self.in_student(round_ - 1, name)
 
+    def mistakes_before(self, round_: int) -> str:
+        """Name of the table of the mistakes that a round is written from."""
+        return self.source(round_, "mistakes.parquet")
+
     def mistake_blocks(self, round_: int) -> list[str]:
         """Names of the tables that together hold the mistakes that a round is written from, so far, in order."""
-        whole = self.source(round_, "mistakes.parquet")
+        whole = self.mistakes_before(round_)
         return self.files(whole.removesuffix(".parquet")) or [whole] * self.has(whole)
 
     def rounds(self) -> list[int]:
         """The numbers of the finished rounds, in order."""
-        return self._finished("rounds", "round.json")
+        return self._finished("rounds", _ROUND)
 
     def students(self) -> list[int]:
         """The numbers of the finished students, in order."""
-        return self._finished("students", "score.json")
+        return self._finished("students", _SCORE)
 
     def _finished(self, folder: str, marker: str) -> list[int]:
         parts = (name.split("/") for name in self._files.names(folder))
@@ -306,13 +357,18 @@ class RunStore:
                 yield json.loads(line)
 
 
+def locked(stores: Sequence[RunStore], tell: Tell) -> AbstractContextManager[None]:
+    """Hold several folders for one driver, or none; see ``RunStore.lock``. What has to be waited for is so at once."""
+    return held([store._files.lock() for store in stores], tell)
+
+
 def read_table(place: str) -> pa.Table:
     """Read a Parquet file by its path or URL.
 
     Raises:
-        StoreError: it is on an object store and cannot be read.
+        StoreError: it cannot be read.
     """
-    return pq.read_table(pa.BufferReader(read_file(place)) if is_url(place) else place)
+    return pq.read_table(pa.BufferReader(read_file(place)))
 
 
 class TableWriter:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from s3ray.config import RunConfig
-from s3ray.dataset import mistakes_from_table, table_from_answers, table_from_mistakes
+from s3ray.dataset import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.mistakes import Mistakes, StudentUnderWay
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.logs import log_apart
@@ -21,7 +21,7 @@ class Trainer(Protocol):
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student from the base checkpoint and mine its mistakes.
 
-        Blocks of mistakes may lie in ``mistakes/`` below ``job.output`` before all are mined; then all of them do.
+        Its mistakes lie in blocks in ``mistakes/`` below ``job.output``: some before all are mined, then all of them.
         """
         ...
 
@@ -111,8 +111,8 @@ class Students:
         """
         store, config = self._store, self._config
         is_last = round_ == self._last_round
-        num_rows = store.read_json(store.in_round(round_, "round.json"))["rows"]
-        train = store.in_round(round_, "train.parquet")
+        num_rows = store.read_json(store.round_report(round_))["rows"]
+        train = store.train(round_)
         seen = {"gold": store.gold("extrapolate"), "train": train}
         checker = self._checker(round_) if config.student.weigh == "dimp" else None
         job = StudentJob(
@@ -121,7 +121,7 @@ class Students:
             select_path=store.url(store.gold("select")),
             mine_path=store.url(store.gold("extrapolate")),
             test_path=store.url(store.gold("test")) if is_last else None,
-            output=store.url(f"students/{round_}"),
+            output=store.url(store.in_student(round_, "")),
             seed=config.seed,
             checker=checker,
             probes={} if is_last else {name: store.url(seen[name]) for name in self._probes},
@@ -159,15 +159,17 @@ class Students:
         return place
 
     def _keep(self, round_: int, result: StudentResult) -> None:
-        store, task = self._store, self._task
-        mistakes = table_from_mistakes(result.mistakes, task.fields, task.has_labels)
-        store.write_table(store.in_student(round_, "mistakes.parquet"), mistakes)
+        store = self._store
+        blocks = [store.read_table(name) for name in store.files(store.in_student(round_, "mistakes"))]
+        none = table_from_mistakes((), self._task.fields, self._task.has_labels)
+        mistakes = join_tables([*blocks, none]).combine_chunks()
+        store.write_table(store.mistakes(round_), mistakes)
         if result.test is not None:
-            store.write_table(store.in_student(round_, "test.parquet"), table_from_answers(result.test_answers))
+            store.write_table(store.answers(round_), table_from_answers(result.test_answers))
         report = {
             "round": round_,
             **_training(result),
-            "mistakes": len(result.mistakes),
+            "mistakes": mistakes.num_rows,
             "mined": result.mine.num_examples if result.mine else None,
         }
         more = {
@@ -176,7 +178,7 @@ class Students:
             "test": dict(result.test.values) if result.test else None,
             "num_test": result.test.num_examples if result.test else None,
         }
-        store.write_json(store.in_student(round_, "score.json"), report | more)
+        store.write_json(store.score(round_), report | more)
         self._events.emit("student_finished", phase="score", **report)
         if result.test is not None:
             values = dict(result.test.values)

@@ -313,7 +313,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentResult:
-    """A trained student: scores, mistakes found, and where the seconds went (``start``, ``train``, ``score``).
+    """A trained student: scores, and where the seconds went (``start``, ``train``, ``score``). Mistakes lie on disk.
 
     Seconds count from the last start of the workers; what a worker's death took is in ``start``.
     """
@@ -326,7 +326,6 @@ class StudentResult:
     mine: Score | None
     test: Score | None
     test_answers: tuple[Answer, ...] = ()
-    mistakes: tuple[Mistake, ...]
     seconds: Mapping[str, float]
 
 

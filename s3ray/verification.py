@@ -10,7 +10,6 @@ from s3ray.strategies.requests import make_request
 from s3ray.tasks import Task
 from s3ray.types import GenerationRequest, Outcome, Rejection, RejectionReason
 
-CALIBRATION_FILE = "calibration.json"
 """In round 0: what ``Calibration.as_dict`` says, or null where gold has too few rows of a label."""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from s3ray.errors import InputError, RunError
-from s3ray.files import sync
+from s3ray.files import put_in_place
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
@@ -283,16 +283,6 @@ def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None])
             f"If none is at work, remove {target}.lock",
         ) from None
     return target
-
-
-def put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
-    for path in (*unfinished.rglob("*"), unfinished):
-        sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
-    sync(folder.parent)
 
 
 def _convert(path: Path, folder: Path) -> None:

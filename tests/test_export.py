@@ -53,9 +53,9 @@ def test_card_says_how_the_data_was_made(store: RunStore) -> None:
 
 def test_the_generator_s_verdicts_go_along_and_the_card_says_so(store: RunStore, tmp_path: Path) -> None:
     for num in store.rounds():
-        rows = store.read_table(store.in_round(num, "accepted.parquet"))
+        rows = store.read_table(store.accepted(num))
         verdicts = pa.array([[0.25, 0.75]] * rows.num_rows, pa.list_(pa.float64()))
-        store.write_table(store.in_round(num, "accepted.parquet"), rows.append_column("soft", verdicts))
+        store.write_table(store.accepted(num), rows.append_column("soft", verdicts))
     folder = Path(export_dataset(store, tmp_path / "mine"))
     assert pq.read_table(folder / "data" / "train.parquet")["soft"].to_pylist() == [[0.25, 0.75]] * 320
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -84,10 +84,10 @@ def _question_run(folder: Path, task: str) -> RunStore:
     gold = table(Source.GOLD, ("Who?", "Ada wrote."), ("Where?", "It lies here."))
     seeds = [("Who wrote?", "Ada wrote."), ("What lies here?", "It lies here."), ("When?", "Now."), ("Is it?", "Now.")]
     store.write_table(store.gold("extrapolate"), gold)
-    store.write_table(store.in_round(0, "accepted.parquet"), table(Source.SEED, *seeds))
+    store.write_table(store.accepted(0), table(Source.SEED, *seeds))
     for num in (1, 2):
-        store.write_table(store.in_round(num, "accepted.parquet"), table(Source.SEED))
-    store.path(store.in_round(0, "reasons.json")).unlink()
+        store.write_table(store.accepted(num), table(Source.SEED))
+    store.path(store.notes(0, "reasons")).unlink()
     return store
 
 
@@ -108,10 +108,10 @@ def test_card_names_the_texts_that_are_gold_s_own(tmp_path: Path, task: str) -> 
 
 def test_the_written_field_is_the_task_s_even_where_gold_suggests_another(tmp_path: Path) -> None:
     store = _question_run(tmp_path / "run", "qnli")
-    rows = store.read_table(store.in_round(0, "accepted.parquet"))
+    rows = store.read_table(store.accepted(0))
     apart = rows.filter(pa.array([False, False, True, True]))
     apart = apart.set_column(1, "question", pa.array(["Who?", "Who?"]))
-    store.write_table(store.in_round(0, "accepted.parquet"), apart)
+    store.write_table(store.accepted(0), apart)
     assert "was given `sentence`," in (Path(export_dataset(store, None)) / "README.md").read_text(encoding="utf-8")
 
 
@@ -131,7 +131,7 @@ def test_card_of_a_span_task_says_that_answers_are_gold_s_own(tmp_path: Path) ->
     for part in ("extrapolate", "select"):
         store.write_table(store.gold(part), table)
     for num in store.rounds():
-        store.write_table(store.in_round(num, "accepted.parquet"), table)
+        store.write_table(store.accepted(num), table)
     card = (Path(export_dataset(store, None)) / "README.md").read_text(encoding="utf-8")
     assert "written from its answer and gold text (`context`)" in card
     assert "was given `context`, `answers`, it did not write them: in all 3 rows" in card

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ import pytest
 from s3ray import objects, segments
 from s3ray.cli import main
 from s3ray.errors import InputError, LeaseLostError, StoreError
-from s3ray.objects import ObjectFiles, read_file, upload_folder
-from s3ray.store import RunStore, read_table
+from s3ray.objects import ObjectFiles, read_file
+from s3ray.store import RunStore, locked, read_table
 from tests.buckets import Bucket, serve_bucket
 from tests.monitor.run_folder import write_run
 
@@ -64,21 +65,21 @@ def test_a_run_is_written_and_found_again(place: str) -> None:
         for value in range(40):
             store.write_chunk(0, "seed", rows(value))
         store.write_chunk(0, "reasons", rows(99, 98))
-        writer = store.table_writer(store.in_round(0, "accepted.parquet"), SCHEMA)
+        writer = store.table_writer(store.accepted(0), SCHEMA)
         writer.write(rows(1, 2))
         writer.write(rows(3))
-        assert not store.has(store.in_round(0, "accepted.parquet")), "half a table is not to be seen"
+        assert not store.has(store.accepted(0)), "half a table is not to be seen"
         writer.close()
         assert store.rounds() == []
         assert store.num_chunks_in_work() == 41
-        store.write_json(store.in_round(0, "round.json"), {"rows": 3})
-        store.write_json(store.in_student(0, "score.json"), {"main": 0.5})
+        store.write_json(store.round_report(0), {"rows": 3})
+        store.write_json(store.score(0), {"main": 0.5})
     again = RunStore.existing(place)
     assert again.check(SETTINGS) is True
     assert [chunk["value"][0].as_py() for chunk in again.read_chunks(0, "seed")] == list(range(40))
     assert (again.num_journalled(0, "seed"), again.num_journalled(0, "reasons")) == (40, 2)
     assert (again.rounds(), again.students(), again.num_chunks_in_work()) == ([0], [0], 0)
-    assert read_table(again.url(again.in_round(0, "accepted.parquet")))["value"].to_pylist() == [1, 2, 3]
+    assert read_table(again.url(again.accepted(0)))["value"].to_pylist() == [1, 2, 3]
     assert again.read_config() == {"name": "x"}
     with pytest.raises(InputError, match=r"seed was 0, is 1.*\n.*--fresh"):
         again.check(SETTINGS | {"seed": 1})
@@ -242,9 +243,8 @@ def test_a_lease_is_created_once(request: pytest.FixtureRequest, kind: str) -> N
     assert files.read_lease(1) == {"owner": "a"}
 
 
-def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / name).write_text(name)
+def test_the_last_file_of_a_folder_comes_last(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore(s3).write_text("old.bin", "of another model")
     put = ObjectFiles.put_file
     names: list[str] = []
 
@@ -253,7 +253,9 @@ def test_the_last_file_of_a_folder_comes_last(s3: str, tmp_path: Path, monkeypat
         put(self, name, file)
 
     monkeypatch.setattr(ObjectFiles, "put_file", note)
-    upload_folder(tmp_path, s3, last="config.json")
+    with ObjectFiles(s3).rewritten(last="config.json") as folder:
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (folder / name).write_text(name)
     assert names == ["model.safetensors", "tokenizer.json", "config.json"]
     assert RunStore(s3).entries() == sorted(names)
 
@@ -310,6 +312,33 @@ def test_a_driver_killed_between_chunk_and_marker_is_followed(s3: str, monkeypat
         assert store.write_chunk(0, "seed", rows(3)).endswith("seed-000001.parquet")
         assert not store.has("rounds/0/accepted.parquet")
         assert [event["event"] for event in store.events()] == ["run_started"]
+
+
+CAMPAIGN = """
+import os, signal, sys
+from s3ray.store import RunStore, locked
+with locked([RunStore(place) for place in sys.argv[1:]], print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_all_runs_of_a_killed_campaign_are_waited_for_at_once(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3ray.lease.LEASE_S", 2.0)
+    places = [f"{s3}-{name}" for name in "abcde"]
+    done = subprocess.run([sys.executable, "-c", CAMPAIGN, *places], env=dict(os.environ), check=False)
+    assert done.returncode == -signal.SIGKILL
+    said, looks, sleep = list[str](), list[float](), time.sleep
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr("time.sleep", look)
+    with locked([RunStore(place) for place in places], said.append):
+        assert len(said) == 1
+        assert all(place in said[0] for place in places)
+        assert sum(looks) <= 3.0, "as long as one"
+        assert [ObjectFiles(place).lease_numbers() for place in places] == [[2]] * 5
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.dataset import table_from_mistakes
 from s3ray.errors import TrainerError
 from s3ray.outcomes import Chunk, table_from_outcomes
 from s3ray.stage import Stage
 from s3ray.store import RunStore
-from s3ray.types import GenerationRequest, Mistake, Outcome, StudentJob, StudentResult
-from tests.test_driver import TASK, Interrupted, ScriptedGenerator, ScriptedTrainer, _journal, _read, config, drive
+from s3ray.types import GenerationRequest, Outcome, StudentJob, StudentResult
+from tests.test_driver import (
+    Interrupted,
+    ScriptedGenerator,
+    ScriptedTrainer,
+    _journal,
+    _read,
+    config,
+    drive,
+    write_mistakes,
+)
 
 BLOCK_ROWS = 5
 LAST = 3
@@ -35,26 +43,21 @@ class BlockTrainer(ScriptedTrainer):
     def train(self, job: StudentJob) -> StudentResult:
         self.is_over.clear()
         try:
-            return self._train(job)
+            return super().train(job)
         finally:
             self.is_over.set()
 
-    def _train(self, job: StudentJob) -> StudentResult:
+    def _mine(self, job: StudentJob) -> None:
         store = RunStore(job.output)
         rows = _read(str(job.mine_path))
         missed = [rows[place] for place in MISTAKES.get(job.round, ())]
         for block in range(LAST + 1):
-            name = f"mistakes/{block:06d}.parquet"
-            if store.has(name):
+            if store.has(f"mistakes/{block:06d}.parquet"):
                 continue
             self._before(job.round, block)
             here = [row for row in rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS] if row in missed]
-            found = [Mistake(example=row, predicted="?", confidence=0.5) for row in here]
-            store.write_table(name, table_from_mistakes(found, TASK.fields, TASK.has_labels))
+            write_mistakes(job, block, here)
             self.scored.append((job.round, block))
-        result = super().train(job)
-        mistakes = tuple(Mistake(example=row, predicted="?", confidence=0.5) for row in missed)
-        return StudentResult(**{name: getattr(result, name) for name in result.__slots__} | {"mistakes": mistakes})
 
 
 class TellingGenerator(ScriptedGenerator):

@@ -1,8 +1,11 @@
 """Reading kept generations again: the same rules give the same data, other rules other data, and no engine is asked."""
 
+import io
 import json
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from s3ray.jobfile import load_config
 from s3ray.lineages import choose
 from s3ray.monitor.events import EventLog
 from s3ray.monitor.view import RunView
+from s3ray.objects import ObjectFiles
 from s3ray.outcomes import outcomes_from_table
 from s3ray.reparse import read_again, reparse_run
 from s3ray.store import RunStore
@@ -175,10 +179,10 @@ def test_other_rules_give_other_data_from_the_same_generations(
     assert max(words) <= 4
     assert "short of" in capsys.readouterr().out
     for num in new.rounds():
-        report = new.read_json(new.in_round(num, "round.json"))
+        report = new.read_json(new.round_report(num))
         told = sum(report["rejected"].values()) + sum(report["failed"].values())
         assert report["requested"] == report["accepted"] + told
-        old_report = old.read_json(old.in_round(num, "round.json"))
+        old_report = old.read_json(old.round_report(num))
         assert report["requested"] == old_report["requested"]
     (again,) = {reparse(tmp_path / "run.2").folder}
     assert again.name == "run.3"
@@ -193,10 +197,7 @@ def test_requests_that_depend_on_rows_are_made_again_under_other_rules(
     strategy = job.strategy.model_copy(update={"name": name, "rows": 60, "seed_examples": 30})
     old, _, _ = go_on(job.model_copy(update={"strategy": strategy}), tmp_path / "run")
     new = reparse(tmp_path / "run", curation__near_duplicate=0.3)
-    accepted = [
-        sum(store.read_table(store.in_round(num, "accepted.parquet")).num_rows for num in store.rounds())
-        for store in (old, new)
-    ]
+    accepted = [sum(store.read_table(store.accepted(num)).num_rows for num in store.rounds()) for store in (old, new)]
     assert accepted[1] < accepted[0]
     again = reparse(new.folder, curation__near_duplicate=0.8)
     assert asked(again) == asked(new) == asked(old)
@@ -204,7 +205,7 @@ def test_requests_that_depend_on_rows_are_made_again_under_other_rules(
 
 
 def doubted(store: RunStore) -> int:
-    reports = [store.read_json(store.in_round(num, "round.json")) for num in store.rounds()]
+    reports = [store.read_json(store.round_report(num)) for num in store.rounds()]
     return sum(report["rejected"].get("doubted", 0) for report in reports)
 
 
@@ -257,10 +258,8 @@ def test_a_run_goes_on_from_a_lineage_that_was_read_again(job: RunConfig, tmp_pa
     assert store.folder == new.folder
     assert [done.round for done in trainer.jobs] == [0, 1, 2]
     assert {request.round for request in generator.answered} == {2}, "what was read again is not asked again"
-    assert store.read_table(store.source(1, "mistakes.parquet")) == mistakes, (
-        "round 1 keeps the mistakes that it was written from"
-    )
-    assert store.source(2, "mistakes.parquet") == "students/1/mistakes.parquet"
+    assert store.read_table(store.mistakes_before(1)) == mistakes, "round 1 keeps the mistakes that it was written from"
+    assert store.mistakes_before(2) == "students/1/mistakes.parquet"
     again = {request.id for request in generator.answered}
     assert not asked(old) & again
     assert asked(store) == asked(old) | again, "the ids are made as in the run that was read"
@@ -356,3 +355,19 @@ def test_reparse_needs_no_ray_torch_or_vllm(job: RunConfig, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert "New lineage" in done.stdout
+
+
+def test_a_killed_driver_of_the_new_lineage_is_waited_for_and_that_is_told(
+    job: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3ray.lease.LEASE_S", 0.5)
+    here, _, _ = go_on(job, tmp_path / "run")
+    there = RunStore(f"memory://{uuid.uuid4().hex}/run")
+    for name in here.files(""):
+        there.copy_from(here, name)
+    killed = {"owner": "killed", "host": "node-7", "pid": 7, "time": time.time(), "beats": 3, "released": False}
+    ObjectFiles(f"{there.root}.2").create_lease(1, killed)
+    told = io.StringIO()
+    place = reparse_run(there.root, {}, Console(file=told, width=200))
+    assert place == f"{there.root}.2"
+    assert f"The driver on node-7 (process 7) holds {place}; waiting up to" in told.getvalue()

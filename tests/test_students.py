@@ -13,11 +13,11 @@ from tests.test_driver import GOLD, TASK, Interrupted, ScriptedTrainer, _read, c
 
 def test_the_last_student_s_answers_to_the_test_part_agree_with_its_score(tmp_path: Path) -> None:
     store, _, _ = drive(config(tmp_path), tmp_path / "run")
-    answers = store.read_table(store.in_student(2, "test.parquet"))
+    answers = store.read_table(store.answers(2))
     assert answers["id"].to_pylist() == [row.id for row in GOLD.test]
     mean = sum(answers["score"].to_pylist()) / answers.num_rows
-    assert mean == store.read_json(store.in_student(2, "score.json"))["test"]["accuracy"]
-    assert not store.has(store.in_student(1, "test.parquet"))
+    assert mean == store.read_json(store.score(2))["test"]["accuracy"]
+    assert not store.has(store.answers(1))
 
 
 @pytest.mark.parametrize("die_in_round", [0, 1])

@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import constants
 
 from s3ray.errors import InputError, located
-from s3ray.weights import check_model, convert_once, put_in_place, resolve_model
+from s3ray.files import put_in_place
+from s3ray.weights import check_model, convert_once, resolve_model
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def _task(store: RunStore, config: RunConfig) -> Task:
 
 
 def _read(store: RunStore, task: Task) -> _Rows:
-    tables = [store.read_table(store.in_round(num, "accepted.parquet")) for num in store.rounds()]
+    tables = [store.read_table(store.accepted(num)) for num in store.rounds()]
     rows = [row for table in tables for row in examples_from_table(table, task.fields)]
     synthetic = [row for row in rows if row.origin.source is not Source.GOLD]
     if not synthetic:

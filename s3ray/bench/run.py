@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from s3ray.bench.about import count_parameters, identity_of
@@ -18,7 +17,7 @@ from s3ray.bench.pool import MeasuredPool
 from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
 from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.books import Tally
-from s3ray.cluster import connect, join_running, local_facts, node_facts
+from s3ray.cluster import connected, joined, local_facts, node_facts
 from s3ray.collector import collect_rarely
 from s3ray.config import RunConfig
 from s3ray.curation.calibrate import Calibration
@@ -50,15 +49,13 @@ def bench_job(config: RunConfig, folder: str, console: Console, options: Options
         raise InputError("has nothing to measure", field="strategy.name", value="gold", hint=hint)
     sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
-    try:
-        joined = join_running(config.cluster.address)
-        plan = _check_cells(job, sweep, node_facts() if joined else local_facts())
-        console.print(joined or connect(config.cluster.address), style="dim", highlight=False)
-        log_from(run=config.name, phase="start")
-        profiler = Profiler(job, sweep, store, console, plan)
-        profile = profiler.run(node_facts())
-    finally:
-        ray.shutdown()
+    with joined(config.cluster.address) as cluster:
+        plan = _check_cells(job, sweep, node_facts() if cluster else local_facts())
+        with connected(config.cluster.address) as words:
+            console.print(words, style="dim", highlight=False)
+            log_from(run=config.name, phase="start")
+            profiler = Profiler(job, sweep, store, console, plan)
+            profile = profiler.run(node_facts())
     console.print(profile_table(profile))
     console.print(f"Profile: {store.url(PROFILE)}", soft_wrap=True, highlight=False)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import ray
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -19,7 +18,7 @@ from s3ray.campaign.results import check_finished, is_finished, num_students_lef
 from s3ray.campaign.service import DeviceQueue, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.shares import Devices
 from s3ray.campaign.table import compare
-from s3ray.cluster import connect, node_facts
+from s3ray.cluster import connected, node_facts
 from s3ray.config import RunConfig, to_yaml
 from s3ray.errors import RunError, S3RayError, located
 from s3ray.files import join
@@ -37,7 +36,7 @@ from s3ray.monitor.provenance import code_version
 from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
-from s3ray.store import RunStore
+from s3ray.store import RunStore, locked
 from s3ray.student.fit import lineage, questions
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
@@ -67,7 +66,7 @@ class _Run:
 
     def work(self, student: StudentJob) -> float:
         """What a student is to learn, as rows times epochs."""
-        rows: int = self.store.read_json(self.store.in_round(student.round, "round.json"))["rows"]
+        rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
         return float(rows * self.job.config.student.epochs)
 
     def urgency(self) -> Urgency:
@@ -110,9 +109,10 @@ def _finish(
             jobs[spec.name] = check_job(spec.config)
     for name, job in jobs.items():
         stores[name].check(job.settings)
-    with located(campaign.file):
-        console.print(connect(todo[0].config.cluster.address), style="dim", highlight=False)
-    try:
+    with contextlib.ExitStack() as cluster:
+        with located(campaign.file):
+            words = cluster.enter_context(connected(todo[0].config.cluster.address))
+        console.print(words, style="dim", highlight=False)
         nodes = node_facts()
         runs = []
         for spec in todo:
@@ -120,9 +120,8 @@ def _finish(
                 job, plan = check_placement(jobs[spec.name], nodes)
             number = campaign.runs.index(spec)
             runs.append(_Run(number=number, spec=spec, job=job, plan=plan, store=stores[spec.name]))
-        with own.lock(), contextlib.ExitStack() as locks:
+        with locked([own, *(run.store for run in runs)], partial(say, console)):
             for run in runs:
-                locks.enter_context(run.store.lock())
                 run.store.check(run.job.settings)
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
@@ -130,8 +129,6 @@ def _finish(
             made_by = {"command": command, "commit": code_version(), "machine": in_words(nodes)}
             events.emit("campaign_started", runs=len(stores), finished=len(stores) - len(runs), made_by=made_by)
             return _run_all(campaign, runs, stores.values(), nodes, events, console)
-    finally:
-        ray.shutdown()
 
 
 def _run_all(
@@ -152,7 +149,7 @@ def _run_all(
         students.note(key, student)
     for store in stores:
         # A light copy of a finished run has the marker at the most.
-        if 0 in store.rounds() and store.has(store.in_round(0, "accepted.parquet")):
+        if 0 in store.rounds() and store.has(store.accepted(0)):
             seeds.note(store.requests["seed"], store)
     groups: dict[str, list[_Run]] = {}
     for run in runs:
@@ -252,7 +249,7 @@ def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], con
 @contextlib.contextmanager
 def _seed_set(run: _Run, log: EventLog, seeds: Originals[RunStore]) -> Iterator[None]:
     """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
-    if not run.job.config.generates or run.store.files("rounds/0"):
+    if not run.job.config.generates or run.store.files(run.store.in_round(0, "")):
         yield
         return
     with seeds.claimed(run.job.requests["seed"]) as found:

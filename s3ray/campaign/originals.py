@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from s3ray.store import CHECKER_SCORE, RunStore
+from s3ray.store import CHECKER_SCORE, KEPT_BY_THE_RUN, RunStore
 from s3ray.student.model import TRAINED
 from s3ray.student.trained import lineage_at
 from s3ray.types import StudentResult
@@ -56,8 +56,8 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
     Raises:
         StoreError: a file cannot be read or written.
     """
-    marker = target.in_round(round_, "round.json")
-    for file in source.files(f"rounds/{round_}"):
+    marker = target.round_report(round_)
+    for file in source.files(source.in_round(round_, "")):
         if file != marker:
             target.copy_from(source, file)
     report: dict[str, Any] = {**source.read_json(marker), "linked_from": source.name}
@@ -90,7 +90,7 @@ def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedS
     Those whose model is not there any more, as in light copies of runs, are passed over.
     """
     for store in stores:
-        scores = [store.in_student(num, "score.json") for num in store.students()]
+        scores = [store.score(num) for num in store.students()]
         for score in (*scores, CHECKER_SCORE):
             folder = score.rpartition("/")[0]
             if store.has(score) and store.has(f"{folder}/{TRAINED}"):
@@ -105,7 +105,6 @@ def copy_student(source: TrainedStudent, target: RunStore, folder: str, *, with_
         StoreError: a file cannot be read or written.
     """
     files = [file.removeprefix(f"{source.folder}/") for file in source.store.files(source.folder)]
-    kept_by_the_run = ("score.json", "mistakes.parquet", "test.parquet")
     copied = [name for name in files if with_answers or "/" not in name]
-    for name in (*(name for name in copied if name not in (*kept_by_the_run, TRAINED)), TRAINED):
+    for name in (*(name for name in copied if name not in (*KEPT_BY_THE_RUN, TRAINED)), TRAINED):
         target.copy_from(source.store, f"{source.folder}/{name}", f"{folder}/{name}")

@@ -15,7 +15,7 @@ from s3ray.campaign.intervals import Answers
 from s3ray.config import RunConfig, data_changes, data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.audit import AUDIT
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
 
 _CONTENTS = ("task", "task_content", "gold_content")
@@ -37,7 +37,7 @@ def num_students_left(store: RunStore, config: RunConfig) -> int:
 
 def is_finished(store: RunStore, config: RunConfig) -> bool:
     """Whether nothing is left to do; neither data nor models nor a cluster are needed to say so."""
-    return store.has("metrics.json") and num_students_left(store, config) == 0
+    return store.has(METRICS) and num_students_left(store, config) == 0
 
 
 def check_finished(store: RunStore, config: RunConfig) -> None:
@@ -63,13 +63,13 @@ def read_result(store: RunStore) -> Result:
     Raises:
         StoreError: a file cannot be read.
     """
-    metrics = store.read_json("metrics.json")
+    metrics = store.read_json(METRICS)
     return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=_label_accuracy(store))
 
 
 def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
     """What the last student answered on test, sorted by id; None where that was not kept."""
-    name = store.in_student(max(store.students()), "test.parquet")
+    name = store.answers(max(store.students()))
     needs_truth = metrics["metric"] == "macro_f1"
     if not store.has(name) or (needs_truth and not store.has(store.gold("test"))):
         return None

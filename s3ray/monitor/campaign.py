@@ -19,7 +19,7 @@ from s3ray.monitor.events import CAMPAIGN_EVENTS, Event
 from s3ray.monitor.progress import duration, engines_text, milestone, scores
 from s3ray.monitor.summary import driver_is_there
 from s3ray.monitor.view import RunView
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 
 _MOST_LINES = 24
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
@@ -91,7 +91,7 @@ def _look_into_runs(view: CampaignView, store: RunStore) -> None:
         with contextlib.suppress(InputError):
             own = RunStore.existing(join(store.root, name))
             view.runs[name] = RunView.replay(own.events())
-            if not view.runs[name].attempt and own.has("metrics.json"):  # a light copy has no events
+            if not view.runs[name].attempt and own.has(METRICS):  # a light copy has no events
                 view.runs[name].ended = "finished"
 
 

@@ -67,11 +67,11 @@ def text_fields(table: pa.Table) -> list[str]:
 
 def stories(store: RunStore, at_most: int = 6) -> list[Story]:
     """Gold rows with what was written from them, a few of each round, of every label, with both kept and refused."""
-    rounds = [num for num in store.rounds() if store.has(store.in_round(num, "accepted.parquet"))]
+    rounds = [num for num in store.rounds() if store.has(store.accepted(num))]
     found: list[Story] = []
     per_round = max(1, at_most // max(1, len([num for num in rounds if num > 0])))
     for num in rounds:
-        mistakes = store.source(num, "mistakes.parquet")
+        mistakes = store.mistakes_before(num)
         parents = mistakes if num and store.has(mistakes) else store.gold("extrapolate")
         if store.has(parents):
             found += _stories_of_round(store, num, store.read_table(parents), per_round)
@@ -82,10 +82,10 @@ def seeds(store: RunStore, per_label: int = 2, num_rejected: int = 3) -> list[Wr
     """Examples of round 0 that were written without a gold row: some of each label, then some that were refused."""
     if 0 not in store.rounds():
         return []
-    accepted = store.read_table(store.in_round(0, "accepted.parquet"))
+    accepted = store.read_table(store.accepted(0))
     orphans = accepted.filter(pc.is_null(accepted["parent"]))
     chosen = [row for group in _by_label(orphans) for row in group.slice(0, per_label).to_pylist()]
-    rejected = store.read_table(store.in_round(0, "rejected.parquet"))
+    rejected = store.read_table(store.rejected(0))
     is_note = pc.is_in(rejected["stage"], pa.array(STAGES_ASIDE))
     refused = rejected.filter(pc.and_(pc.is_null(rejected["parent"]), pc.invert(is_note)))
     reasons = [reason for reason, _ in _by_value(refused["reason"]).most_common(num_rejected)]
@@ -96,7 +96,7 @@ def seeds(store: RunStore, per_label: int = 2, num_rejected: int = 3) -> list[Wr
 def data_figures(store: RunStore) -> list[DataFigures]:
     """Label balance and length of the gold rows and of each finished round."""
     parts = [("gold", store.gold("extrapolate"))]
-    parts += [(f"round {num}", store.in_round(num, "accepted.parquet")) for num in store.rounds()]
+    parts += [(f"round {num}", store.accepted(num)) for num in store.rounds()]
     tables = [(name, store.read_table(path)) for name, path in parts if store.has(path)]
     tables = [(name, table) for name, table in tables if table.num_rows]
     if not tables:
@@ -129,8 +129,8 @@ def written_field(tables: Sequence[pa.Table], gold: pa.Table) -> str:
 
 
 def _stories_of_round(store: RunStore, num: int, parents: pa.Table, at_most: int) -> list[Story]:
-    accepted = store.read_table(store.in_round(num, "accepted.parquet"))
-    rejected = store.read_table(store.in_round(num, "rejected.parquet"))
+    accepted = store.read_table(store.accepted(num))
+    rejected = store.read_table(store.rejected(num))
     kept, refused = _by_value(accepted["parent"]), _by_value(rejected["parent"])
     targets = {
         row["id"]: _target(row) for row in parents.select(_known(parents, ["id", "label", "answers"])).to_pylist()

@@ -42,7 +42,7 @@ def run_identity(store: RunStore) -> dict[str, Any]:
         "generator": None if name == "gold" else generator["model"] or generator["engine"],
         "student": config["student"]["model"],
         "seed": config["seed"],
-        "engines": generator["engines"],
+        "engines": generator["engines"],  # asked for; those that were placed are in ``run_started``
         "workers": config["student"]["workers"],
         "fingerprint": store.read_json("fingerprint.json")["fingerprint"],
     }
@@ -60,8 +60,8 @@ def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any
     events, config = list(store.events()), store.read_config()
     busy_s, devices = busy_seconds(events), per_engine(config)
     view, booked = RunView.replay(events), account(events)
-    students = {num: store.read_json(store.in_student(num, "score.json")) for num in store.students()}
-    written = {num: store.read_json(store.in_round(num, "round.json")) for num in store.rounds()}
+    students = {num: store.read_json(store.score(num)) for num in store.students()}
+    written = {num: store.read_json(store.round_report(num)) for num in store.rounds()}
     rounds = []
     for num in sorted({*students, *written}):
         row = written.get(num, _NOTHING_WRITTEN)

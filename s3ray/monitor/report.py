@@ -303,5 +303,5 @@ def _share(share: float | None) -> str:
 
 
 def _given_reasons(store: RunStore) -> dict[str, list[str]]:
-    name = store.in_round(0, "reasons.json")
+    name = store.notes(0, "reasons")
     return {label: reasons[:4] for label, reasons in store.read_json(name).items()} if store.has(name) else {}

@@ -11,7 +11,7 @@ from rich.text import Text
 from s3ray.monitor.engines import MAX_ENGINES_NAMED, EngineView, PoolView
 from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, short_count, stage_line
 from s3ray.monitor.view import RunView
-from s3ray.store import RunStore
+from s3ray.store import METRICS, RunStore
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
@@ -136,7 +136,7 @@ def _on_disk(store: RunStore) -> str:
     chunks = store.num_chunks_in_work()
     if chunks:
         parts.append(f"{chunks} chunk(s) of the round in work")
-    parts += [name for name in ("dataset", "metrics.json", "report.html") if store.has(name)]
+    parts += [name for name in ("dataset", METRICS, "report.html") if store.has(name)]
     return f"{', '.join(parts)}, in {store.root}"
 
 

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import TrainerError
-from s3ray.files import is_url
 from s3ray.identity import model_identity
 from s3ray.objects import read_file
 from s3ray.student.encode import Encoded, plan_batches
@@ -69,7 +67,7 @@ def lineage(config: StudentConfig, job: StudentJob) -> str:
     Raises:
         TrainerError: there is no such checker.
     """
-    files = [xxhash.xxh64_hexdigest(_content(path)) for path in (job.train_path, job.select_path)]
+    files = [xxhash.xxh64_hexdigest(read_file(path)) for path in (job.train_path, job.select_path)]
     settings = data_shaping(config) | {"model": model_identity(config.model)}
     if job.checker is None:
         settings = {name: value for name, value in settings.items() if name not in ("weigh", "max_weight")}
@@ -80,7 +78,7 @@ def lineage(config: StudentConfig, job: StudentJob) -> str:
 def questions(job: StudentJob) -> str:
     """A name (16 hex digits) for all that a trained student is asked: equal students answer equal questions equally."""
     asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
-    return fingerprint({name: xxhash.xxh64_hexdigest(_content(path)) for name, path in asked.items() if path})
+    return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +240,3 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _content(place: str) -> bytes:
-    return read_file(place) if is_url(place) else Path(place).read_bytes()

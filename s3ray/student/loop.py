@@ -59,7 +59,7 @@ def train_student(
             student = agreed(ranks, lambda: _load_trained(config, task, job, ranks))
     with clock.measure("score"):
         mined = _read(job.mine_path, task) if job.mine_path else []
-        mistakes, answers = mine(student, mined, job.output, trained.block_rows, ranks)
+        answers = mine(student, mined, job.output, trained.block_rows, ranks)
         for name, path in job.probes.items():
             probe(student, name, path, job.output, ranks)
         test = _read(job.test_path, task) if job.test_path else []
@@ -73,7 +73,6 @@ def train_student(
         mine=task.score(mined, answers) if job.mine_path else None,
         test=task.score(test, [answer.text for answer in test_answers]) if job.test_path else None,
         test_answers=tuple(_answer(task, *pair) for pair in zip(test, test_answers, strict=True)),
-        mistakes=mistakes,
         seconds=dict(clock.seconds),
     )
 

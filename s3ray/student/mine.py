@@ -18,10 +18,8 @@ from s3ray.types import Example, Mistake
 BLOCK_ROWS = 1024
 
 
-def mine(
-    student: Student, examples: Sequence[Example], output: str, block_rows: int, ranks: Ranks
-) -> tuple[tuple[Mistake, ...], list[str]]:
-    """The mistakes on all examples, in their order, and what was answered to each. All workers call this together.
+def mine(student: Student, examples: Sequence[Example], output: str, block_rows: int, ranks: Ranks) -> list[str]:
+    """Mine the mistakes on all examples; returns what was answered to each. All workers call this together.
 
     Writes ``mistakes/*.parquet`` in the student's folder, one file for each ``block_rows`` examples, also where there
     is no mistake. A right answer of a block that was on disk is given back as gold's own.
@@ -31,21 +29,18 @@ def mine(
     """
     task, store = student.task, RunStore(output)
     known = by_first(ranks, lambda: dict(_known(store, task)))
-    mistakes: list[Mistake] = []
     texts: list[str] = []
     for first in range(0, len(examples), block_rows):
         block = examples[first : first + block_rows]
         name = f"mistakes/{first // block_rows:06d}.parquet"
         if name in known:
-            found = known[name]
-            texts += _answered(task, block, found)
+            texts += _answered(task, block, known[name])
         else:
             answers = predict(student, block, ranks)
             texts += [answer.text for answer in answers]
             found = find_mistakes(task, block, answers)
             by_first(ranks, partial(_write, store, name, task, found))
-        mistakes += found
-    return tuple(mistakes), texts
+    return texts
 
 
 def find_mistakes(task: Task, examples: Sequence[Example], answers: Sequence[Prediction]) -> tuple[Mistake, ...]:

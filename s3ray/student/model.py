@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,12 @@ from transformers import (
 
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError
-from s3ray.files import is_url
-from s3ray.objects import clear_folder, download_folder, upload_folder
+from s3ray.objects import open_folder
 from s3ray.processor import cpu_flags, has_bfloat16
 from s3ray.student.encode import Encoded, collate, encode
 from s3ray.tasks import Task
 from s3ray.types import Example
-from s3ray.weights import make_tokenizer_portable, put_in_place, resolve_model
+from s3ray.weights import make_tokenizer_portable, resolve_model
 
 TRAINED = "trained.json"
 
@@ -104,12 +101,8 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
 @contextlib.contextmanager
 def saved_student(output: str) -> Iterator[str]:
     """The folder of a saved student on this node, for ``load_student``; that of a URL is fetched for the block."""
-    if not is_url(output):
-        yield output
-        return
-    with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
-        download_folder(output, Path(temporary))
-        yield temporary
+    with open_folder(output).on_disk() as folder:
+        yield str(folder)
 
 
 def save_student(student: Student, output: str | Path, about: Mapping[str, Any]) -> None:
@@ -118,26 +111,11 @@ def save_student(student: Student, output: str | Path, about: Mapping[str, Any])
     A folder appears whole or not at all. On an object store ``trained.json``, which holds ``about``, comes last: what
     has none is not finished.
     """
-    if is_url(str(output)):
-        with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
-            _save(student, Path(temporary), about)
-            clear_folder(str(output))
-            upload_folder(Path(temporary), str(output), last=TRAINED)
-        return
-    folder = Path(output)
-    unfinished = folder.with_name(f".{folder.name}.tmp")
-    if unfinished.exists():  # left by a process that was killed
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    _save(student, unfinished, about)
-    put_in_place(unfinished, folder)
-
-
-def _save(student: Student, folder: Path, about: Mapping[str, Any]) -> None:
-    student.model.save_pretrained(folder)
-    student.tokenizer.save_pretrained(folder)
-    make_tokenizer_portable(folder)
-    (folder / TRAINED).write_text(json.dumps(about, indent=1) + "\n")
-    # safetensors writes files that only their owner can read; a run folder is often shared.
-    for file in folder.iterdir():
-        file.chmod(file.stat().st_mode | 0o444)
+    with open_folder(str(output)).rewritten(last=TRAINED) as folder:
+        student.model.save_pretrained(folder)
+        student.tokenizer.save_pretrained(folder)
+        make_tokenizer_portable(folder)
+        (folder / TRAINED).write_text(json.dumps(about, indent=1) + "\n")
+        # safetensors writes files that only their owner can read; a run folder is often shared.
+        for file in folder.iterdir():
+            file.chmod(file.stat().st_mode | 0o444)

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from s3ray.errors import TrainerError
-from s3ray.files import is_url, join
-from s3ray.objects import ObjectFiles
+from s3ray.objects import open_folder
 from s3ray.student.model import TRAINED
 from s3ray.types import EpochReport, Score
 
@@ -57,13 +55,8 @@ def lineage_at(output: str) -> str:
 
 def _marker(output: str) -> dict[str, Any]:
     """What the marker in a student's folder says; nothing where there is none."""
-    if is_url(output):
-        files = ObjectFiles(output)
-        content = files.read(TRAINED) if files.exists(TRAINED) else None
-    else:
-        path = Path(join(output, TRAINED))
-        content = path.read_bytes() if path.exists() else None
-    return dict(json.loads(content)) if content is not None else {}
+    files = open_folder(output)
+    return dict(json.loads(files.read(TRAINED))) if files.exists(TRAINED) else {}
 
 
 def _from_dict(found: Mapping[str, Any]) -> Trained:

@@ -28,10 +28,10 @@ import ray.train.torch
 from s3ray.cluster import occupancy, remove_groups
 from s3ray.config import StudentConfig
 from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
-from s3ray.files import is_url
+from s3ray.files import absolute
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
-from s3ray.objects import filesystem
+from s3ray.objects import arrow_files
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
 from s3ray.weights import resolve_model
@@ -76,7 +76,7 @@ class RayStudentTrainer:
         self._config = config.model_copy(update={"model": model})
         self._task = task
         self._run_name = run_name
-        self._storage_path, self._storage = _storage(storage_path)
+        self._storage_path, self._storage = arrow_files(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._num_trainings = num_trainings
         # Ray Train's placement groups have no names: so many bytes, which nothing else reserves, tell which are ours.
@@ -265,18 +265,7 @@ def _own_gpus() -> tuple[str, ...]:
     return (context.get_node_id(), *context.get_accelerator_ids()["GPU"])
 
 
-def _storage(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
-    """The storage path of Ray Train, and the file system that it is on where that is not this machine's."""
-    if not is_url(place):
-        return str(Path(place).resolve()), None
-    fs, path = filesystem(place)
-    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
-
-
 def _with_absolute_paths(job: StudentJob) -> StudentJob:
-    def absolute(path: str) -> str:
-        return path if is_url(path) else str(Path(path).resolve())
-
     return replace(
         job,
         train_path=absolute(job.train_path),

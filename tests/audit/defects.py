@@ -102,14 +102,14 @@ def make_run(
         store.write_table(store.gold(part), table_from_examples(rows, known.fields, known.has_labels))
     for number, accepted in enumerate(rounds):
         table = table_from_examples(accepted, known.fields, known.has_labels)
-        store.write_table(store.in_round(number, "accepted.parquet"), table)
+        store.write_table(store.accepted(number), table)
         rejected = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
         nothing = table.select(["id"] * len(rejected)).rename_columns(list(rejected)).slice(0, 0)
-        store.write_table(store.in_round(number, "rejected.parquet"), nothing)
+        store.write_table(store.rejected(number), nothing)
         counts = {"requested": len(accepted), "accepted": len(accepted), "rejected": {}, "failed": {}, "seconds": 1.0}
         tokens = {"prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
         about = {"round": number, "rows": len(accepted), "stages": {}}
-        store.write_json(store.in_round(number, "round.json"), {**counts, **tokens, **about})
+        store.write_json(store.round_report(number), {**counts, **tokens, **about})
     return store
 
 

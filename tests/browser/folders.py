@@ -99,10 +99,10 @@ def _write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None
     }  # fmt: skip
     short = {"positive": 310} if num > 3 else {}
     rows = [_review(f"r{num}-{i}", i, Source.SEED if num == 0 else Source.EXTRAPOLATED, num) for i in range(150)]
-    store.write_table(store.in_round(num, "accepted.parquet"), table_from_examples(rows, ("text",), True))
-    store.write_table(store.in_round(num, "rejected.parquet"), _rejected(num, stage, [*rejected, *failed]))
+    store.write_table(store.accepted(num), table_from_examples(rows, ("text",), True))
+    store.write_table(store.rejected(num), _rejected(num, stage, [*rejected, *failed]))
     store.write_json(
-        store.in_round(num, "round.json"),
+        store.round_report(num),
         {"round": num, **counts, "rows": 12_000 + 3_000 * num, "stages": {stage: {**counts, "short": short}}},
     )
     log.emit("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0)
@@ -142,14 +142,12 @@ def _write_student(store: RunStore, log: EventLog, clock: Clock, num: int) -> No
     clock.now += sum(seconds.values())
     test = {"accuracy": 0.661, "macro_f1": 0.64} if is_last else None
     told = {**done, "mine": None, "test": test, "num_test": 150 if is_last else None, "main": "accuracy"}
-    store.write_json(store.in_student(num, "score.json"), told)
+    store.write_json(store.score(num), told)
     if not is_last:
         rows = [_review(f"gold-extrapolate-{7 * i % 120}", i, Source.GOLD) for i in range(24 + num)]
         wrong = [{"negative": "positive", "positive": "negative"}[row.label or ""] for row in rows]
         table = table_from_examples(rows, ("text",), True).append_column("predicted", [wrong])
-        store.write_table(
-            store.in_student(num, "mistakes.parquet"), table.append_column("confidence", [[0.9] * len(rows)])
-        )
+        store.write_table(store.mistakes(num), table.append_column("confidence", [[0.9] * len(rows)]))
     log.emit("student_finished", **done)
     if is_last:
         log.emit("test_scored", round=num, test=test, num_examples=150)
@@ -232,18 +230,16 @@ def _write_hostile_round(store: RunStore, log: EventLog, clock: Clock, num: int)
         "requested": 12, "accepted": 8, "rejected": {"unparsable": 4}, "failed": {}, "prompt_tokens": 9,
         "cached_tokens": 0, "output_tokens": 80, "seconds": 40.0,
     }  # fmt: skip
-    store.write_table(
-        store.in_round(num, "accepted.parquet"), _questions(f"r{num}", Source.EXTRAPOLATED if num else Source.SEED)
-    )
-    store.write_table(store.in_round(num, "rejected.parquet"), _rejected(num, stage, ["unparsable"] * 4, NASTY))
+    store.write_table(store.accepted(num), _questions(f"r{num}", Source.EXTRAPOLATED if num else Source.SEED))
+    store.write_table(store.rejected(num), _rejected(num, stage, ["unparsable"] * 4, NASTY))
     row = {"round": num, **counts, "rows": 8 + 8 * num, "stages": {stage: {**counts, "short": {WORD: 3}}}}
-    store.write_json(store.in_round(num, "round.json"), row)
+    store.write_json(store.round_report(num), row)
     if num == 0:
-        store.write_json(store.in_round(0, "reasons.json"), {WORD: NASTY, ARABIC: NASTY})
+        store.write_json(store.notes(0, "reasons"), {WORD: NASTY, ARABIC: NASTY})
         mistakes = _questions("extrapolate", Source.GOLD)
         wrong = list(reversed(NASTY))
         mistakes = mistakes.append_column("predicted", [wrong]).append_column("confidence", [[0.5] * len(wrong)])
-        store.write_table(store.in_student(0, "mistakes.parquet"), mistakes)
+        store.write_table(store.mistakes(0), mistakes)
     log.emit("stage_finished", round=num, stage=stage, **counts, short={}, given_up=0)
 
 

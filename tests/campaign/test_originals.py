@@ -10,8 +10,8 @@ from s3ray.store import RunStore
 def finished(folder: Path) -> RunStore:
     store = RunStore(folder)
     store.write_text(store.in_round(0, "chunks/seed-000000.parquet"), "outcomes")
-    store.write_text(store.in_round(0, "accepted.parquet"), "rows")
-    store.write_json(store.in_round(0, "round.json"), {"round": 0, "rows": 60})
+    store.write_text(store.accepted(0), "rows")
+    store.write_json(store.round_report(0), {"round": 0, "rows": 60})
     return store
 
 

@@ -31,9 +31,9 @@ def light_copy(folder: Path, metric: str = "accuracy", num_students: int = 2, **
     store.create(data_shaping(config()) | contents | settings, to_yaml(config()))
     store.write_json("metrics.json", {"metric": metric, "test": {metric: 0.5, "num_examples": 2}})
     for number in range(num_students):
-        store.write_json(store.in_student(number, "score.json"), {})
+        store.write_json(store.score(number), {})
     table = {"id": ["b", "a"], "predicted": ["positive", "negative"], "confidence": [0.9, 0.8], "score": [1.0, 0.0]}
-    store.write_table(store.in_student(num_students - 1, "test.parquet"), pa.table(table))
+    store.write_table(store.answers(num_students - 1), pa.table(table))
     return store
 
 

@@ -181,7 +181,6 @@ class CountingTrainer:
             select=Score(main="accuracy", values={"accuracy": 1.0}, num_examples=1),
             mine=None,
             test=None,
-            mistakes=(),
             seconds={"start": 0.0, "train": 4.0 if is_new else 0.0, "score": 1.0},
         )
 

@@ -191,12 +191,12 @@ def write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
     source = Source.SEED if num == 0 else Source.EXTRAPOLATED
     parents = [f"gold-extrapolate-{7 * i % 120}" if num else None for i in range(kept)]
     rows = [_example(f"r{num}-{i}", 1000 + 200 * num + i, source, num, parent) for i, parent in enumerate(parents)]
-    store.write_table(store.in_round(num, "accepted.parquet"), table_from_examples(rows, ("text",), True))
-    store.write_table(store.in_round(num, "rejected.parquet"), _rejected_table(num, stage, rejected, failed))
+    store.write_table(store.accepted(num), table_from_examples(rows, ("text",), True))
+    store.write_table(store.rejected(num), _rejected_table(num, stage, rejected, failed))
     if num == 0:
-        store.write_json(store.in_round(0, "reasons.json"), REASONS)
+        store.write_json(store.notes(0, "reasons"), REASONS)
     row = {"round": num, **counts, "rows": 200 + 60 * num, "stages": {stage: {**counts, "short": short}}}
-    store.write_json(store.in_round(num, "round.json"), row)
+    store.write_json(store.round_report(num), row)
     log.emit("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0)
     log.emit(
         "round_closed",
@@ -219,8 +219,8 @@ def write_student(store: RunStore, log: EventLog, clock: Clock, num: int, rows: 
     test = {"accuracy": 0.8267, "macro_f1": 0.8251} if last else None
     score = {**done, "mine": None, "test": test, "num_test": 150 if last else None, "main": "accuracy"}
     if mistakes is not None:
-        store.write_table(store.in_student(num, "mistakes.parquet"), _mistakes_table(mistakes))
-    store.write_json(store.in_student(num, "score.json"), score)
+        store.write_table(store.mistakes(num), _mistakes_table(mistakes))
+    store.write_json(store.score(num), score)
     log.emit("student_finished", **done)
     if last:
         log.emit("test_scored", round=num, test=test, num_examples=150)

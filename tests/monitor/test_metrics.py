@@ -26,7 +26,7 @@ def test_every_round_balances(finished: RunStore) -> None:
 
 
 def test_a_round_that_does_not_balance_is_refused(finished: RunStore) -> None:
-    name = finished.in_round(1, "round.json")
+    name = finished.round_report(1)
     finished.write_json(name, finished.read_json(name) | {"requested": 101})
     with pytest.raises(StoreError, match="round 1 does not balance"):
         build_metrics(finished, run_identity(finished))

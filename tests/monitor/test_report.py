@@ -136,9 +136,9 @@ def test_stories_of_a_span_task_show_the_question_that_was_written(tmp_path: Pat
     written = written.set_column(written.schema.get_field_index("parent"), "parent", [["gold-0"]])
     store.write_table(store.gold("extrapolate"), gold)
     mistakes = gold.append_column("predicted", [["lighthouse"]]).append_column("confidence", [[0.4]])
-    store.write_table(store.in_student(0, "mistakes.parquet"), mistakes)
+    store.write_table(store.mistakes(0), mistakes)
     write_round(store, EventLog(store, "quickstart", 1, clock), clock, 1)
-    store.write_table(store.in_round(1, "accepted.parquet"), written)
+    store.write_table(store.accepted(1), written)
     (story,) = stories(store)
     assert (story.target, story.predicted) == ("1800", "lighthouse")
     assert [(dict(item.texts), item.target) for item in story.written if item.kept] == [

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from s3ray.config import RunConfig
+from s3ray.dataset import examples_from_table, table_from_mistakes
 from s3ray.jobfile import validate
 from s3ray.methods import StrategyConfig
 from s3ray.mistakes import Mistakes
@@ -126,19 +127,12 @@ class Student(ScriptedTrainer):
         self.learned.append(read(job.train_path))
         for name, path in job.probes.items():
             RunStore(job.output).write_table(f"probes/{name}.parquet", _table(probes_of(read(path))))
-        found = [block for block in mistakes_of(REVIEWS, self._wrong(job.round)).blocks() if block]
-        return StudentResult(
-            round=result.round,
-            num_rows=result.num_rows,
-            best_epoch=1,
-            epochs=result.epochs,
-            select=result.select,
-            mine=result.mine,
-            test=result.test,
-            test_answers=result.test_answers,
-            mistakes=tuple(found[0]) if found else (),
-            seconds=result.seconds,
-        )
+        return result
+
+    def _mine(self, job: StudentJob) -> None:
+        found = mistakes_of(REVIEWS, self._wrong(job.round)).all()
+        table = table_from_mistakes(found, REVIEWS.fields, REVIEWS.has_labels)
+        RunStore(job.output).write_table("mistakes/000000.parquet", table)
 
 
 def _table(probes: Probes) -> pa.Table:
@@ -148,8 +142,6 @@ def _table(probes: Probes) -> pa.Table:
 
 
 def read(path: str) -> list[Example]:
-    from s3ray.dataset import examples_from_table
-
     file = Path(path)
     return examples_from_table(RunStore(file.parent).read_table(file.name), REVIEWS.fields)
 

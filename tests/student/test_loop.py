@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
 from s3ray.config import StudentConfig
-from s3ray.dataset import examples_from_table, mistakes_from_table, table_from_mistakes
+from s3ray.dataset import examples_from_table, table_from_mistakes
 from s3ray.errors import TrainerError
 from s3ray.store import RunStore
 from s3ray.student.fit import plan_training
@@ -25,7 +25,7 @@ from s3ray.student.ranks import SingleProcess
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Metric
 from s3ray.types import Example, Mistake, Origin, Source, Span, StudentJob
-from tests.student.workers import on_workers
+from tests.student.workers import mined, on_workers
 
 Write = Callable[[str, Task, Sequence[Example]], str]
 CPU = SingleProcess(device=torch.device("cpu"))
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_student(config: StudentConfig, reviews: Ta
 def test_the_saved_folder_loads_with_transformers_and_answers_alike(
     config: StudentConfig, reviews: Task, job: StudentJob
 ) -> None:
-    result = LocalStudentTrainer(config, reviews).train(job)
+    LocalStudentTrainer(config, reviews).train(job)
     model = AutoModelForSequenceClassification.from_pretrained(job.output)
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     assert [model.config.id2label[number] for number in range(2)] == list(reviews.labels)
@@ -67,7 +67,7 @@ def test_the_saved_folder_loads_with_transformers_and_answers_alike(
     batch = tokenizer([example.fields["text"] for example in examples], padding=True, return_tensors="pt")
     predicted = [model.config.id2label[number] for number in model(**batch).logits.argmax(dim=-1).tolist()]
     wrong = [example.id for example, label in zip(examples, predicted, strict=True) if example.label != label]
-    assert [mistake.example.id for mistake in result.mistakes] == wrong
+    assert [mistake.example.id for mistake in mined(job, reviews)] == wrong
 
 
 def test_a_student_learns_from_an_object_store_and_lies_there(
@@ -91,7 +91,8 @@ def test_a_student_learns_from_an_object_store_and_lies_there(
     )
     trainer = LocalStudentTrainer(config, reviews)
     here, result = trainer.train(job), trainer.train(there)
-    assert (result.select, result.test, result.mistakes) == (here.select, here.test, here.mistakes)
+    assert (result.select, result.test) == (here.select, here.test)
+    assert mined(there, reviews) == mined(job, reviews)
     files.get(f"{root}/students/1", str(tmp_path / "fetched"), recursive=True)
     ours, theirs = (load_file(Path(folder) / "model.safetensors") for folder in (job.output, tmp_path / "fetched"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -110,7 +111,8 @@ def test_no_trace_of_an_unfinished_student_stays(config: StudentConfig, reviews:
 
 def test_parts_that_are_not_asked_for_are_not_scored(config: StudentConfig, reviews: Task, job: StudentJob) -> None:
     result = LocalStudentTrainer(config, reviews).train(replace(job, mine_path=None, test_path=None))
-    assert (result.mine, result.test, result.test_answers, result.mistakes) == (None, None, (), ())
+    assert (result.mine, result.test, result.test_answers) == (None, None, ())
+    assert mined(job, reviews) == []
 
 
 def test_mistakes_are_exactly_the_wrong_answers(reviews: Task, job: StudentJob) -> None:
@@ -130,17 +132,15 @@ def test_mining_by_blocks_finds_what_mining_at_once_finds(
     torch.manual_seed(3)
     student = load_student(config, reviews, torch.device("cpu"))
     examples = read(job.mine_path, reviews)
-    at_once, texts = mine(student, examples, f"{job.output}-at-once", len(examples), CPU)
+    whole = replace(job, output=f"{job.output}-at-once")
+    texts = mine(student, examples, whole.output, len(examples), CPU)
     found = on_workers(num_workers, lambda ranks: mine(student, examples, job.output, 7, ranks))
-    ids = [mistake.example.id for mistake in at_once]
-    assert ids
-    for mistakes, answers in found:
-        assert answers == texts
-        assert [mistake.example.id for mistake in mistakes] == ids
+    assert found == [texts] * num_workers
     files = sorted((Path(job.output) / "mistakes").iterdir())
     assert [file.name for file in files] == [f"{number:06d}.parquet" for number in range(5)]  # 31 rows
-    on_disk = [mistake for file in files for mistake in mistakes_from_table(pq.read_table(file), reviews.fields)]
-    assert tuple(on_disk) == found[0][0]
+    at_once = [(mistake.example, mistake.predicted) for mistake in mined(whole, reviews)]
+    assert at_once
+    assert [(mistake.example, mistake.predicted) for mistake in mined(job, reviews)] == at_once
 
 
 @pytest.mark.usefixtures("float32")
@@ -149,7 +149,7 @@ def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
 ) -> None:
     monkeypatch.setattr("s3ray.student.loop.BLOCK_ROWS", 10)
     trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
-    first = trainer.train(job)
+    first, found = trainer.train(job), mined(job, reviews)
     kept, lost = (Path(job.output) / f"mistakes/{number:06d}.parquet" for number in (0, 1))
     lost.unlink()
     # As if the device had computed something else: the next round may have been written from it.
@@ -159,10 +159,11 @@ def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     monkeypatch.delattr("s3ray.student.loop.Fit")
     again = trainer.train(job)
     rows = [example.id for example in read(job.mine_path, reviews)]
-    assert again.mistakes == (invented, *(found for found in first.mistakes if found.example.id in rows[10:]))
+    mistakes = mined(job, reviews)
+    assert mistakes == [invented, *(mistake for mistake in found if mistake.example.id in rows[10:])]
     assert lost.is_file()
     assert again.mine is not None
-    assert again.mine.values["accuracy"] == pytest.approx(1 - len(again.mistakes) / 31)
+    assert again.mine.values["accuracy"] == pytest.approx(1 - len(mistakes) / 31)
     for name in ("num_rows", "best_epoch", "epochs", "select", "test"):
         assert getattr(again, name) == getattr(first, name)
     assert (again.seconds["train"], again.seconds["score"] > 0) == (0.0, True)
@@ -280,7 +281,7 @@ def test_a_span_student_learns_to_point_at_the_answer(
     result = LocalStudentTrainer(few, questions).train(job)
     assert result.select.value > 0.9
     assert result.num_rows == 80
-    for mistake in result.mistakes:
+    for mistake in mined(job, questions):
         assert mistake.predicted in mistake.example.fields["context"]
     assert result.test is not None
     assert sum(answer.score for answer in result.test_answers) / 20 == result.test.values["exact_match"]

@@ -25,6 +25,7 @@ from s3ray.student.loop import LocalStudentTrainer
 from s3ray.student.trainer import RayStudentTrainer
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Source, StudentJob, StudentResult
+from tests.student.workers import mined
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -52,7 +53,8 @@ def test_two_workers_train_the_student_that_one_process_trains(
     config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
 ) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
-    alone = LocalStudentTrainer(config, reviews).train(replace(job, output=str(tmp_path / "alone")))
+    apart = replace(job, output=str(tmp_path / "alone"))
+    alone = LocalStudentTrainer(config, reviews).train(apart)
     trainer = on_ray(config.model_copy(update={"workers": 2, "rows_at_once": 3}), reviews, tmp_path / "train")
     together = trainer.train(job)
     assert [report.loss for report in together.epochs] == pytest.approx(
@@ -60,7 +62,7 @@ def test_two_workers_train_the_student_that_one_process_trains(
     )
     assert together.select == alone.select
     assert together.test == alone.test
-    assert [m.example.id for m in together.mistakes] == [m.example.id for m in alone.mistakes]
+    assert [m.example.id for m in mined(job, reviews)] == [m.example.id for m in mined(apart, reviews)]
     assert AutoModelForSequenceClassification.from_pretrained(job.output).config.num_labels == 2
     assert together.seconds["start"] > 0
     assert signal.getsignal(signal.SIGINT) is interrupt

@@ -7,7 +7,11 @@ from typing import TypeVar
 
 import torch
 
+from s3ray.dataset import mistakes_from_table
+from s3ray.store import RunStore
 from s3ray.student.ranks import Ranks, SingleProcess
+from s3ray.tasks import Task
+from s3ray.types import Mistake, StudentJob
 
 Value = TypeVar("Value")
 
@@ -42,3 +46,10 @@ class Together:
         values = list(self._values)
         self._meeting.wait(20)
         return values  # type: ignore[return-value]
+
+
+def mined(job: StudentJob, task: Task) -> list[Mistake]:
+    """The mistakes that a student has left on disk."""
+    store = RunStore(job.output)
+    tables = [store.read_table(name) for name in store.files("mistakes")]
+    return [mistake for table in tables for mistake in mistakes_from_table(table, task.fields)]
