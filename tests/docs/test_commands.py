@@ -1,7 +1,11 @@
 """Every command of every page is run, in order and with what the page says to write before it."""
 
 import re
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from tests.cluster.heads import Head, running_head
 from tests.clusters.files import Command as Call
 from tests.clusters.files import is_known
 from tests.docs.following import follow_page, needs_ray, page_commands, page_steps, starts_its_own
-from tests.docs.pages import PAGES, ROOT, Change, commands, inline_commands, name_of
+from tests.docs.pages import PAGES, ROOT, Change, Command, commands, inline_commands, name_of
 from tests.docs.rules import RULES, RUN_BEFORE, rule_of
 from tests.docs.world import World
 
@@ -24,8 +28,29 @@ def _pages(*, with_ray: bool) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with running_head(num_cpus=4) as running:
+    with running_head() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def variables(head: Head) -> Mapping[str, str]:
+    """What a reader has in the environment to reach the cluster."""
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    return {"RAY_AUTH_TOKEN": token, "RAY_ADDRESS": head.address, "DASHBOARD": head.dashboard}
+
+
+@pytest.fixture(scope="module")
+def runs_after(student: Path, variables: Mapping[str, str]) -> Iterator[Callable[[tuple[str, ...]], Path]]:
+    """Makes the runs that pages begin with, once for all pages that begin with the same."""
+    with ExitStack() as folders:
+
+        @cache
+        def make(done_before: tuple[str, ...]) -> Path:
+            folder = Path(folders.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+            World(folder, student, variables).follow([Command(text=text) for text in done_before])
+            return folder / "runs"
+
+        yield make
 
 
 @pytest.mark.parametrize("page", _pages(with_ray=False))
@@ -37,10 +62,17 @@ def test_pages_without_a_cluster(page: Path, folder: Path, student: Path) -> Non
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _pages(with_ray=True))
-def test_pages_with_a_cluster(page: Path, folder: Path, student: Path, head: Head) -> None:
-    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
-    variables = {"RAY_AUTH_TOKEN": token, "RAY_ADDRESS": head.address, "DASHBOARD": head.dashboard}
-    follow_page(page, World(folder, student, variables))
+def test_pages_with_a_cluster(
+    page: Path,
+    folder: Path,
+    student: Path,
+    variables: Mapping[str, str],
+    runs_after: Callable[[tuple[str, ...]], Path],
+) -> None:
+    world = World(folder, student, variables)
+    if done_before := RUN_BEFORE.get(name_of(page)):
+        shutil.copytree(runs_after(done_before), folder / "runs")
+    follow_page(page, world)
 
 
 def test_no_command_is_without_a_rule() -> None:
