@@ -16,8 +16,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(S3RAY_EXTRA)
 PYTEST := $(BIN)/python -m pytest --durations=10
-# Processes that each take whole files of tests: what a file's tests share is made once. Each Ray has its own ports.
-ABREAST := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test pure check gates docs format lock clean
 .DELETE_ON_ERROR:
@@ -26,14 +24,14 @@ demo: $(READY)
 	$(BIN)/s3ray run jobs/quickstart.yaml
 	@echo "The report: runs/quickstart/report.html (open it in a browser)"
 
-# From the cheapest tests to the dearest, so that what breaks most often is known first. mypy uses one core; tests of
-# clusters wait for much, and three of them keep two cores at work.
+# From the cheapest tests to the dearest, so that what breaks most often is known first. tests/conftest.py divides them
+# among processes, each Ray with its own ports: mypy uses one core, and whoever tests a cluster waits for half of the time.
 test:
-	$(MAKE) --jobs=2 gates pure
-	$(PYTEST) $(ABREAST) -n 3 -m "ray or engine"
+	$(MAKE) --jobs=2 --output-sync gates pure
+	$(PYTEST) -n 3 --no-loadscope-reorder -m "ray or engine"
 
 pure: $(READY)
-	$(PYTEST) $(ABREAST) -n 2 -m "not ray and not engine"
+	$(PYTEST) -n 2 -m "not ray and not engine"
 
 check: gates
 	$(PYTEST) -m "not ray and not engine and not browser and not slow"

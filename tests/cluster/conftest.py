@@ -6,15 +6,6 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.cluster.heads import Head, running_head
-
-
-@pytest.fixture(scope="session")
-def head() -> Iterator[Head]:
-    """A head with four CPUs, started as people do."""
-    with running_head() as running:
-        yield running
-
 
 @pytest.fixture(scope="module")
 def pretend_gpus() -> Iterator[Cluster]:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.heads import Head, running_head
+from tests.cluster.heads import Head
 from tests.clusters.files import Command as Call
 from tests.clusters.files import is_known
 from tests.docs.following import follow_page, needs_ray, page_commands, page_steps, starts_its_own
@@ -20,16 +20,10 @@ from tests.docs.rules import RULES, RUN_BEFORE, rule_of
 from tests.docs.world import World
 
 
-def _pages(*, with_ray: bool) -> list[Any]:
+def _pages(*, with_ray: bool, after_runs: bool = False) -> list[Any]:
     """Those that start a cluster of their own are in test_local_cluster.py: a process beside this one runs them."""
     found = [page for page in PAGES if page_commands(page) and needs_ray(page) == with_ray and not starts_its_own(page)]
-    return [pytest.param(page, id=name_of(page)) for page in found]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with running_head() as running:
-        yield running
+    return [pytest.param(page, id=name_of(page)) for page in found if (name_of(page) in RUN_BEFORE) == after_runs]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +34,12 @@ def variables(head: Head) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-def runs_after(student: Path, variables: Mapping[str, str]) -> Iterator[Callable[[tuple[str, ...]], Path]]:
+def runs_after(student: Path, variables: Mapping[str, str]) -> Iterator[Callable[[Sequence[str]], Path]]:
     """Makes the runs that pages begin with, once for all pages that begin with the same."""
     with ExitStack() as folders:
 
         @cache
-        def make(done_before: tuple[str, ...]) -> Path:
+        def make(done_before: Sequence[str]) -> Path:
             folder = Path(folders.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
             World(folder, student, variables).follow([Command(text=text) for text in done_before])
             return folder / "runs"
@@ -61,18 +55,19 @@ def test_pages_without_a_cluster(page: Path, folder: Path, student: Path) -> Non
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("page", _pages(with_ray=True))
-def test_pages_with_a_cluster(
-    page: Path,
-    folder: Path,
-    student: Path,
-    variables: Mapping[str, str],
-    runs_after: Callable[[tuple[str, ...]], Path],
+@pytest.mark.parametrize("page", _pages(with_ray=True, after_runs=False))
+def test_pages_with_a_cluster(page: Path, folder: Path, student: Path, variables: Mapping[str, str]) -> None:
+    follow_page(page, World(folder, student, variables))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("page", _pages(with_ray=True, after_runs=True))
+def test_pages_that_begin_with_a_run(
+    page: Path, folder: Path, student: Path, variables: Mapping[str, str], runs_after: Callable[[Sequence[str]], Path]
 ) -> None:
-    world = World(folder, student, variables)
-    if done_before := RUN_BEFORE.get(name_of(page)):
-        shutil.copytree(runs_after(done_before), folder / "runs")
-    follow_page(page, world)
+    shutil.copytree(runs_after(RUN_BEFORE[name_of(page)]), folder / "runs")
+    follow_page(page, World(folder, student, variables))
 
 
 def test_no_command_is_without_a_rule() -> None:
