@@ -16,22 +16,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(S3RAY_EXTRA)
 PYTEST := $(BIN)/python -m pytest --durations=10
-# Two processes, each with whole files of tests: what a file's tests share is made once. Each Ray has its own ports.
-ABREAST := -n 2 --dist loadfile
 
-.PHONY: demo test check gates docs format lock clean
+.PHONY: demo test pure check gates docs format lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/s3ray run jobs/quickstart.yaml
 	@echo "The report: runs/quickstart/report.html (open it in a browser)"
 
-# From the cheapest tests to the dearest, so that what breaks most often is known first.
-test: gates
-	$(PYTEST) $(ABREAST) -m "not ray and not engine and not browser"
-	$(PYTEST) -m "browser and not ray and not engine"
-	$(PYTEST) $(ABREAST) -m "ray and not engine"
-	$(PYTEST) -m "engine"
+# From the cheapest tests to the dearest, so that what breaks most often is known first. tests/conftest.py divides them
+# among processes, each Ray with its own ports: mypy uses one core, and whoever tests a cluster waits for half of the time.
+test:
+	$(MAKE) --jobs=2 --output-sync gates pure
+	$(PYTEST) -n 3 --no-loadscope-reorder -m "ray or engine"
+
+pure: $(READY)
+	$(PYTEST) -n 2 -m "not ray and not engine"
 
 check: gates
 	$(PYTEST) -m "not ray and not engine and not browser and not slow"

@@ -24,8 +24,8 @@ from s3ray.generator.worker import only_task
 from s3ray.jobfile import validate
 from s3ray.monitor.events import EventLog
 from s3ray.store import RunStore
-from s3ray.student.trainer import RayStudentTrainer
-from s3ray.tasks import load_task
+from s3ray.students import Trainer
+from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.types import EpochReport, Mistake, Score, StudentJob, StudentResult
 
@@ -64,6 +64,15 @@ class ScriptedTrainer:
         return examples_from_table(RunStore(file.parent).read_table(file.name), self._task.fields)
 
 
+def ray_trainer(config: RunConfig, task: Task, store: RunStore) -> Trainer:
+    """What trains the students of any run."""
+    from s3ray.student.trainer import RayStudentTrainer  # Ray Train takes seconds to import
+
+    return RayStudentTrainer(
+        config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0
+    )
+
+
 def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> None:
     """Run, or go on with, one job on the cluster at ``address``."""
     config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings})
@@ -75,9 +84,6 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)
         pool = GeneratorPool(config, only_task(config, task), plan, emit=events.emit)
-        trainer = RayStudentTrainer(
-            config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0
-        )
         parts = Parts(
             config=config,
             task=task,
@@ -86,7 +92,7 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
             events=events,
             requests={"seed": "chaos", "later": "chaos"},
             generator=pool,
-            trainer=trainer if trains else ScriptedTrainer(),
+            trainer=ray_trainer(config, task, store) if trains else ScriptedTrainer(),
         )
         try:
             Driver(parts).run()

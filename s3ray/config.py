@@ -17,6 +17,9 @@ from s3ray.plugins import BuiltinOrImportPath, is_import_path, load_class
 from s3ray.presets import METHOD_PRESETS, STUDENT_PRESETS
 from s3ray.section import EXECUTION, NAME_PATTERN, Probability, Section
 
+MIN_SPAN_LENGTH = 32
+"""Tokens that a student of a span task must read at least: question and passage share them."""
+
 
 class GoldConfig(Section):
     """The labelled data and how it is split. The three parts share no row."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from s3ray.config import EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
+from s3ray.config import MIN_SPAN_LENGTH, EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype
@@ -22,7 +22,6 @@ from s3ray.masking import secret_in
 from s3ray.processor import cpu_flags
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import check_strategy
-from s3ray.student.encode import MIN_SPAN_LENGTH
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
 from s3ray.weights import check_model

@@ -4,6 +4,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -32,8 +33,10 @@ from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.prompts import without_effect
-from s3ray.student.trainer import RayStudentTrainer
 from s3ray.students import Trainer
+
+if TYPE_CHECKING:
+    from s3ray.student.trainer import RayStudentTrainer
 
 
 def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
@@ -135,8 +138,11 @@ def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
 
 def make_trainer(
     student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str, num_trainings: int = 1
-) -> RayStudentTrainer:
+) -> "RayStudentTrainer":
     """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
+    # Ray Train takes seconds to import, which a plan does without.
+    from s3ray.student.trainer import RayStudentTrainer
+
     return RayStudentTrainer(
         student,
         job.task,

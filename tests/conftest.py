@@ -8,19 +8,72 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
+
+from tests.cluster.heads import Head, running_head
 
 os.environ |= {
     "OMP_NUM_THREADS": "1",  # several engines and workers share two cores
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait keep others from working
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so often Ray Train looks whether a training has ended
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 # The same cases on every machine, and no limit that a busy machine breaks.
 settings.register_profile("s3ray", deadline=None, derandomize=True)
 settings.load_profile("s3ray")
+
+LONGEST = (
+    "tests/cluster/test_chaos.py",
+    "tests/cluster/test_run.py",
+    "tests/docs/test_local_cluster.py",
+    "tests/docs/test_commands.py::test_pages_that_begin_with_a_run",
+    "tests/student/test_trainer.py",
+    "tests/engine",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/operations.md]",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/own-task.md]",
+    "tests/cluster/test_compare.py",
+    "tests/cluster/test_submit.py",
+)
+"""What takes minutes begins first, so that the processes among which tests are divided end together."""
+ONE_BY_ONE = (
+    "tests/cluster/test_bench.py",
+    "tests/cluster/test_chaos.py",
+    "tests/cluster/test_compare.py",
+    "tests/cluster/test_submit.py",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster",
+)
+"""Tests that share nothing with their neighbours but a head, which every process has once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((place for place, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+
+    items.sort(key=place)
+
+
+class InFiles(LoadFileScheduling):  # type: ignore[misc]
+    """Each process of pytest-xdist takes whole files, whose tests share what is made once, or single tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(ONE_BY_ONE) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InFiles:
+    return InFiles(config, log)
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A head with four CPUs, started as people do."""
+    with running_head() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_a_ray_that_was_open_is_used_and_stays_open(local_ray: None, tmp_path: P
     (tmp_path / "student").mkdir()
     job = write_job(tmp_path, make_bert(tmp_path / "student"), engines=1)
     said = io.StringIO()
-    run_job(load_config(job), str(job), str(tmp_path / "run"), Console(file=said, width=200))
+    run_job(load_config(job), str(tmp_path / "run"), Console(file=said, width=200))
     address = ray.get_runtime_context().gcs_address
     assert f"on the Ray cluster at {address}" in said.getvalue()
     assert RunStore(tmp_path / "run").students() == [0, 1]

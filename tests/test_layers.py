@@ -18,6 +18,7 @@ LIGHT = (
     "s3ray.generator.ledger",
     "s3ray.generator.dispatch",
     "s3ray.generator.placement",
+    "s3ray.student.trained",
 )
 PROBE = """
 import importlib, json, sys
@@ -39,6 +40,12 @@ def loaded(modules: Sequence[str], heavy: Sequence[str]) -> dict[str, list[str]]
 
 def test_words_and_logic_load_nothing_heavy() -> None:
     assert loaded(LIGHT, HEAVY) == {module: [] for module in LIGHT}
+
+
+def test_who_does_not_train_loads_no_torch() -> None:
+    """A plan, a benchmark and the driver of a campaign start in a second."""
+    modules = ["s3ray.running", "s3ray.campaign.compare", "s3ray.bench.run", "s3ray.submission.submit"]
+    assert loaded(modules, HEAVY[1:]) == {module: [] for module in modules}
 
 
 def test_ray_trains_controller_loads_no_models() -> None:

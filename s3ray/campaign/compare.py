@@ -37,7 +37,7 @@ from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore, locked
-from s3ray.student.fit import lineage, questions
+from s3ray.student.trained import lineage, questions
 from s3ray.students import Trainer
 from s3ray.types import StudentJob
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from s3ray.store import CHECKER_SCORE, KEPT_BY_THE_RUN, RunStore
-from s3ray.student.model import TRAINED
-from s3ray.student.trained import lineage_at
+from s3ray.student.trained import TRAINED, lineage_at
 from s3ray.types import StudentResult
 
 Value = TypeVar("Value")

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from s3ray.config import MIN_SPAN_LENGTH
 from s3ray.errors import InputError
 from s3ray.tasks import Task
 from s3ray.types import Example, Span
 
 NO_ANSWER = (0, 0)
 """Target of a window that does not hold the answer: the position of the classification token."""
-MIN_SPAN_LENGTH = 32
 BATCHES_PER_POOL = 50
 """Batches' worth of random rows that are sorted by length together: enough to pad little and still mix well."""
 

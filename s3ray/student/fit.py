@@ -12,19 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-import xxhash
 from torch.nn.parallel import DistributedDataParallel
 
-from s3ray.config import StudentConfig, data_shaping, fingerprint
+from s3ray.config import StudentConfig
 from s3ray.errors import TrainerError
-from s3ray.identity import model_identity
-from s3ray.objects import read_file
 from s3ray.student.encode import Encoded, plan_batches
 from s3ray.student.losses import row_losses
 from s3ray.student.model import Student
 from s3ray.student.ranks import Ranks
-from s3ray.student.trained import lineage_at
-from s3ray.types import EpochReport, Score, StudentJob
+from s3ray.types import EpochReport, Score
 
 MAX_GRADIENT_NORM = 1.0
 _RANK_STRIDE = 1_000_003
@@ -56,29 +52,6 @@ class NoCheckpoints:
 
     def save(self, make_state: Callable[[], State]) -> None:
         """Nothing."""
-
-
-def lineage(config: StudentConfig, job: StudentJob) -> str:
-    """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
-
-    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie. The checker
-    that weighs the rows is part of it; without one, how they would be weighed is not.
-
-    Raises:
-        TrainerError: there is no such checker.
-    """
-    files = [xxhash.xxh64_hexdigest(read_file(path)) for path in (job.train_path, job.select_path)]
-    settings = data_shaping(config) | {"model": model_identity(config.model)}
-    if job.checker is None:
-        settings = {name: value for name, value in settings.items() if name not in ("weigh", "max_weight")}
-    checker = {} if job.checker is None else {"checker": lineage_at(job.checker)}
-    return fingerprint({"student": settings, "seed": job.seed, "files": files} | checker)
-
-
-def questions(job: StudentJob) -> str:
-    """A name (16 hex digits) for all that a trained student is asked: equal students answer equal questions equally."""
-    asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
-    return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,13 +17,13 @@ from s3ray.dataset import examples_from_table
 from s3ray.store import read_table
 from s3ray.student.checker import ask_checker
 from s3ray.student.encode import Encoded
-from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints, lineage
+from s3ray.student.fit import Checkpoints, Fit, NoCheckpoints
 from s3ray.student.mine import BLOCK_ROWS, mine
 from s3ray.student.model import Student, load_student, save_student, saved_student
 from s3ray.student.predict import Prediction, predict
 from s3ray.student.probe import probe
 from s3ray.student.ranks import Ranks, SingleProcess, agreed, by_first
-from s3ray.student.trained import Trained, find_trained
+from s3ray.student.trained import Trained, find_trained, lineage
 from s3ray.tasks import Task
 from s3ray.types import Answer, Example, Score, Source, StudentJob, StudentResult
 

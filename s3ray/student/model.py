@@ -21,11 +21,10 @@ from s3ray.errors import InputError
 from s3ray.objects import open_folder
 from s3ray.processor import cpu_flags, has_bfloat16
 from s3ray.student.encode import Encoded, collate, encode
+from s3ray.student.trained import TRAINED
 from s3ray.tasks import Task
 from s3ray.types import Example
 from s3ray.weights import make_tokenizer_portable, resolve_model
-
-TRAINED = "trained.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import xxhash
+
+from s3ray.config import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import TrainerError
-from s3ray.objects import open_folder
-from s3ray.student.model import TRAINED
-from s3ray.types import EpochReport, Score
+from s3ray.identity import model_identity
+from s3ray.objects import open_folder, read_file
+from s3ray.types import EpochReport, Score, StudentJob
+
+TRAINED = "trained.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """How a training went. ``lineage`` names what shaped the student (``fit.lineage``).
+    """How a training went. ``lineage`` names what shaped the student (``lineage``).
 
     Its mistakes are mined in blocks of ``block_rows`` rows, also by a version that would take blocks of another size.
     """
@@ -30,6 +35,29 @@ class Trained:
         return asdict(self)
 
 
+def lineage(config: StudentConfig, job: StudentJob) -> str:
+    """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
+
+    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie. The checker
+    that weighs the rows is part of it; without one, how they would be weighed is not.
+
+    Raises:
+        TrainerError: there is no such checker.
+    """
+    files = [xxhash.xxh64_hexdigest(read_file(path)) for path in (job.train_path, job.select_path)]
+    settings = data_shaping(config) | {"model": model_identity(config.model)}
+    if job.checker is None:
+        settings = {name: value for name, value in settings.items() if name not in ("weigh", "max_weight")}
+    checker = {} if job.checker is None else {"checker": lineage_at(job.checker)}
+    return fingerprint({"student": settings, "seed": job.seed, "files": files} | checker)
+
+
+def questions(job: StudentJob) -> str:
+    """A name (16 hex digits) for all that a trained student is asked: equal students answer equal questions equally."""
+    asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
+    return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
+
+
 def find_trained(output: str, lineage: str) -> Trained | None:
     """What the marker in a student's folder says; None where there is none, or that of another student.
 
@@ -41,7 +69,7 @@ def find_trained(output: str, lineage: str) -> Trained | None:
 
 
 def lineage_at(output: str) -> str:
-    """What shaped the trained student in a folder (``fit.lineage``).
+    """What shaped the trained student in a folder (``lineage``).
 
     Raises:
         TrainerError: there is none.

@@ -32,6 +32,7 @@ from s3ray.files import absolute
 from s3ray.memory import MemoryWatch, student_bytes, wait_for_memory
 from s3ray.monitor.logs import log_from
 from s3ray.objects import arrow_files
+from s3ray.student.trained import lineage
 from s3ray.tasks import Task
 from s3ray.types import StudentJob, StudentResult
 from s3ray.weights import resolve_model
@@ -133,8 +134,6 @@ class RayStudentTrainer:
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
-        from s3ray.student.fit import lineage
-
         gpus = self._resources["GPU"]
         least, most = self._config.least_workers, self._config.workers
         return ray.train.torch.TorchTrainer(

@@ -1,4 +1,4 @@
-"""Clusters of one machine."""
+"""Clusters of one machine, which tests share."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,16 @@ import ray
 from ray.cluster_utils import Cluster
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
+@pytest.fixture(scope="module")
+def pretend_gpus() -> Iterator[Cluster]:
     """A node with four pretend GPUs."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 4})
-    yield cluster.address
-    ray.shutdown()
+    yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def address(pretend_gpus: Cluster) -> Iterator[str]:
+    """Where that node is; whoever joins it has left it when the test ends."""
+    yield pretend_gpus.address
+    ray.shutdown()

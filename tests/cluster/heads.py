@@ -31,7 +31,7 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head(num_cpus: int = 2) -> Iterator[Head]:
+def running_head() -> Iterator[Head]:
     """A head of its own: no folder, port or token of another Ray on this machine."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
     ports = {name: free_port() for name in names}
@@ -40,10 +40,11 @@ def running_head(num_cpus: int = 2) -> Iterator[Head]:
     token.write_text(secrets.token_hex(32))
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token), "PATH": commands}
-    options = [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", *(f"--{name}={port}" for name, port in ports.items())]
+    options = ["--num-cpus=4", f"--temp-dir={folder}", *(f"--{name}={port}" for name, port in ports.items())]
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--disable-usage-stats", *options],
-        env=environment | {"RAY_AUTH_MODE": "token"},
+        # A node that is told to end waits for others to take its work over; these all end together.
+        env=environment | {"RAY_AUTH_MODE": "token", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

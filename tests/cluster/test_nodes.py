@@ -1,5 +1,6 @@
 """The pool on a real cluster of several raylets: nodes leave and join while it generates."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +9,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.processes import below
+from s3ray.cluster import node_facts
 from s3ray.generator.pool import GeneratorPool
 from s3ray.outcomes import outcomes_from_table
+from tests.cluster.heads import WAIT_S
 from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = pytest.mark.ray
@@ -17,19 +20,31 @@ pytestmark = pytest.mark.ray
 SLOW = {"tokens_per_s": 8.0, "takes_gpus": True}
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without GPUs and two nodes with two pretend GPUs each."""
+@pytest.fixture(scope="module")
+def running() -> Iterator[Cluster]:
+    """A head without GPUs, which this process has joined."""
     if ray.is_initialized():
         pytest.skip("this process has joined another Ray")
     patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}  # else 15 s for a lost node
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "_system_config": patience})
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, num_gpus=2)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Cluster:
+    """It has two nodes with two pretend GPUs each, whatever the test before left, and nobody is at work on them."""
+    while len(running.worker_nodes) > 2:
+        running.remove_node(next(iter(running.worker_nodes)), allow_graceful=False)
+    while len(running.worker_nodes) < 2:
+        running.add_node(num_cpus=2, num_gpus=2)
+    deadline = time.monotonic() + WAIT_S
+    while any(below("GeneratorActor")) or len(node_facts()) != 3 or ray.available_resources().get("GPU", 0) != 4:
+        assert time.monotonic() < deadline, "the cluster does not come to rest"
+        time.sleep(0.1)
+    return running
 
 
 class Chunks:

@@ -17,7 +17,7 @@ from benchmarks.processes import below
 from s3ray.objects import read_file
 from s3ray.store import RunStore
 from tests.buckets import serve_bucket
-from tests.cluster.heads import RAY, WAIT_S, running_head
+from tests.cluster.heads import RAY, WAIT_S, Head
 from tests.models import make_bert
 
 pytestmark = pytest.mark.ray
@@ -99,7 +99,9 @@ def undisturbed(student: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return dataset(folder / "run")
 
 
-def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
+def test_a_driver_killed_twice_ends_in_the_same_data_as_a_submitted_ray_job(
+    tmp_path: Path, student: Path, undisturbed: str, head: Head
+) -> None:
     out = tmp_path / "run"
     slow = write_job(tmp_path, student, engines=3, fake=SLOW)
     process = start(slow, out)
@@ -108,7 +110,7 @@ def test_a_driver_killed_twice_ends_in_the_same_data(tmp_path: Path, student: Pa
     process = start(slow, out)
     wait_for(process, lambda: len(events(out, "run_started")) == 2 and bool(events(out, "student_started")))
     kill_driver(process)
-    finish(write_job(tmp_path, student, engines=1), out)
+    go_on_as_a_ray_job(write_job(tmp_path, student, engines=1), out, head)
     assert [event["resumed"] for event in events(out, "run_started")] == [False, True, True]
     check_books(out)
     assert dataset(out) == undisturbed
@@ -157,20 +159,9 @@ def test_a_run_on_an_object_store_goes_on_from_another_machine(
     assert hashlib.sha256(content).hexdigest() == undisturbed
 
 
-def test_killed_and_dying_engines_end_in_the_same_data(tmp_path: Path, student: Path, undisturbed: str) -> None:
-    out = tmp_path / "run"
-    process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
-    wait_for(process, lambda: len(events(out, "chunk_written")) >= 2)
-    next(below("GeneratorActor", process.pid)).kill()
-    text, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, text
-    assert len(events(out, "engine_lost")) >= 2
-    check_books(out)
-    assert dataset(out) == undisturbed
-
-
-def test_a_run_without_engines_left_says_how_to_go_on(tmp_path: Path, student: Path, undisturbed: str) -> None:
-    job = write_job(tmp_path, student)
+def test_without_engines_left_a_run_says_how_to_go_on_and_goes_on_though_engines_die(
+    tmp_path: Path, student: Path, undisturbed: str
+) -> None:
     dying = write_job(tmp_path, student, name="dying", fake="die_after: 9")
     dying.write_text(dying.read_text().replace("max_restarts: 100", "max_restarts: 0"))
     out = tmp_path / "run"
@@ -182,30 +173,31 @@ def test_a_run_without_engines_left_says_how_to_go_on(tmp_path: Path, student: P
     assert "Traceback" not in text
     kept = sorted(path.name for path in (out / "rounds/0/chunks").iterdir())
     assert kept
-    finish(job, out)
+    num_chunks, num_lost = (len(events(out, name)) for name in ("chunk_written", "engine_lost"))
+
+    process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
+    wait_for(process, lambda: len(events(out, "chunk_written")) >= num_chunks + 2)
+    next(below("GeneratorActor", process.pid)).kill()
+    text, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, text
+    assert len(events(out, "engine_lost")) >= num_lost + 2
     assert set(kept) <= {path.name for path in (out / "rounds/0/chunks").iterdir()}
     check_books(out)
     assert dataset(out) == undisturbed
 
 
-def test_the_same_job_runs_as_a_submitted_ray_job(tmp_path: Path, student: Path, undisturbed: str) -> None:
-    job = write_job(tmp_path, student)
+def go_on_as_a_ray_job(job: Path, out: Path, head: Head) -> None:
+    """A job sent by Ray's own client finishes the run; a plan finds the same cluster by its address."""
+    named = job.with_name("named.yaml")
+    named.write_text(job.read_text().replace("address: local", f"address: '{head.address}'"))
     job.write_text(job.read_text().replace("address: local", "address: auto"))
-    out = tmp_path / "run"
     inner = "from s3ray.cli import main; main()"
-    with running_head() as head:
-        entrypoint = [sys.executable, "-c", inner, "run", str(job), "--out", str(out)]
-        submit = [RAY, "job", "submit", "--address", head.dashboard, "--", *entrypoint]
-        with_token = head.environment | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
-        done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False, env=with_token)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "on the Ray cluster at" in done.stdout
-        named = write_job(tmp_path, student, name="named")
-        named.write_text(named.read_text().replace("address: local", f"address: '{head.address}'"))
-        command = [sys.executable, "-c", inner, "plan", str(named)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=head.environment
-        )
-        assert "can run on the Ray cluster at" in done.stdout, done.stderr
-    check_books(out)
-    assert dataset(out) == undisturbed
+    entrypoint = [sys.executable, "-c", inner, "run", str(job), "--out", str(out)]
+    submit = [RAY, "job", "submit", "--address", head.dashboard, "--", *entrypoint]
+    with_token = head.environment | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
+    done = subprocess.run(submit, capture_output=True, text=True, timeout=WAIT_S, check=False, env=with_token)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "on the Ray cluster at" in done.stdout
+    command = [sys.executable, "-c", inner, "plan", str(named)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=head.environment)
+    assert "can run on the Ray cluster at" in done.stdout, done.stderr

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from s3ray.store import RunStore
-from tests.cluster.heads import RAY, WAIT_S, Head, running_head
+from tests.cluster.heads import RAY, WAIT_S, Head
 from tests.models import make_bert
 from tests.monitor.test_documented import documented_events
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.ray
 # Tests that are started in the background of a script are deaf to Ctrl-C, and so would be what they start.
 _HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 S3RAY = [sys.executable, "-c", f"{_HEARS}; from s3ray.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with running_head() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
         "name": "swap",
         "task": "review_sentences",
         "gold": {"extrapolate": 30, "select": 20, "test": 20},
-        "strategy": {"name": "s3", "rounds": 2, "seed_examples": 60, "rows": 90, "reasons_per_label": 5},
+        "strategy": {"name": "s3", "rounds": 1, "seed_examples": 60, "rows": 90, "reasons_per_label": 5},
         "generator": {"engine": "fake", "engines": 4, "prompt_form": "completion", "fake": {"takes_gpus": True}},
         "student": {"model": str(student), "epochs": 1, "max_length": 32, "workers": 4},
         "placement": {"mode": "swap", **placement},
@@ -44,7 +44,7 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     assert "1 of 4 GPU are held (1 by somebody)" in told
     run_job(config, str(tmp_path / "run"), Console(quiet=True))
     store = RunStore(tmp_path / "run")
-    assert holders(store) == ["engines", "workers"] * 3
+    assert holders(store) == ["engines", "workers"] * 2
     metrics = store.read_json("metrics.json")
     assert set(metrics["test"]) >= {"accuracy", "num_examples"}
     assert metrics["time"]["engines"]["engine-3"]["waiting_for_the_other_phase"] > 0

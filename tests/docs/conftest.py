@@ -10,7 +10,7 @@ import pytest
 from tests.models import make_bert
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bert(tmp_path_factory.mktemp("student"))
 

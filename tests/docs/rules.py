@@ -33,7 +33,10 @@ _SIZES = (
     "strategy.rows=24",
     "strategy.reasons_per_label=4",
 )
-_ONE_ROUND = "strategy.rounds=1"  # but for the tutorial, which uses the student of its last round
+# But for the tutorial, which uses the student of its last round. A training costs more than all else: the page that
+# explains a run and those that begin with one have a round after the seed set, what is submitted has none.
+_ONE_ROUND = "strategy.rounds=1"
+_NO_ROUND = ("strategy.rounds=0", "strategy.rows=null")
 _TASK = ("task=review_sentences", "gold.test=20")  # its data come with the package
 
 
@@ -42,9 +45,11 @@ def _sets(*fields: str, prefix: str = "") -> str:
 
 
 SMALL_JOB = _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK)
+SEED_JOB = _sets(*_MODELS, *_SIZES, *_NO_ROUND, *_TASK)
+SEED_OWN = _sets(*_MODELS, *_SIZES, *_NO_ROUND, "generator.prompt_form=completion")
 SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
-SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32")
+SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32", *_NO_ROUND)
 SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
 
 
@@ -67,15 +72,17 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS, "cluster.address=local")),
     Rule(pattern=rf"PYTHONPATH=\. {_S3RAY} plan claims-own\.yaml", options=_sets(*_STUDENT, "cluster.address=local")),
     Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SMALL_JOB),
-    Rule(pattern=rf"{_S3RAY} run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=r"\.venv/bin/s3ray run reviews-job\.yaml", options=SEED_OWN, needs_ray=True),
+    Rule(pattern=r"s3ray run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),  # the tutorial's
+    Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml( --set curation.*)?", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32", needs_ray=True),
     Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
-    Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SEED_JOB, needs_ray=True),
     # Stand-ins: make tells what it would do; the others note what they are asked for.
     Rule(pattern=r"(?:S3RAY_EXTRA=gpu )?make [\w./-]+"),
     Rule(pattern=r"(?:\.venv/bin/)?ray (up|down|dashboard) .*"),
@@ -113,7 +120,7 @@ RUN_BEFORE = {
     "docs/storage.md": ("s3ray run jobs/quickstart.yaml",),
     "docs/clusters/slurm.md": ("s3ray run jobs/gpu-8.yaml",),  # what the batch job does
 }
-"""What has happened before a page is read."""
+"""What has happened before a page is read; pages that begin with the same share the runs."""
 
 
 def rule_of(command: str) -> Rule | None:

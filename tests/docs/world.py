@@ -65,6 +65,7 @@ class World:
             "WORLD": str(folder),
             "BERT": str(student),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"],
             **variables,
         }
 
@@ -84,10 +85,9 @@ class World:
             (folder / name).chmod(0o755)
         (folder / "activate").write_text("PATH=$PWD/.venv/bin:$PATH\n")
 
-    def follow(self, steps: Sequence[Step], before: Sequence[str] = ()) -> str:
+    def follow(self, steps: Sequence[Step]) -> str:
         """Do what a page says, in one shell; returns what was printed. The first command that fails ends it."""
         script = ["set -eo pipefail"]
-        script += [self._line(command) for command in before]
         for number, step in enumerate(steps):
             place = self.folder / ".steps" / str(number)
             match step:

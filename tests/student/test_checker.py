@@ -12,9 +12,9 @@ import torch
 from s3ray.config import StudentConfig
 from s3ray.errors import TrainerError
 from s3ray.student.checker import ask_checker
-from s3ray.student.fit import lineage
 from s3ray.student.loop import LocalStudentTrainer
 from s3ray.student.model import load_student
+from s3ray.student.trained import lineage
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Source, StudentJob
 from tests.student.workers import on_workers

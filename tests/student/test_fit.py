@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from s3ray.config import StudentConfig
 from s3ray.errors import InputError
-from s3ray.student.fit import Fit, State, lineage
+from s3ray.student.fit import Fit, State
 from s3ray.student.loop import train_student
 from s3ray.student.model import load_student
 from s3ray.student.ranks import SingleProcess
 from s3ray.student.state import read_state, write_state
+from s3ray.student.trained import lineage
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Score, Source, StudentJob, StudentResult
 

