@@ -185,7 +185,7 @@ def _run_group(
     )
     sharing = Sharing(source=source, num_allowed=devices.num_allowed)
     pool = GeneratorPool(config, tasks, plan, emit=events.emit, sharing=sharing)
-    per_engine, meters = _per_engine(plan), RayMeters()
+    per_engine, meters, own_name = _per_engine(plan), RayMeters(), campaign.config.name
     service = PoolService(
         pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
     )
@@ -202,8 +202,7 @@ def _run_group(
         def trainer_with(num_workers: int) -> Trainer:
             student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
             beside = 1 if passes else campaign.config.trainings
-            run_name = f"{campaign.config.name}-{name}"
-            return make_trainer(student, run.job, plan, run.store, run_name, num_trainings=beside)
+            return make_trainer(student, run.job, plan, run.store, f"{own_name}-{name}", num_trainings=beside)
 
         trainer = RunTrainer(
             trainer_with,
