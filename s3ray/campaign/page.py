@@ -23,8 +23,9 @@ from s3ray.monitor import comparison, lanes, plots
 from s3ray.monitor.accounting import shares
 from s3ray.monitor.answers import use_answer
 from s3ray.monitor.comparison import Point
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import CampaignStarted, Event
 from s3ray.monitor.plots import Part
+from s3ray.monitor.records import to_plain
 from s3ray.monitor.report import page_template
 from s3ray.monitor.svg import standalone
 from s3ray.store import RunStore
@@ -38,13 +39,14 @@ def write_comparison(
 ) -> None:
     """Write the files into the campaign's folder; there is at least one row. ``events`` are the campaign's own."""
     booked = campaign_account(events, campaign.config.name)
-    made_by = [event["made_by"] for event in events if "made_by" in event]
-    store.write_json("compare.json", to_json(campaign, rows, results) | {"made_by": made_by} | campaign_time(booked))
+    starts = [event.made_by for event in events if isinstance(event, CampaignStarted) and event.made_by]
+    made_by = {"made_by": to_plain(starts)}
+    store.write_json("compare.json", to_json(campaign, rows, results) | made_by | campaign_time(booked))
     store.write_json("timeline.json", lanes.trace(booked))
     tables = {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
     curves = _curves(campaign, rows)
     pictures = _write_pictures(store, tables, curves)
-    store.write_text("compare.md", to_page(campaign, rows, results, made_by, pictures))
+    store.write_text("compare.md", to_page(campaign, rows, results, starts, pictures))
     page = page_template("compare.html.j2").render(
         campaign=campaign.config,
         campaign_runs=campaign,
@@ -104,8 +106,8 @@ def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Resul
 
 
 def _run_json(result: Result) -> dict[str, Any]:
-    metric, answers = result.metrics["metric"], result.answers
-    return {"metric": metric, "score": result.metrics["test"][metric], "answers": answers and _answers_json(answers)}
+    metrics, answers = result.metrics, result.answers
+    return {"metric": metrics.metric, "score": metrics.score, "answers": answers and _answers_json(answers)}
 
 
 def _answers_json(answers: Answers) -> dict[str, Any]:

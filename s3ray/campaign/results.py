@@ -4,10 +4,8 @@ config.yaml  fingerprint.json  metrics.json  students/N/score.json  students/LAS
 gold/test.parquet, where macro-F1 decides; audit.json, where there is one
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from s3ray.campaign.intervals import Answers
 from s3ray.config import RunConfig, data_changes, data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.audit import AUDIT
+from s3ray.monitor.metrics import METRICS, Metrics, read_metrics
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 
@@ -25,7 +24,7 @@ _CONTENTS = ("task", "task_content", "gold_content")
 class Result:
     """A finished run: its metrics.json, and as far as they are known its answers and how many labels are right."""
 
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     answers: Answers | None = None
     label_accuracy: float | None = None
 
@@ -37,7 +36,7 @@ def num_students_left(store: RunStore, config: RunConfig) -> int:
 
 def is_finished(store: RunStore, config: RunConfig) -> bool:
     """Whether nothing is left to do; neither data nor models nor a cluster are needed to say so."""
-    return store.has("metrics.json") and num_students_left(store, config) == 0
+    return store.has(METRICS) and num_students_left(store, config) == 0
 
 
 def check_finished(store: RunStore, config: RunConfig) -> None:
@@ -63,14 +62,14 @@ def read_result(store: RunStore) -> Result:
     Raises:
         StoreError: a file cannot be read.
     """
-    metrics = store.read_json("metrics.json")
+    metrics = read_metrics(store)
     return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=_label_accuracy(store))
 
 
-def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
+def _answers(store: RunStore, metrics: Metrics) -> Answers | None:
     """What the last student answered on test, sorted by id; None where that was not kept."""
     name = store.in_student(max(store.students()), "test.parquet")
-    needs_truth = metrics["metric"] == "macro_f1"
+    needs_truth = metrics.metric == "macro_f1"
     if not store.has(name) or (needs_truth and not store.has(store.gold("test"))):
         return None
     table = store.read_table(name).sort_by("id")

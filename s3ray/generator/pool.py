@@ -6,7 +6,6 @@ as the dispatcher has for it. What a dead engine held goes to the others.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -26,10 +25,21 @@ from s3ray.generator.recipe import Recipe
 from s3ray.generator.seat import Seat, SeatState, no_engine_left, why_lost
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
+from s3ray.monitor.events import (
+    EngineAsleep,
+    EngineAwake,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+)
 from s3ray.outcomes import Chunk
 from s3ray.types import EngineLimits, FailureReason
 
-Emit = Callable[..., None]
+Emit = Callable[[Event], None]
 
 _NO_ROOM = "no node has room for it"
 _POLL_S = 1.0
@@ -83,7 +93,7 @@ class GeneratorPool:
         for seat in asleep:
             self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.state = SeatState.ASLEEP
-            self._emit("engine_asleep", engine=seat.engine, level=self._plan.sleep_level)
+            self._emit(EngineAsleep(engine=seat.engine, level=self._plan.sleep_level))
         self._stop([seat for seat in self._running() if seat.state is not SeatState.ASLEEP])
 
     def close(self) -> None:
@@ -95,7 +105,7 @@ class GeneratorPool:
         for seat in seats:
             self._dispatcher.leave(seat.engine, is_blamed=False)
             seat.remove()
-            self._emit("engine_stopped", engine=seat.engine)
+            self._emit(EngineStopped(engine=seat.engine))
 
     def _running(self) -> list[Seat]:
         """Those that hold their place."""
@@ -114,7 +124,8 @@ class GeneratorPool:
             is_due = seat.state is SeatState.WAITING and seat.not_before <= now
             if is_due and self._may_start() and self._find_place(seat, now):
                 seat.launch(self._config.generator, self._recipes, run=self._config.name, now=now)
-                self._emit("engine_starting", engine=seat.engine, nodes=sorted(seat.nodes), restarts=seat.num_restarts)
+                nodes = tuple(sorted(seat.nodes))
+                self._emit(EngineStarting(engine=seat.engine, nodes=nodes, restarts=seat.num_restarts))
 
     def _find_place(self, seat: Seat, now: float) -> bool:
         """Keep the seat's place, or find it another one; False while no node has room."""
@@ -129,7 +140,11 @@ class GeneratorPool:
         if seat.placement is None:
             if not seat.is_homeless:
                 seat.problem = _NO_ROOM
-                self._emit("engine_waiting", engine=seat.engine, problem=_NO_ROOM, **self._strength())
+                self._emit(
+                    EngineWaiting(
+                        engine=seat.engine, problem=_NO_ROOM, running=len(self._running()), wanted=len(self._seats)
+                    )
+                )
             seat.not_before = now + _NODES_EVERY_S
         seat.is_homeless = seat.placement is None
         return not seat.is_homeless
@@ -138,10 +153,6 @@ class GeneratorPool:
         if now - self._nodes_at > _NODES_EVERY_S:
             self._nodes, self._nodes_at = node_facts(), now
         return self._nodes
-
-    def _strength(self) -> dict[str, int]:
-        """With how many engines the run goes on: k of n."""
-        return {"running": len(self._running()), "wanted": len(self._seats)}
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -243,8 +254,16 @@ class GeneratorPool:
         seat.state, seat.problem, seat.progress_at = SeatState.READY, "", now
         self._dispatcher.join(seat.engine, limits)
         seconds = now - seat.called
-        event, seat.is_waking = "engine_awake" if seat.is_waking else "engine_ready", False
-        self._emit(event, engine=seat.engine, seconds=seconds, limits=asdict(limits), **self._strength())
+        event, seat.is_waking = EngineAwake if seat.is_waking else EngineReady, False
+        self._emit(
+            event(
+                engine=seat.engine,
+                seconds=seconds,
+                limits=limits,
+                running=len(self._running()),
+                wanted=len(self._seats),
+            )
+        )
 
     def _take_in(self, seat: Seat, answer: Exchange) -> None:
         """Book what an engine finished; see whether it moves."""
@@ -303,18 +322,23 @@ class GeneratorPool:
         seat.remove()
         seat.problem = problem
         self._emit(
-            "engine_lost",
-            engine=seat.engine,
-            problem=problem,
-            in_flight=loss.num_in_flight,
-            poisoned=len(loss.poisoned),
-            restarts=seat.num_restarts,
-            nodes=sorted(seat.nodes),
+            EngineLost(
+                engine=seat.engine,
+                problem=problem,
+                in_flight=loss.num_in_flight,
+                poisoned=len(loss.poisoned),
+                restarts=seat.num_restarts,
+                nodes=tuple(sorted(seat.nodes)),
+            )
         )
         not_before = self._supervisor.died(seat.engine, node_id, now, is_blamed=is_blamed)
         if is_final or not_before is None:
             seat.state, seat.placement = SeatState.GIVEN_UP, None
-            self._emit("engine_given_up", engine=seat.engine, problem=problem, **self._strength())
+            self._emit(
+                EngineGivenUp(
+                    engine=seat.engine, problem=problem, running=len(self._running()), wanted=len(self._seats)
+                )
+            )
         else:
             seat.num_restarts += 1
             seat.not_before = not_before

@@ -10,7 +10,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import (
+    AnswersDealt,
+    CheckerFinished,
+    CheckerStarted,
+    ChunkWritten,
+    EngineAwake,
+    EngineEvent,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+    RunFailed,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    TrainingFinished,
+    TrainingStarted,
+)
+from s3ray.types import EngineReport
 
 STARTING = "starting"
 BUSY = "busy"
@@ -84,12 +105,17 @@ class Account:
         return sum(starts_s) / len(starts_s) if starts_s else None
 
 
-def account(events: Iterable[Event]) -> Account:
-    """Book the time of a run from its events, oldest first."""
+def account(events: Iterable[Event], campaign: str = "") -> Account:
+    """Book the time of a run from its events, oldest first; of ``campaign``, where they are of its log.
+
+    A campaign's engines serve many stages at once and many students train at once: for them it is one run that writes
+    while any of its runs does, and trains while any of its runs does.
+    """
     attempts: list[_Attempt] = []
     for event in events:
-        if not attempts or attempts[-1].number != event["attempt"]:
-            attempts.append(_Attempt(number=event["attempt"], start=event["time"], now=event["time"]))
+        is_own = campaign in ("", event.run)
+        if not attempts or (is_own and attempts[-1].number != event.attempt):
+            attempts.append(_Attempt(number=event.attempt, start=event.time, now=event.time))
         attempts[-1].fold(event)
     lanes: dict[str, Lane] = {}
     trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
@@ -104,22 +130,41 @@ def account(events: Iterable[Event]) -> Account:
         engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
         trainers=(trainer,) if trainer.num else (),
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
-        stages=tuple((name, attempt.closed(window)) for attempt in attempts for name, window in attempt.stages),
-        students=tuple(
-            (student.name, attempt.closed(student.window)) for attempt in attempts for student in attempt.students
-        ),
+        stages=tuple((step.name, step.window(attempt.now)) for attempt in attempts for step in attempt.stages.all),
+        students=tuple((step.name, step.window(attempt.now)) for attempt in attempts for step in attempt.students.all),
     )
 
 
-def shares(lanes: Sequence[Lane]) -> dict[str, float | None]:
-    """Seconds in all (``seconds``) and the share of each state: they add up to 1, or are None without a second."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeShares:
+    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+
+    ``workers`` are those of train workers, which share a lane.
+    """
+
+    workers: int | None = None
+    seconds: float
+    busy: float | None
+    starting: float | None
+    waiting_for_work: float | None
+    waiting_for_the_other_phase: float | None
+    recovering: float | None
+
+    @property
+    def by_state(self) -> dict[str, float]:
+        """The shares by ``STATES``; empty without a second."""
+        shares = (self.busy, self.starting, self.waiting_for_work, self.waiting_for_the_other_phase, self.recovering)
+        return {state: share for state, share in zip(STATES, shares, strict=True) if share is not None}
+
+
+def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
+    """What the time of some lanes went into."""
     total: Counter[str] = Counter()
     for lane in lanes:
         total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
     seconds = sum(total[state] for state in STATES)
-    return {"seconds": seconds} | {
-        state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES
-    }
+    each = {state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES}
+    return TimeShares(workers=workers, seconds=seconds, **each)
 
 
 # -- what the events of an attempt say -----------------------------------------------------------------------------
@@ -134,17 +179,47 @@ class _Life:
     is_process: bool = True
     ready: float | None = None
     end: float | None = None
-    ended: str = ""
+    ended: type[EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Student:
+class _Step:
+    """A stage or a training, or several that overlap. Of a training: how long it waited, and its workers started."""
+
     name: str
-    window: tuple[float, float | None]
+    start: float
+    end: float | None = None
     wait_s: float = 0.0
     start_s: float = 0.0
+
+    def window(self, now: float) -> Window:
+        """When it was; the end of the attempt may have cut it."""
+        return self.start, now if self.end is None else self.end
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The steps of one kind in an attempt, in order; ``_under_way`` has the runs, and what of each is not done."""
+
+    all: list[_Step] = field(default_factory=list)
+    _under_way: set[tuple[str, str]] = field(default_factory=set)
+
+    def begin(self, run: str, name: str, now: float) -> None:
+        if not self._under_way:
+            self.all.append(_Step(name=name, start=now))
+        self._under_way.add((run, name))
+
+    def end(self, run: str, name: str | None, now: float) -> None:
+        """This step of a run ended; None: all that the run had under way."""
+        left = {(of, each) for of, each in self._under_way if of != run or name not in (None, each)}
+        if self._under_way and not left:
+            self.all[-1].end = now
+        self._under_way = left
+
+    def windows(self, now: float) -> list[Window]:
+        return [step.window(now) for step in self.all]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,41 +229,35 @@ class _Attempt:
     now: float
     num_workers: int = 0
     engines: dict[str, list[_Life]] = field(default_factory=dict)
-    stages: list[tuple[str, tuple[float, float | None]]] = field(default_factory=list)
-    students: list[_Student] = field(default_factory=list)
+    stages: _Steps = field(default_factory=_Steps)
+    students: _Steps = field(default_factory=_Steps)
 
     def fold(self, event: Event) -> None:
-        self.now = max(self.now, event["time"])  # a clock that was set back makes no negative seconds
-        match event["event"]:
-            case "run_started":
-                self.num_workers = event["workers"]
-            case "stage_started":
-                self.stages.append((f"round {event['round']} {event['stage']}", (self.now, None)))
-            case "stage_finished" if self.stages:
-                name, (start, _) = self.stages[-1]
-                self.stages[-1] = name, (start, self.now)
-            case "student_started":
-                self.students.append(_Student(name=f"student {event['round']}", window=(self.now, None)))
-            case "checker_started":
-                self.students.append(_Student(name="checker", window=(self.now, None)))
-            case "student_finished" | "checker_finished" if self.students:
-                self._finish_student(event)
-            case "chunk_written":
-                for name, report in event["engines"].items():
+        self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
+        match event:
+            case RunStarted():
+                self.num_workers = event.workers
+            case StageStarted():
+                self.stages.begin(event.run, f"round {event.round} {event.stage}", self.now)
+            case StageFinished():
+                self.stages.end(event.run, f"round {event.round} {event.stage}", self.now)
+            case TrainingStarted():
+                name = "checker" if isinstance(event, CheckerStarted) else f"student {event.round}"
+                self.students.begin(event.run, name, self.now)
+            case TrainingFinished():
+                name = "checker" if isinstance(event, CheckerFinished) else f"student {event.round}"
+                self.students.end(event.run, name, self.now)
+                if self.students.all:
+                    self.students.all[-1].wait_s = max(0.0, event.seconds.get("wait", 0.0))
+                    self.students.all[-1].start_s = max(0.0, event.seconds.get("start", 0.0))
+            case RunFailed():
+                self.stages.end(event.run, None, self.now)
+                self.students.end(event.run, None, self.now)
+            case ChunkWritten() | AnswersDealt():
+                for name, report in event.engines.items():
                     self._note_report(name, report)
-            case "engine_starting" | "engine_waiting" | "engine_ready":
+            case EngineEvent():
                 self._note_engine(event)
-            case "engine_awake":
-                self._last_life(event["engine"]).wakings.append((self.now - event["seconds"], self.now))
-            case "engine_lost" | "engine_given_up" | "engine_stopped":
-                life = self._last_life(event["engine"])
-                life.end = self.now if life.end is None else life.end
-                life.ended = event["event"].removeprefix("engine_")
-
-    def closed(self, window: tuple[float, float | None]) -> Window:
-        """A window that an end of the attempt may have cut."""
-        start, end = window
-        return start, self.now if end is None else end
 
     def _last_life(self, engine: str) -> _Life:
         lives = self.engines.setdefault(engine, [])
@@ -196,28 +265,29 @@ class _Attempt:
             lives.append(_Life(start=self.now, is_process=False))
         return lives[-1]
 
-    def _note_engine(self, event: Event) -> None:
-        name = event["engine"]
-        if event["event"] == "engine_ready":
-            self._last_life(name).ready = self.now
-            return
-        lives = self.engines.setdefault(name, [])
-        if lives and lives[-1].end is None:  # it waited for a place and found one
-            lives[-1].end = self.now
-        is_process = event["event"] == "engine_starting"
-        lives.append(_Life(start=self.now, restarts=event["restarts"] if is_process else -1, is_process=is_process))
+    def _note_engine(self, event: EngineEvent) -> None:
+        match event:
+            case EngineReady():
+                self._last_life(event.engine).ready = self.now
+            case EngineAwake():
+                self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
+            case EngineStarting() | EngineWaiting():
+                lives = self.engines.setdefault(event.engine, [])
+                if lives and lives[-1].end is None:  # it waited for a place and found one
+                    lives[-1].end = self.now
+                is_process = isinstance(event, EngineStarting)
+                restarts = event.restarts if isinstance(event, EngineStarting) else -1
+                lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
+            case EngineLost() | EngineGivenUp() | EngineStopped():
+                life = self._last_life(event.engine)
+                life.end = self.now if life.end is None else life.end
+                life.ended = type(event)
 
-    def _note_report(self, engine: str, report: Event) -> None:
+    def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
-            if life.restarts == report["restarts"]:
-                life.reports.append((self.now if life.end is None else life.end, report["busy_s"]))
+            if life.restarts == report.restarts:
+                life.reports.append((self.now if life.end is None else life.end, report.busy_s))
                 return
-
-    def _finish_student(self, event: Event) -> None:
-        student = self.students[-1]
-        student.window = student.window[0], self.now
-        student.wait_s = max(0.0, event["seconds"].get("wait", 0.0))
-        student.start_s = max(0.0, event["seconds"].get("start", 0.0))
 
 
 # -- booking -------------------------------------------------------------------------------------------------------
@@ -225,24 +295,24 @@ class _Attempt:
 
 def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
-    before = ""
+    before: type[EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
         end = attempt.now if life.end is None else life.end
         ready = end if life.ready is None else min(life.ready, end)
-        yield Span(state=RECOVERING if before == "lost" else STARTING, start=life.start, end=ready)
+        yield Span(state=RECOVERING if before is EngineLost else STARTING, start=life.start, end=ready)
         yield from _work(attempt, life, ready, end)
         before = life.ended or before
         gap = end, attempt.now if after is None else after.start
-        if life.ended == "lost":
+        if life.ended is EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
-        elif life.ended == "stopped":
-            before = ""
+        elif life.ended is EngineStopped:
+            before = None
             yield from _absence(attempt, gap, is_last=after is None)
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
     """An engine that has left: for a training, or for good, which is booked no longer."""
-    training = [attempt.closed(student.window) for student in attempt.students]
+    training = attempt.students.windows(attempt.now)
     for start, end, is_training in _cut(gap, training):
         if is_training:
             yield Span(state=OTHER_PHASE, start=start, end=end)
@@ -255,7 +325,7 @@ def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[
 
     One that slept while a student was trained takes a while to wake up.
     """
-    stages = [attempt.closed(window) for _, window in attempt.stages]
+    stages = attempt.stages.windows(attempt.now)
     generating = [(start, stop) for stage in stages for start, stop, wakes in _cut(stage, life.wakings) if not wakes]
     known, last = 0.0, ready
     for now, busy_s in life.reports:
@@ -282,7 +352,7 @@ def _until_report(
 
 
 def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
-    training = [attempt.closed(student.window) for student in attempt.students]
+    training = attempt.students.windows(attempt.now)
     for start, end, wakes in _cut(window, life.wakings):
         if wakes:
             yield Span(state=STARTING, start=start, end=end)
@@ -293,10 +363,10 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
     """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
-    generating = [attempt.closed(window) for _, window in attempt.stages]
+    generating = attempt.stages.windows(attempt.now)
     last = attempt.start
-    for student in attempt.students:
-        start, end = attempt.closed(student.window)
+    for student in attempt.students.all:
+        start, end = student.window(attempt.now)
         yield from _trainer_idle(generating, (last, start))
         granted = min(end, start + student.wait_s)
         begun = min(end, granted + student.start_s)

@@ -8,7 +8,8 @@ computed for each run, written ones and those of prompts that no cache held. Dev
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import ChunkWritten, Event, RoundLinked
+from s3ray.types import EngineReport
 
 
 class BusyClock:
@@ -17,13 +18,13 @@ class BusyClock:
     def __init__(self) -> None:
         self._busy_s: dict[str, float] = {}
 
-    def newly(self, engines: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    def newly(self, engines: Mapping[str, EngineReport]) -> dict[str, float]:
         """Seconds since the chunk before, by engine."""
         newly = {}
         for name, told in engines.items():
             before = self._busy_s.get(name, 0.0)
-            newly[name] = told["busy_s"] - (before if told["busy_s"] >= before else 0.0)
-            self._busy_s[name] = told["busy_s"]
+            newly[name] = told.busy_s - (before if told.busy_s >= before else 0.0)
+            self._busy_s[name] = told.busy_s
         return newly
 
 
@@ -35,14 +36,14 @@ def busy_seconds(events: Iterable[Event]) -> dict[int, float]:
     seconds: dict[int, float] = {}
     attempt, clock = 0, BusyClock()
     for event in events:
-        if event["attempt"] != attempt:
-            attempt, clock = event["attempt"], BusyClock()
-        if event["event"] == "round_linked":
-            seconds[event["round"]] = event.get("busy_s", 0.0)
-        elif event["event"] == "chunk_written":
-            own = clock.newly({name: told for name, told in event["engines"].items() if "own_busy_s" not in told})
-            own |= {name: told["own_busy_s"] for name, told in event["engines"].items() if "own_busy_s" in told}
-            seconds[event["round"]] = seconds.get(event["round"], 0.0) + sum(own.values())
+        if event.attempt != attempt:
+            attempt, clock = event.attempt, BusyClock()
+        if isinstance(event, RoundLinked):
+            seconds[event.round] = event.busy_s
+        elif isinstance(event, ChunkWritten):
+            own = clock.newly({name: told for name, told in event.engines.items() if told.own_busy_s is None})
+            own |= {name: told.own_busy_s for name, told in event.engines.items() if told.own_busy_s is not None}
+            seconds[event.round] = seconds.get(event.round, 0.0) + sum(own.values())
     return seconds
 
 

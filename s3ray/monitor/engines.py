@@ -7,7 +7,8 @@ sum; only the rows and output tokens of a chunk are added up, and the caller han
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import ChunkWritten, EngineEvent, EngineStarting, Event
+from s3ray.types import EngineReport
 
 MAX_ENGINES_NAMED = 8
 """Up to so many engines have a row each where people look; of more, only the pool's totals are shown."""
@@ -104,34 +105,34 @@ class EngineView:
             peak=self._peak,
         )
 
-    def note_state(self, state: str, event: Event, generate_s: float) -> None:
+    def note_state(self, state: str, event: EngineEvent, generate_s: float) -> None:
         """It came to ``state``: what it had in work is gone unless it is ready."""
-        if state == "starting":
-            self._restarts[event["attempt"]] = event["restarts"]
+        if isinstance(event, EngineStarting):
+            self._restarts[event.attempt] = event.restarts
         if state == "ready":
-            self._life(event, self._restarts.get(event["attempt"], 0), generate_s)
+            self._life(event, self._restarts.get(event.attempt, 0), generate_s)
         else:
             self.load = Load()
         self._num_stops += state == "stopped"
 
-    def note_report(self, event: Event, report: Event, generate_s: float, *, is_ready: bool) -> None:
+    def note_report(self, event: Event, report: EngineReport, generate_s: float, *, is_ready: bool) -> None:
         """Take in its part of a chunk. What a process told before it died still counts, but says nothing of now."""
         self.has_reported = True
-        self._rows += report["rows"]
-        self._output_tokens += report["output_tokens"]
-        life = self._life(event, report["restarts"], generate_s)
-        life.prompt_tokens = report["prompt_tokens"]
-        life.cached_tokens = report["cached_tokens"]
-        life.preemptions = report["preemptions"]
-        life.busy_s = report["busy_s"]
-        load = Load(running=report["running"], waiting=report["waiting"], kv_use=report["kv_use"])
+        self._rows += report.rows
+        self._output_tokens += report.output_tokens
+        life = self._life(event, report.restarts, generate_s)
+        life.prompt_tokens = report.prompt_tokens
+        life.cached_tokens = report.cached_tokens
+        life.preemptions = report.preemptions
+        life.busy_s = report.busy_s
+        load = Load(running=report.running, waiting=report.waiting, kv_use=report.kv_use)
         self._peak = self._peak.peak(load)
-        if is_ready and report["restarts"] == self._restarts.get(event["attempt"], 0):
+        if is_ready and report.restarts == self._restarts.get(event.attempt, 0):
             self.load = load
             life.open_s = generate_s - life.open_from
 
     def _life(self, event: Event, restarts: int, generate_s: float) -> _Life:
-        process = (event["attempt"], self._num_stops, restarts)
+        process = (event.attempt, self._num_stops, restarts)
         return self._lives.setdefault(process, _Life(open_from=generate_s))
 
 
@@ -187,11 +188,11 @@ class PoolView:
         for engine in self.engines.values():
             engine.load = Load()
 
-    def note_chunk(self, event: Event, ready: Set[str], generate_s: float) -> None:
+    def note_chunk(self, event: ChunkWritten, ready: Set[str], generate_s: float) -> None:
         """Take in what a chunk says of its engines.
 
         ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
         """
-        for name, report in event["engines"].items():
+        for name, report in event.engines.items():
             self.engine(name).note_report(event, report, generate_s, is_ready=name in ready)
         self._peak = self._peak.peak(self.load)

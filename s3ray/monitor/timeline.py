@@ -7,7 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import (
+    ChunkWritten,
+    EngineLost,
+    EngineReady,
+    Event,
+    StageStarted,
+    StudentFinished,
+    StudentStarted,
+)
 
 NUM_BINS = 72
 
@@ -48,8 +56,8 @@ def _working_time(events: Iterable[Event]) -> list[tuple[float, Event]]:
     placed: list[tuple[float, Event]] = []
     now, last = 0.0, None
     for event in events:
-        if last is not None and event["attempt"] == last["attempt"]:
-            now += max(0.0, event["time"] - last["time"])
+        if last is not None and event.attempt == last.attempt:
+            now += max(0.0, event.time - last.time)
         placed.append((now, event))
         last = event
     return placed
@@ -59,27 +67,27 @@ def _shares(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[str, float,
     """(engine, start, end, tokens) of every chunk: written since the chunk before, or since that engine was ready."""
     start, ready = 0.0, dict[str, float]()
     for now, event in placed:
-        match event["event"]:
-            case "engine_ready":
-                ready.setdefault(event["engine"], now)
-            case "engine_lost":
+        match event:
+            case EngineReady():
+                ready.setdefault(event.engine, now)
+            case EngineLost():
                 # What it wrote before it was lost comes with the next chunk, so that its second start is no beginning.
-                ready.setdefault(event["engine"], start)
-            case "chunk_written":
-                for engine, share in event["engines"].items():
-                    if share["output_tokens"]:
-                        yield engine, ready.get(engine, start), now, share["output_tokens"]
-        if event["event"] in ("stage_started", "chunk_written"):
+                ready.setdefault(event.engine, start)
+            case ChunkWritten():
+                for engine, share in event.engines.items():
+                    if share.output_tokens:
+                        yield engine, ready.get(engine, start), now, share.output_tokens
+        if isinstance(event, StageStarted | ChunkWritten):
             start, ready = now, {}
 
 
 def _training(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[int, float, float]]:
     start = 0.0
     for now, event in placed:
-        if event["event"] == "student_started":
+        if isinstance(event, StudentStarted):
             start = now
-        elif event["event"] == "student_finished":
-            yield event["round"], start, now
+        elif isinstance(event, StudentFinished):
+            yield event.round, start, now
 
 
 def _spread(row: list[float], start: float, end: float, tokens: int, bin_s: float) -> None:

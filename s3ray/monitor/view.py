@@ -5,13 +5,37 @@ repeats is set, not added, and the time between two attempts counts for nothing.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from s3ray.methods import STAGES_ASIDE
 from s3ray.monitor.engines import PoolView
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import (
+    ChunkWritten,
+    EngineAsleep,
+    EngineAwake,
+    EngineEvent,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+    Reparsed,
+    RoundClosed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageEvent,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    TestScored,
+    TrainingFinished,
+    TrainingStarted,
+)
 
 RATE_WINDOW_S = 30.0
 SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
@@ -32,7 +56,7 @@ class StageView:
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
-    starving: list[str] = field(default_factory=list)
+    starving: tuple[str, ...] = ()
     finished: bool = False
     chunks: set[str] = field(default_factory=set)
 
@@ -49,7 +73,7 @@ class RunView:
     mistakes of a student that is still being scored, a second counts for both.
     """
 
-    about: Event = field(default_factory=dict)
+    about: RunStarted | None = None
     attempt: int = 0
     updated: float | None = None
     attempt_started: float = 0.0
@@ -63,9 +87,9 @@ class RunView:
     engines: dict[str, str] = field(default_factory=dict)
     pool: PoolView = field(default_factory=PoolView)
     num_lost: int = 0
-    closed: dict[int, Event] = field(default_factory=dict)
-    students: dict[int, Event] = field(default_factory=dict)
-    test: dict[str, float] | None = None
+    closed: dict[int, RoundClosed] = field(default_factory=dict)
+    students: dict[int, StudentFinished] = field(default_factory=dict)
+    test: Mapping[str, float] | None = None
     spent: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
     _student_s: float = 0.0
     _generate_s: float = 0.0
@@ -81,14 +105,12 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Fold one event in. An event of a name unknown to this version only moves the clock."""
-        if event["attempt"] != self.attempt:
+        if event.attempt != self.attempt:
             self._begin_attempt(event)
         elif self.updated is not None:
-            self._spend(max(0.0, event["time"] - self.updated))
-        self.updated = event["time"]
-        fold = _FOLDS.get(event["event"])
-        if fold:
-            fold(self, event)
+            self._spend(max(0.0, event.time - self.updated))
+        self.updated = event.time
+        self._fold(event)
 
     def state(self, now: float) -> State:
         """Whether the run goes on at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without a word."""
@@ -108,7 +130,7 @@ class RunView:
     @property
     def last_round(self) -> int:
         """The number of the last round of this run."""
-        return int(self.about.get("rounds", 0))
+        return self.about.rounds if self.about else 0
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -139,8 +161,8 @@ class RunView:
         return total
 
     def _begin_attempt(self, event: Event) -> None:
-        self.attempt = event["attempt"]
-        self.attempt_started = event["time"]
+        self.attempt = event.attempt
+        self.attempt_started = event.time
         self.ended, self.problem = None, ""
         self.stage = self.student = None
         self.engines.clear()
@@ -177,130 +199,91 @@ class RunView:
         first, last = self._points[0], self._points[-1]
         return (last[column] - first[column]) / max(last[0] - first[0], 1e-3)
 
+    # -- what each event changes -----------------------------------------------------------------------------------
 
-def _run_started(view: RunView, event: Event) -> None:
-    view.about = event
+    def _fold(self, event: Event) -> None:
+        match event:
+            case EngineEvent():
+                self._note_engine(event)
+            case StageEvent():
+                self._note_stage(event)
+            case TrainingStarted():
+                self.round = self.student = event.round
+                self._student_s = 0.0
+            case TrainingFinished():
+                self._note_training(event)
+            case RunStarted():
+                self.about = event
+            case RoundClosed():
+                self.closed[event.round] = event
+                self.stage = None
+            case TestScored():
+                self.test = event.test
+            case Reparsed():
+                self.ended = "reparsed"
+            case RunFinished():
+                self.ended = "finished"
+            case RunFailed():
+                self.ended, self.problem = "failed", event.problem
 
-
-def _engine(state: str) -> Callable[[RunView, Event], None]:
-    def fold(view: RunView, event: Event) -> None:
-        view.engines[event["engine"]] = state
-        view.pool.engine(event["engine"]).note_state(state, event, view._generate_s)
-        view.num_lost += state == "lost"
-        if state == "ready" and len(view._points) == 1:
+    def _note_engine(self, event: EngineEvent) -> None:
+        state = _ENGINE_STATES[type(event)]
+        self.engines[event.engine] = state
+        self.pool.engine(event.engine).note_state(state, event, self._generate_s)
+        self.num_lost += state == "lost"
+        if state == "ready" and len(self._points) == 1:
             # The rate of a stage that waited for its engines is measured from the first one that could work.
-            view._points[0] = (event["time"], *view._points[0][1:])
+            self._points[0] = (event.time, *self._points[0][1:])
 
-    return fold
+    def _note_stage(self, event: StageEvent) -> None:
+        key = (event.round, event.stage)
+        stage = self.stages.setdefault(key, StageView(round=key[0], name=key[1]))
+        match event:
+            case StageStarted():
+                stage.target, stage.finished = event.target, False
+                self.stage, self.round = stage, stage.round
+                self._points = deque([(event.time, stage.accepted, stage.output_tokens)])
+            case ChunkWritten() if event.chunk not in stage.chunks:
+                self._note_chunk(event, stage)
+            case StageFinished():
+                stage.accepted, stage.outcomes = event.accepted, event.requested
+                stage.rejected, stage.failed = Counter(event.rejected), Counter(event.failed)
+                stage.output_tokens, stage.finished = event.output_tokens, True
+                stage.starving = ()
 
+    def _note_chunk(self, event: ChunkWritten, stage: StageView) -> None:
+        stage.chunks.add(event.chunk)
+        stage.accepted = event.accepted
+        stage.outcomes += event.rows
+        stage.rejected.update(event.rejected)
+        stage.failed.update(event.failed)
+        stage.output_tokens += event.output_tokens
+        stage.starving = event.starving
+        ready = {name for name, state in self.engines.items() if state == "ready"}
+        self.pool.note_chunk(event, ready, self._generate_s)
+        points = self._points
+        points.append((event.time, stage.accepted, stage.output_tokens))
+        while len(points) > 2 and points[1][0] <= event.time - RATE_WINDOW_S:
+            points.popleft()
 
-def _stage_of(view: RunView, event: Event) -> StageView:
-    key = (event["round"], event["stage"])
-    return view.stages.setdefault(key, StageView(round=key[0], name=key[1]))
-
-
-def _stage_started(view: RunView, event: Event) -> None:
-    stage = _stage_of(view, event)
-    stage.target, stage.finished = event["target"], False
-    view.stage, view.round = stage, stage.round
-    view._points = deque([(event["time"], stage.accepted, stage.output_tokens)])
-
-
-def _chunk_written(view: RunView, event: Event) -> None:
-    stage = _stage_of(view, event)
-    name = str(event["chunk"])
-    if name in stage.chunks:
-        return
-    stage.chunks.add(name)
-    stage.accepted = event["accepted"]
-    stage.outcomes += event["rows"]
-    stage.rejected.update(event["rejected"])
-    stage.failed.update(event["failed"])
-    stage.output_tokens += event["output_tokens"]
-    stage.starving = event["starving"]
-    ready = {name for name, state in view.engines.items() if state == "ready"}
-    view.pool.note_chunk(event, ready, view._generate_s)
-    points = view._points
-    points.append((event["time"], stage.accepted, stage.output_tokens))
-    while len(points) > 2 and points[1][0] <= event["time"] - RATE_WINDOW_S:
-        points.popleft()
-
-
-def _stage_finished(view: RunView, event: Event) -> None:
-    stage = _stage_of(view, event)
-    stage.accepted, stage.outcomes = event["accepted"], event["requested"]
-    stage.rejected, stage.failed = Counter(event["rejected"]), Counter(event["failed"])
-    stage.output_tokens, stage.finished = event["output_tokens"], True
-    stage.starving = []
-
-
-def _round_closed(view: RunView, event: Event) -> None:
-    view.closed[event["round"]] = event
-    view.stage = None
+    def _note_training(self, event: TrainingFinished) -> None:
+        self.student = None
+        if isinstance(event, StudentFinished):
+            self.students[event.round] = event
+        # The trainer knows better than the clock between two events what of that time was start, training and scoring.
+        self.spent[event.round, "train"] -= self._student_s
+        for phase in ("start", "train", "score"):
+            self.spent[event.round, phase] += event.seconds[phase]
+        self._student_s = 0.0
 
 
-def _student_started(view: RunView, event: Event) -> None:
-    view.round = view.student = event["round"]
-    view._student_s = 0.0
-
-
-def _student_finished(view: RunView, event: Event) -> None:
-    view.students[event["round"]] = event
-    _training_finished(view, event)
-
-
-def _training_finished(view: RunView, event: Event) -> None:
-    num = event["round"]
-    view.student = None
-    # The trainer knows better than the clock between two events what of that time was start, training and scoring.
-    view.spent[num, "train"] -= view._student_s
-    for phase in ("start", "train", "score"):
-        view.spent[num, phase] += event["seconds"][phase]
-    view._student_s = 0.0
-
-
-def _test_scored(view: RunView, event: Event) -> None:
-    view.test = event["test"]
-
-
-def _run_finished(view: RunView, event: Event) -> None:
-    view.ended = "finished"
-
-
-def _reparsed(view: RunView, event: Event) -> None:
-    view.ended = "reparsed"
-
-
-def _nothing(view: RunView, event: Event) -> None:
-    """What changes no number."""
-
-
-def _run_failed(view: RunView, event: Event) -> None:
-    view.ended, view.problem = "failed", event["problem"]
-
-
-_FOLDS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
-    "run_started": _run_started,
-    "engine_starting": _engine("starting"),
-    "engine_ready": _engine("ready"),
-    "engine_lost": _engine("lost"),
-    "engine_waiting": _engine("waiting"),
-    "engine_given_up": _engine("given up"),
-    "engine_asleep": _engine("asleep"),
-    "engine_awake": _engine("ready"),
-    "engine_stopped": _engine("stopped"),
-    "stage_started": _stage_started,
-    "chunk_written": _chunk_written,
-    "stage_finished": _stage_finished,
-    "round_closed": _round_closed,
-    "round_linked": _round_closed,
-    "student_linked": _nothing,
-    "student_started": _student_started,
-    "student_finished": _student_finished,
-    "checker_started": _student_started,
-    "checker_finished": _training_finished,
-    "test_scored": _test_scored,
-    "reparsed": _reparsed,
-    "run_finished": _run_finished,
-    "run_failed": _run_failed,
+_ENGINE_STATES: dict[type[EngineEvent], str] = {
+    EngineStarting: "starting",
+    EngineReady: "ready",
+    EngineAwake: "ready",
+    EngineLost: "lost",
+    EngineWaiting: "waiting",
+    EngineGivenUp: "given up",
+    EngineAsleep: "asleep",
+    EngineStopped: "stopped",
 }

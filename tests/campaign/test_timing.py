@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 
 from s3ray.campaign.timing import campaign_account, campaign_time
+from s3ray.monitor.events import Event
+from tests.events import an_event
 
 
-def event(time: float, name: str, run: str = "all", attempt: int = 1, **fields: Any) -> dict[str, Any]:
-    return {"time": time, "run": run, "attempt": attempt, "event": name} | fields
+def event(time: float, name: str, run: str = "all", attempt: int = 1, **fields: Any) -> Event:
+    return an_event(name, time=time, run=run, attempt=attempt, **fields)
 
 
-def dealt(time: float, busy_s: float) -> dict[str, Any]:
+def dealt(time: float, busy_s: float) -> Event:
     return event(time, "answers_dealt", engines={"engine-0": {"busy_s": busy_s, "restarts": 0}})
 
 
