@@ -27,8 +27,8 @@ from s3ray.monitor.logs import log_from
 from s3ray.monitor.metrics import METRICS, Metrics, build_metrics, read_metrics
 from s3ray.monitor.progress import make_progress
 from s3ray.monitor.report import write_pages
+from s3ray.monitor.run_view import RunView
 from s3ray.monitor.summary import summary_table
-from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy

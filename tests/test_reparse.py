@@ -17,7 +17,7 @@ from s3ray.identity import shaping_settings
 from s3ray.jobfile import load_config
 from s3ray.lineages import choose
 from s3ray.monitor.events import EventLog, read_events
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.outcomes import outcomes_from_table
 from s3ray.reparse import read_again, reparse_run
 from s3ray.store import RunStore

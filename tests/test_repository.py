@@ -27,7 +27,7 @@ TOP_LEVEL = {
     *(".ci", ".github", ".gitignore"),
 }
 # One file is one idea that can be read in one sitting; one function fits a screen, docstring included.
-MAX_FILE_LINES = 350
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 
 

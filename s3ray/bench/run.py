@@ -31,9 +31,9 @@ from s3ray.errors import InputError, RunError
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.recipe import only_recipe
 from s3ray.masking import mask
-from s3ray.monitor.devices import per_engine
 from s3ray.monitor.events import EngineLost, EngineReady, Event
 from s3ray.monitor.logs import log_from
+from s3ray.monitor.metrics import per_engine
 from s3ray.outcomes import outcomes_from_table
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.stage import Judge, Stage, StagePlan, Verdict

@@ -29,8 +29,8 @@ from s3ray.generator.recipe import Recipe
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency
 from s3ray.meters import RayMeters
+from s3ray.monitor.accounting import account
 from s3ray.monitor.campaign import milestone_of_run
-from s3ray.monitor.devices import busy_seconds
 from s3ray.monitor.events import (
     CampaignFinished,
     CampaignStarted,
@@ -56,7 +56,7 @@ from s3ray.monitor.logs import log_apart, log_from
 from s3ray.monitor.progress import say
 from s3ray.monitor.provenance import code_version
 from s3ray.monitor.records import from_plain
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore
@@ -274,7 +274,7 @@ def _seed_set(run: _Run, log: EventLog, seeds: Originals[RunStore]) -> Iterator[
     with seeds.claimed(run.job.requests["seed"]) as found:
         if found is not None:
             report = copy_round(found, run.store, 0)
-            busy_s = busy_seconds(read_events(found)).get(0, 0.0)
+            busy_s = account(read_events(found)).busy_s.get(0, 0.0)
             log.emit(from_plain(RoundLinked, report | {"from_run": found.name, "busy_s": busy_s}, found.root))
         yield
 

@@ -20,7 +20,7 @@ from s3ray.errors import PoolError, S3RayError
 from s3ray.generator.pool import Emit
 from s3ray.generator.shared import SharedPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
-from s3ray.monitor.devices import BusyClock
+from s3ray.monitor.accounting import BusyClock
 from s3ray.monitor.events import AnswersDealt
 from s3ray.outcomes import Chunk
 from s3ray.stage import Stage

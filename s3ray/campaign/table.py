@@ -25,7 +25,7 @@ class Row:
     reference's differences to it, seed by seed; None for the reference itself, and where it has no score. Standard
     deviations are of the sample, None for a single seed; intervals are None where answers were not kept, or not to the
     same rows. Costs are means over the seeds: tokens written in all stages, and device-seconds of generation and
-    training (``monitor.devices``), None where nobody knows them. ``label_accuracy`` is a mean over audited runs.
+    training (``monitor.accounting``), None where nobody knows them. ``label_accuracy`` is a mean over audited runs.
     """
 
     task: str

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from s3ray.config import RunConfig
 from s3ray.generator.plan import Plan
 from s3ray.generator.refusals import needs_device
-from s3ray.monitor.accounting import TimeShares
-from s3ray.monitor.metrics import Metrics
+from s3ray.monitor.metrics import Metrics, TimeShares
 from s3ray.monitor.progress import duration
 from s3ray.strategies import make_strategy
 

@@ -3,11 +3,18 @@
 A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
 in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
 what happened between two attempts: that time is not booked.
+
+Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
+seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
+runs share an engine, its busy seconds between two chunks are parted by the tokens that it computed for each run,
+written ones and those of prompts that no cache held. Devices that waited are charged to nobody.
 """
 
+import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from s3ray.monitor.events import (
@@ -24,8 +31,10 @@ from s3ray.monitor.events import (
     EngineStopped,
     EngineWaiting,
     Event,
+    RoundLinked,
     RunFailed,
     RunStarted,
+    StageEvent,
     StageFinished,
     StageStarted,
     TrainingFinished,
@@ -40,6 +49,7 @@ OTHER_PHASE = "waiting for the other phase"
 RECOVERING = "recovering"
 STATES = (BUSY, STARTING, NO_WORK, OTHER_PHASE, RECOVERING)
 TRAINER = "train workers"
+CHECKER = "checker"
 
 Window = tuple[float, float]
 """Start and end, in unix seconds."""
@@ -78,14 +88,58 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Tokens that an engine wrote from ``start`` to ``end`` (unix seconds)."""
+
+    engine: str
+    start: float
+    end: float
+    tokens: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A stage or a training of a run, in unix seconds, cut by the end of the attempt.
+
+    ``workers`` are those that trained; ``seconds`` what a training that came to its end took, by part.
+    """
+
+    run: str
+    name: str
+    start: float
+    end: float = math.inf
+    round: int = 0
+    workers: int = 1
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """All lanes, the engines' first; when each attempt ran; when stages and students were made, by name."""
+    """What the events of a run, or of a campaign, say of its time.
+
+    Lanes of ``engines`` and ``trainers``; when each attempt ran, and stages and students were made, by name; what was
+    ``written`` when, and all trainings; ``busy_s`` are the seconds in which engines were busy for a run, by round. A
+    round that was copied from another run is charged as if it had been written: that is what it costs alone.
+    """
 
     engines: tuple[Lane, ...]
     trainers: tuple[Lane, ...]
     attempts: tuple[Window, ...]
     stages: tuple[tuple[str, Window], ...]
     students: tuple[tuple[str, Window], ...]
+    written: tuple[Written, ...]
+    trainings: tuple[Step, ...]
+    busy_s: Mapping[int, float]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of working time: of all attempts, without the pauses between them."""
+        return sum(end - start for start, end in self.attempts)
+
+    def working_time(self, time: float) -> float:
+        """Seconds of working time before ``time``, which lies in an attempt."""
+        place = max(0, bisect_right([start for start, _ in self.attempts], time) - 1)
+        return sum(end - start for start, end in self.attempts[:place]) + time - self.attempts[place][0]
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -109,62 +163,53 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
     """Book the time of a run from its events, oldest first; of ``campaign``, where they are of its log.
 
     A campaign's engines serve many stages at once and many students train at once: for them it is one run that writes
-    while any of its runs does, and trains while any of its runs does.
+    while any of its runs does, and trains while any of its runs does. Train workers are there only while they start
+    and work, so that is all there is to book of them: one lane for each run.
     """
     attempts: list[_Attempt] = []
+    busy_s: dict[int, float] = {}
     for event in events:
         is_own = campaign in ("", event.run)
         if not attempts or (is_own and attempts[-1].number != event.attempt):
-            attempts.append(_Attempt(number=event.attempt, start=event.time, now=event.time))
+            attempts.append(_Attempt(number=event.attempt, start=event.time, busy_s=busy_s))
         attempts[-1].fold(event)
     lanes: dict[str, Lane] = {}
     trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
     for attempt in attempts:
+        attempt.close()
         for name, lives in attempt.engines.items():
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
             lane.starts_s += [life.ready - life.start for life in lives if life.ready is not None]
             lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
+    trainings = tuple(step for attempt in attempts for step in attempt.trainings)
     return Account(
         engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
-        trainers=(trainer,) if trainer.num else (),
+        trainers=_trainers_by_run(trainings) if campaign else (trainer,) if trainer.num else (),
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
-        stages=tuple((step.name, step.window(attempt.now)) for attempt in attempts for step in attempt.stages.all),
-        students=tuple((step.name, step.window(attempt.now)) for attempt in attempts for step in attempt.students.all),
+        stages=tuple(named for attempt in attempts for named in _united(attempt.stages)),
+        students=() if campaign else tuple(named for attempt in attempts for named in _united(attempt.trainings)),
+        written=tuple(written for attempt in attempts for written in attempt.written),
+        trainings=trainings,
+        busy_s=busy_s,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeShares:
-    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+class BusyClock:
+    """How long each engine was busy since it told so last; one that was started again counts from zero."""
 
-    ``workers`` are those of train workers, which share a lane.
-    """
+    def __init__(self) -> None:
+        self._busy_s: dict[str, float] = {}
 
-    workers: int | None = None
-    seconds: float
-    busy: float | None
-    starting: float | None
-    waiting_for_work: float | None
-    waiting_for_the_other_phase: float | None
-    recovering: float | None
-
-    @property
-    def by_state(self) -> dict[str, float]:
-        """The shares by ``STATES``; empty without a second."""
-        shares = (self.busy, self.starting, self.waiting_for_work, self.waiting_for_the_other_phase, self.recovering)
-        return {state: share for state, share in zip(STATES, shares, strict=True) if share is not None}
-
-
-def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
-    """What the time of some lanes went into."""
-    total: Counter[str] = Counter()
-    for lane in lanes:
-        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
-    seconds = sum(total[state] for state in STATES)
-    each = {state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES}
-    return TimeShares(workers=workers, seconds=seconds, **each)
+    def newly(self, engines: Mapping[str, EngineReport]) -> dict[str, float]:
+        """Seconds since the chunk before, by engine."""
+        newly = {}
+        for name, told in engines.items():
+            before = self._busy_s.get(name, 0.0)
+            newly[name] = told.busy_s - (before if told.busy_s >= before else 0.0)
+            self._busy_s[name] = told.busy_s
+        return newly
 
 
 # -- what the events of an attempt say -----------------------------------------------------------------------------
@@ -185,79 +230,64 @@ class _Life:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Step:
-    """A stage or a training, or several that overlap. Of a training: how long it waited, and its workers started."""
-
-    name: str
-    start: float
-    end: float | None = None
-    wait_s: float = 0.0
-    start_s: float = 0.0
-
-    def window(self, now: float) -> Window:
-        """When it was; the end of the attempt may have cut it."""
-        return self.start, now if self.end is None else self.end
-
-
-@dataclass(slots=True)
-class _Steps:
-    """The steps of one kind in an attempt, in order; ``_under_way`` has the runs, and what of each is not done."""
-
-    all: list[_Step] = field(default_factory=list)
-    _under_way: set[tuple[str, str]] = field(default_factory=set)
-
-    def begin(self, run: str, name: str, now: float) -> None:
-        if not self._under_way:
-            self.all.append(_Step(name=name, start=now))
-        self._under_way.add((run, name))
-
-    def end(self, run: str, name: str | None, now: float) -> None:
-        """This step of a run ended; None: all that the run had under way."""
-        left = {(of, each) for of, each in self._under_way if of != run or name not in (None, each)}
-        if self._under_way and not left:
-            self.all[-1].end = now
-        self._under_way = left
-
-    def windows(self, now: float) -> list[Window]:
-        return [step.window(now) for step in self.all]
-
-
-@dataclass(slots=True, kw_only=True)
 class _Attempt:
     number: int
     start: float
-    now: float
+    busy_s: dict[int, float]
+    now: float = field(init=False)
     num_workers: int = 0
     engines: dict[str, list[_Life]] = field(default_factory=dict)
-    stages: _Steps = field(default_factory=_Steps)
-    students: _Steps = field(default_factory=_Steps)
+    stages: list[Step] = field(default_factory=list)
+    trainings: list[Step] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    _clock: BusyClock = field(default_factory=BusyClock)
+    _ready: dict[str, float] = field(default_factory=dict)
+    _wrote_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.now = self._wrote_at = self.start
 
     def fold(self, event: Event) -> None:
         self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
         match event:
             case RunStarted():
                 self.num_workers = event.workers
-            case StageStarted():
-                self.stages.begin(event.run, f"round {event.round} {event.stage}", self.now)
-            case StageFinished():
-                self.stages.end(event.run, f"round {event.round} {event.stage}", self.now)
-            case TrainingStarted():
-                name = "checker" if isinstance(event, CheckerStarted) else f"student {event.round}"
-                self.students.begin(event.run, name, self.now)
-            case TrainingFinished():
-                name = "checker" if isinstance(event, CheckerFinished) else f"student {event.round}"
-                self.students.end(event.run, name, self.now)
-                if self.students.all:
-                    self.students.all[-1].wait_s = max(0.0, event.seconds.get("wait", 0.0))
-                    self.students.all[-1].start_s = max(0.0, event.seconds.get("start", 0.0))
+            case StageStarted() | TrainingStarted():
+                self._begin(event)
+            case StageFinished() | TrainingFinished():
+                self._end(event)
+            case RoundLinked():
+                self.busy_s[event.round] = event.busy_s
             case RunFailed():
-                self.stages.end(event.run, None, self.now)
-                self.students.end(event.run, None, self.now)
+                self.close(event.run)
             case ChunkWritten() | AnswersDealt():
                 for name, report in event.engines.items():
                     self._note_report(name, report)
+                if isinstance(event, ChunkWritten):
+                    self._note_chunk(event)
             case EngineEvent():
                 self._note_engine(event)
+
+    def close(self, run: str | None = None) -> None:
+        """The end of the attempt, or of one run in it, cuts what is under way."""
+        for step in (*self.stages, *self.trainings):
+            if run in (None, step.run):
+                step.end = min(step.end, self.now)
+
+    def _begin(self, event: StageStarted | TrainingStarted) -> None:
+        step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
+        if isinstance(event, StageStarted):
+            self.stages.append(step)
+            self._wrote_at, self._ready = self.now, {}
+        else:
+            self.trainings.append(replace(step, workers=event.workers))
+
+    def _end(self, event: StageFinished | TrainingFinished) -> None:
+        for step in (*self.stages, *self.trainings):
+            if step.end == math.inf and (step.run, step.name) == (event.run, _name(event)):
+                step.end = self.now
+                if isinstance(event, TrainingFinished):
+                    step.seconds = event.seconds
 
     def _last_life(self, engine: str) -> _Life:
         lives = self.engines.setdefault(engine, [])
@@ -269,6 +299,7 @@ class _Attempt:
         match event:
             case EngineReady():
                 self._last_life(event.engine).ready = self.now
+                self._ready.setdefault(event.engine, self.now)
             case EngineAwake():
                 self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
             case EngineStarting() | EngineWaiting():
@@ -282,12 +313,51 @@ class _Attempt:
                 life = self._last_life(event.engine)
                 life.end = self.now if life.end is None else life.end
                 life.ended = type(event)
+                if isinstance(event, EngineLost):
+                    # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
+                    self._ready.setdefault(event.engine, self._wrote_at)
 
     def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
             if life.restarts == report.restarts:
                 life.reports.append((self.now if life.end is None else life.end, report.busy_s))
                 return
+
+    def _note_chunk(self, event: ChunkWritten) -> None:
+        """What a chunk holds was written since the chunk before it, or since its engine was ready."""
+        for name, report in event.engines.items():
+            if report.output_tokens:
+                start = self._ready.get(name, self._wrote_at)
+                self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
+        self._wrote_at, self._ready = self.now, {}
+        own = self._clock.newly({name: told for name, told in event.engines.items() if told.own_busy_s is None})
+        shared = sum(told.own_busy_s or 0.0 for told in event.engines.values())
+        self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
+
+
+def _united(steps: Iterable[Step]) -> list[tuple[str, Window]]:
+    """When steps were under way; those that overlap as one that bears the name of the first."""
+    united: list[tuple[str, Window]] = []
+    for step in steps:
+        name, start, end = step.name, step.start, step.end
+        if united and start < united[-1][1][1]:
+            name, (start, before) = united.pop()
+            end = max(before, end)
+        united.append((name, (start, end)))
+    return united
+
+
+def _windows(steps: Iterable[Step]) -> list[Window]:
+    return [window for _, window in _united(steps)]
+
+
+def _name(event: StageEvent | TrainingStarted | TrainingFinished) -> str:
+    match event:
+        case StageEvent():
+            return f"round {event.round} {event.stage}"
+        case CheckerStarted() | CheckerFinished():
+            return CHECKER
+    return f"student {event.round}"
 
 
 # -- booking -------------------------------------------------------------------------------------------------------
@@ -312,7 +382,7 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
     """An engine that has left: for a training, or for good, which is booked no longer."""
-    training = attempt.students.windows(attempt.now)
+    training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:
             yield Span(state=OTHER_PHASE, start=start, end=end)
@@ -325,7 +395,7 @@ def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[
 
     One that slept while a student was trained takes a while to wake up.
     """
-    stages = attempt.stages.windows(attempt.now)
+    stages = _windows(attempt.stages)
     generating = [(start, stop) for stage in stages for start, stop, wakes in _cut(stage, life.wakings) if not wakes]
     known, last = 0.0, ready
     for now, busy_s in life.reports:
@@ -352,7 +422,7 @@ def _until_report(
 
 
 def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
-    training = attempt.students.windows(attempt.now)
+    training = _windows(attempt.trainings)
     for start, end, wakes in _cut(window, life.wakings):
         if wakes:
             yield Span(state=STARTING, start=start, end=end)
@@ -363,18 +433,32 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
     """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
-    generating = attempt.stages.windows(attempt.now)
+    generating = _windows(attempt.stages)
     last = attempt.start
-    for student in attempt.students.all:
-        start, end = student.window(attempt.now)
+    for training in attempt.trainings:
+        start, end = training.start, training.end
         yield from _trainer_idle(generating, (last, start))
-        granted = min(end, start + student.wait_s)
-        begun = min(end, granted + student.start_s)
+        granted = min(end, start + max(0.0, training.seconds.get("wait", 0.0)))
+        begun = min(end, granted + max(0.0, training.seconds.get("start", 0.0)))
         yield Span(state=OTHER_PHASE, start=start, end=granted)
         yield Span(state=STARTING, start=granted, end=begun)
         yield Span(state=BUSY, start=begun, end=end)
         last = end
     yield from _trainer_idle(generating, (last, attempt.now))
+
+
+def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
+    lanes: dict[str, Lane] = {}
+    for step in sorted(trainings, key=lambda step: step.end):
+        if not step.seconds:  # cut, so that nobody knows
+            continue
+        lane = lanes.setdefault(step.run, Lane(name=step.run, num=step.workers))
+        begun = step.end - step.seconds["train"] - step.seconds["score"]
+        lane.spans += [
+            Span(state=STARTING, start=begun - step.seconds["start"], end=begun),
+            Span(state=BUSY, start=begun, end=step.end),
+        ]
+    return tuple(lanes.values())
 
 
 def _trainer_idle(generating: Sequence[Window], window: Window) -> Iterator[Span]:

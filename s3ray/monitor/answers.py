@@ -9,10 +9,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from s3ray.monitor.accounting import BUSY, OTHER_PHASE, TimeShares
+from s3ray.monitor.accounting import BUSY, OTHER_PHASE
 from s3ray.monitor.examples import DataFigures
-from s3ray.monitor.metrics import EngineMetrics, Metrics, RoundMetrics
+from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares
 from s3ray.monitor.progress import duration
+from s3ray.monitor.run_view import EngineMetrics
 
 MUCH = 0.05
 """From this share of the requests on, a reason gets its way out said."""

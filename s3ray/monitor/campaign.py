@@ -24,8 +24,8 @@ from s3ray.monitor.events import (
 )
 from s3ray.monitor.metrics import METRICS
 from s3ray.monitor.progress import duration, engines_text, milestone, scores
+from s3ray.monitor.run_view import RunView
 from s3ray.monitor.summary import driver_is_there
-from s3ray.monitor.view import RunView
 from s3ray.store import RunStore
 
 _MOST_LINES = 24

@@ -3,18 +3,17 @@
 Invariant: every round balances (requested = accepted + rejected + failed), or there is no metrics.json.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from s3ray.errors import StoreError
-from s3ray.monitor.accounting import TimeShares, account, shares
-from s3ray.monitor.devices import busy_seconds, per_engine, training_s
-from s3ray.monitor.engines import Usage
+from s3ray.monitor.accounting import STATES, Account, Lane, account
 from s3ray.monitor.events import Counts, Event
 from s3ray.monitor.records import from_plain, to_plain
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import EngineMetrics, RunView
 from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.types import RoundReport
 
@@ -90,34 +89,43 @@ class CheckerMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineMetrics:
-    """What an engine did over all its starts, or all engines together.
-
-    Tokens count what was computed, also answers that another engine gave first. Shares are from 0 to 1, None where
-    there was nothing to share; the peaks are of sequences, and of the share of the KV cache in use. ``state`` is that
-    of the last start; None for engines that belong to a campaign, and for all together.
-    """
-
-    state: str | None = None
-    rows: int = 0
-    output_tokens: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prefix_hit_rate: float | None = None
-    peak_running: int = 0
-    peak_waiting: int = 0
-    peak_kv_use: float = 0.0
-    preemptions: int = 0
-    restarts: int = 0
-    busy_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolMetrics:
     """The engines by name, and all together; the peaks of ``total`` are those of the pool at one moment."""
 
     engines: Mapping[str, EngineMetrics] = field(default_factory=dict)
     total: EngineMetrics = field(default_factory=EngineMetrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeShares:
+    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+
+    ``workers`` are those of train workers, which share a lane.
+    """
+
+    workers: int | None = None
+    seconds: float
+    busy: float | None
+    starting: float | None
+    waiting_for_work: float | None
+    waiting_for_the_other_phase: float | None
+    recovering: float | None
+
+    @property
+    def by_state(self) -> dict[str, float]:
+        """The shares by ``STATES``; empty without a second."""
+        shares = (self.busy, self.starting, self.waiting_for_work, self.waiting_for_the_other_phase, self.recovering)
+        return {state: share for state, share in zip(STATES, shares, strict=True) if share is not None}
+
+
+def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
+    """What the time of some lanes went into."""
+    total: Counter[str] = Counter()
+    for lane in lanes:
+        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
+    seconds = sum(total[state] for state in STATES)
+    each = {state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES}
+    return TimeShares(workers=workers, seconds=seconds, **each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +219,7 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
     students = _scores(store)
     last = students[max(students)] if students else None
     checker = _checker(store)
-    rounds = tuple(_rounds(store, events, view, students))
+    rounds = tuple(_rounds(store, view, booked, students))
     all_seconds = [each.seconds for each in rounds] + ([checker.seconds] if checker else [])
     return Metrics(
         **_identity(store),
@@ -224,8 +232,10 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
         attempts=view.attempt,
         engines_lost=view.num_lost,
         pool=PoolMetrics(
-            engines={name: _usage(engine.usage, view.engines.get(name)) for name, engine in view.pool.by_name.items()},
-            total=_usage(view.pool.usage),
+            engines={
+                name: replace(engine.usage, state=view.engines.get(name)) for name, engine in view.pool.by_name.items()
+            },
+            total=view.pool.usage,
         ),
         engine_busy_share=booked.engine_busy_share,
         engine_start_s=booked.engine_start_s,
@@ -267,23 +277,6 @@ def _checker(store: RunStore) -> CheckerMetrics | None:
     return from_plain(CheckerMetrics, store.read_json(CHECKER_SCORE), store.url(CHECKER_SCORE))
 
 
-def _usage(usage: Usage, state: str | None = None) -> EngineMetrics:
-    return EngineMetrics(
-        state=state,
-        rows=usage.rows,
-        output_tokens=usage.output_tokens,
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        prefix_hit_rate=usage.prefix_hit_rate,
-        peak_running=usage.peak.running,
-        peak_waiting=usage.peak.waiting,
-        peak_kv_use=usage.peak.kv_use,
-        preemptions=usage.preemptions,
-        restarts=usage.restarts,
-        busy_share=usage.busy_share,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written(StageMetrics):
     """What is read of round.json; nothing was written where there is none."""
@@ -312,10 +305,8 @@ def _scores(store: RunStore) -> dict[int, _Score]:
     return {num: from_plain(_Score, store.read_json(name), store.url(name)) for num, name in names.items()}
 
 
-def _rounds(
-    store: RunStore, events: Sequence[Event], view: RunView, students: Mapping[int, _Score]
-) -> Iterator[RoundMetrics]:
-    config, busy_s = store.read_config(), busy_seconds(events)
+def _rounds(store: RunStore, view: RunView, booked: Account, students: Mapping[int, _Score]) -> Iterator[RoundMetrics]:
+    config = store.read_config()
     devices, workers = per_engine(config), config["student"]["workers"]
     written = {}
     for num in store.rounds():
@@ -324,7 +315,7 @@ def _rounds(
     for num in sorted({*students, *written}):
         student = students.get(num)
         cost = DeviceSeconds(
-            generate=None if devices is None else busy_s.get(num, 0.0) * devices,
+            generate=None if devices is None else booked.busy_s.get(num, 0.0) * devices,
             train=training_s(student.seconds, workers) if student else 0.0,
         )
         yield _round(num, written.get(num, _Written()), student, view, cost)
@@ -361,6 +352,23 @@ def _round(num: int, written: _Written, student: _Score | None, view: RunView, d
         stages=written.stages,
         device_s=device_s,
     )
+
+
+def per_engine(config: Mapping[str, Any]) -> float | None:
+    """Devices that an engine of a resolved job holds; None for endpoints, whose devices nobody knows."""
+    generator = config["generator"]
+    if generator["engine"] == "openai":
+        return None
+    devices: float = generator["tensor_parallel"] * generator["pipeline_parallel"] * generator["gpu_share"]
+    return devices
+
+
+def training_s(seconds: Mapping[str, float], workers: int) -> float:
+    """Device-seconds of a student from ``seconds`` of its score.json: of all workers, training and scoring.
+
+    ``workers`` are the job's; in a campaign a student may have got fewer, and knows (``all_workers``).
+    """
+    return seconds.get("all_workers", workers * (seconds["train"] + seconds["score"]))
 
 
 def _check_balance(num: int, written: _Written) -> None:

@@ -38,7 +38,7 @@ from s3ray.monitor.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from s3ray.monitor.view import RunView, StageView
+from s3ray.monitor.run_view import RunView, StageView
 
 PLAIN_EVERY_S = 5.0
 _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")

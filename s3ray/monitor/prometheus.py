@@ -17,7 +17,7 @@ from s3ray.monitor.events import (
     StudentFinished,
     TestScored,
 )
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

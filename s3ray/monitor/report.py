@@ -11,23 +11,22 @@ from typing import Literal
 import jinja2
 from markupsafe import Markup
 
-from s3ray.monitor import answers, audit, examples, lanes, plots
-from s3ray.monitor.accounting import Account, account, shares
-from s3ray.monitor.engines import MAX_ENGINES_NAMED
+from s3ray.monitor import answers, audit, examples, plots
+from s3ray.monitor.accounting import Account, account
 from s3ray.monitor.events import Event, read_events
 from s3ray.monitor.examples import DataFigures
 from s3ray.monitor.metrics import (
     CheckerMetrics,
-    EngineMetrics,
     Metrics,
     PoolMetrics,
     RoundMetrics,
     build_metrics,
+    shares,
 )
 from s3ray.monitor.plots import Bar, Part
 from s3ray.monitor.progress import counts, duration, scores, short_count
-from s3ray.monitor.timeline import Timeline, timeline
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineMetrics, RunView
+from s3ray.monitor.timeline import Timeline, rows, timeline, trace
 from s3ray.store import RunStore
 
 _PHASES = (("start", "c7"), ("generate", "c1"), ("train", "c2"), ("score", "c5"))
@@ -58,7 +57,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         StoreError: a file of the run cannot be read.
     """
     view, booked = RunView.replay(events), account(events)
-    rounds, line, data = metrics.rounds, timeline(events), examples.data_figures(store)
+    rounds, line, data = metrics.rounds, timeline(booked), examples.data_figures(store)
     page = page_template("report.html.j2").render(
         m=metrics,
         result=result_sentence(metrics),
@@ -72,7 +71,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         phases=_PHASES,
         line=line,
         answers=_answers(store, metrics, line, booked, data),
-        lanes=lanes.rows(booked),
+        lanes=rows(booked),
         plots=plots,
         shorts=_shorts(rounds),
         round_columns=_round_columns(metrics.metric),
@@ -88,7 +87,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
         version=view.about.version if view.about else "",
     )
-    store.write_json("timeline.json", lanes.trace(booked))
+    store.write_json("timeline.json", trace(booked))
     return store.write_text("report.html", page)
 
 

@@ -7,11 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s3ray.monitor.engines import MAX_ENGINES_NAMED, EngineView, PoolView
 from s3ray.monitor.events import read_events
 from s3ray.monitor.metrics import METRICS, Metrics
 from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, short_count, stage_line
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineView, PoolView, RunView
 from s3ray.store import RunStore
 
 

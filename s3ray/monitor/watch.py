@@ -14,8 +14,8 @@ from s3ray.files import Position
 from s3ray.monitor.campaign import CampaignView, is_campaign, live_campaign, milestone_of_run
 from s3ray.monitor.events import Event, read_events
 from s3ray.monitor.progress import LiveProgress, make_progress, say
+from s3ray.monitor.run_view import SILENT_S, RunView
 from s3ray.monitor.summary import driver_is_there
-from s3ray.monitor.view import SILENT_S, RunView
 from s3ray.store import RunStore
 
 LOOK_EVERY_S = 2.0

@@ -20,7 +20,7 @@ from s3ray.monitor.events import MadeBy
 from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
 from s3ray.store import RunStore
 from tests.campaign.test_grid import GRID, TASKS, load
-from tests.campaign.test_timing import EVENTS
+from tests.campaign.test_time import EVENTS
 from tests.events import an_event
 from tests.monitor.run_folder import some_metrics
 

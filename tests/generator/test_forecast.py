@@ -10,8 +10,8 @@ from s3ray.generator.forecast import Figures, forecast, guess, measured, predict
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.jobfile import validate
-from s3ray.monitor.accounting import TimeShares
-from s3ray.monitor.metrics import EngineMetrics, PoolMetrics, RoundMetrics, TimeMetrics
+from s3ray.monitor.metrics import PoolMetrics, RoundMetrics, TimeMetrics, TimeShares
+from s3ray.monitor.run_view import EngineMetrics
 from tests.monitor.run_folder import some_metrics
 
 FIGURES = Figures(

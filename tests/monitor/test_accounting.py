@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3ray.monitor.accounting import Account, Lane, account, shares
+from s3ray.monitor.accounting import Account, Lane, account
 from s3ray.monitor.events import Event, read_events
+from s3ray.monitor.metrics import shares
 from s3ray.store import RunStore
 from tests.events import an_event
 

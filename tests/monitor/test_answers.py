@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from s3ray.monitor.accounting import account, shares
+from s3ray.monitor.accounting import account
 from s3ray.monitor.answers import (
     WAYS_OUT,
     data_answer,
@@ -16,7 +16,8 @@ from s3ray.monitor.answers import (
 )
 from s3ray.monitor.events import read_events
 from s3ray.monitor.examples import DataFigures
-from s3ray.monitor.metrics import EngineMetrics, Metrics, RoundMetrics
+from s3ray.monitor.metrics import Metrics, RoundMetrics, shares
+from s3ray.monitor.run_view import EngineMetrics
 from s3ray.store import RunStore
 from s3ray.types import FailureReason, RejectionReason
 from tests.monitor.run_folder import some_metrics

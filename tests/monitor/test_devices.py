@@ -2,8 +2,9 @@
 
 import pytest
 
-from s3ray.monitor.devices import busy_seconds, per_engine, training_s
+from s3ray.monitor.accounting import account
 from s3ray.monitor.events import Event, read_events
+from s3ray.monitor.metrics import per_engine, training_s
 from s3ray.store import RunStore
 from tests.events import an_event
 from tests.monitor.run_folder import metrics_of
@@ -20,7 +21,7 @@ def test_a_run_alone_is_charged_all_that_its_engines_were_busy() -> None:
         chunk(1, a={"busy_s": 7.5}),
         chunk(1, attempt=2, a={"busy_s": 8.0}),
     ]
-    assert busy_seconds(events) == {0: 4 + 3 + 2 + 1, 1: 1.5 + 8}
+    assert account(events).busy_s == {0: 4 + 3 + 2 + 1, 1: 1.5 + 8}
 
 
 def test_of_shared_engines_a_run_is_charged_its_part_and_a_copied_round_in_full() -> None:
@@ -30,7 +31,7 @@ def test_of_shared_engines_a_run_is_charged_its_part_and_a_copied_round_in_full(
         chunk(1, a={"busy_s": 107.0, "own_busy_s": 3.0}),
         chunk(1, attempt=2, a={"busy_s": 4.0}),  # it went on alone
     ]
-    assert busy_seconds(events) == {0: 12.5, 1: 9.0}
+    assert account(events).busy_s == {0: 12.5, 1: 9.0}
 
 
 def test_an_engine_costs_all_its_devices_and_an_endpoint_nobody_knows_what() -> None:
@@ -51,6 +52,6 @@ def test_a_student_costs_the_seconds_of_all_its_workers() -> None:
 def test_metrics_know_the_cost_of_every_round(finished: RunStore) -> None:
     metrics = metrics_of(finished)
     busy = [entry.device_s.generate or 0 for entry in metrics.rounds]
-    assert sum(busy) == pytest.approx(sum(busy_seconds(read_events(finished)).values()))
+    assert sum(busy) == pytest.approx(sum(account(read_events(finished)).busy_s.values()))
     first = metrics.rounds[0]
     assert first.device_s.train == 2 * (first.seconds["train"] + first.seconds["score"])

@@ -8,9 +8,9 @@ import pytest
 
 from s3ray.monitor.accounting import STATES, account
 from s3ray.monitor.events import read_events
-from s3ray.monitor.lanes import MAX_ENGINES_DRAWN, NUM_BINS, rows, trace
 from s3ray.monitor.plots import lane_parts, lanes_plot
 from s3ray.monitor.report import write_report
+from s3ray.monitor.timeline import MAX_ENGINES_DRAWN, NUM_BINS, rows, trace
 from s3ray.store import RunStore
 from tests.events import an_event
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from s3ray.monitor.events import EventLog, read_events
 from s3ray.monitor.progress import LiveProgress, PlainProgress, duration, live_table, make_progress, short_count
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.store import RunStore
 from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk

@@ -8,7 +8,7 @@ import pytest
 
 from s3ray.monitor.events import ChunkWritten, Event, EventLog, read_events
 from s3ray.monitor.prometheus import METRICS, Meter, Sample
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.store import RunStore
 from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk

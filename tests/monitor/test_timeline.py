@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from s3ray.monitor.accounting import account
 from s3ray.monitor.events import ChunkWritten, read_events
 from s3ray.monitor.timeline import timeline
 from s3ray.store import RunStore
@@ -10,14 +11,14 @@ from tests.events import an_event
 
 def test_tokens_are_spread_over_the_time_in_which_they_were_written(finished: RunStore) -> None:
     events = list(read_events(finished))
-    line = timeline(events)
+    line = timeline(account(events))
     written = sum(event.output_tokens for event in events if isinstance(event, ChunkWritten))
     assert sum(line.total) * line.bin_s == pytest.approx(written)
     assert set(line.rates) == {"engine-0", "engine-1"}
 
 
 def test_nothing_is_written_while_a_student_is_trained(finished: RunStore) -> None:
-    line = timeline(read_events(finished))
+    line = timeline(account(read_events(finished)))
     assert [num for num, _, _ in line.training] == [0, 1, 2]
     for _, start, end in line.training:
         first, last = int(start / line.bin_s) + 1, int(end / line.bin_s) - 1
@@ -26,7 +27,7 @@ def test_nothing_is_written_while_a_student_is_trained(finished: RunStore) -> No
 
 def _rates(*happened: tuple[float, str, dict[str, Any]]) -> dict[str, list[float]]:
     """The highest rate of each engine from (time, event, fields)."""
-    line = timeline(an_event(name, time=time, attempt=1, **fields) for time, name, fields in happened)
+    line = timeline(account(an_event(name, time=time, attempt=1, **fields) for time, name, fields in happened))
     return {engine: [max(rates), sum(rates) * line.bin_s] for engine, rates in line.rates.items()}
 
 
@@ -59,4 +60,4 @@ def test_an_engine_that_was_restarted_wrote_before_it_too(ready: list[tuple[floa
 
 
 def test_a_run_without_events_has_an_empty_timeline() -> None:
-    assert timeline([]).total == ()
+    assert timeline(account([])).total == ()

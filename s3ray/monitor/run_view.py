@@ -1,16 +1,17 @@
 """What people want to know of a run, folded from its events. Live progress, status and the report read this.
 
 Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
-repeats is set, not added, and the time between two attempts counts for nothing.
+repeats is set, not added, and the time between two attempts counts for nothing. An engine counts from zero after each
+start, so its counts are kept by start and what it did is their sum; only the rows and output tokens of a chunk are
+added up, each chunk once.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
 from s3ray.methods import STAGES_ASIDE
-from s3ray.monitor.engines import PoolView
 from s3ray.monitor.events import (
     ChunkWritten,
     EngineAsleep,
@@ -36,12 +37,200 @@ from s3ray.monitor.events import (
     TrainingFinished,
     TrainingStarted,
 )
+from s3ray.types import EngineReport
 
 RATE_WINDOW_S = 30.0
 SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
 
 State = Literal["running", "finished", "failed", "reparsed", "unknown"]
 Phase = Literal["start", "generate", "train", "score"]
+MAX_ENGINES_NAMED = 8
+"""Up to so many engines have a row each where people look; of more, only the pool's totals are shown."""
+
+# An engine process: the attempt of the run, how often the engine had been stopped on purpose, and its restarts by then.
+_Process = tuple[int, int, int]
+
+
+# -- engines ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Sequences computed and waiting, and the share of the KV cache in use (0 to 1; of many engines, the fullest's)."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+
+    def peak(self, other: "Load") -> "Load":
+        """The larger of each."""
+        return Load(
+            running=max(self.running, other.running),
+            waiting=max(self.waiting, other.waiting),
+            kv_use=max(self.kv_use, other.kv_use),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMetrics:
+    """What an engine did over all its starts, or all engines together.
+
+    Tokens count what was computed, so also answers that another engine gave first and work that a death undid. Shares
+    are from 0 to 1, None where there was nothing to share: ``prefix_hit_rate`` is that of the prompt tokens that came
+    from the prefix cache, ``busy_share`` that of the time in which an engine was ready and the run generating: one that
+    rests while a student is trained is not to blame. Peaks are of sequences, and of the share of the KV cache in use.
+    ``state`` is that of the last start; None for engines that belong to a campaign, and for all together.
+    """
+
+    state: str | None = None
+    rows: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefix_hit_rate: float | None = None
+    peak_running: int = 0
+    peak_waiting: int = 0
+    peak_kv_use: float = 0.0
+    preemptions: int = 0
+    restarts: int = 0
+    busy_share: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Life:
+    """What one process of an engine told last; ``open_from`` is the run's generating time when it was ready."""
+
+    open_from: float
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    busy_s: float = 0.0
+    open_s: float = 0.0
+
+
+@dataclass(slots=True)
+class EngineView:
+    """One engine. ``has_reported`` is False until a chunk carries its state.
+
+    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` what each process told last.
+    """
+
+    load: Load = Load()
+    has_reported: bool = False
+    num_rows: int = 0
+    num_output_tokens: int = 0
+    _peak: Load = Load()
+    _num_stops: int = 0
+    restarts: dict[int, int] = field(default_factory=dict)
+    lives: dict[_Process, _Life] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> EngineMetrics:
+        """What it did so far."""
+        return _usage([self], self._peak)
+
+    def note_state(self, state: str, event: EngineEvent, generate_s: float) -> None:
+        """It came to ``state``: what it had in work is gone unless it is ready."""
+        if isinstance(event, EngineStarting):
+            self.restarts[event.attempt] = event.restarts
+        if state == "ready":
+            self._life(event, self.restarts.get(event.attempt, 0), generate_s)
+        else:
+            self.load = Load()
+        self._num_stops += state == "stopped"
+
+    def note_report(self, event: Event, report: EngineReport, generate_s: float, *, is_ready: bool) -> None:
+        """Take in its part of a chunk. What a process told before it died still counts, but says nothing of now."""
+        self.has_reported = True
+        self.num_rows += report.rows
+        self.num_output_tokens += report.output_tokens
+        life = self._life(event, report.restarts, generate_s)
+        life.prompt_tokens = report.prompt_tokens
+        life.cached_tokens = report.cached_tokens
+        life.preemptions = report.preemptions
+        life.busy_s = report.busy_s
+        load = Load(running=report.running, waiting=report.waiting, kv_use=report.kv_use)
+        self._peak = self._peak.peak(load)
+        if is_ready and report.restarts == self.restarts.get(event.attempt, 0):
+            self.load = load
+            life.open_s = generate_s - life.open_from
+
+    def _life(self, event: Event, restarts: int, generate_s: float) -> _Life:
+        process = (event.attempt, self._num_stops, restarts)
+        return self.lives.setdefault(process, _Life(open_from=generate_s))
+
+
+@dataclass(slots=True)
+class PoolView:
+    """The engines of all attempts, by name."""
+
+    engines: dict[str, EngineView] = field(default_factory=dict)
+    _peak: Load = Load()
+
+    @property
+    def by_name(self) -> dict[str, EngineView]:
+        """The engines in the order of their numbers."""
+        return {name: self.engines[name] for name in sorted(self.engines, key=lambda name: (len(name), name))}
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether any engine told of itself."""
+        return any(engine.has_reported for engine in self.engines.values())
+
+    @property
+    def load(self) -> Load:
+        """What all engines together have in work."""
+        loads = [engine.load for engine in self.engines.values()]
+        return Load(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads),
+            kv_use=max((load.kv_use for load in loads), default=0.0),
+        )
+
+    @property
+    def usage(self) -> EngineMetrics:
+        """What all engines together did so far. The peak is that of the pool at one moment, not the sum of peaks."""
+        return _usage(self.engines.values(), self._peak)
+
+    def engine(self, name: str) -> EngineView:
+        """What is known of an engine; of a new one, nothing."""
+        return self.engines.setdefault(name, EngineView())
+
+    def begin_attempt(self) -> None:
+        """The processes of the attempt before are gone."""
+        for engine in self.engines.values():
+            engine.load = Load()
+
+    def note_chunk(self, event: ChunkWritten, ready: Set[str], generate_s: float) -> None:
+        """Take in what a chunk says of its engines.
+
+        ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
+        """
+        for name, report in event.engines.items():
+            self.engine(name).note_report(event, report, generate_s, is_ready=name in ready)
+        self._peak = self._peak.peak(self.load)
+
+
+def _usage(engines: Collection[EngineView], peak: Load) -> EngineMetrics:
+    lives = [life for engine in engines for life in engine.lives.values()]
+    prompt_tokens, cached_tokens = sum(life.prompt_tokens for life in lives), sum(life.cached_tokens for life in lives)
+    busy_s, open_s = sum(life.busy_s for life in lives), sum(life.open_s for life in lives)
+    return EngineMetrics(
+        rows=sum(engine.num_rows for engine in engines),
+        output_tokens=sum(engine.num_output_tokens for engine in engines),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        prefix_hit_rate=cached_tokens / prompt_tokens if prompt_tokens else None,
+        peak_running=peak.running,
+        peak_waiting=peak.waiting,
+        peak_kv_use=peak.kv_use,
+        preemptions=sum(life.preemptions for life in lives),
+        restarts=sum(sum(engine.restarts.values()) for engine in engines),
+        busy_share=min(1.0, busy_s / open_s) if open_s else None,
+    )
+
+
+# -- the run -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
