@@ -4,6 +4,7 @@ import pytest
 
 from s3ray.errors import StoreError
 from s3ray.monitor.events import ChunkWritten, read_events
+from s3ray.monitor.metrics import read_metrics
 from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
 from tests.monitor.run_folder import metrics_of, new_store, write_run
@@ -124,3 +125,27 @@ def test_the_checker_is_named_with_its_score_and_counts_as_training(finished: Ru
 def finished_report(store: RunStore) -> str:
     write_report(store)
     return store.path("report.html").read_text(encoding="utf-8")
+
+
+def test_metrics_come_back_from_disk_as_they_were(finished: RunStore) -> None:
+    assert read_metrics(finished) == metrics_of(finished)
+    assert finished.read_json("metrics.json") == metrics_of(finished).as_dict()
+
+
+def test_what_older_commits_did_not_measure_is_unknown(finished: RunStore) -> None:
+    plain = finished.read_json("metrics.json")
+    for name in ("checker", "time", "engine_busy_share", "engine_start_s", "pool"):
+        del plain[name]
+    for entry in plain["rounds"]:
+        del entry["device_s"]
+    finished.write_json("metrics.json", plain)
+    metrics = read_metrics(finished)
+    assert (metrics.time, metrics.engine_start_s, metrics.pool.engines) == (None, None, {})
+    assert metrics.rounds[0].device_s.generate is None
+    assert metrics.score == 0.8267
+
+
+def test_metrics_of_another_form_are_told_by_file_and_field(finished: RunStore) -> None:
+    finished.write_json("metrics.json", finished.read_json("metrics.json") | {"seed": "many"})
+    with pytest.raises(StoreError, match=r"metrics\.json: seed: "):
+        read_metrics(finished)
