@@ -25,9 +25,10 @@ from s3ray.generator.engines.vllm import read_limits
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
+from s3ray.monitor.events import EngineLost, EngineReady, Event
 from s3ray.outcomes import outcomes_from_table
 from s3ray.tasks import load_task
-from s3ray.types import OutcomeStatus
+from s3ray.types import EngineLimits, OutcomeStatus
 from s3ray.weights import resolve_model
 
 
@@ -65,15 +66,15 @@ class PoolPeer:
 
     def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
         start_local()
-        self._limits: Mapping[str, Any] | None = None
+        self._limits: EngineLimits | None = None
         tasks = only_task(config, load_task(config.task))
         self._pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=self._note)
 
-    def _note(self, event: str, **fields: Any) -> None:
-        if event == "engine_lost":
-            raise SystemExit(f"the engine was lost: {fields['problem']}")
-        if event == "engine_ready":
-            self._limits = fields["limits"]
+    def _note(self, event: Event) -> None:
+        if isinstance(event, EngineLost):
+            raise SystemExit(f"the engine was lost: {event.problem}")
+        if isinstance(event, EngineReady):
+            self._limits = event.limits
 
     def answer(self, part: Part) -> Measured:
         """From the first ``take`` to the chunk with the last answer."""
@@ -91,7 +92,7 @@ class PoolPeer:
 
     def limits(self) -> Mapping[str, Any] | None:
         """As they stand in the event of the engine's start."""
-        return self._limits
+        return asdict(self._limits) if self._limits else None
 
     def close(self) -> None:
         """Stop the engine."""

@@ -91,7 +91,7 @@ def measure(num_actors: int, rate: float, slots: int, seconds: float) -> dict[st
     """Push as many requests as the engines can answer in ``seconds``."""
     config = make_config(num_actors, rate, slots)
     tasks = only_task(config, load_task(TASK))
-    pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=lambda event, **_: None)
+    pool = GeneratorPool(config, tasks, plan_placement(config, node_facts()), emit=lambda event: None)
     with tempfile.TemporaryDirectory(prefix="s3ray-scale-") as folder:
         store = RunStore(Path(folder))
         try:

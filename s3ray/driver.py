@@ -18,7 +18,7 @@ from s3ray.curation.calibrate import Calibration
 from s3ray.dataset import ExampleJudge, NoteJudge, examples_from_table, join_tables, table_from_examples
 from s3ray.errors import RunError
 from s3ray.methods import STAGES_ASIDE, VERDICTS
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import ChunkWritten, Event, EventLog, RoundClosed, StageFinished, StageStarted
 from s3ray.outcomes import Chunk, count_outcomes, outcomes_from_table
 from s3ray.stage import Judge, Stage, StagePlan
 from s3ray.store import RunStore
@@ -117,8 +117,8 @@ class Driver:
         has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
         self._students.make(round_, beside=has_next and generator.works_while_training)
 
-    def _emit(self, event: str, **fields: Any) -> None:
-        self._parts.events.emit(event, **fields)
+    def _emit(self, event: Event) -> None:
+        self._parts.events.emit(event)
 
     def keep_gold(self) -> None:
         """Write the parts of gold into the run folder."""
@@ -223,14 +223,14 @@ class Driver:
         tally = books.tallies.setdefault(plan.name, Tally())
         with self._parts.events.within(round=round_, phase="generate", stage=plan.name):
             num_known = self._store.num_journalled(round_, plan.name)
-            self._emit("stage_started", target=plan.target, known=num_known)
+            self._emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
             chunks = self._store.read_chunks(round_, plan.name)
             stage.replay(outcome for chunk in chunks for outcome in outcomes_from_table(chunk))
             if not stage.finished:
                 self._generate(round_, stage)
             seconds = time.monotonic() - started
             summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
-            self._emit("stage_finished", **summary, given_up=stage.num_under_way)
+            self._emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
         return summary
 
     def _generate(self, round_: int, stage: Stage) -> None:
@@ -238,13 +238,16 @@ class Driver:
             name = self._store.write_chunk(round_, stage.plan.name, chunk.table)
             stage.settle(outcomes_from_table(chunk.table))
             self._emit(
-                "chunk_written",
-                chunk=name,
-                **count_outcomes(chunk.table),
-                engines=chunk.engines,
-                accepted=stage.num_accepted,
-                target=stage.plan.target,
-                starving=stage.starving,
+                ChunkWritten(
+                    round=round_,
+                    stage=stage.plan.name,
+                    chunk=name,
+                    **count_outcomes(chunk.table),
+                    engines=chunk.engines,
+                    accepted=stage.num_accepted,
+                    target=stage.plan.target,
+                    starving=tuple(stage.starving),
+                )
             )
             self._students.check()
 
@@ -268,7 +271,7 @@ class Driver:
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._emit("round_closed", **{key: value for key, value in report.items() if key not in ("stages", "seconds")})
+        self._emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
 
 
 def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:

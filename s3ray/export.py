@@ -15,8 +15,9 @@ import yaml
 from s3ray.dataset import join_tables
 from s3ray.errors import InputError, StoreError
 from s3ray.methods import StrategyConfig
+from s3ray.monitor.events import read_events
 from s3ray.monitor.examples import find_task, text_fields, written_field
-from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.metrics import Metrics, build_metrics
 from s3ray.store import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import TrainingSet
@@ -51,7 +52,7 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
             hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
         )
     table = join_tables(tables)
-    card = dataset_card(table, build_metrics(store, run_identity(store)), _recipe(store, table))
+    card = dataset_card(table, build_metrics(store, list(read_events(store))), _recipe(store, table))
     if out is None:
         return _write(RunStore(store.url("dataset")), table, card)
     folder = RunStore(out)
@@ -76,24 +77,24 @@ def _write(folder: RunStore, table: pa.Table, card: str) -> str:
     return folder.root
 
 
-def dataset_card(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def dataset_card(table: pa.Table, metrics: Metrics, recipe: Mapping[str, Any]) -> str:
     """The card (README.md) of a dataset: YAML head for ``datasets``, then where every row comes from.
 
-    ``metrics`` is ``build_metrics``; ``recipe`` holds ``sampling``, ``gold_seed``, ``gold`` (rows by part),
+    ``recipe`` holds ``sampling``, ``gold_seed``, ``gold`` (rows by part),
     ``context_fields`` (given to the generator from gold), ``num_contexts`` (distinct ones), ``num_elsewhere`` (those
     not in the extrapolation part), ``reasons`` (whether seeds could have some), ``labels`` (in the task's order, if
     known), ``on_gold`` (whether students learn from gold too) and ``licence`` (gold's, if known).
     """
     parts = [
         f"---\n{yaml.safe_dump(_head(table, metrics), sort_keys=False)}---",
-        f"# {metrics['run']}: synthetic data for {metrics['task']}",
+        f"# {metrics.run}: synthetic data for {metrics.task}",
         _made(table, metrics, recipe),
         f"## Columns\n\n{_columns(table, recipe)}",
         f"## Rows by round\n\n{_rows_by_round(table, metrics)}",
         f"## What was rejected\n\n{_rejected(metrics)}",
         f"## How good a student became on it\n\n{_scores(metrics, recipe)}",
         f"## Gold data and licence\n\n{_gold(table, metrics, recipe)}",
-        f"## To make it again\n\nFingerprint of the settings: `{metrics['fingerprint']}`; seed {metrics['seed']}, "
+        f"## To make it again\n\nFingerprint of the settings: `{metrics.fingerprint}`; seed {metrics.seed}, "
         f"gold drawn with seed {recipe['gold_seed']}; sampling: {recipe['sampling']}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -127,19 +128,19 @@ def _distinct(table: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
     return set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
-def _head(table: pa.Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    category = "question-answering" if metrics["kind"] == "span" else "text-classification"
+def _head(table: pa.Table, metrics: Metrics) -> dict[str, Any]:
+    category = "question-answering" if metrics.kind == "span" else "text-classification"
     return {
-        "pretty_name": f"{metrics['run']} (synthetic, {metrics['task']})",
+        "pretty_name": f"{metrics.run} (synthetic, {metrics.task})",
         "task_categories": [category],
         "size_categories": [next((name for limit, name in _SIZES if table.num_rows < limit), "n>10M")],
-        "tags": ["synthetic", "s3ray", str(metrics["strategy"])],
+        "tags": ["synthetic", "s3ray", metrics.strategy],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": _DATA}]}],
     }
 
 
-def _made(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    given, target = _names(recipe["context_fields"]), "answer" if metrics["kind"] == "span" else "label"
+def _made(table: pa.Table, metrics: Metrics, recipe: Mapping[str, Any]) -> str:
+    given, target = _names(recipe["context_fields"]), "answer" if metrics.kind == "span" else "label"
     seed = f"its {target} and gold text ({given})" if given else f"its {target}, without gold text"
     if recipe["reasons"]:
         seed += ", and from reasons that the model had listed before"
@@ -153,7 +154,7 @@ def _made(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]
     rows = "\n".join(
         f"- {numbers[source]} rows (`{source}`): {text}." for source, text in how.items() if numbers[source]
     )
-    head = f"Written by the language model `{metrics['generator']}` with s3ray, strategy `{metrics['strategy']}`:"
+    head = f"Written by the language model `{metrics.generator}` with s3ray, strategy `{metrics.strategy}`:"
     return f"{head}\n\n{rows}"
 
 
@@ -171,8 +172,8 @@ def _columns(table: pa.Table, recipe: Mapping[str, Any]) -> str:
     return _table(["column", "meaning"], [[name, meaning.get(name, "input text")] for name in table.column_names])
 
 
-def _rows_by_round(table: pa.Table, metrics: Mapping[str, Any]) -> str:
-    rounds = [entry["round"] for entry in metrics["rounds"]]
+def _rows_by_round(table: pa.Table, metrics: Metrics) -> str:
+    rounds = [entry.round for entry in metrics.rounds]
     if "label" not in table.column_names:
         counted = [[num, pc.sum(pc.equal(table["round"], num)).as_py() or 0] for num in rounds]
         return _table(["round", "rows"], counted)
@@ -184,34 +185,34 @@ def _rows_by_round(table: pa.Table, metrics: Mapping[str, Any]) -> str:
     return _table(["round", "rows", *labels], rows)
 
 
-def _rejected(metrics: Mapping[str, Any]) -> str:
+def _rejected(metrics: Metrics) -> str:
     total: Counter[str] = Counter()
-    for entry in metrics["rounds"]:
-        total.update(entry["rejected"])
-        total.update(entry["failed"])
-    requested = sum(entry["requested"] for entry in metrics["rounds"])
+    for entry in metrics.rounds:
+        total.update(entry.rejected)
+        total.update(entry.failed)
+    requested = sum(entry.requested for entry in metrics.rounds)
     head = f"Of {requested} requests, {total.total()} gave no row:"
     return f"{head}\n\n{_table(['reason', 'requests'], total.most_common())}"
 
 
-def _scores(metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    scored = [entry for entry in metrics["rounds"] if entry["select"]]
+def _scores(metrics: Metrics, recipe: Mapping[str, Any]) -> str:
+    scored = [(entry.round, entry.select) for entry in metrics.rounds if entry.select]
     if not scored:
         return "No student was trained yet."
-    names = list(scored[0]["select"])
-    rows = [[f"round {e['round']}, selection part", *(f"{e['select'][name]:.3f}" for name in names)] for e in scored]
-    if metrics["test"]:
-        rows.append(["final, test part", *(f"{metrics['test'][name]:.3f}" for name in names)])
+    names = list(scored[0][1])
+    rows = [[f"round {num}, selection part", *(f"{select[name]:.3f}" for name in names)] for num, select in scored]
+    if metrics.test:
+        rows.append(["final, test part", *(f"{metrics.test[name]:.3f}" for name in names)])
     learned = "gold (extrapolation part) and synthetic rows" if recipe["on_gold"] else "synthetic rows only"
-    return f"Student: `{metrics['student']}`, trained on {learned}.\n\n{_table(['student', *names], rows)}"
+    return f"Student: `{metrics.student}`, trained on {learned}.\n\n{_table(['student', *names], rows)}"
 
 
-def _gold(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def _gold(table: pa.Table, metrics: Metrics, recipe: Mapping[str, Any]) -> str:
     used = [f"{num} rows ({part})" for part, num in recipe["gold"].items()]
     copied = "They are not part of this dataset."
     if recipe["context_fields"]:
         used.append(f"{recipe['num_elsewhere']} context(s) from other training rows")
-        names = _names([*recipe["context_fields"], *(["answers"] if metrics["kind"] == "span" else [])])
+        names = _names([*recipe["context_fields"], *(["answers"] if metrics.kind == "span" else [])])
         copied = (
             f"The generator was given {names}, it did not write them: in all {table.num_rows} rows they are the gold "
             f"data's own, word for word ({recipe['num_contexts']} distinct contexts). No other text of gold is in here."
@@ -222,8 +223,8 @@ def _gold(table: pa.Table, metrics: Mapping[str, Any], recipe: Mapping[str, Any]
         licence = f"its licence file says:\n\n> {quoted}"
     return (
         f"Gold used on the way: {', '.join(used)}. {copied}\n\nRows written from gold may lean on its wording. Before "
-        f"you pass this dataset on, look at the terms of the generator (`{metrics['generator']}`) and at the gold data "
-        f"(task `{metrics['task']}`); {licence}{'' if recipe['licence'] else '.'}"
+        f"you pass this dataset on, look at the terms of the generator (`{metrics.generator}`) and at the gold data "
+        f"(task `{metrics.task}`); {licence}{'' if recipe['licence'] else '.'}"
     )
 
 

@@ -6,7 +6,7 @@ from ray.util.metrics import Counter, Gauge
 
 from s3ray.monitor.events import Event
 from s3ray.monitor.prometheus import METRICS, Meter
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 
 
 class RayMeters:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s3ray.types import Outcome, OutcomeStatus
+from s3ray.types import EngineReport, Outcome, OutcomeStatus
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -36,13 +36,10 @@ OUTCOME_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What a pool hands to the journal at once: outcomes (``OUTCOME_SCHEMA``), and per engine what it told of itself.
-
-    The reports are plain values for an event: ``rows`` and ``output_tokens`` of this chunk, and the engine's state.
-    """
+    """What a pool hands to the journal at once: outcomes (``OUTCOME_SCHEMA``), and what each engine told."""
 
     table: pa.Table
-    engines: Mapping[str, Mapping[str, Any]]
+    engines: Mapping[str, EngineReport]
 
 
 _TOKENS = ("num_prompt_tokens", "num_cached_tokens", "num_output_tokens")

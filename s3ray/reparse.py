@@ -22,7 +22,7 @@ from s3ray.identity import shaping_settings
 from s3ray.jobfile import set_fields, validate
 from s3ray.lineages import Lineage, following, lineage_of
 from s3ray.methods import NOTE_STAGES
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import EventLog, Reparsed, RunStarted
 from s3ray.monitor.progress import say
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.stage import Stage, StagePlan
@@ -125,18 +125,19 @@ def _write_rounds(
     events = EventLog(new, config.name, attempt=1)
     strategy = config.strategy
     events.emit(
-        "run_started",
-        task=task.name,
-        strategy=strategy.name,
-        generator=config.generator.model or config.generator.engine,
-        student=config.student.model,
-        rounds=make_strategy(strategy).last_round,
-        engines=0,
-        workers=0,
-        version=__version__,
-        fingerprint=own_fingerprint,
-        lineage=lineage.as_dict(),
-        resumed=False,
+        RunStarted(
+            task=task.name,
+            strategy=strategy.name,
+            generator=config.generator.model or config.generator.engine,
+            student=config.student.model,
+            rounds=make_strategy(strategy).last_round,
+            engines=0,
+            workers=0,
+            version=__version__,
+            fingerprint=own_fingerprint,
+            lineage=lineage,
+            resumed=False,
+        )
     )
     parts = Parts(
         config=config,
@@ -154,7 +155,7 @@ def _write_rounds(
     for round_ in old.rounds():
         journal.bring_inputs(round_)
         driver.write_round(round_)
-    events.emit("reparsed", parent=old.name, rounds=new.rounds())
+    events.emit(Reparsed(parent=old.name, rounds=tuple(new.rounds())))
 
 
 class _NothingMore:

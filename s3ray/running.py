@@ -22,13 +22,13 @@ from s3ray.generator.worker import only_task
 from s3ray.lineages import choose, lineage_of
 from s3ray.masking import mask
 from s3ray.meters import RayMeters
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import EventLog, RunFailed, RunFinished, RunStarted, read_events
 from s3ray.monitor.logs import log_from
-from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.metrics import Metrics, build_metrics, read_metrics
 from s3ray.monitor.progress import make_progress
-from s3ray.monitor.report import write_report
+from s3ray.monitor.report import write_pages
+from s3ray.monitor.run_view import RunView
 from s3ray.monitor.summary import summary_table
-from s3ray.monitor.view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
@@ -88,7 +88,7 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
 def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
     if store.has(METRICS):
-        figures = measured(store.read_json(METRICS), job.config, plan, figures)
+        figures = measured(read_metrics(store), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
@@ -113,25 +113,25 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
-            progress = make_progress(console, RunView.replay(store.events()))
+            progress = make_progress(console, RunView.replay(read_events(store)))
             events.listen(progress)
-            events.listen(RayMeters().of(job.config.name, RunView.replay(store.events())))
+            events.listen(RayMeters().of(job.config.name, RunView.replay(read_events(store))))
             try:
                 with failures_told(store, events):
-                    _run(job, plan, store, events)
+                    metrics = _run(job, plan, store, events)
             finally:
                 progress.close()
-    console.print(summary_table(store.read_json(METRICS)))
+    console.print(summary_table(metrics))
     console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
     console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
 
 
-def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> None:
+def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> Metrics:
     config = job.config
     log_from(run=config.name, phase="start")
     pool = GeneratorPool(config, only_task(config, job.task), plan, emit=events.emit)
     try:
-        carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
+        return carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
     finally:
         pool.close()
 
@@ -154,24 +154,27 @@ def make_trainer(
     )
 
 
-def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer) -> None:
+def carry_out(
+    job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
+) -> Metrics:
     """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
     started = time.monotonic()
     config = job.config
     strategy = make_strategy(config.strategy)
     events.emit(
-        "run_started",
-        task=job.task.name,
-        strategy=config.strategy.name,
-        generator=(config.generator.model or config.generator.engine) if config.generates else None,
-        student=config.student.model,
-        rounds=strategy.last_round,
-        engines=len(plan.engines),
-        workers=plan.num_workers,
-        version=__version__,
-        fingerprint=job.fingerprint,
-        lineage=lineage_of(store).as_dict(),
-        resumed=bool(store.rounds() or store.students()) or next_attempt(store) > 1,
+        RunStarted(
+            task=job.task.name,
+            strategy=config.strategy.name,
+            generator=(config.generator.model or config.generator.engine) if config.generates else None,
+            student=config.student.model,
+            rounds=strategy.last_round,
+            engines=len(plan.engines),
+            workers=plan.num_workers,
+            version=__version__,
+            fingerprint=job.fingerprint,
+            lineage=lineage_of(store),
+            resumed=bool(store.rounds() or store.students()) or next_attempt(store) > 1,
+        )
     )
     parts = Parts(
         config=config,
@@ -186,14 +189,17 @@ def carry_out(job: Job, plan: Plan, store: RunStore, events: EventLog, generator
     Driver(parts).run()
     if config.generates:
         export_dataset(store, None)
-    events.emit("run_finished", seconds=time.monotonic() - started)
-    store.write_json(METRICS, build_metrics(store, run_identity(store)))
-    write_report(store)
+    events.emit(RunFinished(seconds=time.monotonic() - started))
+    happened = list(read_events(store))
+    metrics = build_metrics(store, happened)
+    store.write_json(METRICS, metrics.as_dict())
+    write_pages(store, happened, metrics)
+    return metrics
 
 
 def next_attempt(store: RunStore) -> int:
     """Number of the start that begins now; the first one is 1."""
-    return 1 + max((event["attempt"] for event in store.events()), default=0)
+    return 1 + max((event.attempt for event in read_events(store)), default=0)
 
 
 @contextlib.contextmanager
@@ -202,11 +208,11 @@ def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        events.emit("run_failed", problem="interrupted; the same command goes on from here")
+        events.emit(RunFailed(problem="interrupted; the same command goes on from here"))
         raise
     except Exception as error:
         with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is the one to tell
-            events.emit("run_failed", problem=f"{type(error).__name__}: {error}")
+            events.emit(RunFailed(problem=f"{type(error).__name__}: {error}"))
         if isinstance(error, RunError):
             raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
         if isinstance(error, InputError):

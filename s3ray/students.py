@@ -7,8 +7,16 @@ from typing import Any, Protocol
 from s3ray.config import RunConfig
 from s3ray.dataset import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.mistakes import Mistakes, StudentUnderWay
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import (
+    CheckerFinished,
+    CheckerStarted,
+    EventLog,
+    StudentFinished,
+    StudentStarted,
+    TestScored,
+)
 from s3ray.monitor.logs import log_apart
+from s3ray.monitor.records import to_plain
 from s3ray.probes import Probes, probes_from_table
 from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.tasks import Task
@@ -127,7 +135,7 @@ class Students:
             probes={} if is_last else {name: store.url(seen[name]) for name in self._probes},
         )
         with self._events.within(round=round_, phase="train"):
-            self._events.emit("student_started", rows=num_rows, workers=config.student.workers)
+            self._events.emit(StudentStarted(round=round_, rows=num_rows, workers=config.student.workers))
             result = self._trainer.train(job)
             if not self._has_ended:
                 self._keep(round_, result)
@@ -150,12 +158,12 @@ class Students:
         )
         with self._events.within(round=round_, phase="train"):
             num_rows = store.read_table(gold).num_rows
-            self._events.emit("checker_started", rows=num_rows, workers=self._config.student.workers)
+            self._events.emit(CheckerStarted(round=round_, rows=num_rows, workers=self._config.student.workers))
             result = self._trainer.train(job)
             if not self._has_ended:
                 report = _training(result)
-                store.write_json(CHECKER_SCORE, report | {"main": result.select.main})
-                self._events.emit("checker_finished", **report)
+                store.write_json(CHECKER_SCORE, to_plain(report) | {"main": result.select.main})
+                self._events.emit(CheckerFinished(round=round_, **report))
         return place
 
     def _keep(self, round_: int, result: StudentResult) -> None:
@@ -178,11 +186,12 @@ class Students:
             "test": dict(result.test.values) if result.test else None,
             "num_test": result.test.num_examples if result.test else None,
         }
-        store.write_json(store.score(round_), report | more)
-        self._events.emit("student_finished", phase="score", **report)
+        store.write_json(store.score(round_), to_plain(report) | more)
+        self._events.emit(StudentFinished(phase="score", **report))
         if result.test is not None:
             values = dict(result.test.values)
-            self._events.emit("test_scored", phase="score", test=values, num_examples=result.test.num_examples)
+            num_test = result.test.num_examples
+            self._events.emit(TestScored(round=round_, phase="score", test=values, num_examples=num_test))
 
 
 def _training(result: StudentResult) -> dict[str, Any]:
@@ -190,10 +199,7 @@ def _training(result: StudentResult) -> dict[str, Any]:
     return {
         "rows": result.num_rows,
         "best_epoch": result.best_epoch,
-        "epochs": [
-            {"epoch": epoch.epoch, "loss": epoch.loss, "select": epoch.select, "seconds": epoch.seconds}
-            for epoch in result.epochs
-        ],
+        "epochs": result.epochs,
         "select": dict(result.select.values),
         "seconds": dict(result.seconds),
     }

@@ -256,6 +256,29 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """What an engine tells with a chunk: the chunk's ``rows`` and ``output_tokens``, and how it is at that moment.
+
+    ``running`` and ``waiting`` are sequences, ``kv_use`` is from 0 to 1; ``prompt_tokens``, ``cached_tokens``,
+    ``preemptions`` and ``busy_s`` (seconds with a request under way) have grown since its process started, which was
+    its ``restarts``-th restart. ``own_busy_s``, where runs share the engine, is what this chunk cost of its newly busy
+    seconds; None where the engine is the run's own.
+    """
+
+    rows: int = 0
+    output_tokens: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    restarts: int = 0
+    busy_s: float = 0.0
+    own_busy_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """The metrics of a student on one part of gold, in [0, 1]; ``main`` names the one that decides."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from s3ray.config import RunConfig
 from s3ray.generator.placement import plan_placement
 from s3ray.jobfile import validate
+from s3ray.monitor.events import Event
 from s3ray.tasks import Task, load_task
 from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
 
@@ -35,7 +36,7 @@ def make_request(index: int, parent: str | None = None) -> GenerationRequest:
 
 
 def make_pool(
-    events: list[dict[str, Any]],
+    events: list[Event],
     *,
     clean: bool = True,
     student: dict[str, Any] | None = None,
@@ -53,7 +54,7 @@ def make_pool(
     config = validate(RunConfig, raw)
     plan = plan_placement(config, node_facts())
     tasks = only_task(config, TASK)
-    return GeneratorPool(config, tasks, plan, emit=lambda event, **fields: events.append({"event": event, **fields}))
+    return GeneratorPool(config, tasks, plan, emit=events.append)
 
 
 class InsistentSource:

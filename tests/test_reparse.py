@@ -19,8 +19,8 @@ from s3ray.errors import InputError
 from s3ray.identity import shaping_settings
 from s3ray.jobfile import load_config
 from s3ray.lineages import choose
-from s3ray.monitor.events import EventLog
-from s3ray.monitor.view import RunView
+from s3ray.monitor.events import EventLog, read_events
+from s3ray.monitor.run_view import RunView
 from s3ray.objects import ObjectFiles
 from s3ray.outcomes import outcomes_from_table
 from s3ray.reparse import read_again, reparse_run
@@ -152,7 +152,7 @@ def test_the_same_rules_give_the_same_data(job: RunConfig, tmp_path: Path) -> No
     assert asked(new) == asked(old)
     assert {path: path.read_bytes() for path in old.folder.rglob("*") if path.is_file()} == before
     assert new.identity()["lineage"] == {"of": "run", "number": 2, "parent": "run"}
-    assert RunView.replay(new.events()).ended == "reparsed"
+    assert RunView.replay(read_events(new)).ended == "reparsed"
 
 
 def test_what_was_written_from_blocks_of_mistakes_is_read_again(job: RunConfig, tmp_path: Path) -> None:

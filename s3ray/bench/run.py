@@ -6,7 +6,6 @@ the pool, parsing in the actors, and curation in the driver. Only the journal is
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rich.console import Console
 
@@ -26,8 +25,9 @@ from s3ray.errors import InputError, RunError
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.worker import only_task
 from s3ray.masking import mask
-from s3ray.monitor.devices import per_engine
+from s3ray.monitor.events import EngineLost, EngineReady, Event
 from s3ray.monitor.logs import log_from
+from s3ray.monitor.metrics import per_engine
 from s3ray.outcomes import outcomes_from_table
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.stage import Judge, Stage, StagePlan, Verdict
@@ -87,14 +87,14 @@ class _Told:
     starts_s: list[float] = field(default_factory=list)
     restarts: int = 0
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         """Take an event of the pool."""
-        if event == "engine_ready":
-            self.limits[fields["engine"]] = EngineLimits(**fields["limits"])
-            self.starts_s.append(fields["seconds"])
-        elif event == "engine_lost":
+        if isinstance(event, EngineReady):
+            self.limits[event.engine] = event.limits
+            self.starts_s.append(event.seconds)
+        elif isinstance(event, EngineLost):
             self.restarts += 1
-            self.console.print(mask(f"  {fields['engine']} was lost: {fields['problem']}"), style="red", markup=False)
+            self.console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
 
 
 class Profiler:

@@ -28,12 +28,34 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.sharing import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
 from s3ray.meters import RayMeters
-from s3ray.monitor.devices import busy_seconds
-from s3ray.monitor.events import Event, EventLog
+from s3ray.monitor.accounting import account
+from s3ray.monitor.campaign import milestone_of_run
+from s3ray.monitor.events import (
+    CampaignFinished,
+    CampaignStarted,
+    CheckerFinished,
+    CheckerStarted,
+    Event,
+    EventLog,
+    MadeBy,
+    RoundClosed,
+    RoundLinked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    StudentLinked,
+    StudentStarted,
+    TestScored,
+    read_events,
+)
 from s3ray.monitor.logs import log_apart, log_from
-from s3ray.monitor.progress import milestone, say
+from s3ray.monitor.progress import say
 from s3ray.monitor.provenance import code_version
-from s3ray.monitor.view import RunView
+from s3ray.monitor.records import from_plain
+from s3ray.monitor.run_view import RunView
 from s3ray.preflight import Job, check_job, check_placement
 from s3ray.running import carry_out, failures_told, make_trainer, next_attempt
 from s3ray.store import RunStore, locked
@@ -42,9 +64,8 @@ from s3ray.students import Trainer
 from s3ray.types import StudentJob
 
 _PASSED_ON = (
-    *("run_started", "stage_started", "stage_finished", "round_closed"),
-    *("student_started", "student_finished", "checker_started", "checker_finished"),
-    *("test_scored", "run_finished", "run_failed"),
+    *(RunStarted, StageStarted, StageFinished, RoundClosed, StudentStarted, StudentFinished),
+    *(CheckerStarted, CheckerFinished, TestScored, RunFinished, RunFailed),
 )
 
 
@@ -126,8 +147,8 @@ def _finish(
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
             events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
-            made_by = {"command": command, "commit": code_version(), "machine": in_words(nodes)}
-            events.emit("campaign_started", runs=len(stores), finished=len(stores) - len(runs), made_by=made_by)
+            made_by = MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
+            events.emit(CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
             return _run_all(campaign, runs, stores.values(), nodes, events, console)
 
 
@@ -159,7 +180,7 @@ def _run_all(
         for group in groups.values()
         for name in _run_group(campaign, group, nodes, events, seeds, students, console)
     ]
-    events.emit("campaign_finished", seconds=time.monotonic() - started, failed=failed)
+    events.emit(CampaignFinished(seconds=time.monotonic() - started, failed=tuple(failed)))
     return failed
 
 
@@ -194,9 +215,9 @@ def _run_group(
         name = run.spec.name
         log_apart(run=name)
         log = EventLog(run.store, name, attempt=next_attempt(run.store))
-        log.listen(_teller(name, RunView.replay(run.store.events()), console))
-        log.listen(meters.of(name, RunView.replay(run.store.events())))
-        log.listen(lambda event: events.pass_on(event) if event["event"] in _PASSED_ON else None)
+        log.listen(partial(_tell, console))
+        log.listen(meters.of(name, RunView.replay(read_events(run.store))))
+        log.listen(lambda event: events.pass_on(event) if type(event) in _PASSED_ON else None)
         log.listen(lambda event: _note_round(event, run, seeds, devices))
 
         def trainer_with(num_workers: int) -> Trainer:
@@ -213,7 +234,7 @@ def _run_group(
             work=run.work,
             lineage=partial(lineage, run.job.config.student),
             questions=questions,
-            on_copy=lambda student: log.emit("student_linked", from_run=student.store.name, student=student.folder),
+            on_copy=lambda student: log.emit(StudentLinked(from_run=student.store.name, student=student.folder)),
         )
         with failures_told(run.store, log), _seed_set(run, log, seeds):
             own = replace(plan, num_workers=run.plan.num_workers)
@@ -254,16 +275,15 @@ def _seed_set(run: _Run, log: EventLog, seeds: Originals[RunStore]) -> Iterator[
     with seeds.claimed(run.job.requests["seed"]) as found:
         if found is not None:
             report = copy_round(found, run.store, 0)
-            counts = {name: value for name, value in report.items() if name not in ("stages", "seconds", "linked_from")}
-            busy_s = busy_seconds(found.events()).get(0, 0.0)
-            log.emit("round_linked", from_run=found.name, busy_s=busy_s, **counts)
+            busy_s = account(read_events(found)).busy_s.get(0, 0.0)
+            log.emit(from_plain(RoundLinked, report | {"from_run": found.name, "busy_s": busy_s}, found.root))
         yield
 
 
 def _note_round(event: Event, run: _Run, seeds: Originals[RunStore], devices: DeviceQueue) -> None:
-    if event["event"] == "round_closed":
+    if type(event) is RoundClosed:
         devices.learn_generation(0.0, 1)
-        if event["round"] == 0:
+        if event.round == 0:
             seeds.note(run.job.requests["seed"], run.store)
 
 
@@ -302,16 +322,11 @@ def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trai
     )
 
 
-def _teller(name: str, view: RunView, console: Console) -> Callable[[Event], None]:
-    """Prints the milestones of one run, each line with the run's name."""
-
-    def tell(event: Event) -> None:
-        view.apply(event)
-        line = milestone(event, view)
-        if line is not None:
-            say(console, f"[{name}] {line}")
-
-    return tell
+def _tell(console: Console, event: Event) -> None:
+    """Prints the milestones of a run, each line with the run's name."""
+    line = milestone_of_run(event)
+    if line is not None:
+        say(console, line)
 
 
 def _conclude(campaign: Campaign, stores: Mapping[str, RunStore], own: RunStore, console: Console) -> None:
@@ -319,6 +334,6 @@ def _conclude(campaign: Campaign, stores: Mapping[str, RunStore], own: RunStore,
     results = {name: read_result(stores[name]) for name in finished}
     rows = compare(campaign, results)
     if rows:
-        write_comparison(own, campaign, rows, results, list(own.events()))
+        write_comparison(own, campaign, rows, results, list(read_events(own)))
         console.print(Markdown(to_markdown(campaign, rows)))
         console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

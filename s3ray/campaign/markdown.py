@@ -8,6 +8,7 @@ from s3ray.campaign.grid import Campaign
 from s3ray.campaign.intervals import Interval, excludes_zero
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import Row
+from s3ray.monitor.events import MadeBy
 
 _Lines = Callable[[Campaign, Sequence[Row]], Iterator[list[str]]]
 """Head and lines of a table of some rows."""
@@ -22,7 +23,7 @@ def to_page(
     campaign: Campaign,
     rows: Sequence[Row],
     results: Mapping[str, Result],
-    made_by: Sequence[Mapping[str, str]],
+    made_by: Sequence[MadeBy],
     pictures: Mapping[str, str],
 ) -> str:
     """The comparison as a page that can be published: where it comes from, scores, costs, every seed and every setting.
@@ -31,7 +32,7 @@ def to_page(
     the files of its plots, by what they show.
     """
     missing = [run.name for run in campaign.runs if run.name not in results]
-    made = [f"Made by `{start['command']}` at commit {start['commit']} on {start['machine']}." for start in made_by]
+    made = [f"Made by `{start.command}` at commit {start.commit} on {start.machine}." for start in made_by]
     parts = [
         f"# {campaign.config.name}",
         *dict.fromkeys(made),
@@ -71,11 +72,9 @@ def num_rows(row: Row) -> str:
 
 def _about(campaign: Campaign, results: Mapping[str, Result]) -> str:
     found = [result.metrics for result in results.values()]
-    models = {
-        part: ", ".join(sorted({str(each[part]) for each in found if each[part] is not None}))
-        for part in ("generator", "student")
-    }
-    tests = {str(each["task"]): each["test"]["num_examples"] for each in found}
+    generators = ", ".join(sorted({each.generator for each in found if each.generator is not None}))
+    students = ", ".join(sorted({each.student for each in found}))
+    tests = {each.task: each.num_test for each in found}
     sizes = ", ".join(f"{task}: {num} rows" for task, num in tests.items())
     seeds = ", ".join(map(str, campaign.config.seeds))
     lead = (
@@ -85,7 +84,7 @@ def _about(campaign: Campaign, results: Mapping[str, Result]) -> str:
         else ""
     )
     return (
-        f"Generator {models['generator'] or 'none'}, student {models['student']}; seeds {seeds}. Scores are those of "
+        f"Generator {generators or 'none'}, student {students}; seeds {seeds}. Scores are those of "
         f"the last student on test ({sizes}), which was read once; mean ± standard deviation over the seeds.{lead}"
     )
 

@@ -18,13 +18,14 @@ from s3ray.campaign.intervals import LEVEL, NUM_DRAWS, Answers, excludes_zero
 from s3ray.campaign.markdown import from_to, mean_std, num_rows, to_page
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import Row
-from s3ray.campaign.timing import campaign_account, campaign_time
-from s3ray.monitor import comparison, lanes, plots
-from s3ray.monitor.accounting import shares
+from s3ray.monitor import comparison, plots, timeline
+from s3ray.monitor.accounting import Account, account
 from s3ray.monitor.answers import use_answer
 from s3ray.monitor.comparison import Point
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import CampaignStarted, Event
+from s3ray.monitor.metrics import shares
 from s3ray.monitor.plots import Part
+from s3ray.monitor.records import to_plain
 from s3ray.monitor.report import page_template
 from s3ray.monitor.svg import standalone
 from s3ray.store import RunStore
@@ -37,14 +38,15 @@ def write_comparison(
     store: RunStore, campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Result], events: Sequence[Event]
 ) -> None:
     """Write the files into the campaign's folder; there is at least one row. ``events`` are the campaign's own."""
-    booked = campaign_account(events, campaign.config.name)
-    made_by = [event["made_by"] for event in events if "made_by" in event]
-    store.write_json("compare.json", to_json(campaign, rows, results) | {"made_by": made_by} | campaign_time(booked))
-    store.write_json("timeline.json", lanes.trace(booked))
+    booked = account(events, campaign.config.name)
+    starts = [event.made_by for event in events if isinstance(event, CampaignStarted) and event.made_by]
+    made_by = {"made_by": to_plain(starts)}
+    store.write_json("compare.json", to_json(campaign, rows, results) | made_by | time_json(booked))
+    store.write_json("timeline.json", timeline.trace(booked))
     tables = {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
     curves = _curves(campaign, rows)
     pictures = _write_pictures(store, tables, curves)
-    store.write_text("compare.md", to_page(campaign, rows, results, made_by, pictures))
+    store.write_text("compare.md", to_page(campaign, rows, results, starts, pictures))
     page = page_template("compare.html.j2").render(
         campaign=campaign.config,
         campaign_runs=campaign,
@@ -61,7 +63,7 @@ def write_comparison(
         cost_plot=_cost_plot,
         curves=curves,
         texts={"mean_std": mean_std, "from_to": from_to, "num_rows": num_rows, "excludes_zero": excludes_zero},
-        lanes=lanes.rows(booked),
+        lanes=timeline.rows(booked),
         plots=plots,
         links={run.name: f"{run.name}/report.html" for run in campaign.runs if store.has(f"{run.name}/report.html")},
     )
@@ -103,9 +105,15 @@ def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Resul
     }
 
 
+def time_json(booked: Account) -> dict[str, Any]:
+    """What ``compare.json`` says of a campaign's time: shares of each state, and the busy part of what engines had."""
+    time = {"engines": shares(booked.engines), "trainers": shares(booked.trainers)}
+    return {"engine_busy_share": booked.engine_busy_share, "time": to_plain(time)}
+
+
 def _run_json(result: Result) -> dict[str, Any]:
-    metric, answers = result.metrics["metric"], result.answers
-    return {"metric": metric, "score": result.metrics["test"][metric], "answers": answers and _answers_json(answers)}
+    metrics, answers = result.metrics, result.answers
+    return {"metric": metrics.metric, "score": metrics.score, "answers": answers and _answers_json(answers)}
 
 
 def _answers_json(answers: Answers) -> dict[str, Any]:

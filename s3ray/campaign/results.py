@@ -4,10 +4,8 @@ config.yaml  fingerprint.json  metrics.json  students/N/score.json  students/LAS
 gold/test.parquet, where macro-F1 decides; audit.json, where there is one
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from s3ray.campaign.intervals import Answers
 from s3ray.config import RunConfig, data_changes, data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.audit import AUDIT
+from s3ray.monitor.metrics import Metrics, read_metrics
 from s3ray.store import METRICS, RunStore
 from s3ray.strategies import make_strategy
 
@@ -25,7 +24,7 @@ _CONTENTS = ("task", "task_content", "gold_content")
 class Result:
     """A finished run: its metrics.json, and as far as they are known its answers and how many labels are right."""
 
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     answers: Answers | None = None
     label_accuracy: float | None = None
 
@@ -63,14 +62,14 @@ def read_result(store: RunStore) -> Result:
     Raises:
         StoreError: a file cannot be read.
     """
-    metrics = store.read_json(METRICS)
+    metrics = read_metrics(store)
     return Result(metrics=metrics, answers=_answers(store, metrics), label_accuracy=_label_accuracy(store))
 
 
-def _answers(store: RunStore, metrics: Mapping[str, Any]) -> Answers | None:
+def _answers(store: RunStore, metrics: Metrics) -> Answers | None:
     """What the last student answered on test, sorted by id; None where that was not kept."""
     name = store.answers(max(store.students()))
-    needs_truth = metrics["metric"] == "macro_f1"
+    needs_truth = metrics.metric == "macro_f1"
     if not store.has(name) or (needs_truth and not store.has(store.gold("test"))):
         return None
     table = store.read_table(name).sort_by("id")

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -20,12 +19,13 @@ from s3ray.campaign.shares import Demand, Devices, Shares
 from s3ray.errors import PoolError, S3RayError
 from s3ray.generator.pool import Emit, GeneratorPool
 from s3ray.generator.sharing import SharedSource, Urgency, by_stage
-from s3ray.monitor.devices import BusyClock
+from s3ray.monitor.accounting import BusyClock
+from s3ray.monitor.events import AnswersDealt
 from s3ray.outcomes import Chunk
 from s3ray.stage import Stage
 from s3ray.store import RunStore
 from s3ray.students import Trainer
-from s3ray.types import StudentJob, StudentResult
+from s3ray.types import EngineReport, StudentJob, StudentResult
 
 _LOOK_EVERY_S = 0.25
 
@@ -142,7 +142,7 @@ class PoolService:
     def _serve(self) -> None:
         try:
             for chunk in self._pool.generate(self._source):
-                self._emit("answers_dealt", rows=chunk.table.num_rows, engines=chunk.engines)
+                self._emit(AnswersDealt(rows=chunk.table.num_rows, engines=chunk.engines))
                 newly_s = self._clock.newly(chunk.engines)
                 self._on_busy(sum(newly_s.values()))
                 computed = _computed(chunk.table)
@@ -252,7 +252,7 @@ class RunTrainer:
 
 def _own_part(
     chunk: Chunk, table: pa.Table, newly_s: Mapping[str, float], computed: Mapping[str, int]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, EngineReport]:
     """What engines told of themselves, with the rows, tokens and busy seconds of one stage.
 
     ``newly_s`` are the busy seconds of each engine in this chunk, ``computed`` its tokens for all stages.
@@ -263,12 +263,12 @@ def _own_part(
     for engine, num in zip(names, table["num_output_tokens"].to_pylist(), strict=True):
         tokens[engine] += num
     return {
-        engine: {
-            **chunk.engines[engine],
-            "rows": num,
-            "output_tokens": tokens[engine],
-            "own_busy_s": round(newly_s[engine] * own[engine] / max(1, computed[engine]), 3),
-        }
+        engine: replace(
+            chunk.engines[engine],
+            rows=num,
+            output_tokens=tokens[engine],
+            own_busy_s=round(newly_s[engine] * own[engine] / max(1, computed[engine]), 3),
+        )
         for engine, num in rows.items()
         if engine in chunk.engines
     }

@@ -10,6 +10,7 @@ import numpy as np
 from s3ray.campaign.grid import Campaign, GridRun
 from s3ray.campaign.intervals import Draws, Interval, interval, redraw_rows, redraw_seeds
 from s3ray.campaign.results import Result
+from s3ray.monitor.metrics import Metrics
 
 ALL_TASKS = "mean over tasks"
 Results = Mapping[str, Result]
@@ -24,7 +25,7 @@ class Row:
     reference's differences to it, seed by seed; None for the reference itself, and where it has no score. Standard
     deviations are of the sample, None for a single seed; intervals are None where answers were not kept, or not to the
     same rows. Costs are means over the seeds: tokens written in all stages, and device-seconds of generation and
-    training (``monitor.devices``), None where nobody knows them. ``label_accuracy`` is a mean over audited runs.
+    training (``monitor.accounting``), None where nobody knows them. ``label_accuracy`` is a mean over audited runs.
     """
 
     task: str
@@ -107,7 +108,7 @@ def _redraw(campaign: Campaign, results: Results) -> dict[str, Draws]:
         names = [run.name for run in campaign.runs if run.name in results and _task_of(campaign, run) == task]
         known = {name: answers for name in names if (answers := results[name].answers) is not None}
         if known:
-            drawn |= redraw_rows(results[next(iter(known))].metrics["metric"], known, task)
+            drawn |= redraw_rows(str(results[next(iter(known))].metrics.metric), known, task)
     return drawn
 
 
@@ -147,12 +148,12 @@ def _row(campaign: Campaign, runs: Sequence[GridRun], results: Results, seeds: _
     return Row(
         task=_task_of(campaign, runs[0]),
         cell={axis: value for axis, value in runs[0].cell.items() if axis != campaign.task_axis},
-        metric=found[0].metrics["metric"],
-        rows=[result.metrics["rounds"][-1]["rows"] for result in found],
+        metric=str(found[0].metrics.metric),
+        rows=[result.metrics.rounds[-1].rows for result in found],
         **_statistics(seeds.scores, seeds.leads, seeds.score_draws(), seeds.mean_lead_draws()),
         output_tokens=statistics.mean(_output_tokens(result.metrics) for result in found),
-        generate_s=_mean([_device_s(result.metrics, "generate") for result in found]),
-        train_s=_mean([_device_s(result.metrics, "train") for result in found]),
+        generate_s=_mean([_total([each.device_s.generate for each in result.metrics.rounds]) for result in found]),
+        train_s=_mean([_total([each.device_s.train for each in result.metrics.rounds]) for result in found]),
         label_accuracy=_mean(labels),
     )
 
@@ -217,16 +218,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _score(result: Result) -> float:
-    score: float = result.metrics["test"][result.metrics["metric"]]
+    score = result.metrics.score
+    assert score is not None, "a run that is compared has read the test part"
     return score
 
 
-def _output_tokens(metrics: Mapping[str, Any]) -> int:
+def _output_tokens(metrics: Metrics) -> int:
     """Of all stages: a round's own count leaves reasons out."""
-    return sum(stage["output_tokens"] for each in metrics["rounds"] for stage in each["stages"].values())
+    return sum(stage.output_tokens for each in metrics.rounds for stage in each.stages.values())
 
 
-def _device_s(metrics: Mapping[str, Any], phase: str) -> float | None:
+def _total(of_rounds: Sequence[float | None]) -> float | None:
     """None of endpoints, and of runs from before this was measured."""
-    of_rounds = [each.get("device_s", {}).get(phase) for each in metrics["rounds"]]
-    return None if None in of_rounds else sum(of_rounds)
+    known = [seconds for seconds in of_rounds if seconds is not None]
+    return sum(known) if len(known) == len(of_rounds) else None

@@ -6,11 +6,11 @@ and train workers take a while to start. Pure. The figures come from an earlier 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from s3ray.config import RunConfig
 from s3ray.generator.plan import Plan
 from s3ray.generator.refusals import needs_device
+from s3ray.monitor.metrics import Metrics, TimeShares
 from s3ray.monitor.progress import duration
 from s3ray.strategies import make_strategy
 
@@ -69,23 +69,23 @@ def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
     )
 
 
-def measured(metrics: Mapping[str, Any], config: RunConfig, plan: Plan, guessed: Figures) -> Figures:
+def measured(metrics: Metrics, config: RunConfig, plan: Plan, guessed: Figures) -> Figures:
     """Figures from the metrics.json of an earlier run with this plan's devices; what it cannot tell is guessed."""
-    time, rounds, pool = metrics.get("time"), metrics["rounds"], metrics["pool"]["total"]
+    time, rounds = metrics.time, metrics.rounds
     if time is None or not rounds:
         return guessed
     engine_devices, worker_devices = _devices(plan)
-    writing_s, training_s = _busy(time["engines"]), _busy(time["trainers"])
-    tokens, accepted = pool["output_tokens"], sum(entry["accepted"] for entry in rounds)
-    samples = config.student.epochs * sum(entry["rows"] for entry in rounds)
-    mistakes = [entry["mistakes"] for entry in rounds if entry["mistakes"] is not None]
-    worker_start_s = sum(row["seconds"] * (row["starting"] or 0) / row["workers"] for row in time["trainers"].values())
+    writing_s, training_s = _busy(time.engines), _busy(time.trainers)
+    tokens, accepted = metrics.pool.total.output_tokens, sum(entry.accepted for entry in rounds)
+    samples = config.student.epochs * sum(entry.rows for entry in rounds)
+    mistakes = [entry.mistakes for entry in rounds if entry.mistakes is not None]
+    worker_start_s = sum(row.seconds * (row.starting or 0) / (row.workers or 1) for row in time.trainers.values())
     per_engine, per_worker = engine_devices / max(1, len(plan.engines)), worker_devices / plan.num_workers
     return Figures(
         source="from the earlier run in this folder",
         tokens_s=tokens / writing_s / per_engine if tokens and writing_s else guessed.tokens_s,
         samples_s=samples / training_s / per_worker if training_s else guessed.samples_s,
-        engine_start_s=metrics["engine_start_s"] or guessed.engine_start_s,
+        engine_start_s=metrics.engine_start_s or guessed.engine_start_s,
         worker_start_s=worker_start_s / len(rounds) or guessed.worker_start_s,
         tokens_per_row=tokens / accepted if tokens and accepted else guessed.tokens_per_row,
         mistakes=sum(mistakes) / len(mistakes) if mistakes else guessed.mistakes,
@@ -178,5 +178,5 @@ def _devices(plan: Plan) -> tuple[float, float]:
     return (sum(engine.num_cpus for engine in plan.engines) if plan.mode == "split" else cores), cores
 
 
-def _busy(rows: Mapping[str, Mapping[str, Any]]) -> float:
-    return sum(float(row["seconds"] * (row["busy"] or 0)) for row in rows.values())
+def _busy(rows: Mapping[str, TimeShares]) -> float:
+    return sum(row.seconds * (row.busy or 0) for row in rows.values())

@@ -1,13 +1,12 @@
 """Answers on their way into the journal: many small tables become one chunk. Pure: times come in as facts."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from s3ray.generator.ledger import Entry
 from s3ray.outcomes import Chunk, table_from_outcomes
-from s3ray.types import EngineStats, FailureReason, Outcome, OutcomeStatus
+from s3ray.types import EngineReport, EngineStats, FailureReason, Outcome, OutcomeStatus
 
 _CHUNK_ROWS = 4096
 _CHUNK_S = 2.0  # what a killed driver may lose; it is computed again
@@ -50,26 +49,26 @@ class PendingChunk:
     def take(self) -> Chunk:
         """All that waits, as one chunk."""
         engines = {
-            engine: {"rows": rows, "output_tokens": tokens, **_state(*self._states[engine])}
-            for engine, (rows, tokens) in self._counts.items()
+            engine: _report(rows, tokens, *self._states[engine]) for engine, (rows, tokens) in self._counts.items()
         }
         chunk = Chunk(table=pa.concat_tables(self._tables).combine_chunks(), engines=engines)
         self.num_rows, self._tables, self._counts = 0, [], {}
         return chunk
 
 
-def _state(stats: EngineStats, num_restarts: int) -> dict[str, Any]:
-    """An engine's state as it stands in events; token counts are since its start."""
-    return {
-        "running": stats.num_running,
-        "waiting": stats.num_waiting,
-        "kv_use": round(stats.kv_use, 3),
-        "preemptions": stats.num_preemptions,
-        "prompt_tokens": stats.num_prompt_tokens,
-        "cached_tokens": stats.num_cached_tokens,
-        "restarts": num_restarts,
-        "busy_s": round(stats.busy_s, 2),
-    }
+def _report(rows: int, output_tokens: int, stats: EngineStats, num_restarts: int) -> EngineReport:
+    return EngineReport(
+        rows=rows,
+        output_tokens=output_tokens,
+        running=stats.num_running,
+        waiting=stats.num_waiting,
+        kv_use=round(stats.kv_use, 3),
+        preemptions=stats.num_preemptions,
+        prompt_tokens=stats.num_prompt_tokens,
+        cached_tokens=stats.num_cached_tokens,
+        restarts=num_restarts,
+        busy_s=round(stats.busy_s, 2),
+    )
 
 
 def _poison(entry: Entry, engine: str) -> Outcome:

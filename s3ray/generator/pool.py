@@ -6,7 +6,6 @@ as the dispatcher has for it. What a dead engine held goes to the others.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -33,10 +32,21 @@ from s3ray.generator.sharing import Sharing
 from s3ray.generator.supervision import Supervisor
 from s3ray.generator.wire import pack
 from s3ray.generator.worker import ServedTask
+from s3ray.monitor.events import (
+    EngineAsleep,
+    EngineAwake,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+)
 from s3ray.outcomes import Chunk
 from s3ray.types import EngineLimits, FailureReason, GenerationRequest
 
-Emit = Callable[..., None]
+Emit = Callable[[Event], None]
 
 _NO_ROOM = "no node has room for it"
 # Answers end a wait at once; nothing else that happens (a node came, a back-off is over) needs to be seen sooner.
@@ -133,7 +143,7 @@ class GeneratorPool:
         for replica in sleep_in_time(ready, self._plan.sleep_level):
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.fall_asleep()
-            self._emit("engine_asleep", engine=replica.engine, level=self._plan.sleep_level)
+            self._emit(EngineAsleep(engine=replica.engine, level=self._plan.sleep_level))
         self._stop([replica for replica in self._running() if replica.state is not ReplicaState.ASLEEP])
 
     def close(self) -> None:
@@ -145,7 +155,7 @@ class GeneratorPool:
         for replica in replicas:
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.remove()
-            self._emit("engine_stopped", engine=replica.engine)
+            self._emit(EngineStopped(engine=replica.engine))
 
     def _running(self) -> list[Replica]:
         """Those that hold their place."""
@@ -173,9 +183,8 @@ class GeneratorPool:
                 replica.wake(now)
             if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
-                self._emit(
-                    "engine_starting", engine=replica.engine, nodes=sorted(replica.nodes), restarts=replica.num_restarts
-                )
+                nodes = tuple(sorted(replica.nodes))
+                self._emit(EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
 
     def _find_place(self, replica: Replica, now: float) -> bool:
         """Keep the replica's place, or find it another one; False while no node has room."""
@@ -188,7 +197,11 @@ class GeneratorPool:
         if place is not None:
             replica.settle(place)
         elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
-            self._emit("engine_waiting", engine=replica.engine, problem=_NO_ROOM, **self._strength())
+            self._emit(
+                EngineWaiting(
+                    engine=replica.engine, problem=_NO_ROOM, running=len(self._running()), wanted=len(self._replicas)
+                )
+            )
         return place is not None
 
     def _make_room(self, num_allowed: int) -> None:
@@ -206,10 +219,6 @@ class GeneratorPool:
         if now - self._nodes_at > _NODES_EVERY_S:
             self._nodes, self._nodes_at = node_facts(), now
         return self._nodes
-
-    def _strength(self) -> dict[str, int]:
-        """With how many engines the run goes on: k of n."""
-        return {"running": len(self._running()), "wanted": len(self._replicas)}
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -322,11 +331,17 @@ class GeneratorPool:
 
     def _welcome(self, replica: Replica, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
-        event = "engine_awake" if replica.is_waking else "engine_ready"
+        event = EngineAwake if replica.is_waking else EngineReady
         replica.become_ready(now)
         self._dispatcher.join(replica.engine, limits)
         self._emit(
-            event, engine=replica.engine, seconds=replica.waited_s(now), limits=asdict(limits), **self._strength()
+            event(
+                engine=replica.engine,
+                seconds=replica.waited_s(now),
+                limits=limits,
+                running=len(self._running()),
+                wanted=len(self._replicas),
+            )
         )
 
     def _take_in(self, replica: Replica, answer: Exchange) -> None:
@@ -385,18 +400,23 @@ class GeneratorPool:
         node_id = replica.placement.node_id
         replica.die(problem)
         self._emit(
-            "engine_lost",
-            engine=replica.engine,
-            problem=problem,
-            in_flight=loss.num_in_flight,
-            poisoned=len(loss.poisoned),
-            restarts=replica.num_restarts,
-            nodes=sorted(replica.nodes),
+            EngineLost(
+                engine=replica.engine,
+                problem=problem,
+                in_flight=loss.num_in_flight,
+                poisoned=len(loss.poisoned),
+                restarts=replica.num_restarts,
+                nodes=tuple(sorted(replica.nodes)),
+            )
         )
         not_before = self._supervisor.died(replica.engine, node_id, now, is_blamed=is_blamed)
         if is_final or not_before is None:
             replica.give_up()
-            self._emit("engine_given_up", engine=replica.engine, problem=problem, **self._strength())
+            self._emit(
+                EngineGivenUp(
+                    engine=replica.engine, problem=problem, running=len(self._running()), wanted=len(self._replicas)
+                )
+            )
         else:
             replica.retry(not_before)
             self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed

@@ -3,14 +3,44 @@
 A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
 in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
 what happened between two attempts: that time is not booked.
+
+Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
+seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
+runs share an engine, its busy seconds between two chunks are parted by the tokens that it computed for each run,
+written ones and those of prompts that no cache held. Devices that waited are charged to nobody.
 """
 
+import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.events import (
+    AnswersDealt,
+    CheckerFinished,
+    CheckerStarted,
+    ChunkWritten,
+    EngineAwake,
+    EngineEvent,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+    RoundLinked,
+    RunFailed,
+    RunStarted,
+    StageEvent,
+    StageFinished,
+    StageStarted,
+    TrainingFinished,
+    TrainingStarted,
+)
+from s3ray.types import EngineReport
 
 STARTING = "starting"
 BUSY = "busy"
@@ -19,6 +49,7 @@ OTHER_PHASE = "waiting for the other phase"
 RECOVERING = "recovering"
 STATES = (BUSY, STARTING, NO_WORK, OTHER_PHASE, RECOVERING)
 TRAINER = "train workers"
+CHECKER = "checker"
 
 Window = tuple[float, float]
 """Start and end, in unix seconds."""
@@ -57,14 +88,58 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Tokens that an engine wrote from ``start`` to ``end`` (unix seconds)."""
+
+    engine: str
+    start: float
+    end: float
+    tokens: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A stage or a training of a run, in unix seconds, cut by the end of the attempt.
+
+    ``workers`` are those that trained; ``seconds`` what a training that came to its end took, by part.
+    """
+
+    run: str
+    name: str
+    start: float
+    end: float = math.inf
+    round: int = 0
+    workers: int = 1
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """All lanes, the engines' first; when each attempt ran; when stages and students were made, by name."""
+    """What the events of a run, or of a campaign, say of its time.
+
+    Lanes of ``engines`` and ``trainers``; when each attempt ran, and stages and students were made, by name; what was
+    ``written`` when, and all trainings; ``busy_s`` are the seconds in which engines were busy for a run, by round. A
+    round that was copied from another run is charged as if it had been written: that is what it costs alone.
+    """
 
     engines: tuple[Lane, ...]
     trainers: tuple[Lane, ...]
     attempts: tuple[Window, ...]
     stages: tuple[tuple[str, Window], ...]
     students: tuple[tuple[str, Window], ...]
+    written: tuple[Written, ...]
+    trainings: tuple[Step, ...]
+    busy_s: Mapping[int, float]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of working time: of all attempts, without the pauses between them."""
+        return sum(end - start for start, end in self.attempts)
+
+    def working_time(self, time: float) -> float:
+        """Seconds of working time before ``time``, which lies in an attempt."""
+        place = max(0, bisect_right([start for start, _ in self.attempts], time) - 1)
+        return sum(end - start for start, end in self.attempts[:place]) + time - self.attempts[place][0]
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -84,42 +159,57 @@ class Account:
         return sum(starts_s) / len(starts_s) if starts_s else None
 
 
-def account(events: Iterable[Event]) -> Account:
-    """Book the time of a run from its events, oldest first."""
+def account(events: Iterable[Event], campaign: str = "") -> Account:
+    """Book the time of a run from its events, oldest first; of ``campaign``, where they are of its log.
+
+    A campaign's engines serve many stages at once and many students train at once: for them it is one run that writes
+    while any of its runs does, and trains while any of its runs does. Train workers are there only while they start
+    and work, so that is all there is to book of them: one lane for each run.
+    """
     attempts: list[_Attempt] = []
+    busy_s: dict[int, float] = {}
     for event in events:
-        if not attempts or attempts[-1].number != event["attempt"]:
-            attempts.append(_Attempt(number=event["attempt"], start=event["time"], now=event["time"]))
+        is_own = campaign in ("", event.run)
+        if not attempts or (is_own and attempts[-1].number != event.attempt):
+            attempts.append(_Attempt(number=event.attempt, start=event.time, busy_s=busy_s))
         attempts[-1].fold(event)
     lanes: dict[str, Lane] = {}
     trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
     for attempt in attempts:
+        attempt.close()
         for name, lives in attempt.engines.items():
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
             lane.starts_s += [life.ready - life.start for life in lives if life.ready is not None]
             lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
+    trainings = tuple(step for attempt in attempts for step in attempt.trainings)
     return Account(
         engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
-        trainers=(trainer,) if trainer.num else (),
+        trainers=_trainers_by_run(trainings) if campaign else (trainer,) if trainer.num else (),
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
-        stages=tuple((name, attempt.closed(window)) for attempt in attempts for name, window in attempt.stages),
-        students=tuple(
-            (student.name, attempt.closed(student.window)) for attempt in attempts for student in attempt.students
-        ),
+        stages=tuple(named for attempt in attempts for named in _united(attempt.stages)),
+        students=() if campaign else tuple(named for attempt in attempts for named in _united(attempt.trainings)),
+        written=tuple(written for attempt in attempts for written in attempt.written),
+        trainings=trainings,
+        busy_s=busy_s,
     )
 
 
-def shares(lanes: Sequence[Lane]) -> dict[str, float | None]:
-    """Seconds in all (``seconds``) and the share of each state: they add up to 1, or are None without a second."""
-    total: Counter[str] = Counter()
-    for lane in lanes:
-        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
-    seconds = sum(total[state] for state in STATES)
-    return {"seconds": seconds} | {
-        state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES
-    }
+class BusyClock:
+    """How long each engine was busy since it told so last; one that was started again counts from zero."""
+
+    def __init__(self) -> None:
+        self._busy_s: dict[str, float] = {}
+
+    def newly(self, engines: Mapping[str, EngineReport]) -> dict[str, float]:
+        """Seconds since the chunk before, by engine."""
+        newly = {}
+        for name, told in engines.items():
+            before = self._busy_s.get(name, 0.0)
+            newly[name] = told.busy_s - (before if told.busy_s >= before else 0.0)
+            self._busy_s[name] = told.busy_s
+        return newly
 
 
 # -- what the events of an attempt say -----------------------------------------------------------------------------
@@ -134,61 +224,70 @@ class _Life:
     is_process: bool = True
     ready: float | None = None
     end: float | None = None
-    ended: str = ""
+    ended: type[EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Student:
-    name: str
-    window: tuple[float, float | None]
-    wait_s: float = 0.0
-    start_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class _Attempt:
     number: int
     start: float
-    now: float
+    busy_s: dict[int, float]
+    now: float = field(init=False)
     num_workers: int = 0
     engines: dict[str, list[_Life]] = field(default_factory=dict)
-    stages: list[tuple[str, tuple[float, float | None]]] = field(default_factory=list)
-    students: list[_Student] = field(default_factory=list)
+    stages: list[Step] = field(default_factory=list)
+    trainings: list[Step] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    _clock: BusyClock = field(default_factory=BusyClock)
+    _ready: dict[str, float] = field(default_factory=dict)
+    _wrote_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.now = self._wrote_at = self.start
 
     def fold(self, event: Event) -> None:
-        self.now = max(self.now, event["time"])  # a clock that was set back makes no negative seconds
-        match event["event"]:
-            case "run_started":
-                self.num_workers = event["workers"]
-            case "stage_started":
-                self.stages.append((f"round {event['round']} {event['stage']}", (self.now, None)))
-            case "stage_finished" if self.stages:
-                name, (start, _) = self.stages[-1]
-                self.stages[-1] = name, (start, self.now)
-            case "student_started":
-                self.students.append(_Student(name=f"student {event['round']}", window=(self.now, None)))
-            case "checker_started":
-                self.students.append(_Student(name="checker", window=(self.now, None)))
-            case "student_finished" | "checker_finished" if self.students:
-                self._finish_student(event)
-            case "chunk_written":
-                for name, report in event["engines"].items():
+        self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
+        match event:
+            case RunStarted():
+                self.num_workers = event.workers
+            case StageStarted() | TrainingStarted():
+                self._begin(event)
+            case StageFinished() | TrainingFinished():
+                self._end(event)
+            case RoundLinked():
+                self.busy_s[event.round] = event.busy_s
+            case RunFailed():
+                self.close(event.run)
+            case ChunkWritten() | AnswersDealt():
+                for name, report in event.engines.items():
                     self._note_report(name, report)
-            case "engine_starting" | "engine_waiting" | "engine_ready":
+                if isinstance(event, ChunkWritten):
+                    self._note_chunk(event)
+            case EngineEvent():
                 self._note_engine(event)
-            case "engine_awake":
-                self._last_life(event["engine"]).wakings.append((self.now - event["seconds"], self.now))
-            case "engine_lost" | "engine_given_up" | "engine_stopped":
-                life = self._last_life(event["engine"])
-                life.end = self.now if life.end is None else life.end
-                life.ended = event["event"].removeprefix("engine_")
 
-    def closed(self, window: tuple[float, float | None]) -> Window:
-        """A window that an end of the attempt may have cut."""
-        start, end = window
-        return start, self.now if end is None else end
+    def close(self, run: str | None = None) -> None:
+        """The end of the attempt, or of one run in it, cuts what is under way."""
+        for step in (*self.stages, *self.trainings):
+            if run in (None, step.run):
+                step.end = min(step.end, self.now)
+
+    def _begin(self, event: StageStarted | TrainingStarted) -> None:
+        step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
+        if isinstance(event, StageStarted):
+            self.stages.append(step)
+            self._wrote_at, self._ready = self.now, {}
+        else:
+            self.trainings.append(replace(step, workers=event.workers))
+
+    def _end(self, event: StageFinished | TrainingFinished) -> None:
+        for step in (*self.stages, *self.trainings):
+            if step.end == math.inf and (step.run, step.name) == (event.run, _name(event)):
+                step.end = self.now
+                if isinstance(event, TrainingFinished):
+                    step.seconds = event.seconds
 
     def _last_life(self, engine: str) -> _Life:
         lives = self.engines.setdefault(engine, [])
@@ -196,28 +295,69 @@ class _Attempt:
             lives.append(_Life(start=self.now, is_process=False))
         return lives[-1]
 
-    def _note_engine(self, event: Event) -> None:
-        name = event["engine"]
-        if event["event"] == "engine_ready":
-            self._last_life(name).ready = self.now
-            return
-        lives = self.engines.setdefault(name, [])
-        if lives and lives[-1].end is None:  # it waited for a place and found one
-            lives[-1].end = self.now
-        is_process = event["event"] == "engine_starting"
-        lives.append(_Life(start=self.now, restarts=event["restarts"] if is_process else -1, is_process=is_process))
+    def _note_engine(self, event: EngineEvent) -> None:
+        match event:
+            case EngineReady():
+                self._last_life(event.engine).ready = self.now
+                self._ready.setdefault(event.engine, self.now)
+            case EngineAwake():
+                self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
+            case EngineStarting() | EngineWaiting():
+                lives = self.engines.setdefault(event.engine, [])
+                if lives and lives[-1].end is None:  # it waited for a place and found one
+                    lives[-1].end = self.now
+                is_process = isinstance(event, EngineStarting)
+                restarts = event.restarts if isinstance(event, EngineStarting) else -1
+                lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
+            case EngineLost() | EngineGivenUp() | EngineStopped():
+                life = self._last_life(event.engine)
+                life.end = self.now if life.end is None else life.end
+                life.ended = type(event)
+                if isinstance(event, EngineLost):
+                    # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
+                    self._ready.setdefault(event.engine, self._wrote_at)
 
-    def _note_report(self, engine: str, report: Event) -> None:
+    def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
-            if life.restarts == report["restarts"]:
-                life.reports.append((self.now if life.end is None else life.end, report["busy_s"]))
+            if life.restarts == report.restarts:
+                life.reports.append((self.now if life.end is None else life.end, report.busy_s))
                 return
 
-    def _finish_student(self, event: Event) -> None:
-        student = self.students[-1]
-        student.window = student.window[0], self.now
-        student.wait_s = max(0.0, event["seconds"].get("wait", 0.0))
-        student.start_s = max(0.0, event["seconds"].get("start", 0.0))
+    def _note_chunk(self, event: ChunkWritten) -> None:
+        """What a chunk holds was written since the chunk before it, or since its engine was ready."""
+        for name, report in event.engines.items():
+            if report.output_tokens:
+                start = self._ready.get(name, self._wrote_at)
+                self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
+        self._wrote_at, self._ready = self.now, {}
+        own = self._clock.newly({name: told for name, told in event.engines.items() if told.own_busy_s is None})
+        shared = sum(told.own_busy_s or 0.0 for told in event.engines.values())
+        self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
+
+
+def _united(steps: Iterable[Step]) -> list[tuple[str, Window]]:
+    """When steps were under way; those that overlap as one that bears the name of the first."""
+    united: list[tuple[str, Window]] = []
+    for step in steps:
+        name, start, end = step.name, step.start, step.end
+        if united and start < united[-1][1][1]:
+            name, (start, before) = united.pop()
+            end = max(before, end)
+        united.append((name, (start, end)))
+    return united
+
+
+def _windows(steps: Iterable[Step]) -> list[Window]:
+    return [window for _, window in _united(steps)]
+
+
+def _name(event: StageEvent | TrainingStarted | TrainingFinished) -> str:
+    match event:
+        case StageEvent():
+            return f"round {event.round} {event.stage}"
+        case CheckerStarted() | CheckerFinished():
+            return CHECKER
+    return f"student {event.round}"
 
 
 # -- booking -------------------------------------------------------------------------------------------------------
@@ -225,24 +365,24 @@ class _Attempt:
 
 def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
-    before = ""
+    before: type[EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
         end = attempt.now if life.end is None else life.end
         ready = end if life.ready is None else min(life.ready, end)
-        yield Span(state=RECOVERING if before == "lost" else STARTING, start=life.start, end=ready)
+        yield Span(state=RECOVERING if before is EngineLost else STARTING, start=life.start, end=ready)
         yield from _work(attempt, life, ready, end)
         before = life.ended or before
         gap = end, attempt.now if after is None else after.start
-        if life.ended == "lost":
+        if life.ended is EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
-        elif life.ended == "stopped":
-            before = ""
+        elif life.ended is EngineStopped:
+            before = None
             yield from _absence(attempt, gap, is_last=after is None)
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
     """An engine that has left: for a training, or for good, which is booked no longer."""
-    training = [attempt.closed(student.window) for student in attempt.students]
+    training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:
             yield Span(state=OTHER_PHASE, start=start, end=end)
@@ -255,7 +395,7 @@ def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[
 
     One that slept while a student was trained takes a while to wake up.
     """
-    stages = [attempt.closed(window) for _, window in attempt.stages]
+    stages = _windows(attempt.stages)
     generating = [(start, stop) for stage in stages for start, stop, wakes in _cut(stage, life.wakings) if not wakes]
     known, last = 0.0, ready
     for now, busy_s in life.reports:
@@ -282,7 +422,7 @@ def _until_report(
 
 
 def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
-    training = [attempt.closed(student.window) for student in attempt.students]
+    training = _windows(attempt.trainings)
     for start, end, wakes in _cut(window, life.wakings):
         if wakes:
             yield Span(state=STARTING, start=start, end=end)
@@ -293,18 +433,32 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
     """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
-    generating = [attempt.closed(window) for _, window in attempt.stages]
+    generating = _windows(attempt.stages)
     last = attempt.start
-    for student in attempt.students:
-        start, end = attempt.closed(student.window)
+    for training in attempt.trainings:
+        start, end = training.start, training.end
         yield from _trainer_idle(generating, (last, start))
-        granted = min(end, start + student.wait_s)
-        begun = min(end, granted + student.start_s)
+        granted = min(end, start + max(0.0, training.seconds.get("wait", 0.0)))
+        begun = min(end, granted + max(0.0, training.seconds.get("start", 0.0)))
         yield Span(state=OTHER_PHASE, start=start, end=granted)
         yield Span(state=STARTING, start=granted, end=begun)
         yield Span(state=BUSY, start=begun, end=end)
         last = end
     yield from _trainer_idle(generating, (last, attempt.now))
+
+
+def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
+    lanes: dict[str, Lane] = {}
+    for step in sorted(trainings, key=lambda step: step.end):
+        if not step.seconds:  # cut, so that nobody knows
+            continue
+        lane = lanes.setdefault(step.run, Lane(name=step.run, num=step.workers))
+        begun = step.end - step.seconds["train"] - step.seconds["score"]
+        lane.spans += [
+            Span(state=STARTING, start=begun - step.seconds["start"], end=begun),
+            Span(state=BUSY, start=begun, end=step.end),
+        ]
+    return tuple(lanes.values())
 
 
 def _trainer_idle(generating: Sequence[Window], window: Window) -> Iterator[Span]:

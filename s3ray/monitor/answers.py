@@ -8,11 +8,12 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from s3ray.monitor.accounting import BUSY, OTHER_PHASE, STATES
+from s3ray.monitor.accounting import BUSY, OTHER_PHASE
 from s3ray.monitor.examples import DataFigures
+from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares
 from s3ray.monitor.progress import duration
+from s3ray.monitor.run_view import EngineMetrics
 
 MUCH = 0.05
 """From this share of the requests on, a reason gets its way out said."""
@@ -51,14 +52,13 @@ WAYS_OUT = {
 """What a reason means for whoever wants more rows, for every reason of the two closed lists."""
 
 
-def score_answer(metrics: Mapping[str, Any], num_select: int) -> str:
+def score_answer(metrics: Metrics, num_select: int) -> str:
     """Did it get better? ``num_select`` is the number of gold rows behind each score."""
-    name = metrics["metric"]
-    scores = {entry["round"]: entry["select"][name] for entry in metrics["rounds"] if entry["select"]}
+    scores = dict(metrics.scored)
     if not scores:
         return ""
     (first_round, first), (last_round, last) = next(iter(scores.items())), list(scores.items())[-1]
-    margin = _margin(name, last, num_select)
+    margin = _margin(metrics.metric, last, num_select)
     sure = f" On {num_select} rows a score is sure to about ±{margin:.3f}." if margin else ""
     if len(scores) == 1:
         return f"There is one student so far, so nothing to compare it with.{sure}"
@@ -71,27 +71,27 @@ def score_answer(metrics: Mapping[str, Any], num_select: int) -> str:
     return told + sure
 
 
-def _margin(metric: str, score: float, num_rows: int) -> float | None:
+def _margin(metric: str | None, score: float, num_rows: int) -> float | None:
     """Half the 95 % interval of one score (a mean of values from 0 to 1), where that can be said."""
     if metric == _NO_MEAN or not num_rows or not 0 < score < 1:
         return None
     return 1.96 * math.sqrt(score * (1 - score) / num_rows)
 
 
-def yield_answer(rounds: Sequence[Mapping[str, Any]]) -> str:
+def yield_answer(rounds: Sequence[RoundMetrics]) -> str:
     """Why were rows rejected?"""
-    written = [entry for entry in rounds if entry["requested"]]
+    written = [entry for entry in rounds if entry.requested]
     if not written:
         return ""
-    requested, accepted = (sum(entry[name] for entry in written) for name in ("requested", "accepted"))
+    requested, accepted = sum(entry.requested for entry in written), sum(entry.accepted for entry in written)
     lost: Counter[str] = Counter()
     for entry in written:
-        lost.update(entry["rejected"])
-        lost.update(entry["failed"])
+        lost.update(entry.rejected)
+        lost.update(entry.failed)
     told = f"{accepted / requested:.0%} of {requested:,} requests became rows"
-    first, last = (entry["accepted"] / entry["requested"] for entry in (written[0], written[-1]))
+    first, last = (entry.accepted / entry.requested for entry in (written[0], written[-1]))
     if last < first / 2:
-        told += f", and the share fell from {first:.0%} in round {written[0]['round']} to {last:.0%} in the last"
+        told += f", and the share fell from {first:.0%} in round {written[0].round} to {last:.0%} in the last"
     top = (+lost).most_common(3)
     if not top:
         return f"{told}."
@@ -100,14 +100,14 @@ def yield_answer(rounds: Sequence[Mapping[str, Any]]) -> str:
     return f"{told} {_words(reason).capitalize()}: {WAYS_OUT[reason]}." if num >= MUCH * requested else told
 
 
-def speed_answer(rates: Mapping[str, float], engines: Mapping[str, Mapping[str, Any]]) -> str:
+def speed_answer(rates: Mapping[str, float], engines: Mapping[str, EngineMetrics]) -> str:
     """Which engine was slow? ``rates`` are tokens/s of each while it wrote; ``engines``: ``pool.engines`` of metrics.
 
     In a run of a campaign, whose engines are the campaign's, they have no state and their rates say nothing.
     """
     if not rates:
         return ""
-    if engines and all(each["state"] is None for each in engines.values()):
+    if engines and all(each.state is None for each in engines.values()):
         return (
             "A campaign's engines wrote these rows beside those of other runs, so this does not measure them; "
             "what they did stands in the campaign's compare.html."
@@ -123,9 +123,9 @@ def speed_answer(rates: Mapping[str, float], engines: Mapping[str, Mapping[str, 
     else:
         told = f"No engine was slow: {_rate(min(rates.values()))} to {_rate(max(rates.values()))} each."
     for words, names in (
-        ("started again after a loss", [name for name, each in engines.items() if each["restarts"]]),
-        ("given up", [name for name, each in engines.items() if each["state"] == "given up"]),
-        ("lost at the end", [name for name, each in engines.items() if each["state"] == "lost"]),
+        ("started again after a loss", [name for name, each in engines.items() if each.restarts]),
+        ("given up", [name for name, each in engines.items() if each.state == "given up"]),
+        ("lost at the end", [name for name, each in engines.items() if each.state == "lost"]),
     ):
         if names:
             more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
@@ -137,38 +137,39 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f} tokens/s" if rate >= 10 else f"{rate:.1f} tokens/s"
 
 
-def time_answer(rounds: Sequence[Mapping[str, Any]]) -> str:
+def time_answer(rounds: Sequence[RoundMetrics]) -> str:
     """Where did the time go? By phase and round."""
     phases: Counter[str] = Counter()
     for entry in rounds:
-        phases.update({phase: entry["seconds"][phase] for phase in _PHASES})
+        phases.update({phase: entry.seconds[phase] for phase in _PHASES})
     total = phases.total()
     if not total:
         return ""
     phase, seconds = phases.most_common(1)[0]
     told = f"Most of it went into {_PHASES[phase]}: {duration(seconds)}, {seconds / total:.0%}."
-    by_round = {entry["round"]: sum(entry["seconds"][phase] for phase in _PHASES) for entry in rounds}
+    by_round = {entry.round: sum(entry.seconds[phase] for phase in _PHASES) for entry in rounds}
     if len(by_round) > 1:
         longest = max(by_round, key=lambda num: by_round[num])
         told += f" Round {longest} took longest, {duration(by_round[longest])}."
     return told
 
 
-def use_answer(engines: Mapping[str, Any], trainers: Mapping[str, Any]) -> str:
+def use_answer(engines: TimeShares, trainers: TimeShares) -> str:
     """Who worked, and what for did the others wait? Shares of time (``accounting.shares``) of both kinds."""
     return " ".join(
         _use(name, shares, other)
         for name, shares, other in (("Engines", engines, "training"), ("Train workers", trainers, "generation"))
-        if shares["seconds"]
+        if shares.seconds
     )
 
 
-def _use(name: str, shares: Mapping[str, Any], other_phase: str) -> str:
-    rest = {state: shares[state.replace(" ", "_")] for state in STATES if state != BUSY}
+def _use(name: str, shares: TimeShares, other_phase: str) -> str:
+    rest = shares.by_state
+    busy = rest.pop(BUSY)
     most = max(rest, key=lambda state: rest[state])
     what = f"waiting for {other_phase}" if most == OTHER_PHASE else most
     other = f", {what} for {rest[most]:.0%}" if round(rest[most], 2) else ""
-    return f"{name} were busy for {shares[BUSY]:.0%} of their time{other}."
+    return f"{name} were busy for {busy:.0%} of their time{other}."
 
 
 def data_answer(parts: Sequence[DataFigures]) -> str:

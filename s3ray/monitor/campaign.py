@@ -15,10 +15,16 @@ from rich.text import Text
 
 from s3ray.errors import InputError
 from s3ray.files import join
-from s3ray.monitor.events import CAMPAIGN_EVENTS, Event
+from s3ray.monitor.events import (
+    AnswersDealt,
+    CampaignFinished,
+    CampaignStarted,
+    Event,
+    read_events,
+)
 from s3ray.monitor.progress import duration, engines_text, milestone, scores
+from s3ray.monitor.run_view import RunView
 from s3ray.monitor.summary import driver_is_there
-from s3ray.monitor.view import RunView
 from s3ray.store import METRICS, RunStore
 
 _MOST_LINES = 24
@@ -45,13 +51,13 @@ class CampaignView:
 
     def apply(self, event: Event) -> None:
         """Fold one event in."""
-        if event["event"] == "campaign_started":
-            self.name, self.num_runs, self.ended = event["run"], event["runs"], False
-        if event["run"] == self.name:
+        if isinstance(event, CampaignStarted):
+            self.name, self.num_runs, self.ended = event.run, event.runs, False
+        if event.run == self.name:
             self.pool.apply(event)
-            self.ended = self.ended or event["event"] == "campaign_finished"
+            self.ended = self.ended or isinstance(event, CampaignFinished)
         else:
-            self.runs.setdefault(event["run"], RunView()).apply(event)
+            self.runs.setdefault(event.run, RunView()).apply(event)
 
     def state(self, run: str, *, is_held: bool) -> str:
         """How a run stands; ``is_held`` says whether a driver is at work."""
@@ -66,12 +72,12 @@ class CampaignView:
 
 def is_campaign(store: RunStore) -> bool:
     """Whether a folder is a campaign's."""
-    return next(iter(store.events()), {}).get("event") in CAMPAIGN_EVENTS
+    return isinstance(next(read_events(store), None), CampaignStarted | CampaignFinished | AnswersDealt)
 
 
 def campaign_status(store: RunStore, now: float) -> RenderableType:
     """How a campaign stands by its folder alone, at ``now`` (unix seconds)."""
-    view = CampaignView.replay(store.events())
+    view = CampaignView.replay(read_events(store))
     _look_into_runs(view, store)
     is_held = driver_is_there(store) is not False
     parts: list[RenderableType] = [_head(view, now, is_held=is_held), runs_table(view, list(view.runs), is_held)]
@@ -90,7 +96,7 @@ def _look_into_runs(view: CampaignView, store: RunStore) -> None:
             continue
         with contextlib.suppress(InputError):
             own = RunStore.existing(join(store.root, name))
-            view.runs[name] = RunView.replay(own.events())
+            view.runs[name] = RunView.replay(read_events(own))
             if not view.runs[name].attempt and own.has(METRICS):  # a light copy has no events
                 view.runs[name].ended = "finished"
 
@@ -101,11 +107,10 @@ def live_campaign(view: CampaignView, now: float) -> RenderableType:
     return Group(Text(), _head(view, now, is_held=True), runs_table(view, under_way[:_MOST_LINES], is_held=True))
 
 
-def campaign_milestone(event: Event, view: CampaignView) -> str | None:
+def milestone_of_run(event: Event) -> str | None:
     """The line that stays in the log for this event, with the name of its run; None if it is not worth one."""
-    run = view.pool if event["run"] == view.name else view.runs[event["run"]]
-    line = milestone(event, run)
-    return None if line is None else f"[{event['run']}] {line}"
+    line = milestone(event)
+    return None if line is None else f"[{event.run}] {line}"
 
 
 def runs_table(view: CampaignView, names: Iterable[str], is_held: bool) -> Table:
@@ -129,7 +134,7 @@ def runs_table(view: CampaignView, names: Iterable[str], is_held: bool) -> Table
 def _last_score(run: RunView) -> str:
     if not run.students:
         return ""
-    name, value = next(iter(run.students[max(run.students)]["select"].items()))
+    name, value = next(iter(run.students[max(run.students)].select.items()))
     return f"{name} {value:.3f}"
 
 

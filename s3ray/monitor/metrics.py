@@ -3,34 +3,252 @@
 Invariant: every round balances (requested = accepted + rejected + failed), or there is no metrics.json.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from s3ray.errors import StoreError
-from s3ray.monitor.accounting import account, shares
-from s3ray.monitor.devices import busy_seconds, per_engine, training_s
-from s3ray.monitor.engines import Usage
-from s3ray.monitor.view import RunView
+from s3ray.monitor.accounting import STATES, Account, Lane, account
+from s3ray.monitor.events import Counts, Event
+from s3ray.monitor.records import from_plain, to_plain
+from s3ray.monitor.run_view import EngineMetrics, RunView
 from s3ray.store import CHECKER_SCORE, RunStore
 from s3ray.types import RoundReport
 
+METRICS = "metrics.json"
 SCHEMA = 1
-_NOTHING_WRITTEN: dict[str, Any] = {
-    "requested": 0,
-    "accepted": 0,
-    "rejected": {},
-    "failed": {},
-    "prompt_tokens": 0,
-    "cached_tokens": 0,
-    "output_tokens": 0,
-    "seconds": 0.0,
-    "stages": {},
-}
+_PHASES = ("generate", "train", "score", "start")
 
 
-def run_identity(store: RunStore) -> dict[str, Any]:
-    """Which run this is, read from its folder: the keys that ``build_metrics`` puts in front of the numbers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMetrics:
+    """What became of the requests of one stage.
+
+    ``rejected`` and ``failed`` count requests by reason, ``short`` the rows that are missing by label; ``seconds`` are
+    those of the driver's start that ended the stage.
+    """
+
+    requested: int = 0
+    accepted: int = 0
+    rejected: Counts = field(default_factory=dict)
+    failed: Counts = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    short: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSeconds:
+    """What a round cost, in seconds times devices; None where nobody knows the devices, or nobody measured."""
+
+    generate: float | None = None
+    train: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundMetrics:
+    """One round: what became of its requests, and the student that was trained after it.
+
+    ``rejected`` and ``failed`` count requests by reason. ``output_tokens_per_s`` is None where nothing was written.
+    ``rows`` is the size of the training set. Of the student, None while it is not trained: ``select`` (its scores on
+    the selection part, 0 to 1, by metric), ``mistakes`` among ``mined`` gold rows (None also if it was asked none),
+    ``best_epoch``. ``seconds`` are by phase (``generate``, ``train``, ``score``, ``start``), ``stages`` by name.
+    """
+
+    round: int
+    requested: int = 0
+    accepted: int = 0
+    rejected: Counts = field(default_factory=dict)
+    failed: Counts = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    output_tokens_per_s: float | None = None
+    rows: int = 0
+    select: Mapping[str, float] | None = None
+    mistakes: int | None = None
+    mined: int | None = None
+    best_epoch: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, StageMetrics] = field(default_factory=dict)
+    device_s: DeviceSeconds = field(default_factory=DeviceSeconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckerMetrics:
+    """The student that weighs written rows; ``select`` by metric (0 to 1), ``seconds`` by phase."""
+
+    rows: int
+    best_epoch: int
+    select: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolMetrics:
+    """The engines by name, and all together; the peaks of ``total`` are those of the pool at one moment."""
+
+    engines: Mapping[str, EngineMetrics] = field(default_factory=dict)
+    total: EngineMetrics = field(default_factory=EngineMetrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeShares:
+    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+
+    ``workers`` are those of train workers, which share a lane.
+    """
+
+    workers: int | None = None
+    seconds: float
+    busy: float | None
+    starting: float | None
+    waiting_for_work: float | None
+    waiting_for_the_other_phase: float | None
+    recovering: float | None
+
+    @property
+    def by_state(self) -> dict[str, float]:
+        """The shares by ``STATES``; empty without a second."""
+        shares = (self.busy, self.starting, self.waiting_for_work, self.waiting_for_the_other_phase, self.recovering)
+        return {state: share for state, share in zip(STATES, shares, strict=True) if share is not None}
+
+
+def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
+    """What the time of some lanes went into."""
+    total: Counter[str] = Counter()
+    for lane in lanes:
+        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
+    seconds = sum(total[state] for state in STATES)
+    each = {state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES}
+    return TimeShares(workers=workers, seconds=seconds, **each)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeMetrics:
+    """What the time of engines and train workers went into, by name and in all."""
+
+    engines: Mapping[str, TimeShares]
+    trainers: Mapping[str, TimeShares]
+    total: TimeShares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """What a run came to, finished or so far.
+
+    ``kind`` is ``classification`` or ``span``; ``generator`` is None where none writes. ``metric`` names the score that
+    decides; None before the first student. ``test`` holds the last student's scores on the ``num_test`` rows of the
+    test part (0 to 1, by metric); None until it was read. ``seconds`` are by phase and in ``total``, over all
+    ``attempts`` (starts of the driver). ``engine_busy_share`` (0 to 1) is of the time in which engines existed,
+    ``engine_start_s`` the mean seconds of a start. ``time`` and these two are None for runs that did not measure them.
+    """
+
+    run: str
+    task: str
+    kind: str
+    strategy: str
+    generator: str | None
+    student: str
+    seed: int
+    engines: int
+    workers: int
+    fingerprint: str
+    metric: str | None = None
+    rounds: tuple[RoundMetrics, ...] = ()
+    test: Mapping[str, float] | None = None
+    num_test: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    checker: CheckerMetrics | None = None
+    attempts: int = 0
+    engines_lost: int = 0
+    pool: PoolMetrics = field(default_factory=PoolMetrics)
+    engine_busy_share: float | None = None
+    engine_start_s: float | None = None
+    time: TimeMetrics | None = None
+
+    @property
+    def scored(self) -> list[tuple[int, float]]:
+        """(round, deciding score on the selection part) of every student."""
+        name = self.metric
+        return [(each.round, each.select[name]) for each in self.rounds if each.select and name]
+
+    @property
+    def score(self) -> float | None:
+        """The deciding score on the test part; None until it was read."""
+        return self.test[self.metric] if self.test and self.metric else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of metrics.json (schema 1)."""
+        plain: dict[str, Any] = {"schema": SCHEMA, **to_plain(self)}
+        num_test = plain.pop("num_test")
+        if self.test is not None:
+            plain["test"] = {**self.test, "num_examples": num_test}
+        del plain["pool"]["total"]["state"]
+        return plain
+
+
+def read_metrics(store: RunStore) -> Metrics:
+    """metrics.json of a run, also of one that an older commit made: what it did not measure is None or empty.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    plain = dict(store.read_json(METRICS))
+    test = plain.get("test")
+    if isinstance(test, Mapping):
+        plain["test"] = {name: value for name, value in test.items() if name != "num_examples"}
+        plain["num_test"] = test.get("num_examples")
+    return from_plain(Metrics, plain, store.url(METRICS))
+
+
+def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
+    """What a finished run came to, or what there is of an unfinished one; ``events`` are all of the run.
+
+    A round counts once its round.json or score.json is on disk; scores and mistakes are None while its student is not
+    trained. ``checker`` is None where no row is weighed.
+
+    Raises:
+        StoreError: a file cannot be read, or a round does not balance.
+    """
+    view, booked = RunView.replay(events), account(events)
+    students = _scores(store)
+    last = students[max(students)] if students else None
+    checker = _checker(store)
+    rounds = tuple(_rounds(store, view, booked, students))
+    all_seconds = [each.seconds for each in rounds] + ([checker.seconds] if checker else [])
+    return Metrics(
+        **_identity(store),
+        metric=last.main if last else None,
+        rounds=rounds,
+        test=last.test or None if last else None,
+        num_test=last.num_test if last and last.test else None,
+        seconds={"total": view.total_s} | {phase: sum(s.get(phase, 0.0) for s in all_seconds) for phase in _PHASES},
+        checker=checker,
+        attempts=view.attempt,
+        engines_lost=view.num_lost,
+        pool=PoolMetrics(
+            engines={
+                name: replace(engine.usage, state=view.engines.get(name)) for name, engine in view.pool.by_name.items()
+            },
+            total=view.pool.usage,
+        ),
+        engine_busy_share=booked.engine_busy_share,
+        engine_start_s=booked.engine_start_s,
+        time=TimeMetrics(
+            engines={lane.name: shares([lane]) for lane in booked.engines},
+            trainers={lane.name: shares([lane], workers=lane.num) for lane in booked.trainers},
+            total=shares(booked.lanes),
+        ),
+    )
+
+
+def _identity(store: RunStore) -> dict[str, Any]:
+    """Which run this is."""
     config = store.read_config()
     generator, name = config["generator"], config["strategy"]["name"]
     span = store.has(store.gold("select")) and "answers" in store.read_table(store.gold("select")).column_names
@@ -48,122 +266,123 @@ def run_identity(store: RunStore) -> dict[str, Any]:
     }
 
 
-def build_metrics(store: RunStore, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of metrics.json (schema 1), of a finished run or of what there is of an unfinished one.
-
-    ``identity`` holds the keys of ``run_identity``. A round counts once its round.json or score.json is on disk;
-    scores and mistakes are None while its student is not trained. ``checker`` is None where no row is weighed.
-
-    Raises:
-        StoreError: a file cannot be read, or a round does not balance.
-    """
-    events, config = list(store.events()), store.read_config()
-    busy_s, devices = busy_seconds(events), per_engine(config)
-    view, booked = RunView.replay(events), account(events)
-    students = {num: store.read_json(store.score(num)) for num in store.students()}
-    written = {num: store.read_json(store.round_report(num)) for num in store.rounds()}
-    rounds = []
-    for num in sorted({*students, *written}):
-        row = written.get(num, _NOTHING_WRITTEN)
-        # The events know the seconds of all attempts, and which of them were spent waiting for engines.
-        generate_s = view.spent.get((num, "generate"), row["seconds"])
-        rounds.append(_round(row, students.get(num), num, generate_s, view.spent[num, "engines"]))
-        rounds[-1]["device_s"] = {
-            "generate": None if devices is None else busy_s.get(num, 0.0) * devices,
-            "train": training_s(students[num]["seconds"], config["student"]["workers"]) if num in students else 0.0,
-        }
-    last = students[max(students)] if students else None
-    checker = store.read_json(CHECKER_SCORE) if store.has(CHECKER_SCORE) else None
-    all_seconds = [row["seconds"] for row in rounds] + ([checker["seconds"]] if checker else [])
-    phases = ("generate", "train", "score", "start")
-    return {
-        "schema": SCHEMA,
-        **identity,
-        "metric": last["main"] if last else None,
-        "rounds": rounds,
-        "test": {**last["test"], "num_examples": last["num_test"]} if last and last["test"] else None,
-        "seconds": {"total": view.total_s} | {phase: sum(s.get(phase, 0.0) for s in all_seconds) for phase in phases},
-        "checker": {name: checker[name] for name in ("rows", "best_epoch", "select", "seconds")} if checker else None,
-        "attempts": view.attempt,
-        "engines_lost": view.num_lost,
-        "pool": {
-            "engines": {
-                name: {"state": view.engines.get(name), **_usage(engine.usage)}
-                for name, engine in view.pool.by_name.items()
-            },
-            "total": _usage(view.pool.usage),
-        },
-        "engine_busy_share": booked.engine_busy_share,
-        "engine_start_s": booked.engine_start_s,
-        "time": {
-            "engines": {lane.name: shares([lane]) for lane in booked.engines},
-            "trainers": {lane.name: {"workers": lane.num, **shares([lane])} for lane in booked.trainers},
-            "total": shares(booked.lanes),
-        },
-    }
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "rows": usage.rows,
-        "output_tokens": usage.output_tokens,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "prefix_hit_rate": usage.prefix_hit_rate,
-        "peak_running": usage.peak.running,
-        "peak_waiting": usage.peak.waiting,
-        "peak_kv_use": usage.peak.kv_use,
-        "preemptions": usage.preemptions,
-        "restarts": usage.restarts,
-        "busy_share": usage.busy_share,
-    }
-
-
 def _task_name(task: str) -> str:
     """A task given as a file goes by the file's name: metrics and cards are passed on, and no path belongs in them."""
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
-def _round(
-    written: Mapping[str, Any], student: Mapping[str, Any] | None, num: int, generate_s: float, waited_s: float
-) -> dict[str, Any]:
+def _checker(store: RunStore) -> CheckerMetrics | None:
+    if not store.has(CHECKER_SCORE):
+        return None
+    return from_plain(CheckerMetrics, store.read_json(CHECKER_SCORE), store.url(CHECKER_SCORE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written(StageMetrics):
+    """What is read of round.json; nothing was written where there is none."""
+
+    rows: int = 0
+    stages: Mapping[str, StageMetrics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Score:
+    """What is read of a student's score.json."""
+
+    rows: int
+    best_epoch: int
+    select: Mapping[str, float]
+    seconds: Mapping[str, float]
+    mistakes: int | None
+    mined: int | None
+    main: str
+    test: Mapping[str, float] | None
+    num_test: int | None
+
+
+def _scores(store: RunStore) -> dict[int, _Score]:
+    names = {num: store.in_student(num, "score.json") for num in store.students()}
+    return {num: from_plain(_Score, store.read_json(name), store.url(name)) for num, name in names.items()}
+
+
+def _rounds(store: RunStore, view: RunView, booked: Account, students: Mapping[int, _Score]) -> Iterator[RoundMetrics]:
+    config = store.read_config()
+    devices, workers = per_engine(config), config["student"]["workers"]
+    written = {}
+    for num in store.rounds():
+        name = store.in_round(num, "round.json")
+        written[num] = from_plain(_Written, store.read_json(name), store.url(name))
+    for num in sorted({*students, *written}):
+        student = students.get(num)
+        cost = DeviceSeconds(
+            generate=None if devices is None else booked.busy_s.get(num, 0.0) * devices,
+            train=training_s(student.seconds, workers) if student else 0.0,
+        )
+        yield _round(num, written.get(num, _Written()), student, view, cost)
+
+
+def _round(num: int, written: _Written, student: _Score | None, view: RunView, device_s: DeviceSeconds) -> RoundMetrics:
     _check_balance(num, written)
-    seconds = student["seconds"] if student else {"start": 0.0, "train": 0.0, "score": 0.0}
-    copied = ("requested", "accepted", "rejected", "failed", "prompt_tokens", "cached_tokens", "output_tokens")
-    mined = student["mined"] if student else None
+    # The events know the seconds of all attempts, and which of them were spent waiting for engines.
+    generate_s, waited_s = view.spent.get((num, "generate"), written.seconds), view.spent[num, "engines"]
+    trained = student.seconds if student else {"start": 0.0, "train": 0.0, "score": 0.0}
     # The rate counts the tokens of every stage that took time; the round's own counts leave notes out.
-    tokens = sum(stage["output_tokens"] for stage in written["stages"].values())
-    return {
-        "round": num,
-        **{name: written[name] for name in copied},
-        "output_tokens_per_s": tokens / generate_s if generate_s else None,
-        "rows": student["rows"] if student else written.get("rows", 0),
-        "select": student["select"] if student else None,
-        "mistakes": student["mistakes"] if student and mined is not None else None,
-        "mined": mined,
-        "best_epoch": student["best_epoch"] if student else None,
-        "seconds": {
+    tokens = sum(stage.output_tokens for stage in written.stages.values())
+    return RoundMetrics(
+        round=num,
+        requested=written.requested,
+        accepted=written.accepted,
+        rejected=written.rejected,
+        failed=written.failed,
+        prompt_tokens=written.prompt_tokens,
+        cached_tokens=written.cached_tokens,
+        output_tokens=written.output_tokens,
+        output_tokens_per_s=tokens / generate_s if generate_s else None,
+        rows=student.rows if student else written.rows,
+        select=student.select if student else None,
+        mistakes=student.mistakes if student and student.mined is not None else None,
+        mined=student.mined if student else None,
+        best_epoch=student.best_epoch if student else None,
+        seconds={
             "generate": generate_s,
-            "train": seconds["train"],
-            "score": seconds["score"],
-            "start": seconds["start"] + waited_s,
+            "train": trained["train"],
+            "score": trained["score"],
+            "start": trained["start"] + waited_s,
         },
-        "stages": written["stages"],
-    }
+        stages=written.stages,
+        device_s=device_s,
+    )
 
 
-def _check_balance(num: int, written: Mapping[str, Any]) -> None:
+def per_engine(config: Mapping[str, Any]) -> float | None:
+    """Devices that an engine of a resolved job holds; None for endpoints, whose devices nobody knows."""
+    generator = config["generator"]
+    if generator["engine"] == "openai":
+        return None
+    devices: float = generator["tensor_parallel"] * generator["pipeline_parallel"] * generator["gpu_share"]
+    return devices
+
+
+def training_s(seconds: Mapping[str, float], workers: int) -> float:
+    """Device-seconds of a student from ``seconds`` of its score.json: of all workers, training and scoring.
+
+    ``workers`` are the job's; in a campaign a student may have got fewer, and knows (``all_workers``).
+    """
+    return seconds.get("all_workers", workers * (seconds["train"] + seconds["score"]))
+
+
+def _check_balance(num: int, written: _Written) -> None:
     try:
         RoundReport(
             round=num,
-            requested=written["requested"],
-            accepted=written["accepted"],
-            rejected=written["rejected"],
-            failed=written["failed"],
-            num_prompt_tokens=written["prompt_tokens"],
-            num_cached_tokens=written["cached_tokens"],
-            num_output_tokens=written["output_tokens"],
-            generate_s=written["seconds"],
+            requested=written.requested,
+            accepted=written.accepted,
+            rejected=written.rejected,
+            failed=written.failed,
+            num_prompt_tokens=written.prompt_tokens,
+            num_cached_tokens=written.cached_tokens,
+            num_output_tokens=written.output_tokens,
+            generate_s=written.seconds,
         )
     except ValueError as error:
         raise StoreError(str(error), hint="This is a defect of s3ray: please report it with the run folder.") from error

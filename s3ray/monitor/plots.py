@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from s3ray.monitor.accounting import BUSY, NO_WORK, OTHER_PHASE, RECOVERING, STARTING
-from s3ray.monitor.lanes import NUM_BINS, Rows
 from s3ray.monitor.progress import duration
 from s3ray.monitor.svg import (
     BOTTOM,
@@ -27,7 +26,7 @@ from s3ray.monitor.svg import (
     spaced,
     text_at,
 )
-from s3ray.monitor.timeline import Timeline
+from s3ray.monitor.timeline import NUM_BINS, Rows, Timeline
 
 _BAR_STEP = 48
 ENGINE_COLOURS = ("c1", "c5", "c2", "c4", "c3", "c6")

@@ -16,8 +16,29 @@ from rich.table import Table
 from rich.text import Text
 
 from s3ray.methods import STAGES_ASIDE
-from s3ray.monitor.events import Event
-from s3ray.monitor.view import RunView, StageView
+from s3ray.monitor.events import (
+    CheckerFinished,
+    CheckerStarted,
+    ChunkWritten,
+    EngineEvent,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineWaiting,
+    Event,
+    RoundLinked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    StudentLinked,
+    TestScored,
+    TrainingFinished,
+    TrainingStarted,
+)
+from s3ray.monitor.run_view import RunView, StageView
 
 PLAIN_EVERY_S = 5.0
 _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
@@ -56,11 +77,11 @@ class PlainProgress:
     def __call__(self, event: Event) -> None:
         """Hear one event."""
         self._view.apply(event)
-        line = milestone(event, self._view)
-        if line is None and event["event"] == "chunk_written" and event["time"] - self._said >= PLAIN_EVERY_S:
+        line = milestone(event)
+        if line is None and isinstance(event, ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
             line = stage_line(self._view)
         if line is not None:
-            self._said = event["time"]
+            self._said = event.time
             say(self._console, line)
 
     def close(self) -> None:
@@ -75,7 +96,7 @@ class LiveProgress(Generic[View]):
         console: Console,
         view: View,
         draw: Callable[[View, float], RenderableType],
-        tell: Callable[[Event, View], str | None],
+        tell: Callable[[Event], str | None],
     ) -> None:
         self._view = view
         self._picture = draw
@@ -89,7 +110,7 @@ class LiveProgress(Generic[View]):
         """Hear one event."""
         with self._lock:
             self._view.apply(event)
-            line = self._tell(event, self._view)
+            line = self._tell(event)
         if line is not None:
             say(self._live.console, line)
 
@@ -110,12 +131,6 @@ def say(console: Console, line: str) -> None:
 # -- what is said ------------------------------------------------------------------------------------------------------
 
 
-def milestone(event: Event, view: RunView) -> str | None:
-    """The line that stays in the log for this event, or None if it is not worth one."""
-    speak = _MILESTONES.get(event["event"])
-    return speak(event, view) if speak else None
-
-
 def stage_line(view: RunView) -> str:
     """How far the stage in work is: ``[round 1 extrapolate] 120/200 accepted, 143 tok/s, ETA 35 s``; who starves."""
     stage = view.stage
@@ -133,9 +148,9 @@ def stage_line(view: RunView) -> str:
 def starving_text(stage: StageView) -> str:
     """Which labels will miss their quota: ``label positive starves: too few of its requests become examples``."""
     match stage.starving:
-        case [""]:  # one quota for all labels
+        case ("",):  # one quota for all labels
             who = "the stage starves: too few of its"
-        case [label]:
+        case (label,):
             who = f"label {label} starves: too few of its"
         case labels:
             more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
@@ -174,93 +189,82 @@ def scores(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
-def _say_run(event: Event, view: RunView) -> str:
-    verb = "goes on" if event["resumed"] else "starts"
-    return f"[run] {event['run']} {verb}: {event['strategy']} on {event['task']}, {event['rounds'] + 1} round(s)"
+def milestone(event: Event) -> str | None:
+    """The line that stays in the log for this event, or None if it is not worth one."""
+    match event:
+        case RunStarted():
+            verb = "goes on" if event.resumed else "starts"
+            return f"[run] {event.run} {verb}: {event.strategy} on {event.task}, {event.rounds + 1} round(s)"
+        case EngineEvent():
+            said = _say_engine(event)
+            return said and f"[engines] {event.engine} {said}"
+        case StageStarted():
+            return _say_stage(event)
+        case StageFinished():
+            return _say_stage_end(event)
+        case RoundLinked():
+            return f"[round {event.round}] is that of {event.from_run}, and was copied"
+        case StudentLinked():
+            return f"[{event.student}] is that of {event.from_run}, and was copied"
+        case TrainingStarted() | TrainingFinished():
+            return _say_training(event)
+        case TestScored():
+            return f"[test] {scores(event.test)} on {event.num_examples} examples"
+        case RunFinished():
+            return f"[run] finished in {duration(event.seconds)}"
+        case RunFailed():
+            return f"[run] failed: {event.problem}"
+    return None
 
 
-def _say_ready(event: Event, view: RunView) -> str:
-    limits = event["limits"]
-    return (
-        f"[engines] {event['engine']} ready in {duration(event['seconds'])} ({limits['device']}, {limits['dtype']}, "
-        f"{limits['max_num_seqs']} sequences, {limits['max_num_batched_tokens']} tokens a step)"
-    )
+def _say_engine(event: EngineEvent) -> str | None:
+    match event:
+        case EngineReady(limits=limits):
+            return (
+                f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
+                f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
+            )
+        case EngineLost():
+            return f"lost with {event.in_flight} request(s) in flight: {event.problem}"
+        case EngineWaiting():
+            return f"waits: {event.problem}; {_strength(event)}"
+        case EngineGivenUp():
+            return f"given up: {event.problem}; {_strength(event)}"
+    return None
 
 
-def _say_lost(event: Event, view: RunView) -> str:
-    return f"[engines] {event['engine']} lost with {event['in_flight']} request(s) in flight: {event['problem']}"
+def _strength(event: EngineWaiting | EngineGivenUp) -> str:
+    if not event.running:
+        return f"none of {event.wanted} engine(s) runs"
+    return f"the run goes on with {event.running} of {event.wanted} engine(s)"
 
 
-def _say_waiting(event: Event, view: RunView) -> str:
-    return f"[engines] {event['engine']} waits: {event['problem']}; {_strength(event)}"
+def _say_stage(event: StageStarted) -> str:
+    known = f", {event.known} outcome(s) already on disk" if event.known else ""
+    wanted = f"{event.stage} wanted" if event.stage in STAGES_ASIDE else "one example per request wanted"
+    target = wanted if event.target is None else f"{event.target} example(s) wanted"
+    return f"[round {event.round} {event.stage}] starts: {target}{known}"
 
 
-def _say_given_up(event: Event, view: RunView) -> str:
-    return f"[engines] {event['engine']} given up: {event['problem']}; {_strength(event)}"
+def _say_stage_end(event: StageFinished) -> str:
+    short = f"; SHORT of {counts(event.short)}" if any(event.short.values()) else ""
+    rejected = f"; rejected {counts(event.rejected, 4)}" if any(event.rejected.values()) else ""
+    failed = f"; failed {counts(event.failed)}" if any(event.failed.values()) else ""
+    head = f"[round {event.round} {event.stage}] done: {event.accepted} of {event.requested} accepted"
+    unneeded = f"; {event.given_up} under way not needed" if event.given_up else ""
+    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}"
 
 
-def _strength(event: Event) -> str:
-    if not event["running"]:
-        return f"none of {event['wanted']} engine(s) runs"
-    return f"the run goes on with {event['running']} of {event['wanted']} engine(s)"
-
-
-def _say_stage(event: Event, view: RunView) -> str:
-    known = f", {event['known']} outcome(s) already on disk" if event["known"] else ""
-    wanted = f"{event['stage']} wanted" if event["stage"] in STAGES_ASIDE else "one example per request wanted"
-    target = wanted if event["target"] is None else f"{event['target']} example(s) wanted"
-    return f"[round {event['round']} {event['stage']}] starts: {target}{known}"
-
-
-def _say_stage_end(event: Event, view: RunView) -> str:
-    short = f"; SHORT of {counts(event['short'])}" if any(event["short"].values()) else ""
-    rejected = f"; rejected {counts(event['rejected'], 4)}" if any(event["rejected"].values()) else ""
-    failed = f"; failed {counts(event['failed'])}" if any(event["failed"].values()) else ""
-    head = f"[round {event['round']} {event['stage']}] done: {event['accepted']} of {event['requested']} accepted"
-    unneeded = f"; {event['given_up']} under way not needed" if event["given_up"] else ""
-    return f"{head} in {duration(event['seconds'])}{rejected}{failed}{short}{unneeded}"
-
-
-def _say_training(event: Event, view: RunView) -> str:
-    return f"[round {event['round']} student] trains on {event['rows']} row(s), {event['workers']} worker(s)"
-
-
-def _say_student(event: Event, view: RunView) -> str:
-    mistakes = "" if event["mined"] is None else f", {event['mistakes']} mistake(s) on {event['mined']} gold rows"
-    took = duration(sum(event["seconds"].values()))
-    return f"[round {event['round']} student] selection {scores(event['select'])}{mistakes} ({took})"
-
-
-def _say_checking(event: Event, view: RunView) -> str:
-    return f"[checker] trains on {event['rows']} row(s) of gold, {event['workers']} worker(s)"
-
-
-def _say_checker(event: Event, view: RunView) -> str:
-    return f"[checker] selection {scores(event['select'])} ({duration(sum(event['seconds'].values()))})"
-
-
-def _say_test(event: Event, view: RunView) -> str:
-    return f"[test] {scores(event['test'])} on {event['num_examples']} examples"
-
-
-_MILESTONES: dict[str, Callable[[Event, RunView], str]] = {
-    "run_started": _say_run,
-    "engine_ready": _say_ready,
-    "engine_lost": _say_lost,
-    "engine_waiting": _say_waiting,
-    "engine_given_up": _say_given_up,
-    "stage_started": _say_stage,
-    "stage_finished": _say_stage_end,
-    "round_linked": lambda event, view: f"[round {event['round']}] is that of {event['from_run']}, and was copied",
-    "student_linked": lambda event, view: f"[{event['student']}] is that of {event['from_run']}, and was copied",
-    "student_started": _say_training,
-    "student_finished": _say_student,
-    "checker_started": _say_checking,
-    "checker_finished": _say_checker,
-    "test_scored": _say_test,
-    "run_finished": lambda event, view: f"[run] finished in {duration(event['seconds'])}",
-    "run_failed": lambda event, view: f"[run] failed: {event['problem']}",
-}
+def _say_training(event: TrainingStarted | TrainingFinished) -> str:
+    is_checker = isinstance(event, CheckerStarted | CheckerFinished)
+    head = "[checker]" if is_checker else f"[round {event.round} student]"
+    if isinstance(event, TrainingStarted):
+        of_gold = " of gold" if is_checker else ""
+        return f"{head} trains on {event.rows} row(s){of_gold}, {event.workers} worker(s)"
+    mistakes = ""
+    if isinstance(event, StudentFinished) and event.mined is not None:
+        mistakes = f", {event.mistakes} mistake(s) on {event.mined} gold rows"
+    return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------------------
@@ -299,7 +303,7 @@ def engines_text(view: RunView) -> str:
 
 def scores_by_round(view: RunView) -> str:
     """The first metric of each student on the selection part: ``round 0 accuracy 0.780, round 1 accuracy 0.812``."""
-    firsts = {num: next(iter(event["select"].items())) for num, event in sorted(view.students.items())}
+    firsts = {num: next(iter(event.select.items())) for num, event in sorted(view.students.items())}
     return ", ".join(f"round {num} {name} {value:.3f}" for num, (name, value) in firsts.items())
 
 

@@ -5,10 +5,19 @@ Invariant: pure. Counters count what this start of the driver did; gauges say ho
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from s3ray.monitor.events import Event
-from s3ray.monitor.view import RunView
+from s3ray.monitor.events import (
+    ChunkWritten,
+    EngineEvent,
+    EngineLost,
+    Event,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    TestScored,
+)
+from s3ray.monitor.run_view import RunView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,31 +68,31 @@ class Meter:
 
     def samples(self, event: Event) -> list[Sample]:
         """Fold one event in, and say what it changes."""
-        if event["run"] != self._run:
+        if event.run != self._run:
             return []
         self._view.apply(event)
         return [Sample(name, value, {"run": self._run, **tags}) for name, value, tags in self._changes(event)]
 
     def _changes(self, event: Event) -> Iterator[tuple[str, float, dict[str, str]]]:
         view = self._view
-        yield "s3ray_last_event_timestamp_seconds", event["time"], {}
+        yield "s3ray_last_event_timestamp_seconds", event.time, {}
         for phase, seconds in view.seconds().items():
             yield "s3ray_phase_seconds", seconds, {"phase": phase}
-        match event["event"]:
-            case "chunk_written":
+        match event:
+            case ChunkWritten():
                 yield from _chunk(event)
                 yield from self._stage()
                 yield from self._load()
-            case "stage_started" | "stage_finished":
+            case StageStarted() | StageFinished():
                 yield "s3ray_round", view.round, {}
                 yield from self._stage()
-            case "student_finished":
-                yield from _scores("select", event["select"])
-            case "test_scored":
-                yield from _scores("test", event["test"])
-            case "engine_lost":
+            case StudentFinished():
+                yield from _scores("select", event.select)
+            case TestScored():
+                yield from _scores("test", event.test)
+            case EngineLost():
                 yield "s3ray_engine_losses_total", 1, {}
-        if event["event"].startswith("engine_"):
+        if isinstance(event, EngineEvent):
             yield from self._engines()
 
     def _stage(self) -> Iterator[tuple[str, float, dict[str, str]]]:
@@ -107,15 +116,16 @@ class Meter:
             yield "s3ray_engines", states.count(state), {"state": state}
 
 
-def _chunk(event: Event) -> Iterator[tuple[str, float, dict[str, str]]]:
-    stage = event["stage"]
-    ended = {"ok": event["ok"], "rejected": sum(event["rejected"].values()), "failed": sum(event["failed"].values())}
+def _chunk(event: ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
+    stage = event.stage
+    ended = {"ok": event.ok, "rejected": sum(event.rejected.values()), "failed": sum(event.failed.values())}
     for status, num in ended.items():
         yield "s3ray_requests_total", num, {"stage": stage, "status": status}
-    for kind in ("prompt", "cached", "output"):
-        yield f"s3ray_{kind}_tokens_total", event[f"{kind}_tokens"], {"stage": stage}
+    tokens = {"prompt": event.prompt_tokens, "cached": event.cached_tokens, "output": event.output_tokens}
+    for kind, num in tokens.items():
+        yield f"s3ray_{kind}_tokens_total", num, {"stage": stage}
 
 
-def _scores(part: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float, dict[str, str]]]:
+def _scores(part: str, values: Mapping[str, float]) -> Iterator[tuple[str, float, dict[str, str]]]:
     for metric, value in values.items():
         yield "s3ray_student_score", value, {"part": part, "metric": metric}

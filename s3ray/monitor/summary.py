@@ -1,45 +1,43 @@
 """What a run came to, for the terminal: the table at its end, and the state of a run folder at any moment."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s3ray.monitor.engines import MAX_ENGINES_NAMED, EngineView, PoolView
+from s3ray.monitor.events import read_events
+from s3ray.monitor.metrics import Metrics
 from s3ray.monitor.progress import counts, duration, engines_text, scores, scores_by_round, short_count, stage_line
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineView, PoolView, RunView
 from s3ray.store import METRICS, RunStore
 
 
-def summary_table(metrics: Mapping[str, Any]) -> Table:
-    """The rounds of ``metrics`` (``build_metrics``) as a table of at most 100 columns, readable in a plain log."""
-    title = f"{metrics['run']}: {metrics['strategy']} on {metrics['task']} ({metrics['metric']})"
+def summary_table(metrics: Metrics) -> Table:
+    """The rounds of a run as a table of at most 100 columns, readable in a plain log."""
+    title = f"{metrics.run}: {metrics.strategy} on {metrics.task} ({metrics.metric})"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, width=98, pad_edge=False)
     for name in ("round", "rows", "mistakes", "select", "test", "generate", "train", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("rejected by reason", ratio=1, overflow="fold")
-    main, rounds = metrics["metric"], metrics["rounds"]
-    for entry in rounds:
-        seconds = entry["seconds"]
-        test = metrics["test"] if entry is rounds[-1] else None
+    for entry in metrics.rounds:
+        test = metrics.test if entry is metrics.rounds[-1] else None
         table.add_row(
-            str(entry["round"]),
-            str(entry["rows"]),
-            "-" if entry["mistakes"] is None else f"{entry['mistakes']}/{entry['mined']}",
-            _score(entry["select"], main),
-            _score(test, main),
-            *(f"{seconds[phase]:.0f} s" for phase in ("generate", "train", "score")),
-            counts({**entry["rejected"], **entry["failed"]}, 3) or "-",
+            str(entry.round),
+            str(entry.rows),
+            "-" if entry.mistakes is None else f"{entry.mistakes}/{entry.mined}",
+            _score(entry.select, metrics.metric),
+            _score(test, metrics.metric),
+            *(f"{entry.seconds[phase]:.0f} s" for phase in ("generate", "train", "score")),
+            counts({**entry.rejected, **entry.failed}, 3) or "-",
         )
     return table
 
 
 def status_text(store: RunStore, now: float) -> RenderableType:
     """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
-    view = RunView.replay(store.events())
+    view = RunView.replay(read_events(store))
     state = view.state(now)
     held = driver_is_there(store)
     if held is not None and not view.ended:
@@ -47,7 +45,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("run", str(view.about.get("run", store.name)))
+    table.add_row("run", view.about.run if view.about else store.name)
     table.add_row("state", _state_text(view, state, now))
     if state == "running":
         table.add_row("doing", Text(stage_line(view)))
@@ -102,8 +100,8 @@ def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _score(values: Mapping[str, float] | None, main: str) -> str:
-    return "-" if values is None else f"{values[main]:.3f}"
+def _score(values: Mapping[str, float] | None, main: str | None) -> str:
+    return "-" if values is None or main is None else f"{values[main]:.3f}"
 
 
 def _state_text(view: RunView, state: str, now: float) -> Text:

@@ -1,15 +1,20 @@
-"""What happened when, for the plots of the report: tokens per second and training, along the working time of a run.
+"""The time of a run as people see it, from its account: tokens per second and training, who did what when, a trace.
 
-Working time is the time of all attempts one after the other; the pauses between them are left out. Pure.
+All but the trace lies along working time: that of all attempts one after the other, without the pauses. Pure.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from s3ray.monitor.events import Event
+from s3ray.monitor.accounting import CHECKER, STATES, Account, Lane, Window
 
-NUM_BINS = 72
+NUM_RATES = 72
+NUM_BINS = 200
+MAX_ENGINES_DRAWN = 16
+_PIDS = {"run": 1, "engines": 2, "train workers": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,57 +34,22 @@ class Timeline:
         return tuple(sum(column) for column in zip(*self.rates.values(), strict=True))
 
 
-def timeline(events: Iterable[Event]) -> Timeline:
-    """Lay the chunks of a run along its working time. What a chunk holds was written since the chunk before it."""
-    placed = _working_time(events)
-    end = placed[-1][0] if placed else 0.0
-    bin_s = max(end / NUM_BINS, 1e-3)
-    rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * NUM_BINS)
-    for engine, start, now, tokens in _shares(placed):
-        _spread(rates[engine], start, now, tokens, bin_s)
+def timeline(account: Account) -> Timeline:
+    """Lay what was written along the working time of a run."""
+    bin_s = max(account.total_s / NUM_RATES, 1e-3)
+    rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * NUM_RATES)
+    for written in account.written:
+        start, end = account.working_time(written.start), account.working_time(written.end)
+        _spread(rates[written.engine], start, end, written.tokens, bin_s)
     return Timeline(
         bin_s=bin_s,
         rates={engine: tuple(row) for engine, row in sorted(rates.items())},
-        training=tuple(_training(placed)),
+        training=tuple(
+            (training.round, account.working_time(training.start), account.working_time(training.end))
+            for training in account.trainings
+            if training.seconds and training.name != CHECKER
+        ),
     )
-
-
-def _working_time(events: Iterable[Event]) -> list[tuple[float, Event]]:
-    placed: list[tuple[float, Event]] = []
-    now, last = 0.0, None
-    for event in events:
-        if last is not None and event["attempt"] == last["attempt"]:
-            now += max(0.0, event["time"] - last["time"])
-        placed.append((now, event))
-        last = event
-    return placed
-
-
-def _shares(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[str, float, float, int]]:
-    """(engine, start, end, tokens) of every chunk: written since the chunk before, or since that engine was ready."""
-    start, ready = 0.0, dict[str, float]()
-    for now, event in placed:
-        match event["event"]:
-            case "engine_ready":
-                ready.setdefault(event["engine"], now)
-            case "engine_lost":
-                # What it wrote before it was lost comes with the next chunk, so that its second start is no beginning.
-                ready.setdefault(event["engine"], start)
-            case "chunk_written":
-                for engine, share in event["engines"].items():
-                    if share["output_tokens"]:
-                        yield engine, ready.get(engine, start), now, share["output_tokens"]
-        if event["event"] in ("stage_started", "chunk_written"):
-            start, ready = now, {}
-
-
-def _training(placed: Sequence[tuple[float, Event]]) -> Iterable[tuple[int, float, float]]:
-    start = 0.0
-    for now, event in placed:
-        if event["event"] == "student_started":
-            start = now
-        elif event["event"] == "student_finished":
-            yield event["round"], start, now
 
 
 def _spread(row: list[float], start: float, end: float, tokens: int, bin_s: float) -> None:
@@ -89,3 +59,88 @@ def _spread(row: list[float], start: float, end: float, tokens: int, bin_s: floa
     for i in range(min(first, last), last + 1):
         overlap = min(end, (i + 1) * bin_s) - max(start, i * bin_s)
         row[i] += tokens * max(0.0, overlap) / (end - start) / bin_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One lane of the plot: pieces of (state, first bin, bin after the last)."""
+
+    name: str
+    pieces: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Lanes along ``total_s`` seconds of working time, which leaves the pauses between attempts out."""
+
+    total_s: float
+    rows: tuple[Row, ...]
+    num_left_out: int
+    seconds: dict[str, float]
+
+
+def rows(account: Account) -> Rows:
+    """At most ``MAX_ENGINES_DRAWN`` engines and the train workers; a bin shows the state that most of it was in."""
+    drawn = [*account.engines[:MAX_ENGINES_DRAWN], *account.trainers]
+    seconds: Counter[str] = Counter()
+    for lane in account.lanes:
+        seconds.update({state: num * lane.num for state, num in lane.seconds.items()})
+    return Rows(
+        total_s=account.total_s,
+        rows=tuple(Row(name=_name(lane), pieces=tuple(_pieces(_bins(lane, account)))) for lane in drawn),
+        num_left_out=len(account.engines[MAX_ENGINES_DRAWN:]),
+        seconds={state: seconds[state] for state in STATES},
+    )
+
+
+def trace(account: Account) -> dict[str, Any]:
+    """The same as trace events, for ui.perfetto.dev and chrome://tracing: times in microseconds since the first event.
+
+    Pauses between attempts are left in. Threads are the engines, the train workers, and the run's own steps.
+    """
+    origin = account.attempts[0][0] if account.attempts else 0.0
+    events: list[dict[str, Any]] = [_metadata("process_name", pid, 0, name) for name, pid in _PIDS.items()]
+    steps = [*account.stages, *account.students]
+    events.append(_metadata("thread_name", _PIDS["run"], 1, "steps"))
+    events += [_complete(name, window, origin, _PIDS["run"], 1) for name, window in steps]
+    for process, lanes in (("engines", account.engines), ("train workers", account.trainers)):
+        for tid, lane in enumerate(lanes, start=1):
+            events.append(_metadata("thread_name", _PIDS[process], tid, _name(lane)))
+            events += [
+                _complete(span.state, (span.start, span.end), origin, _PIDS[process], tid) for span in lane.spans
+            ]
+    return {"displayTimeUnit": "ms", "traceEvents": events}
+
+
+def _name(lane: Lane) -> str:
+    return f"{lane.num} {lane.name}" if lane.num > 1 else lane.name
+
+
+def _metadata(what: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _complete(name: str, window: Window, origin: float, pid: int, tid: int) -> dict[str, Any]:
+    start, end = (round((time - origin) * 1e6) for time in window)
+    return {"ph": "X", "name": name, "cat": "s3ray", "ts": start, "dur": end - start, "pid": pid, "tid": tid}
+
+
+def _bins(lane: Lane, account: Account) -> list[str]:
+    """The state of each of ``NUM_BINS`` equal parts of the working time, empty where nothing is booked."""
+    width = max(account.total_s / NUM_BINS, 1e-9)
+    counts: list[Counter[str]] = [Counter() for _ in range(NUM_BINS)]
+    for span in lane.spans:
+        start, end = account.working_time(span.start), account.working_time(span.end)
+        for place in range(int(start / width), min(int(end / width) + 1, NUM_BINS)):
+            overlap = min(end, (place + 1) * width) - max(start, place * width)
+            counts[place][span.state] += max(0.0, overlap)  # type: ignore[assignment]
+    return [max(count, key=lambda state: count[state]) if count.total() >= width / 2 else "" for count in counts]
+
+
+def _pieces(bins: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    place = 0
+    for state, group in groupby(bins):
+        num = len(list(group))
+        if state:
+            yield state, place, place + num
+        place += num

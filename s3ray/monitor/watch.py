@@ -11,11 +11,11 @@ from rich.console import Console
 
 from s3ray.errors import RunError
 from s3ray.files import Position
-from s3ray.monitor.campaign import CampaignView, campaign_milestone, is_campaign, live_campaign
-from s3ray.monitor.events import Event
+from s3ray.monitor.campaign import CampaignView, is_campaign, live_campaign, milestone_of_run
+from s3ray.monitor.events import Event, read_events
 from s3ray.monitor.progress import LiveProgress, make_progress, say
+from s3ray.monitor.run_view import SILENT_S, RunView
 from s3ray.monitor.summary import driver_is_there
-from s3ray.monitor.view import SILENT_S, RunView
 from s3ray.store import RunStore
 
 LOOK_EVERY_S = 2.0
@@ -49,14 +49,14 @@ def watch_run(store: RunStore, console: Console, pause: Callable[[float], None] 
 
 def _watch_campaign(store: RunStore, console: Console, pause: Callable[[float], None]) -> None:
     view = CampaignView()
-    live = LiveProgress(console, view, live_campaign, campaign_milestone) if console.is_terminal else None
+    live = LiveProgress(console, view, live_campaign, milestone_of_run) if console.is_terminal else None
     try:
         for event in follow(store, lambda: view.ended, pause):
             if live is not None:
                 live(event)
                 continue
             view.apply(event)
-            if line := campaign_milestone(event, view):
+            if line := milestone_of_run(event):
                 say(console, line)
     finally:
         if live is not None:
@@ -75,7 +75,7 @@ def follow(store: RunStore, has_ended: Callable[[], bool], pause: Callable[[floa
     position: Position = {}
     heard_at = time.monotonic()
     while True:
-        for event in store.events(position):
+        for event in read_events(store, position):
             heard_at = time.monotonic()
             yield event
         if has_ended():

@@ -17,14 +17,16 @@ from s3ray.campaign.table import compare
 from s3ray.config import RunConfig, data_shaping, to_yaml
 from s3ray.dataset import table_from_examples
 from s3ray.monitor.audit import AUDIT
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import Event, EventLog
+from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
 from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
-from s3ray.types import Example, FailureReason, Origin, RejectionReason, Source, Span
+from s3ray.types import EngineReport, Example, FailureReason, Origin, RejectionReason, Source, Span
 from tests.audit.defects import figures
 from tests.campaign.test_grid import load
 from tests.campaign.test_table import STARTED
-from tests.monitor.run_folder import SCRIPT, Clock, be_ready, new_store, report, write_run
+from tests.events import an_event
+from tests.monitor.run_folder import SCRIPT, Clock, be_ready, new_store, report, some_metrics, write_run
 
 NUM_ROUNDS = 5
 _CHUNK_S = 700
@@ -50,7 +52,7 @@ def write_bad_run(folder: Path) -> Path:
     for num in range(NUM_ROUNDS + 1):
         _write_round(store, log, clock, num)
         _write_student(store, log, clock, num)
-    log.emit("run_finished", seconds=clock.now - Clock().now)
+    log.emit(an_event("run_finished", seconds=clock.now - Clock().now))
     audit = figures(NUM_ROUNDS + 1, exact_copies=31, near_copies=120, label_drift=0.31, told_apart=0.97)
     sentences = ["12 % of the rows are near copies of others.", "31 % of the rows would have to change their label."]
     store.write_json(AUDIT, {**audit, "rounds": list(range(NUM_ROUNDS + 1)), "findings": sentences})
@@ -58,13 +60,13 @@ def write_bad_run(folder: Path) -> Path:
 
 
 def _start(log: EventLog, clock: Clock) -> None:
-    log.emit(
+    log.emit(an_event(
         "run_started", task="review_sentences", strategy="s3", generator="Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4",
         student="distilbert-base-uncased", rounds=NUM_ROUNDS, engines=6, workers=4, version="0.1.0",
         fingerprint="0123456789abcdef", resumed=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     for name in ENGINES:
-        log.emit("engine_starting", engine=name, nodes=["node-0"], restarts=0)
+        log.emit(an_event("engine_starting", engine=name, nodes=["node-0"], restarts=0))
         clock.restarts[name] = 0
     for name in ENGINES:
         clock.now += 25
@@ -74,7 +76,7 @@ def _start(log: EventLog, clock: Clock) -> None:
 def _write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
     """Five chunks of a stage; every reason there is takes some, ``truncated`` most of all, and more each round."""
     stage, kept = ("seed", 12_000) if num == 0 else ("extrapolate", 4_800 - 700 * num)
-    log.emit("stage_started", round=num, stage=stage, target=kept, known=0)
+    log.emit(an_event("stage_started", round=num, stage=stage, target=kept, known=0))
     rejected = {str(reason): 900 // (place + 1) for place, reason in enumerate(RejectionReason)}
     rejected |= {"truncated": 1200 + 1300 * num}
     failed = {str(reason): 3 for reason in FailureReason}
@@ -86,12 +88,12 @@ def _write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None
         if num == 2 and chunk == 1:
             _lose(log, clock, "engine-5", comes_back=False)
         told = {name: _told(clock, name) for name in clock.ready}
-        log.emit(
+        log.emit(an_event(
             "chunk_written", round=num, stage=stage, chunk=f"rounds/{num}/chunks/{stage}-{chunk:06d}.parquet",
             rows=kept // 5, ok=kept // 5, rejected={}, failed={}, prompt_tokens=160_000, cached_tokens=120_000,
-            output_tokens=sum(int(each["output_tokens"]) for each in told.values()),
+            output_tokens=sum(each.output_tokens for each in told.values()),
             accepted=kept // 5 * (chunk + 1), target=kept, starving=[], engines=told,
-        )  # fmt: skip
+        ))  # fmt: skip
     counts: dict[str, Any] = {
         "requested": kept + sum(rejected.values()) + sum(failed.values()), "accepted": kept, "rejected": rejected,
         "failed": failed, "prompt_tokens": 800_000, "cached_tokens": 600_000, "output_tokens": kept * 78,
@@ -105,28 +107,28 @@ def _write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None
         store.round_report(num),
         {"round": num, **counts, "rows": 12_000 + 3_000 * num, "stages": {stage: {**counts, "short": short}}},
     )
-    log.emit("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0)
-    log.emit("round_closed", round=num, rows=12_000, requested=1, accepted=1, rejected={}, failed={})
+    log.emit(an_event("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0))
+    log.emit(an_event("round_closed", round=num, rows=12_000, requested=1, accepted=1, rejected={}, failed={}))
 
 
 def _lose(log: EventLog, clock: Clock, engine: str, *, comes_back: bool) -> None:
     """It dies; and comes back after two minutes, or is given up."""
-    log.emit(
+    log.emit(an_event(
         "engine_lost", engine=engine, problem="EngineCore ended", in_flight=14, poisoned=0,
         restarts=clock.restarts[engine], nodes=["node-0"],
-    )  # fmt: skip
+    ))  # fmt: skip
     clock.now += 120
     if comes_back:
         clock.restarts[engine] += 1
-        log.emit("engine_starting", engine=engine, nodes=["node-0"], restarts=clock.restarts[engine])
+        log.emit(an_event("engine_starting", engine=engine, nodes=["node-0"], restarts=clock.restarts[engine]))
         be_ready(log, clock, engine, 120.0)
     else:
-        log.emit("engine_given_up", engine=engine, problem="died three times", running=5, wanted=6)
+        log.emit(an_event("engine_given_up", engine=engine, problem="died three times", running=5, wanted=6))
         del clock.ready[engine]
 
 
-def _told(clock: Clock, engine: str) -> dict[str, float]:
-    tokens = _CHUNK_S * _SPEED[engine]
+def _told(clock: Clock, engine: str) -> EngineReport:
+    tokens = round(_CHUNK_S * _SPEED[engine])
     return report(clock, engine, 0.93, rows=100, output_tokens=tokens, waiting=40 if engine == "engine-3" else 2)
 
 
@@ -138,7 +140,7 @@ def _write_student(store: RunStore, log: EventLog, clock: Clock, num: int) -> No
     done = {"round": num, "rows": 12_000 + 3_000 * num, "best_epoch": 1, "epochs": epochs, "seconds": seconds}
     done |= {"select": {"accuracy": score, "macro_f1": score}, "mistakes": None if is_last else 24 + num}
     done |= {"mined": None if is_last else 120}
-    log.emit("student_started", round=num, rows=done["rows"], workers=4)
+    log.emit(an_event("student_started", round=num, rows=done["rows"], workers=4))
     clock.now += sum(seconds.values())
     test = {"accuracy": 0.661, "macro_f1": 0.64} if is_last else None
     told = {**done, "mine": None, "test": test, "num_test": 150 if is_last else None, "main": "accuracy"}
@@ -148,9 +150,9 @@ def _write_student(store: RunStore, log: EventLog, clock: Clock, num: int) -> No
         wrong = [{"negative": "positive", "positive": "negative"}[row.label or ""] for row in rows]
         table = table_from_examples(rows, ("text",), True).append_column("predicted", [wrong])
         store.write_table(store.mistakes(num), table.append_column("confidence", [[0.9] * len(rows)]))
-    log.emit("student_finished", **done)
+    log.emit(an_event("student_finished", **done))
     if is_last:
-        log.emit("test_scored", round=num, test=test, num_examples=150)
+        log.emit(an_event("test_scored", round=num, test=test, num_examples=150))
 
 
 def _review(id_: str, seed: int, source: Source, round_: int = 0) -> Example:
@@ -212,19 +214,19 @@ def write_hostile_run(folder: Path) -> Path:
     for part in ("extrapolate", "select", "test"):
         store.write_table(store.gold(part), _questions(part, Source.GOLD))
     log = EventLog(store, "n" * 100, 1, clock)
-    log.emit(
+    log.emit(an_event(
         "run_started", task="squad", strategy="s3", generator="m" * 120, student=WORD[:100], rounds=2, engines=2,
         workers=1, version="0.1.0", fingerprint="0123456789abcdef", resumed=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     for num in range(2):
         _write_hostile_round(store, log, clock, num)
-    log.emit("run_failed", problem=f"{ADDRESS} said: {WORD}")
+    log.emit(an_event("run_failed", problem=f"{ADDRESS} said: {WORD}"))
     return Path(write_report(store))
 
 
 def _write_hostile_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
     stage = "extrapolate" if num else "seed"
-    log.emit("stage_started", round=num, stage=stage, target=8, known=0)
+    log.emit(an_event("stage_started", round=num, stage=stage, target=8, known=0))
     clock.now += 40
     counts: dict[str, Any] = {
         "requested": 12, "accepted": 8, "rejected": {"unparsable": 4}, "failed": {}, "prompt_tokens": 9,
@@ -240,7 +242,7 @@ def _write_hostile_round(store: RunStore, log: EventLog, clock: Clock, num: int)
         wrong = list(reversed(NASTY))
         mistakes = mistakes.append_column("predicted", [wrong]).append_column("confidence", [[0.5] * len(wrong)])
         store.write_table(store.mistakes(0), mistakes)
-    log.emit("stage_finished", round=num, stage=stage, **counts, short={}, given_up=0)
+    log.emit(an_event("stage_finished", round=num, stage=stage, **counts, short={}, given_up=0))
 
 
 def _questions(name: str, source: Source) -> pa.Table:
@@ -286,43 +288,43 @@ def _result(cell: dict[str, str], seed: int) -> Result:
     chance = np.random.default_rng([seed, place])
     right = (chance.random(NUM_TEST) < score).astype(np.float64)
     seconds = 40.0 * 3**place if place else 0.0
-    rounds = [
-        {
-            "rows": 600 if cell["size"] == "many" else 60, "requested": 900, "accepted": 600,
-            "rejected": {"truncated": 200, "duplicate": 90}, "failed": {"timeout": 10},
-            "stages": {"seed": {"output_tokens": 48_000 * place}}, "device_s": {"generate": seconds, "train": 95.0},
-        }
-    ]  # fmt: skip
-    metrics = {
-        "task": cell["task"], "metric": "accuracy", "generator": "Qwen/Qwen3-8B", "student": "tiny", "rounds": rounds,
-        "test": {"accuracy": float(right.mean()), "num_examples": NUM_TEST},
-    }  # fmt: skip
+    entry = RoundMetrics(
+        round=0, rows=600 if cell["size"] == "many" else 60, requested=900, accepted=600,
+        rejected={"truncated": 200, "duplicate": 90}, failed={"timeout": 10},
+        stages={"seed": StageMetrics(output_tokens=48_000 * place)},
+        device_s=DeviceSeconds(generate=seconds, train=95.0),
+    )  # fmt: skip
+    metrics = some_metrics(
+        task=cell["task"], metric="accuracy", generator="Qwen/Qwen3-8B", rounds=(entry,),
+        test={"accuracy": float(right.mean())}, num_test=NUM_TEST,
+    )  # fmt: skip
     ids = tuple(f"{cell['task']}-{number}" for number in range(NUM_TEST))
     return Result(metrics=metrics, answers=Answers(ids=ids, scores=right), label_accuracy=0.93)
 
 
-def _campaign_events(campaign: Campaign) -> list[dict[str, Any]]:
+def _campaign_events(campaign: Campaign) -> list[Event]:
     """Two engines serve the first ten runs, one after the other; engine-1 is lost on the way."""
-    about = {"run": campaign.config.name, "attempt": 1}
+    about: dict[str, Any] = {"run": campaign.config.name, "attempt": 1}
     seconds = {"start": 4.0, "train": 50.0, "score": 6.0}
-    events: list[dict[str, Any]] = [
-        {**about, "time": 0.0, "event": "campaign_started"},
-        *({**about, "time": 0.0, "event": "engine_starting", "engine": name, "restarts": 0} for name in ENGINES[:2]),
-        *({**about, "time": 30.0, "event": "engine_ready", "engine": name} for name in ENGINES[:2]),
+    events = [
+        an_event("campaign_started", **about, time=0.0),
+        *(an_event("engine_starting", **about, time=0.0, engine=name, restarts=0) for name in ENGINES[:2]),
+        *(an_event("engine_ready", **about, time=30.0, engine=name) for name in ENGINES[:2]),
     ]
     busy: Counter[str] = Counter()
     for place, run in enumerate(campaign.runs[:10]):
+        own: dict[str, Any]
         own, start = {"run": run.name, "attempt": 1}, 30.0 + 100 * place
-        events.append({**own, "time": start, "event": "stage_started", "round": 0, "stage": "seed"})
+        events.append(an_event("stage_started", **own, time=start, round=0, stage="seed"))
         busy.update({"engine-0": 38, "engine-1": 21})
         told = {name: {"busy_s": float(busy[name]), "restarts": 0} for name in ENGINES[: 1 if place > 6 else 2]}
-        events.append({**about, "time": start + 40, "event": "answers_dealt", "engines": told})
+        events.append(an_event("answers_dealt", **about, time=start + 40, engines=told))
         if place == 6:
-            events.append({**about, "time": start + 40, "event": "engine_lost", "engine": "engine-1"})
-        events.append({**own, "time": start + 40, "event": "stage_finished", "round": 0, "stage": "seed"})
-        events.append({**own, "time": start + 40, "event": "student_started", "round": 0, "workers": 2})
-        events.append({**own, "time": start + 100, "event": "student_finished", "round": 0, "seconds": seconds})
-    return [*events, {**about, "time": 1040.0, "event": "campaign_finished"}]
+            events.append(an_event("engine_lost", **about, time=start + 40, engine="engine-1"))
+        events.append(an_event("stage_finished", **own, time=start + 40, round=0, stage="seed"))
+        events.append(an_event("student_started", **own, time=start + 40, round=0, workers=2))
+        events.append(an_event("student_finished", **own, time=start + 100, round=0, seconds=seconds))
+    return [*events, an_event("campaign_finished", **about, time=1040.0)]
 
 
 def write_pages(folder: Path) -> dict[str, Path]:

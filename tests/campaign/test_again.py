@@ -36,7 +36,7 @@ def light_copies(folder: Path, **scores: float) -> Path:
             continue
         store, found = RunStore(folder / "out" / run.name), result(score)
         store.create(data_shaping(run.config), to_yaml(run.config))
-        store.write_json("metrics.json", found.metrics)
+        store.write_json("metrics.json", found.metrics.as_dict())
         store.write_json("students/0/score.json", {})
         answers = found.answers
         assert answers is not None

@@ -9,7 +9,7 @@ from s3ray.campaign.table import compare
 from s3ray.store import RunStore
 from tests.campaign.test_grid import load
 from tests.campaign.test_table import RESULTS, result
-from tests.campaign.test_timing import EVENTS
+from tests.campaign.test_time import EVENTS
 
 
 def test_a_lead_is_claimed_where_its_interval_excludes_zero_and_only_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from s3ray.campaign.results import check_finished, is_finished, read_result
 from s3ray.config import RunConfig, data_shaping, to_yaml
 from s3ray.errors import InputError
 from s3ray.store import RunStore
+from tests.monitor.run_folder import some_metrics
 
 JOB: dict[str, Any] = {
     "name": "run",
@@ -29,7 +30,7 @@ def light_copy(folder: Path, metric: str = "accuracy", num_students: int = 2, **
     store = RunStore(folder / "run")
     contents = {"task": "review_sentences", "task_content": "abc", "gold_content": "def"}
     store.create(data_shaping(config()) | contents | settings, to_yaml(config()))
-    store.write_json("metrics.json", {"metric": metric, "test": {metric: 0.5, "num_examples": 2}})
+    store.write_json("metrics.json", some_metrics(metric=metric, test={metric: 0.5}, num_test=2).as_dict())
     for number in range(num_students):
         store.write_json(store.score(number), {})
     table = {"id": ["b", "a"], "predicted": ["positive", "negative"], "confidence": [0.9, 0.8], "score": [1.0, 0.0]}

@@ -17,7 +17,7 @@ from s3ray.errors import PoolError
 from s3ray.generator.sharing import SharedSource
 from s3ray.outcomes import Chunk, outcomes_from_table, table_from_outcomes
 from s3ray.store import RunStore
-from s3ray.types import Outcome, OutcomeStatus, Score, StudentJob, StudentResult
+from s3ray.types import EngineReport, Outcome, OutcomeStatus, Score, StudentJob, StudentResult
 from tests.sources import InsistentSource, make_request
 
 WAIT_S = 20
@@ -54,14 +54,16 @@ class ScriptedPool:
                 )
                 for request in batch
             ]
-            yield Chunk(table=table_from_outcomes(outcomes), engines={"engine-0": {"busy_s": self._num_answered / 10}})
+            yield Chunk(
+                table=table_from_outcomes(outcomes), engines={"engine-0": EngineReport(busy_s=self._num_answered / 10)}
+            )
 
     def close(self) -> None:
         self.is_closed = True
 
 
 def serve(pool: ScriptedPool, busy: list[float]) -> PoolService:
-    return PoolService(pool, SharedSource(), emit=lambda event, **fields: None, on_busy=busy.append)  # type: ignore[arg-type]
+    return PoolService(pool, SharedSource(), emit=lambda event: None, on_busy=busy.append)  # type: ignore[arg-type]
 
 
 def answer(service: PoolService, name: str, num: int, found: dict[str, Any]) -> None:
@@ -73,8 +75,8 @@ def answer(service: PoolService, name: str, num: int, found: dict[str, Any]) -> 
             outcomes = list(outcomes_from_table(chunk.table))
             stage.settle(outcomes)
             texts += [outcome.text for outcome in outcomes]
-            tokens += chunk.engines["engine-0"]["output_tokens"]
-            busy_s += chunk.engines["engine-0"]["own_busy_s"]
+            tokens += chunk.engines["engine-0"].output_tokens
+            busy_s += chunk.engines["engine-0"].own_busy_s or 0
         found[name] = (texts, tokens, pytest.approx(busy_s))
     except PoolError as error:
         found[name] = str(error)

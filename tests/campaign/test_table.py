@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,40 +16,37 @@ from s3ray.campaign.markdown import to_markdown, to_page
 from s3ray.campaign.page import to_json, write_comparison
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import ALL_TASKS, Row, compare
+from s3ray.monitor.events import MadeBy
+from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
 from s3ray.store import RunStore
 from tests.campaign.test_grid import GRID, TASKS, load
-from tests.campaign.test_timing import EVENTS
+from tests.campaign.test_time import EVENTS
+from tests.events import an_event
+from tests.monitor.run_folder import some_metrics
 
-STARTED = {
-    "time": 0.0,
-    "run": "grid",
-    "attempt": 1,
-    "event": "campaign_started",
-    "made_by": {"command": "s3ray compare grid.yaml", "commit": "0123abc", "machine": "1 node"},
-}
+STARTED = an_event(
+    "campaign_started",
+    run="grid",
+    attempt=1,
+    made_by=MadeBy(command="s3ray compare grid.yaml", commit="0123abc", machine="1 node"),
+)
 NUM_TEST = 100
 
 
 def result(score: float, first: int = 0, **changes: Any) -> Result:
     """A run that has the first test rows right; it was made at 10 device-seconds a round and 15 a student."""
     right = np.arange(NUM_TEST) < round(score * NUM_TEST)
-    rounds = [
-        {"rows": rows, "stages": {"reasons": {"output_tokens": 7}, "seed": {"output_tokens": tokens}}, **COST}
-        for rows, tokens in ((60, 100), (90, 50))
-    ]
-    metrics = {
-        "task": "review_sentences",
-        "metric": "accuracy",
-        "generator": "fake",
-        "student": "tiny",
-        "test": {"accuracy": score, "num_examples": NUM_TEST},
-        "rounds": rounds,
-    }
+    rounds = []
+    for num, (rows, tokens) in enumerate(((60, 100), (90, 50))):
+        stages = {"reasons": StageMetrics(output_tokens=7), "seed": StageMetrics(output_tokens=tokens)}
+        rounds.append(RoundMetrics(round=num, rows=rows, stages=stages, device_s=COST))
+    test = {"accuracy": score}
+    metrics = some_metrics(metric="accuracy", test=test, num_test=NUM_TEST, rounds=tuple(rounds))
     ids = tuple(f"{first + number:04d}" for number in range(NUM_TEST))
     return Result(metrics=metrics, **{"answers": Answers(ids=ids, scores=right.astype(np.float64)), **changes})
 
 
-COST = {"device_s": {"generate": 10.0, "train": 15.0}}
+COST = DeviceSeconds(generate=10.0, train=15.0)
 SCORES = {"zerogen-small-3": 0.70, "zerogen-small-5": 0.80, "s3-small-3": 0.75, "s3-small-5": 0.81}
 RESULTS = {name: result(score) for name, score in SCORES.items()}
 
@@ -126,8 +124,9 @@ def test_a_mean_over_tasks_is_of_whole_sets_of_tasks_and_of_seeds_that_all_have(
 
 def test_costs_that_nobody_knows_are_no_zeros(tmp_path: Path) -> None:
     unknown = result(0.7)
-    endpoint = {"device_s": {"generate": None, "train": 15.0}}
-    metrics = {**unknown.metrics, "rounds": [{**each, **endpoint} for each in unknown.metrics["rounds"]]}
+    endpoint = DeviceSeconds(train=15.0)
+    rounds = tuple(replace(each, device_s=endpoint) for each in unknown.metrics.rounds)
+    metrics = replace(unknown.metrics, rounds=rounds)
     zerogen, s3 = compare(load(tmp_path), RESULTS | {"zerogen-small-3": Result(metrics=metrics)})
     assert (zerogen.generate_s, zerogen.train_s, zerogen.device_s, s3.device_s) == (None, 30, None, 50)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import pytest
 import ray
@@ -11,9 +11,12 @@ from ray.cluster_utils import Cluster
 from benchmarks.processes import below
 from s3ray.cluster import node_facts
 from s3ray.generator.pool import GeneratorPool
+from s3ray.monitor.events import EngineEvent, EngineLost, EngineReady, EngineStarting, EngineWaiting, Event
 from s3ray.outcomes import outcomes_from_table
 from tests.cluster.heads import WAIT_S
 from tests.sources import InsistentSource, make_pool, make_request
+
+_Kind = TypeVar("_Kind", bound=EngineEvent)
 
 pytestmark = pytest.mark.ray
 
@@ -68,14 +71,14 @@ class Chunks:
 
 
 def test_a_lost_node_costs_its_requests_in_flight_and_a_new_one_is_used(cluster: Cluster) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(events, engines=4, min_engines=2, fake=SLOW)
     try:
         chunks = Chunks(pool, 300)
         chunks.next()
         lost = next(iter(cluster.worker_nodes))
         cluster.remove_node(lost, allow_graceful=False)
-        while not named(events, "engine_waiting"):
+        while not named(events, EngineWaiting):
             assert chunks.next()
         joined = cluster.add_node(num_cpus=2, num_gpus=2)
         while chunks.next():
@@ -84,19 +87,19 @@ def test_a_lost_node_costs_its_requests_in_flight_and_a_new_one_is_used(cluster:
         pool.close()
     assert sorted(chunks.indexes) == list(range(300))
     assert not any("alone" in problem for problem in chunks.problems), "a lost node poisons nothing"
-    gone = {event["engine"] for event in named(events, "engine_lost")}
+    gone = {event.engine for event in named(events, EngineLost)}
     assert len(gone) == 2
-    again = {event["engine"]: event["nodes"] for event in named(events, "engine_starting") if event["restarts"]}
-    assert again == {engine: [joined.node_id] for engine in gone}
+    again = {event.engine: event.nodes for event in named(events, EngineStarting) if event.restarts}
+    assert again == dict.fromkeys(gone, (joined.node_id,))
 
 
 def test_engines_without_a_place_start_when_a_node_joins(cluster: Cluster) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(events, engines=6, min_engines=1, fake=SLOW)
     try:
         chunks = Chunks(pool, 300)
         chunks.next()
-        waiting = {event["engine"] for event in named(events, "engine_waiting")}
+        waiting = {event.engine for event in named(events, EngineWaiting)}
         assert len(waiting) == 2
         cluster.add_node(num_cpus=2, num_gpus=2)
         while chunks.next():
@@ -104,17 +107,17 @@ def test_engines_without_a_place_start_when_a_node_joins(cluster: Cluster) -> No
     finally:
         pool.close()
     assert sorted(chunks.indexes) == list(range(300))
-    assert waiting <= {event["engine"] for event in named(events, "engine_ready")}
+    assert waiting <= {event.engine for event in named(events, EngineReady)}
 
 
 def test_every_engine_takes_the_place_that_was_planned_for_it(cluster: Cluster) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(events, engines=1, tensor_parallel=2, fake=SLOW)
     more = make_pool(events, engines=2, gpu_share=0.5, fake=SLOW)
     try:
         for each in (pool, more):
             each.start()
-        (first, *_) = [event["nodes"] for event in named(events, "engine_starting")]
+        (first, *_) = [event.nodes for event in named(events, EngineStarting)]
         for each in (pool, more):
             chunks = Chunks(each, 20)
             while chunks.next():
@@ -127,7 +130,7 @@ def test_every_engine_takes_the_place_that_was_planned_for_it(cluster: Cluster) 
 
 
 def test_who_waits_for_a_place_takes_that_of_an_engine_that_was_given_up(cluster: Cluster) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(events, engines=2, tensor_parallel=4, min_engines=1, max_restarts=0, fake=SLOW)
     try:
         chunks = Chunks(pool, 100)
@@ -138,8 +141,8 @@ def test_who_waits_for_a_place_takes_that_of_an_engine_that_was_given_up(cluster
     finally:
         pool.close()
     assert sorted(chunks.indexes) == list(range(100))
-    assert [event["engine"] for event in named(events, "engine_ready")] == ["engine-0", "engine-1"]
+    assert [event.engine for event in named(events, EngineReady)] == ["engine-0", "engine-1"]
 
 
-def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [event for event in events if event["event"] == name]
+def named(events: list[Event], kind: type[_Kind]) -> list[_Kind]:
+    return [event for event in events if isinstance(event, kind)]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from s3ray.config import RunConfig
 from s3ray.jobfile import validate
+from s3ray.monitor.events import Event
 from s3ray.outcomes import outcomes_from_table
 from s3ray.running import plan_job, run_job
 from s3ray.store import RunStore
@@ -53,7 +54,7 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
 
 def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(
         events, engines=4, fake={"takes_gpus": True}, student={"workers": 4}, placement={"leave": "sleep_1"}
     )
@@ -72,7 +73,7 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
                 ray.kill(worker)
     finally:
         pool.close()
-    names = [event["event"] for event in events]
+    names = [event.kind for event in events]
     assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [4, 8, 4, 4]
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from benchmarks.processes import below
 from s3ray.generator.pool import GeneratorPool
+from s3ray.monitor.events import EngineReady, Event
 from s3ray.outcomes import outcomes_from_table
 from s3ray.types import FailureReason, GenerationRequest, Outcome
 from tests.models import make_llama
@@ -21,7 +21,7 @@ class Running:
     """A pool of one engine that tests share, and what it told."""
 
     pool: GeneratorPool
-    events: list[dict[str, Any]]
+    events: list[Event]
 
     def answers(self, requests: list[GenerationRequest]) -> Iterator[list[Outcome]]:
         source = InsistentSource(requests)
@@ -33,13 +33,13 @@ class Running:
     def all_answers(self, requests: list[GenerationRequest]) -> dict[str, Outcome]:
         return {outcome.request_id: outcome for batch in self.answers(requests) for outcome in batch}
 
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == name]
+    def of(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.kind == name]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Running]:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     pool = make_pool(
         events,
         clean=False,
@@ -62,10 +62,10 @@ def test_every_request_is_answered_within_the_limits_asked_for(running: Running)
     outcomes = running.all_answers(requests(40))
     assert len(outcomes) == 40
     assert all(0 < outcome.num_output_tokens <= 24 for outcome in outcomes.values())
-    limits = running.of("engine_ready")[0]["limits"]
-    assert (limits["max_num_seqs"], limits["max_num_batched_tokens"], limits["max_model_len"]) == (8, 1024, 1024)
-    assert limits["dtype"] == "float32"
-    assert limits["num_kv_tokens"] > 1024
+    (limits,) = [event.limits for event in running.events if isinstance(event, EngineReady)]
+    assert (limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len) == (8, 1024, 1024)
+    assert limits.dtype == "float32"
+    assert limits.num_kv_tokens > 1024
 
 
 def test_a_request_is_answered_alike_whenever_it_is_asked(running: Running) -> None:

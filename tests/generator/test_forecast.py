@@ -10,6 +10,9 @@ from s3ray.generator.forecast import Figures, forecast, guess, measured, predict
 from s3ray.generator.placement import plan_placement
 from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.jobfile import validate
+from s3ray.monitor.metrics import PoolMetrics, RoundMetrics, TimeMetrics, TimeShares
+from s3ray.monitor.run_view import EngineMetrics
+from tests.monitor.run_folder import some_metrics
 
 FIGURES = Figures(
     source="by hand",
@@ -101,19 +104,27 @@ def test_rows_by_round() -> None:
     assert rows_by_round(job(1, 1, name="zerogen", rows=900), 1, 40) == [900]
 
 
+def _time(seconds: float, busy: float, starting: float = 0.0, workers: int | None = None) -> TimeShares:
+    rest = dict.fromkeys(("waiting_for_work", "waiting_for_the_other_phase", "recovering"), 0.0)
+    return TimeShares(workers=workers, seconds=seconds, busy=busy, starting=starting, **rest)
+
+
 def test_an_earlier_run_tells_the_figures() -> None:
     config = job(4, 2)
-    time = {
-        "engines": {f"engine-{number}": {"seconds": 100.0, "busy": 0.5} for number in range(4)},
-        "trainers": {"train workers": {"workers": 2, "seconds": 200.0, "busy": 0.4, "starting": 0.2}},
-    }
-    rounds = [{"rows": 800, "accepted": 800, "mistakes": 30}, {"rows": 1600, "accepted": 800, "mistakes": None}]
-    metrics = {
-        "rounds": rounds,
-        "time": time,
-        "pool": {"total": {"output_tokens": 80_000}},
-        "engine_start_s": 25.0,
-    }
+    rounds = [
+        RoundMetrics(round=0, rows=800, accepted=800, mistakes=30),
+        RoundMetrics(round=1, rows=1600, accepted=800),
+    ]
+    metrics = some_metrics(
+        rounds=tuple(rounds),
+        time=TimeMetrics(
+            engines={f"engine-{number}": _time(100.0, 0.5) for number in range(4)},
+            trainers={"train workers": _time(200.0, 0.4, 0.2, workers=2)},
+            total=_time(0.0, 0.0),
+        ),
+        pool=PoolMetrics(total=EngineMetrics(output_tokens=80_000)),
+        engine_start_s=25.0,
+    )
     found = measured(metrics, config, planned(config), guess(config, 300, "gpu"))
     assert found == Figures(
         source="from the earlier run in this folder",
@@ -129,4 +140,4 @@ def test_an_earlier_run_tells_the_figures() -> None:
 def test_what_an_earlier_run_cannot_tell_is_guessed() -> None:
     config = job(4, 2)
     guessed = guess(config, 300, "gpu")
-    assert measured({"rounds": [], "pool": {"total": {}}}, config, planned(config), guessed) == guessed
+    assert measured(some_metrics(), config, planned(config), guessed) == guessed

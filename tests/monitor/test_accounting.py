@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3ray.monitor.accounting import Account, Lane, account, shares
+from s3ray.monitor.accounting import Account, Lane, account
+from s3ray.monitor.events import Event, read_events
+from s3ray.monitor.metrics import shares
 from s3ray.store import RunStore
+from tests.events import an_event
 
 Happened = tuple[float, str, dict[str, Any]]
 
@@ -18,8 +21,8 @@ def booked(*happened: Happened, attempt: int = 1) -> Account:
     return account(events(*happened, attempt=attempt))
 
 
-def events(*happened: Happened, attempt: int = 1) -> list[dict[str, Any]]:
-    return [{"time": time, "attempt": attempt, "event": event, **fields} for time, event, fields in happened]
+def events(*happened: Happened, attempt: int = 1) -> list[Event]:
+    return [an_event(name, time=time, attempt=attempt, **fields) for time, name, fields in happened]
 
 
 def begin(time: float = 0, workers: int = 2) -> Happened:
@@ -116,10 +119,10 @@ def test_workers_that_wait_for_devices_wait_for_the_other_phase() -> None:
 def test_shares_add_up_to_one_and_count_every_train_worker() -> None:
     result = booked(*SPLIT)
     total = shares(result.lanes)
-    assert total.pop("seconds") == 41 + 2 * 43
-    assert sum(share or 0 for share in total.values()) == pytest.approx(1)
-    assert total["busy"] == pytest.approx((8.5 + 2 * 15) / 127)
-    assert set(shares([]).values()) == {0, None}
+    assert total.seconds == 41 + 2 * 43
+    assert sum(total.by_state.values()) == pytest.approx(1)
+    assert total.busy == pytest.approx((8.5 + 2 * 15) / 127)
+    assert (shares([]).seconds, shares([]).busy, shares([]).by_state) == (0, None, {})
 
 
 def test_an_engine_that_makes_way_waits_for_the_other_phase_and_starts_again() -> None:
@@ -235,7 +238,7 @@ def test_more_work_than_time_is_not_booked() -> None:
 
 
 def test_a_real_run_is_booked_to_the_second(finished: RunStore) -> None:
-    result = account(finished.events())
+    result = account(read_events(finished))
     check(result)
     assert [lane.name for lane in result.lanes] == ["engine-0", "engine-1", "train workers"]
     attempts = sum(end - start for start, end in result.attempts)
@@ -272,7 +275,7 @@ def check(result: Account) -> None:
             assert any(start <= span.start < span.end <= end for start, end in result.attempts)
 
 
-def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[dict[str, Any]], float | None]:
+def _history(steps: Sequence[tuple[float, str, float]]) -> tuple[list[Event], float | None]:
     """A run of one engine, in which what can happen happens, and when the engine was first started."""
     now, attempt, restarts, busy_s, state = 0.0, 1, 0, 0.0, "gone"
     is_open = is_training = False

@@ -1,11 +1,10 @@
 """The sentences beside the plots say what the numbers say, and nothing that these do not carry."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
-from s3ray.monitor.accounting import account, shares
+from s3ray.monitor.accounting import account
 from s3ray.monitor.answers import (
     WAYS_OUT,
     data_answer,
@@ -15,14 +14,18 @@ from s3ray.monitor.answers import (
     use_answer,
     yield_answer,
 )
+from s3ray.monitor.events import read_events
 from s3ray.monitor.examples import DataFigures
+from s3ray.monitor.metrics import Metrics, RoundMetrics, shares
+from s3ray.monitor.run_view import EngineMetrics
 from s3ray.store import RunStore
 from s3ray.types import FailureReason, RejectionReason
+from tests.monitor.run_folder import some_metrics
 
 
-def _scored(*scores: float, metric: str = "accuracy") -> dict[str, Any]:
-    rounds = [{"round": num, "select": {metric: score}} for num, score in enumerate(scores)]
-    return {"metric": metric, "rounds": [*rounds, {"round": len(scores), "select": None}]}
+def _scored(*scores: float, metric: str = "accuracy") -> Metrics:
+    rounds = [RoundMetrics(round=num, select={metric: score}) for num, score in enumerate(scores)]
+    return some_metrics(metric=metric, rounds=(*rounds, RoundMetrics(round=len(scores))))
 
 
 @pytest.mark.parametrize(
@@ -44,15 +47,12 @@ def test_how_sure_a_score_is_follows_from_the_rows_behind_it() -> None:
     assert "On 100 rows a score is sure to about ±0.098." in score_answer(_scored(0.2, 0.5), 100)
     assert "Better" in score_answer(_scored(0.80, 0.82), 10_000)
     assert "sure" not in score_answer(_scored(0.2, 0.5, metric="macro_f1"), 100)  # it is no mean over rows
-    assert score_answer({"metric": None, "rounds": []}, 100) == ""
+    assert score_answer(some_metrics(), 100) == ""
 
 
-def _round(num: int, accepted: int, failed: int = 0, **rejected: int) -> dict[str, Any]:
-    requested = accepted + failed + sum(rejected.values())
-    return {
-        "round": num, "requested": requested, "accepted": accepted, "rejected": rejected,
-        "failed": {"timeout": failed} if failed else {},
-    }  # fmt: skip
+def _round(num: int, accepted: int, failed: int = 0, **rejected: int) -> RoundMetrics:
+    requested, by_reason = accepted + failed + sum(rejected.values()), {"timeout": failed} if failed else {}
+    return RoundMetrics(round=num, requested=requested, accepted=accepted, rejected=rejected, failed=by_reason)
 
 
 def test_the_commonest_reasons_are_named_and_the_first_with_its_way_out() -> None:
@@ -71,8 +71,8 @@ def test_every_reason_has_a_way_out() -> None:
     assert set(WAYS_OUT) == {*RejectionReason, *FailureReason}
 
 
-def _engine(state: str = "ready", restarts: int = 0) -> dict[str, Any]:
-    return {"state": state, "restarts": restarts}
+def _engine(state: str | None = "ready", restarts: int = 0) -> EngineMetrics:
+    return EngineMetrics(state=state, restarts=restarts)
 
 
 def test_a_slow_engine_is_named_also_among_many() -> None:
@@ -87,7 +87,7 @@ def test_a_slow_engine_is_named_also_among_many() -> None:
 
 
 def test_engines_that_other_runs_share_are_not_called_slow() -> None:
-    shared = {"a": {"state": None, "restarts": 0}, "b": {"state": None, "restarts": 0}}
+    shared = {"a": _engine(None), "b": _engine(None)}
     assert "Slow" not in speed_answer({"a": 1.0, "b": 20.0}, shared)
     assert "compare.html" in speed_answer({"a": 1.0, "b": 20.0}, shared)
 
@@ -104,13 +104,13 @@ def test_the_longest_phase_and_round_are_named() -> None:
         {**nothing, "generate": 10.0, "train": 60.0},
         {**nothing, "generate": 10.0, "train": 20.0},
     ]
-    rounds = [{"round": num, "seconds": each} for num, each in enumerate(seconds)]
+    rounds = [RoundMetrics(round=num, seconds=each) for num, each in enumerate(seconds)]
     assert time_answer(rounds) == "Most of it went into training: 1 min 20 s, 80%. Round 0 took longest, 1 min 10 s."
     assert time_answer([]) == ""
 
 
 def test_engines_and_train_workers_are_said_to_wait_for_each_other(finished: RunStore) -> None:
-    booked = account(finished.events())
+    booked = account(read_events(finished))
     told = use_answer(shares(booked.engines), shares(booked.trainers))
     assert told.startswith("Engines were busy for ")
     assert "waiting for training" in told

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from s3ray.monitor.accounting import STATES, account
-from s3ray.monitor.lanes import MAX_ENGINES_DRAWN, NUM_BINS, rows, trace
+from s3ray.monitor.events import read_events
 from s3ray.monitor.plots import lane_parts, lanes_plot
 from s3ray.monitor.report import write_report
+from s3ray.monitor.timeline import MAX_ENGINES_DRAWN, NUM_BINS, rows, trace
 from s3ray.store import RunStore
+from tests.events import an_event
 
 
 def test_the_trace_has_the_schema_of_trace_events(finished: RunStore) -> None:
@@ -32,7 +34,7 @@ def test_the_trace_has_the_schema_of_trace_events(finished: RunStore) -> None:
 
 
 def test_the_trace_holds_every_booked_second_and_the_steps_of_the_run(finished: RunStore) -> None:
-    booked = account(finished.events())
+    booked = account(read_events(finished))
     seconds: dict[tuple[int, str], float] = defaultdict(float)
     for event in trace(booked)["traceEvents"]:
         if event["ph"] == "X":
@@ -44,7 +46,7 @@ def test_the_trace_holds_every_booked_second_and_the_steps_of_the_run(finished: 
 
 
 def test_the_rows_leave_the_pause_between_two_attempts_out(finished: RunStore) -> None:
-    booked = account(finished.events())
+    booked = account(read_events(finished))
     drawn = rows(booked)
     assert drawn.total_s == pytest.approx(sum(end - start for start, end in booked.attempts))
     assert [row.name for row in drawn.rows] == ["engine-0", "engine-1", "2 train workers"]
@@ -55,18 +57,15 @@ def test_the_rows_leave_the_pause_between_two_attempts_out(finished: RunStore) -
 
 
 def test_of_many_engines_the_first_are_drawn() -> None:
-    starts = [
-        {"time": 0.0, "attempt": 1, "event": "engine_starting", "engine": f"engine-{number}", "restarts": 0}
-        for number in range(40)
-    ]
-    drawn = rows(account([*starts, {"time": 9.0, "attempt": 1, "event": "run_finished"}]))
+    starts = [an_event("engine_starting", time=0.0, attempt=1, engine=f"engine-{number}") for number in range(40)]
+    drawn = rows(account([*starts, an_event("run_finished", time=9.0, attempt=1)]))
     assert (len(drawn.rows), drawn.num_left_out) == (MAX_ENGINES_DRAWN, 40 - MAX_ENGINES_DRAWN)
     assert drawn.seconds["starting"] == 40 * 9
     assert len(drawn.rows[-1].pieces) == 1
 
 
 def test_the_plot_has_a_row_for_each_and_a_legend_of_the_states(finished: RunStore) -> None:
-    drawn = rows(account(finished.events()))
+    drawn = rows(account(read_events(finished)))
     plot = str(lanes_plot(drawn))
     assert all(name in plot for name in ("engine-0", "engine-1", "2 train workers"))
     assert {part.name for part in lane_parts(drawn)} == {state for state in STATES if drawn.seconds[state]}

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import EventLog, read_events
 from s3ray.monitor.progress import LiveProgress, PlainProgress, duration, live_table, make_progress, short_count
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.store import RunStore
+from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
 
 
@@ -15,7 +16,7 @@ def _plain_lines(store: RunStore) -> list[str]:
     console = Console(file=io.StringIO(), width=80)
     progress = make_progress(console)
     assert isinstance(progress, PlainProgress)
-    for event in store.events():
+    for event in read_events(store):
         progress(event)
     progress.close()
     assert isinstance(console.file, io.StringIO)
@@ -50,7 +51,7 @@ def test_plain_chunk_lines_are_throttled(tmp_path: Path, clock: Clock) -> None:
     store = new_store(tmp_path / "run")
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
-    log.emit("stage_started", round=0, stage="seed", target=2000, known=0)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=2000, known=0))
     for num in range(100):
         write_chunk(log, clock, 0, "seed", num, num, 2000)
         clock.now -= 7.9  # so the next one comes within a second or two, not eight
@@ -62,7 +63,7 @@ def test_live_progress_on_a_terminal_keeps_the_milestones(finished: RunStore) ->
     file = io.StringIO()
     progress = make_progress(Console(file=file, width=100, force_terminal=True))
     assert isinstance(progress, LiveProgress)
-    for event in finished.events():
+    for event in read_events(finished):
         progress(event)
     progress.close()
     progress.close()
@@ -75,7 +76,7 @@ def test_live_table_shows_what_a_watcher_wants(tmp_path: Path, clock: Clock) -> 
     log.listen(view.apply)
     start_run(log)
     start_engines(log, clock)
-    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
     write_chunk(log, clock, 0, "seed", 0, 12, 200)
     shown = _table(view, clock)
     for text in ("round 0 of 2", "generate: seed", "12 / 200", "output tokens/s, ETA", "truncated 4"):
@@ -87,9 +88,9 @@ def test_live_table_shows_what_a_watcher_wants(tmp_path: Path, clock: Clock) -> 
 def test_plain_lines_say_with_how_many_engines_the_run_goes_on(tmp_path: Path, clock: Clock) -> None:
     log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
     start_run(log)
-    log.emit("engine_waiting", engine="engine-3", problem="no node has room for it", running=3, wanted=4)
-    log.emit("engine_given_up", engine="engine-1", problem="EngineDeadError: gone", running=2, wanted=4)
-    log.emit("engine_given_up", engine="engine-2", problem="out of memory", running=0, wanted=4)
+    log.emit(an_event("engine_waiting", engine="engine-3", problem="no node has room for it", running=3, wanted=4))
+    log.emit(an_event("engine_given_up", engine="engine-1", problem="EngineDeadError: gone", running=2, wanted=4))
+    log.emit(an_event("engine_given_up", engine="engine-2", problem="out of memory", running=0, wanted=4))
     assert _plain_lines(store)[1:] == [
         "[engines] engine-3 waits: no node has room for it; the run goes on with 3 of 4 engine(s)",
         "[engines] engine-1 given up: EngineDeadError: gone; the run goes on with 2 of 4 engine(s)",
@@ -111,17 +112,17 @@ def test_labels_that_starve_are_named_in_lines_and_table(
 ) -> None:
     log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
     start_run(log)
-    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
     write_chunk(log, clock, 0, "seed", 0, 12, 200, *starving)
     assert _plain_lines(store)[-1].endswith(f"; {said}")
-    assert said in " ".join(_table(RunView.replay(store.events()), clock).split())
+    assert said in " ".join(_table(RunView.replay(read_events(store)), clock).split())
 
 
 def test_a_stage_that_ends_early_says_what_was_not_needed(tmp_path: Path, clock: Clock) -> None:
     log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
     start_run(log)
     counts = {"accepted": 36, "requested": 60, "rejected": {}, "failed": {}, "output_tokens": 0, "short": {}}
-    log.emit("stage_finished", round=0, stage="seed", **counts, seconds=9.0, given_up=7)
+    log.emit(an_event("stage_finished", round=0, stage="seed", **counts, seconds=9.0, given_up=7))
     assert _plain_lines(store)[-1].endswith("; 7 under way not needed")
 
 

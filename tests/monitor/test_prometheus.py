@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.monitor.events import Event, EventLog
+from s3ray.monitor.events import ChunkWritten, Event, EventLog, read_events
 from s3ray.monitor.prometheus import METRICS, Meter, Sample
-from s3ray.monitor.view import RunView
+from s3ray.monitor.run_view import RunView
 from s3ray.store import RunStore
+from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
@@ -27,7 +28,7 @@ def collect(samples: list[Sample]) -> dict[Key, float]:
 
 def of_run(store: RunStore, run: str = "quickstart") -> list[Sample]:
     meter = Meter(run, RunView())
-    return [sample for event in store.events() for sample in meter.samples(event)]
+    return [sample for event in read_events(store) for sample in meter.samples(event)]
 
 
 def _hear(samples: list[Sample], meter: Meter, event: Event) -> None:
@@ -45,20 +46,20 @@ def test_samples_have_the_tags_of_their_metrics(finished: RunStore) -> None:
 
 def test_counters_count_chunks_and_gauges_say_where_the_run_is(finished: RunStore) -> None:
     shown = collect(of_run(finished))
-    chunks = [event for event in finished.events() if event["event"] == "chunk_written"]
-    seed = [event for event in chunks if event["stage"] == "seed"]
+    chunks = [event for event in read_events(finished) if isinstance(event, ChunkWritten)]
+    seed = [event for event in chunks if event.stage == "seed"]
     stage = ("stage", "seed")
-    assert shown["s3ray_requests_total", (stage, ("status", "ok"))] == sum(event["ok"] for event in seed)
-    assert shown["s3ray_output_tokens_total", (stage,)] == sum(event["output_tokens"] for event in seed)
+    assert shown["s3ray_requests_total", (stage, ("status", "ok"))] == sum(event.ok for event in seed)
+    assert shown["s3ray_output_tokens_total", (stage,)] == sum(event.output_tokens for event in seed)
     assert shown["s3ray_rows_wanted", (("stage", "extrapolate"),)] == 60
     assert shown["s3ray_round", ()] == 2
-    load = RunView.replay(event for event in finished.events() if event["event"] != "engine_stopped").pool.load
+    load = RunView.replay(event for event in read_events(finished) if event.kind != "engine_stopped").pool.load
     assert shown["s3ray_sequences", (("state", "running"),)] == load.running > 0
     assert shown["s3ray_kv_cache_use_ratio", ()] == pytest.approx(0.31)
     assert shown["s3ray_engine_losses_total", ()] == 1
     assert shown["s3ray_student_score", (("metric", "accuracy"), ("part", "select"))] == pytest.approx(0.8375)
     assert shown["s3ray_student_score", (("metric", "accuracy"), ("part", "test"))] == pytest.approx(0.8267)
-    view = RunView.replay(finished.events())
+    view = RunView.replay(read_events(finished))
     for phase, seconds in view.seconds().items():
         assert shown["s3ray_phase_seconds", (("phase", phase),)] == pytest.approx(seconds)
     assert shown["s3ray_last_event_timestamp_seconds", ()] == view.updated
@@ -78,15 +79,15 @@ def test_a_start_that_goes_on_counts_afresh_and_knows_the_time_before(tmp_path: 
     for attempt in (1, 2):
         samples.clear()
         log = EventLog(store, "quickstart", attempt, clock)
-        log.listen(partial(_hear, samples, Meter("quickstart", RunView.replay(store.events()))))
+        log.listen(partial(_hear, samples, Meter("quickstart", RunView.replay(read_events(store)))))
         start_run(log, resumed=attempt > 1)
         start_engines(log, clock)
-        log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+        log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
         write_chunk(log, clock, 0, "seed", attempt, 12 * attempt, 200)
     shown = collect(samples)
-    (chunk,) = [event for event in store.events() if event["event"] == "chunk_written" and event["attempt"] == 2]
-    assert shown["s3ray_output_tokens_total", (("stage", "seed"),)] == chunk["output_tokens"]
-    seconds = RunView.replay(store.events()).seconds()
+    (chunk,) = [event for event in read_events(store) if isinstance(event, ChunkWritten) and event.attempt == 2]
+    assert shown["s3ray_output_tokens_total", (("stage", "seed"),)] == chunk.output_tokens
+    seconds = RunView.replay(read_events(store)).seconds()
     assert shown["s3ray_phase_seconds", (("phase", "generate"),)] == pytest.approx(seconds["generate"])
 
 

@@ -11,6 +11,7 @@ from s3ray.monitor.examples import seeds, stories, written_field
 from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
 from s3ray.types import Example, Origin, Source, Span
+from tests.events import an_event
 from tests.monitor.run_folder import REASONS, SCRIPT, Clock, new_store, report, start_run, write_round, write_run
 
 
@@ -72,12 +73,12 @@ def test_report_pools_many_engines_and_names_what_ended_badly(tmp_path: Path, cl
     assert "<h2>Engines" not in Path(write_report(store)).read_text(encoding="utf-8")
     for num in range(9):
         engines = {f"engine-{i}": report(clock, f"engine-{i}", output_tokens=5) for i in range(num + 1)}
-        log.emit(
+        log.emit(an_event(
             "chunk_written", round=0, stage="seed", chunk=str(num), rows=90, rejected={}, failed={}, output_tokens=0,
             accepted=9, target=200, starving=[], engines=engines,
-        )  # fmt: skip
+        ))  # fmt: skip
         if num == 0:
-            log.emit("engine_given_up", engine="engine-0", problem="gone", running=0, wanted=9)
+            log.emit(an_event("engine_given_up", engine="engine-0", problem="gone", running=0, wanted=9))
             assert list(_engine_rows(Path(write_report(store)).read_text(encoding="utf-8"))) == ["engine-0 (given up)"]
     pooled = _engine_rows(Path(write_report(store)).read_text(encoding="utf-8"))
     assert list(pooled) == ["all 9"]
@@ -101,9 +102,9 @@ def test_report_of_a_run_that_is_not_finished(tmp_path: Path, clock: Clock) -> N
     empty = Path(write_report(store)).read_text(encoding="utf-8")
     assert "This run has not finished" in empty
     assert "No student has been trained yet." in empty
-    log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+    log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
     write_round(store, log, clock, 0)
-    log.emit("run_failed", problem="no engine left")
+    log.emit(an_event("run_failed", problem="no engine left"))
     page = Path(write_report(store)).read_text(encoding="utf-8")
     assert "The run failed: no engine left" in page
     assert "Yield by reason" in page

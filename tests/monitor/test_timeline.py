@@ -1,32 +1,37 @@
+from typing import Any
+
 import pytest
 
+from s3ray.monitor.accounting import account
+from s3ray.monitor.events import ChunkWritten, read_events
 from s3ray.monitor.timeline import timeline
 from s3ray.store import RunStore
+from tests.events import an_event
 
 
 def test_tokens_are_spread_over_the_time_in_which_they_were_written(finished: RunStore) -> None:
-    events = list(finished.events())
-    line = timeline(events)
-    written = sum(event["output_tokens"] for event in events if event["event"] == "chunk_written")
+    events = list(read_events(finished))
+    line = timeline(account(events))
+    written = sum(event.output_tokens for event in events if isinstance(event, ChunkWritten))
     assert sum(line.total) * line.bin_s == pytest.approx(written)
     assert set(line.rates) == {"engine-0", "engine-1"}
 
 
 def test_nothing_is_written_while_a_student_is_trained(finished: RunStore) -> None:
-    line = timeline(finished.events())
+    line = timeline(account(read_events(finished)))
     assert [num for num, _, _ in line.training] == [0, 1, 2]
     for _, start, end in line.training:
         first, last = int(start / line.bin_s) + 1, int(end / line.bin_s) - 1
         assert not any(line.total[first:last])
 
 
-def _rates(*happened: tuple[float, str, dict[str, object]]) -> dict[str, list[float]]:
+def _rates(*happened: tuple[float, str, dict[str, Any]]) -> dict[str, list[float]]:
     """The highest rate of each engine from (time, event, fields)."""
-    line = timeline({"time": time, "attempt": 1, "event": event, **fields} for time, event, fields in happened)
+    line = timeline(account(an_event(name, time=time, attempt=1, **fields) for time, name, fields in happened))
     return {engine: [max(rates), sum(rates) * line.bin_s] for engine, rates in line.rates.items()}
 
 
-def _chunk(**tokens: int) -> dict[str, object]:
+def _chunk(**tokens: int) -> dict[str, Any]:
     return {"engines": {engine: {"rows": 1, "output_tokens": num} for engine, num in tokens.items()}}
 
 
@@ -43,7 +48,7 @@ def test_a_second_engine_that_becomes_ready_does_not_squeeze_the_tokens_of_the_f
 
 
 @pytest.mark.parametrize("ready", [[], [(1.0, "engine_ready", {"engine": "a"})]])
-def test_an_engine_that_was_restarted_wrote_before_it_too(ready: list[tuple[float, str, dict[str, object]]]) -> None:
+def test_an_engine_that_was_restarted_wrote_before_it_too(ready: list[tuple[float, str, dict[str, Any]]]) -> None:
     rates = _rates(
         (0, "stage_started", {}),
         *ready,
@@ -55,4 +60,4 @@ def test_an_engine_that_was_restarted_wrote_before_it_too(ready: list[tuple[floa
 
 
 def test_a_run_without_events_has_an_empty_timeline() -> None:
-    assert timeline([]).total == ()
+    assert timeline(account([])).total == ()

@@ -11,10 +11,11 @@ from rich.console import Console
 from s3ray.errors import InputError, RunError
 from s3ray.monitor import watch
 from s3ray.monitor.campaign import CampaignView, campaign_status, is_campaign, live_campaign
-from s3ray.monitor.events import EventLog
+from s3ray.monitor.events import EventLog, read_events
 from s3ray.monitor.watch import watch_run
 from s3ray.store import RunStore
 from tests.buckets import serve_bucket
+from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
 
 
@@ -66,11 +67,11 @@ def test_what_comes_later_is_seen_once(place: str, clock: Clock) -> None:
 
     def begin() -> None:
         start_engines(log, clock)
-        log.emit("stage_started", round=0, stage="seed", target=200, known=0)
+        log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
 
     def end() -> None:
         write_chunk(log, clock, 0, "seed", 0, 12, 200)
-        log.emit("run_finished", seconds=5.0)
+        log.emit(an_event("run_finished", seconds=5.0))
 
     lines = watched(later, Story(begin, lambda: None, end))
     assert [line.split("]")[0] for line in lines].count("[run") == 2
@@ -81,7 +82,7 @@ def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path, clock: Clock
     store = new_store(tmp_path / "run")
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
-    log.emit("run_finished", seconds=5.0)
+    log.emit(an_event("run_finished", seconds=5.0))
     path = tmp_path / "run" / "events.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
@@ -97,12 +98,12 @@ def test_a_failed_start_that_went_on_is_no_end(tmp_path: Path, clock: Clock) -> 
     store = new_store(tmp_path / "run")
     log = EventLog(store, "quickstart", 1, clock)
     start_run(log)
-    log.emit("run_failed", problem="no engine is left")
+    log.emit(an_event("run_failed", problem="no engine is left"))
     with pytest.raises(RunError, match="the run failed: no engine is left"):
         watched(store)
     again = EventLog(store, "quickstart", 2, clock)
     start_run(again, resumed=True)
-    watched(store, Story(lambda: again.emit("run_finished", seconds=1.0)))
+    watched(store, Story(lambda: again.emit(an_event("run_finished", seconds=1.0))))
 
 
 def test_nobody_is_waited_for_who_is_gone(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,28 +126,30 @@ def campaign(folder: Path, clock: Clock) -> tuple[RunStore, EventLog]:
     """Three runs: one finished, one under way, one not begun; events as ``campaign.compare`` passes them on."""
     own = RunStore(folder)
     log = EventLog(own, "grid", 1, clock)
-    log.emit("campaign_started", runs=3, finished=0, made_by={})
+    log.emit(an_event("campaign_started", runs=3, finished=0, made_by={}))
     for name in ("s3-0", "gold-0"):
         run = EventLog(RunStore(folder / name), name, 1, clock)
         (folder / name).mkdir()
         run.listen(log.pass_on)
         start_run(run, "s3" if name == "s3-0" else "gold")
-        run.emit("stage_started", round=0, stage="seed", target=200, known=0)
+        run.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))
         clock.now += 10
         if name == "gold-0":
             seconds = {"start": 1.0, "train": 2.0, "score": 1.0}
-            run.emit("student_started", round=0, rows=9, workers=1)
+            run.emit(an_event("student_started", round=0, rows=9, workers=1))
             run.emit(
-                "student_finished",
-                round=0,
-                select={"accuracy": 0.5},
-                seconds=seconds,
-                mined=None,
-                rows=9,
-                mistakes=None,
+                an_event(
+                    "student_finished",
+                    round=0,
+                    select={"accuracy": 0.5},
+                    seconds=seconds,
+                    mined=None,
+                    rows=9,
+                    mistakes=None,
+                )
             )
-            run.emit("test_scored", round=0, test={"accuracy": 0.25}, num_examples=4)
-            run.emit("run_finished", seconds=9.0)
+            run.emit(an_event("test_scored", round=0, test={"accuracy": 0.25}, num_examples=4))
+            run.emit(an_event("run_finished", seconds=9.0))
     start_engines(log, clock)
     return own, log
 
@@ -162,14 +165,14 @@ def test_a_campaigns_status_has_a_line_for_each_run(tmp_path: Path, clock: Clock
     assert gold[1:8] == ["finished", "0/0", "accuracy", "0.500", "accuracy", "0.250", "10"]
     (s3,) = [line.split() for line in text.splitlines() if line.startswith("s3-0")]
     assert s3[1:4] == ["running", "0/2", "generate"]
-    log.emit("campaign_finished", seconds=1.0, failed=[])
+    log.emit(an_event("campaign_finished", seconds=1.0, failed=[]))
     assert "finished" in shown(campaign_status(own, clock.now))
 
 
 def test_a_run_that_went_on_alone_and_one_that_was_copied_count(tmp_path: Path, clock: Clock) -> None:
     own, _ = campaign(tmp_path, clock)
     new_store(tmp_path / "s3-0")
-    EventLog(RunStore(tmp_path / "s3-0"), "s3-0", 2, clock).emit("run_finished", seconds=1.0)
+    EventLog(RunStore(tmp_path / "s3-0"), "s3-0", 2, clock).emit(an_event("run_finished", seconds=1.0))
     new_store(tmp_path / "copy-0").write_json("metrics.json", {})
     assert "3 runs: 3 finished" in shown(campaign_status(own, clock.now))
 
@@ -186,8 +189,8 @@ def test_a_campaign_is_watched_to_its_end(tmp_path: Path, clock: Clock) -> None:
     failed = EventLog(RunStore(tmp_path / "s3-0"), "s3-0", 1, clock)
     failed.listen(log.pass_on)
     steps = Story(
-        lambda: failed.emit("run_failed", problem="it rained"),
-        lambda: log.emit("campaign_finished", seconds=1.0, failed=["s3-0"]),
+        lambda: failed.emit(an_event("run_failed", problem="it rained")),
+        lambda: log.emit(an_event("campaign_finished", seconds=1.0, failed=["s3-0"])),
     )
     said = io.StringIO()
     with pytest.raises(RunError, match=r"1 of 3 runs failed: s3-0"):
@@ -200,11 +203,11 @@ def test_a_campaign_is_watched_to_its_end(tmp_path: Path, clock: Clock) -> None:
 
 def test_the_live_table_of_a_campaign_has_what_is_under_way(tmp_path: Path, clock: Clock) -> None:
     own, _ = campaign(tmp_path, clock)
-    text = shown(live_campaign(CampaignView.replay(own.events()), clock.now))
+    text = shown(live_campaign(CampaignView.replay(read_events(own)), clock.now))
     assert "s3-0" in text
     assert "gold-0" not in text
     said = io.StringIO()
     log = EventLog(own, "grid", 1, clock)
-    end = Story(lambda: log.emit("campaign_finished", seconds=1.0, failed=[]))
+    end = Story(lambda: log.emit(an_event("campaign_finished", seconds=1.0, failed=[])))
     watch_run(own, Console(file=said, width=100, force_terminal=True), end)
     assert "[gold-0] [run] finished in 9 s" in said.getvalue()

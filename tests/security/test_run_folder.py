@@ -17,6 +17,7 @@ from s3ray.monitor.events import EventLog
 from s3ray.monitor.report import write_report
 from s3ray.store import RunStore
 from s3ray.student.state import PLAIN, TENSORS, read_state, write_state
+from tests.events import an_event
 from tests.monitor.run_folder import write_run
 from tests.security.test_models import Bomb
 
@@ -115,7 +116,7 @@ def test_lock_and_events_do_not_follow_a_link(tmp_path: Path, precious: Path, li
     (tmp_path / "run").mkdir()
     store.path(link).symlink_to(precious)
     with pytest.raises(S3RayError, match="leads out of the run folder"), store.lock():
-        EventLog(store, "run", 1).emit("run_finished")
+        EventLog(store, "run", 1).emit(an_event("run_finished"))
     assert precious.read_text() == PRECIOUS
 
 

@@ -18,6 +18,7 @@ from s3ray.monitor.report import write_report
 from s3ray.preflight import check_job, check_placement
 from s3ray.running import _plan_lines, failures_told
 from s3ray.store import RunStore
+from tests.events import an_event
 from tests.monitor.run_folder import write_run
 
 SECRETS = {
@@ -63,7 +64,7 @@ def test_what_ends_a_run_is_told_without_them(tmp_path: Path) -> None:
     log = EventLog(store, "quickstart", 2)
     with pytest.raises(Exception, match=r"\*\*\*|crash"), failures_told(store, log):
         raise ValueError(ALL)
-    log.emit("engine_lost", engine="engine-0", problem=ALL, in_flight=1, poisoned=0, nodes=[], restarts=0)
+    log.emit(an_event("engine_lost", engine="engine-0", problem=ALL, in_flight=1, poisoned=0, nodes=[], restarts=0))
     write_report(store)
     assert "The run failed" in store.path("report.html").read_text()
     assert "***" in store.path("crash.txt").read_text()

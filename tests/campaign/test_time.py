@@ -4,14 +4,17 @@ from typing import Any
 
 import pytest
 
-from s3ray.campaign.timing import campaign_account, campaign_time
+from s3ray.campaign.page import time_json
+from s3ray.monitor.accounting import account
+from s3ray.monitor.events import Event
+from tests.events import an_event
 
 
-def event(time: float, name: str, run: str = "all", attempt: int = 1, **fields: Any) -> dict[str, Any]:
-    return {"time": time, "run": run, "attempt": attempt, "event": name} | fields
+def event(time: float, name: str, run: str = "all", attempt: int = 1, **fields: Any) -> Event:
+    return an_event(name, time=time, run=run, attempt=attempt, **fields)
 
 
-def dealt(time: float, busy_s: float) -> dict[str, Any]:
+def dealt(time: float, busy_s: float) -> Event:
     return event(time, "answers_dealt", engines={"engine-0": {"busy_s": busy_s, "restarts": 0}})
 
 
@@ -36,7 +39,7 @@ EVENTS = [
 
 
 def test_an_engine_works_while_any_run_writes_and_waits_while_they_only_train() -> None:
-    booked = campaign_account(EVENTS, "all")
+    booked = account(EVENTS, "all")
     (lane,) = booked.engines
     assert lane.seconds == {
         "starting": 10.0,
@@ -48,10 +51,10 @@ def test_an_engine_works_while_any_run_writes_and_waits_while_they_only_train() 
 
 
 def test_train_workers_count_while_they_are_there_and_not_while_they_queue() -> None:
-    first, second = campaign_account(EVENTS, "all").trainers
+    first, second = account(EVENTS, "all").trainers
     assert (first.name, first.num, second.name, second.num) == ("a", 2, "b", 1)
     assert first.seconds == second.seconds == {"starting": 4.0, "busy": 6.0}
-    time = campaign_time(campaign_account(EVENTS, "all"))["time"]
+    time = time_json(account(EVENTS, "all"))["time"]
     assert time["trainers"]["seconds"] == 30.0
     assert time["trainers"]["busy"] == pytest.approx(0.6)
     assert sum(share for name, share in time["engines"].items() if name != "seconds") == pytest.approx(1.0)
@@ -70,7 +73,7 @@ def test_a_run_that_fails_and_a_killed_campaign_leave_nothing_open() -> None:
         event(110, "stage_finished", "a", attempt=2, round=0, stage="seed"),
         event(110, "engine_stopped", attempt=2, engine="engine-0"),
     ]
-    booked = campaign_account(failing, "all")
+    booked = account(failing, "all")
     assert [window for _, window in booked.stages] == [(0, 22), (101, 110)]
     assert sum(booked.engines[0].seconds.values()) == pytest.approx(30 + 9)
 
@@ -86,6 +89,6 @@ def test_a_checker_and_a_student_of_another_run_are_trained_at_once() -> None:
         event(12, "student_finished", "b", round=0, seconds=SECONDS),
         event(12, "campaign_finished"),
     ]
-    booked = campaign_account(checking, "all")
+    booked = account(checking, "all")
     assert [(lane.name, lane.num, lane.seconds["busy"]) for lane in booked.trainers] == [("a", 2, 6.0), ("b", 1, 6.0)]
     assert booked.engines[0].seconds["waiting for the other phase"] == 11
