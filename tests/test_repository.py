@@ -126,10 +126,18 @@ def test_values_survive_pickling_and_cannot_change(value: type[Any]) -> None:
     assert "__slots__" in vars(value)
 
 
+def _recipe(target: str) -> str:
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
 def _depths() -> Iterator[str]:
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert recipe
-    yield from re.findall(r'-m "([^"]+)"', recipe[1])
+    """Which tests each call of pytest takes, in the recipe of `make test` and in those that it makes."""
+    recipe = _recipe("test")
+    (made,) = re.findall(r"\$\(MAKE\) (.*)", recipe)
+    for each in (recipe, *(_recipe(word) for word in made.split() if not word.startswith("-"))):
+        yield from re.findall(r'-m "([^"]+)"', each)
 
 
 def test_make_test_runs_every_test_once() -> None:
