@@ -126,13 +126,18 @@ def test_values_survive_pickling_and_cannot_change(value: type[Any]) -> None:
     assert "__slots__" in vars(value)
 
 
+def _recipe(target: str) -> str:
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
 def _depths() -> Iterator[str]:
-    """What each call of pytest chooses, in the recipes of `make test` and of what it makes."""
-    makefile = (ROOT / "Makefile").read_text()
-    recipes = dict(re.findall(r"^(\w+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
-    (called,) = re.findall(r"\$\(MAKE\) .*", recipes["test"])
-    for name in ("test", *(word for word in called.split() if word in recipes)):
-        yield from re.findall(r'-m "([^"]+)"', recipes[name])
+    """Which tests each call of pytest takes, in the recipe of `make test` and in those that it makes."""
+    recipe = _recipe("test")
+    (made,) = re.findall(r"\$\(MAKE\) (.*)", recipe)
+    for each in (recipe, *(_recipe(word) for word in made.split() if not word.startswith("-"))):
+        yield from re.findall(r'-m "([^"]+)"', each)
 
 
 def test_make_test_runs_every_test_once() -> None:

@@ -1,6 +1,7 @@
 """What the documentation shows works: files are valid, links lead somewhere, figures are the measured ones."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ def test_every_job_file_is_valid() -> None:
     from s3ray.strategies.prompts import check_strategy
     from s3ray.tasks import load_task
 
+    task_named = cache(load_task)  # hundreds of runs have a few tasks
     for path in (ROOT / "jobs").rglob("*.yaml"):
         is_grid = "axes" in read_yaml(path)
         for config in [run.config for run in load_campaign(path).runs] if is_grid else [load_config(path)]:
-            task, form = load_task(config.task), config.generator.prompt_form
+            task, form = task_named(config.task), config.generator.prompt_form
             assert task.has_form(form)
             check_strategy(config.strategy, task, form)
 
