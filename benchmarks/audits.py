@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from s3ray.campaign.grid import load_campaign
-from s3ray.monitor.audit import AUDIT, rows
+from s3ray.config.grid import load_campaign
+from s3ray.report.audit import AUDIT, rows
 
 GRID = Path(__file__).parents[1] / "jobs" / "small" / "methods.yaml"
 GOLD, ALL = 0, 1

@@ -28,9 +28,9 @@ from benchmarks.campaign_simulation import (
     RunShape,
 )
 from benchmarks.provenance import provenance
-from s3ray.campaign.grid import Campaign, load_campaign
-from s3ray.campaign.shares import Devices
-from s3ray.store import RunStore
+from s3ray.campaign.sharing import Devices
+from s3ray.config.grid import Campaign, load_campaign
+from s3ray.storage.run_folder import RunStore
 
 JOB = Path("jobs/strategies.yaml")
 NUM_DEVICES = 64

@@ -34,7 +34,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.journal import audit
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.models import make_bert
 
 GOLD = {"extrapolate": 60, "select": 20, "test": 20}

@@ -15,18 +15,18 @@ from typing import Any
 import xxhash
 
 from s3ray.cluster import connected, node_facts
-from s3ray.config import RunConfig, to_yaml
-from s3ray.dataset import examples_from_table, table_from_mistakes
-from s3ray.driver import Driver, Parts
-from s3ray.generator.placement import plan_placement
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.config.load import validate
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
-from s3ray.jobfile import validate
-from s3ray.monitor.events import EventLog
-from s3ray.store import RunStore
-from s3ray.students import Trainer
+from s3ray.placement.place import plan_placement
+from s3ray.rounds.driver import Driver, Parts
+from s3ray.rounds.students import Trainer
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import examples_from_table, table_from_mistakes
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import load_gold
+from s3ray.telemetry.events import EventLog
 from s3ray.types import EpochReport, Mistake, Score, StudentJob, StudentResult
 
 TASK = "review_sentences"
@@ -66,7 +66,7 @@ class ScriptedTrainer:
 
 def ray_trainer(config: RunConfig, task: Task, store: RunStore) -> Trainer:
     """What trains the students of any run."""
-    from s3ray.student.trainer import RayStudentTrainer  # Ray Train takes seconds to import
+    from s3ray.student.ray_trainer import RayStudentTrainer
 
     return RayStudentTrainer(
         config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0

@@ -36,8 +36,8 @@ import numpy as np
 from benchmarks.provenance import provenance
 from benchmarks.schedulers import BatchBarrier, StaticShards
 from benchmarks.simulation import TOKENS_PER_S, EngineShape, Scheduler, Simulation, Work
-from s3ray.collector import collect_rarely
-from s3ray.generator.dispatch import Dispatcher
+from s3ray.generator.scheduling.dispatch import Dispatcher
+from s3ray.machine import collect_rarely
 
 MEDIAN_LIMIT, SIGMA, MIN_LIMIT, MAX_LIMIT = 128, 0.6, 16, 512
 LEAST_USE = 0.5

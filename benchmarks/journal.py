@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 
 
 def audit(folder: Path) -> dict[str, int]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from s3ray.monitor.audit import AUDIT
-from s3ray.store import METRICS, RunStore
+from s3ray.report.audit import AUDIT
+from s3ray.storage.run_folder import METRICS, RunStore
 
 SETTINGS = ("config.yaml", "fingerprint.json")
 KEPT_EVENTS = ("campaign_started", "campaign_finished")

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.journal import audit
 from benchmarks.processes import below
 from benchmarks.provenance import provenance
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 
 JOB = "jobs/quickstart.yaml"
 # Long enough that every kill falls into the generation of the seed set.

@@ -20,16 +20,16 @@ import pyarrow as pa
 from benchmarks.stages import unjudged_stage
 from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
 from s3ray.cluster import node_facts, start_local
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
 from s3ray.generator.engines.vllm import read_limits
-from s3ray.generator.placement import plan_placement
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
-from s3ray.monitor.events import EngineLost, EngineReady, Event
-from s3ray.outcomes import outcomes_from_table
+from s3ray.models import resolve_model
+from s3ray.placement.place import plan_placement
+from s3ray.tables import outcomes_from_table
 from s3ray.tasks import load_task
+from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.types import EngineLimits, OutcomeStatus
-from s3ray.weights import resolve_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,17 +24,17 @@ from benchmarks.processes import below
 from benchmarks.provenance import provenance
 from benchmarks.stages import unjudged_stage
 from s3ray.cluster import node_facts, start_local
-from s3ray.collector import collect_rarely
-from s3ray.config import RunConfig
-from s3ray.generator.placement import plan_placement
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
-from s3ray.jobfile import validate
-from s3ray.outcomes import outcomes_from_table
-from s3ray.stage import Stage
-from s3ray.store import RunStore
+from s3ray.machine import collect_rarely
+from s3ray.placement.place import plan_placement
+from s3ray.rounds.stage import Stage
+from s3ray.storage.run_folder import RunStore
 from s3ray.strategies.base import RoundContext
 from s3ray.strategies.requests import seed_plan
+from s3ray.tables import outcomes_from_table
 from s3ray.tasks import load_task
 
 TASK = "review_sentences"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 
-from s3ray.monitor.provenance import code_version
+from s3ray.telemetry.provenance import code_version
 
 
 def provenance() -> dict[str, str]:

@@ -4,11 +4,10 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from s3ray.generator.dispatch import Deal, Loss
-from s3ray.generator.expectations import Expectations
-from s3ray.generator.feedback import Feedback
-from s3ray.generator.ledger import Entry, Ledger
-from s3ray.generator.queue import MIN_AHEAD, RequestSource
+from s3ray.generator.scheduling.dispatch import Deal, Loss
+from s3ray.generator.scheduling.estimates import Expectations, Feedback
+from s3ray.generator.scheduling.ledger import Entry, Ledger
+from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
 from s3ray.types import EngineLimits, EngineStats
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from s3ray.generator.dispatch import Deal, Loss
-from s3ray.generator.queue import RequestSource
+from s3ray.generator.scheduling.dispatch import Deal, Loss
+from s3ray.generator.scheduling.queue import RequestSource
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 TOKENS_PER_S = 40.0

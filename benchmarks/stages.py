@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from s3ray.stage import Stage, StagePlan, Verdict
+from s3ray.rounds.stage import Ending, Stage
+from s3ray.strategies.base import StagePlan
 from s3ray.types import GenerationRequest, Outcome, Rejection
 
 
@@ -13,10 +14,10 @@ class _KeepAll:
         return None
 
 
-def _unbooked(verdict: Verdict) -> None:
+def _unrecorded(ending: Ending) -> None:
     pass
 
 
 def unjudged_stage(requests: Iterator[GenerationRequest], max_requests: int | None = None) -> Stage:
     """A stage that sends every request, at most ``max_requests``, and keeps every outcome; nothing is booked."""
-    return Stage(StagePlan(name="seed", requests=requests, max_requests=max_requests), _KeepAll(), _unbooked)
+    return Stage(StagePlan(name="seed", requests=requests, max_requests=max_requests), _KeepAll(), _unrecorded)

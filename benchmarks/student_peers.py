@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 import torch
 
 from s3ray.cluster import start_local
-from s3ray.config import GoldConfig, StudentConfig
-from s3ray.dataset import table_from_examples
+from s3ray.config.job import GoldConfig, StudentConfig
 from s3ray.student.encode import Encoded
-from s3ray.student.fit import plan_training
+from s3ray.student.evaluate import predict
 from s3ray.student.model import Student, load_student
-from s3ray.student.predict import predict
 from s3ray.student.ranks import SingleProcess
-from s3ray.student.trainer import RayStudentTrainer
+from s3ray.student.ray_trainer import RayStudentTrainer
+from s3ray.student.train import plan_training
+from s3ray.tables import table_from_examples
 from s3ray.tasks import load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
 from s3ray.types import Example, StudentJob

@@ -18,15 +18,15 @@ from transformers.utils import logging
 
 from benchmarks.audits import GRID
 from benchmarks.provenance import provenance
-from s3ray.campaign.grid import GridRun, load_campaign
 from s3ray.campaign.intervals import Answers, interval, redraw_rows
-from s3ray.campaign.markdown import from_to
-from s3ray.config import GoldConfig
-from s3ray.dataset import examples_from_table
-from s3ray.store import RunStore
+from s3ray.campaign.report import from_to
+from s3ray.config.grid import GridRun, load_campaign
+from s3ray.config.job import GoldConfig
+from s3ray.storage.run_folder import RunStore
+from s3ray.student.evaluate import predict
 from s3ray.student.model import load_student
-from s3ray.student.predict import predict
 from s3ray.student.ranks import SingleProcess
+from s3ray.tables import examples_from_table
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.types import Example

@@ -14,13 +14,13 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
 from s3ray.generator.engines.vllm import resolve_dtype
-from s3ray.jobfile import validate
-from s3ray.processor import cpu_flags
+from s3ray.machine import cpu_flags
+from s3ray.models import resolve_model
 from s3ray.tasks import load_task
 from s3ray.types import Example, GenerationRequest, Origin, Source
-from s3ray.weights import resolve_model
 
 TASK = "imdb"
 NUM_CONTEXTS, NUM_VARIANTS = 32, 8

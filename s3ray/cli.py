@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
+from s3ray.config.load import load_config, parse_settings
 from s3ray.errors import InputError, S3RayError, located
-from s3ray.files import join
-from s3ray.jobfile import load_config, parse_settings
-from s3ray.masking import mask
 from s3ray.monitor.terminal import Terminal
-from s3ray.store import RunStore
+from s3ray.redaction import mask
+from s3ray.storage.local import join
+from s3ray.storage.run_folder import RunStore
 
 app = typer.Typer(
     name="s3ray",
@@ -88,7 +88,7 @@ def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fal
     """
     # Ray, torch and transformers take seconds to import: a mistyped job file is refused before that.
     config = _load(job, set_)
-    from s3ray.running import run_job
+    from s3ray.launch.run import run_job
 
     with located(job):
         run_job(config, _folder(config, out), _console(), fresh=fresh)
@@ -98,7 +98,7 @@ def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fal
 def plan(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
     """Check a job and say what would be started, without starting it."""
     config = _load(job, set_)
-    from s3ray.running import plan_job
+    from s3ray.launch.run import plan_job
 
     with located(job):
         plan_job(config, _folder(config, out), _console(), fresh=fresh)
@@ -126,10 +126,10 @@ def compare(
     Every run has a folder of its own. Goes on where an interrupted start of it stopped; where all runs are finished, it
     compares them again, and needs neither models, data nor a cluster.
     """
-    from s3ray.campaign.grid import load_campaign
+    from s3ray.config.grid import load_campaign
 
     campaign = load_campaign(grid, parse_settings(set_ or ()))
-    from s3ray.campaign.compare import run_campaign
+    from s3ray.campaign.run import run_campaign
 
     folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
     run_campaign(campaign, folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
@@ -161,14 +161,13 @@ def submit(
     """
     if retries and not wait:
         raise InputError("needs --wait", where="--retries", value=str(retries), hint="Somebody must see it fail.")
-    from s3ray.submission.attempts import environment
-    from s3ray.submission.parcel import pack
+    from s3ray.launch.submit import environment, pack
 
-    parcel = pack(job, out, set_ or ())
-    variables = environment(env or (), parcel.key_variables)
-    from s3ray.submission.submit import submit_job
+    bundle = pack(job, out, set_ or ())
+    variables = environment(env or (), bundle.key_variables)
+    from s3ray.launch.submit import submit_job
 
-    submit_job(parcel, address, variables, _console(), wait=wait, retries=retries)
+    submit_job(bundle, address, variables, _console(), wait=wait, retries=retries)
 
 
 @app.command()
@@ -239,7 +238,7 @@ def bench_compare(
 def status(run: RunFolder) -> None:
     """Say where a run or a campaign stands: running, finished or interrupted, and what is on disk."""
     from s3ray.monitor.campaign import campaign_status, is_campaign
-    from s3ray.monitor.summary import status_text
+    from s3ray.monitor.terminal import status_text
 
     store, now = RunStore(run), time.time()
     if is_campaign(store):
@@ -254,7 +253,7 @@ def watch(run: RunFolder) -> None:
 
     Shows what the run itself shows. Exit code 3 if it fails or no driver is at work any more.
     """
-    from s3ray.monitor.watch import watch_run
+    from s3ray.monitor.campaign import watch_run
 
     watch_run(RunStore(run), _console())
 
@@ -262,7 +261,7 @@ def watch(run: RunFolder) -> None:
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report: one HTML page that needs no network."""
-    from s3ray.monitor.report import write_report
+    from s3ray.report.run import write_report
 
     _console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
 
@@ -282,8 +281,8 @@ def audit(
     Reads the test part of gold. Writes audit.json and the report; needs the extra `audit`.
     """
     from s3ray.audit.audit import audit_run
-    from s3ray.monitor.audit import audit_text
-    from s3ray.monitor.report import write_report
+    from s3ray.report.audit import audit_text
+    from s3ray.report.run import write_report
 
     console, store = _console(), RunStore.existing(run)
     found = audit_run(store, rows, lambda text: console.print(text, style="dim", highlight=False))
@@ -299,7 +298,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the synthetic dataset of a run: Parquet and a dataset card, for datasets.load_dataset."""
-    from s3ray.export import export_dataset
+    from s3ray.report.export import export_dataset
 
     _console().print(f"Dataset: {export_dataset(RunStore.existing(run), out)}", soft_wrap=True)
 
@@ -311,7 +310,7 @@ def reparse(run: RunFolder, set_: Settings = None) -> None:
     Goes into a new lineage beside it; `s3ray run` then trains its students. Only curation and the task's word limits
     may differ, e.g. --set curation.near_duplicate=0.9.
     """
-    from s3ray.reparse import reparse_run
+    from s3ray.launch.reparse import reparse_run
 
     reparse_run(run, parse_settings(set_ or ()), _console())
 

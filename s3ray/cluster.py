@@ -10,8 +10,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from s3ray.errors import InputError
-from s3ray.generator.holdings import Occupancy
-from s3ray.generator.plan import NodeFacts
+from s3ray.placement.plan import NodeFacts, Occupancy
 
 _CONNECT_S = 5.0
 

@@ -197,7 +197,8 @@ class Outcome(NamedTuple):
 
     ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
     can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
-    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target). ``verdict`` is
+    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target).
+    ``label_probabilities`` is
     the probability that the generator itself gives to each label of what it wrote, where it was asked.
     Token counts cover every try, ``seconds`` the time at the engine that answered. A tuple, because millions of them
     become Arrow columns and back (``outcomes``).
@@ -217,7 +218,7 @@ class Outcome(NamedTuple):
     engine: str = ""
     attempt: int = 0
     seconds: float = 0.0
-    verdict: tuple[float, ...] = ()
+    label_probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ LONGEST = (
     "tests/cluster/test_run.py",
     "tests/docs/test_local_cluster.py",
     "tests/docs/test_commands.py::test_pages_that_begin_with_a_run",
-    "tests/student/test_trainer.py",
+    "tests/student/test_ray_trainer.py",
     "tests/engine",
     "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/operations.md]",
     "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/own-task.md]",

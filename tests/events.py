@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin
 
-from s3ray.monitor.events import CAMPAIGN_EVENTS, EVENTS, Event, event_from_dict
-from s3ray.monitor.records import to_plain
+from s3ray.telemetry.events import CAMPAIGN_EVENTS, EVENTS, Event, event_from_dict
+from s3ray.telemetry.records import to_plain
 from s3ray.types import EngineLimits
 
 LIMITS = {

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from s3ray.config import RunConfig
-from s3ray.generator.placement import plan_placement
-from s3ray.jobfile import validate
-from s3ray.monitor.events import Event
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
+from s3ray.placement.place import plan_placement
 from s3ray.tasks import Task, load_task
+from s3ray.telemetry.events import Event
 from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
 
 if TYPE_CHECKING:

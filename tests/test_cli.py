@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3ray.cli import main
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 
 JOB = """\
 name: job

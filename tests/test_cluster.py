@@ -8,9 +8,9 @@ import ray
 from rich.console import Console
 
 from s3ray.cluster import connected, joined, occupancy
-from s3ray.jobfile import load_config
-from s3ray.running import run_job
-from s3ray.store import RunStore
+from s3ray.config.load import load_config
+from s3ray.launch.run import run_job
+from s3ray.storage.run_folder import RunStore
 from tests.cluster.test_run import write_job
 from tests.models import make_bert
 

@@ -10,14 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HEAVY = ("ray", "torch", "transformers", "vllm", "datasets")
 LIGHT = (
-    "s3ray.config",
-    "s3ray.driver",
-    "s3ray.store",
+    "s3ray.config.job",
+    "s3ray.rounds.driver",
+    "s3ray.storage.run_folder",
     "s3ray.tasks",
     "s3ray.strategies",
-    "s3ray.generator.ledger",
-    "s3ray.generator.dispatch",
-    "s3ray.generator.placement",
+    "s3ray.generator.scheduling.ledger",
+    "s3ray.generator.scheduling.dispatch",
+    "s3ray.placement.place",
     "s3ray.student.trained",
 )
 PROBE = """
@@ -44,13 +44,13 @@ def test_words_and_logic_load_nothing_heavy() -> None:
 
 def test_who_does_not_train_loads_no_torch() -> None:
     """A plan, a benchmark and the driver of a campaign start in a second."""
-    modules = ["s3ray.running", "s3ray.campaign.compare", "s3ray.bench.run", "s3ray.submission.submit"]
+    modules = ["s3ray.launch.run", "s3ray.campaign.run", "s3ray.bench.run", "s3ray.launch.submit"]
     assert loaded(modules, HEAVY[1:]) == {module: [] for module in modules}
 
 
 def test_ray_trains_controller_loads_no_models() -> None:
     """It loads this module before it starts a worker, for every student."""
-    module = "s3ray.student.trainer"
+    module = "s3ray.student.ray_trainer"
     assert loaded([module], ["transformers", "vllm", "datasets"]) == {module: []}
 
 

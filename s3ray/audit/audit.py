@@ -15,17 +15,17 @@ from s3ray import __version__
 from s3ray.audit import measures
 from s3ray.audit.checker import Checked, check, embed
 from s3ray.audit.findings import find
-from s3ray.config import RunConfig
-from s3ray.dataset import examples_from_table
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
 from s3ray.errors import InputError, located
-from s3ray.jobfile import validate
-from s3ray.monitor.audit import AUDIT
-from s3ray.store import RunStore
+from s3ray.models import check_model
+from s3ray.report.audit import AUDIT
+from s3ray.storage.run_folder import RunStore
 from s3ray.student.ranks import SingleProcess
+from s3ray.tables import examples_from_table
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.spec import TaskSpec
 from s3ray.types import Example, Source
-from s3ray.weights import check_model
 
 SCHEMA = 1
 MIN_COMPARED = 20

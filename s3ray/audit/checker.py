@@ -13,15 +13,15 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from s3ray.audit.measures import Points
-from s3ray.config import StudentConfig
-from s3ray.dataset import table_from_examples
-from s3ray.student.loop import train_student
+from s3ray.config.job import StudentConfig
+from s3ray.models import resolve_model
+from s3ray.student.evaluate import predict
 from s3ray.student.model import load_student
-from s3ray.student.predict import predict
 from s3ray.student.ranks import SingleProcess
+from s3ray.student.session import train_student
+from s3ray.tables import table_from_examples
 from s3ray.tasks import Task
 from s3ray.types import Example, StudentJob
-from s3ray.weights import resolve_model
 
 MIN_TEST_ROWS = 100
 """With fewer test rows the checker's errors are counted by cross-validation over the other gold rows as well."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from s3ray.monitor.audit import percent
+from s3ray.report.audit import percent
 
 LEAST_LABEL_ACCURACY = 0.9
 MOST_LABEL_DRIFT = 0.1

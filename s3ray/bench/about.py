@@ -15,12 +15,11 @@ from typing import Any
 from s3ray import __version__
 from s3ray.bench.profile import Identity, UnknownError
 from s3ray.errors import InputError
-from s3ray.generator.plan import NodeFacts, in_words
-from s3ray.identity import model_identity
-from s3ray.monitor.provenance import code_version
-from s3ray.preflight import Job
+from s3ray.launch.preflight import Job
+from s3ray.models import local_weights, model_identity
+from s3ray.placement.plan import NodeFacts, in_words
+from s3ray.telemetry.provenance import code_version
 from s3ray.types import EngineLimits
-from s3ray.weights import local_weights
 
 _MOST_HEADER = 100_000_000  # bytes; safetensors itself refuses longer headers
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

@@ -40,7 +40,7 @@ from s3ray.bench.record import (
     whole_phase,
 )
 from s3ray.bench.sweep import Cell
-from s3ray.books import Tally
+from s3ray.rounds.journal import Tally
 from s3ray.types import EngineLimits, GenerationRequest
 
 MAX_ERROR_RATE = 0.01

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 
 from s3ray.bench.record import PhaseRecord, PhaseRecorder
-from s3ray.config import RunConfig
-from s3ray.generator.plan import Plan
+from s3ray.config.job import RunConfig
 from s3ray.generator.pool import Emit, GeneratorPool
-from s3ray.generator.queue import RequestSource
+from s3ray.generator.scheduling.queue import RequestSource
 from s3ray.generator.worker import ServedTask
-from s3ray.outcomes import Chunk
+from s3ray.placement.plan import Plan
+from s3ray.tables import Chunk
 
 _ANSWER_S = 60.0
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from s3ray.errors import InputError, StoreError
-from s3ray.files import join, split
-from s3ray.masking import mask
-from s3ray.store import RunStore
+from s3ray.redaction import mask
+from s3ray.storage.local import join, split
+from s3ray.storage.run_folder import RunStore
 
 SCHEMA = 2
 PROFILE = "profile.json"

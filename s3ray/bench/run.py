@@ -15,25 +15,25 @@ from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
 from s3ray.bench.pool import MeasuredPool
 from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
 from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
-from s3ray.books import Tally
 from s3ray.cluster import connected, joined, local_facts, node_facts
-from s3ray.collector import collect_rarely
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
-from s3ray.dataset import ExampleJudge, NoteJudge
 from s3ray.errors import InputError, RunError
-from s3ray.generator.plan import NodeFacts, Plan
 from s3ray.generator.worker import only_task
-from s3ray.masking import mask
-from s3ray.monitor.events import EngineLost, EngineReady, Event
-from s3ray.monitor.logs import log_from
+from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.machine import collect_rarely
 from s3ray.monitor.metrics import per_engine
-from s3ray.outcomes import outcomes_from_table
-from s3ray.preflight import Job, check_job, check_placement
-from s3ray.stage import Judge, Stage, StagePlan, Verdict
-from s3ray.store import RunStore
+from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.redaction import mask
+from s3ray.rounds.journal import Tally
+from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
+from s3ray.rounds.stage import Ending, Judge, Stage
+from s3ray.storage.run_folder import RunStore
+from s3ray.strategies.base import StagePlan
+from s3ray.tables import outcomes_from_table
+from s3ray.telemetry.events import EngineLost, EngineReady, Event
+from s3ray.telemetry.logs import log_from
 from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
-from s3ray.verification import VerdictJudge, verdict_stage
 
 
 def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
@@ -207,12 +207,12 @@ class Profiler:
             notes = {}
             for stage in source.strategy.note_stages(source.context):
                 judge = NoteJudge(job.task, stage.keys, stage.num_each)
-                _run_stage(pool, stage.plan, judge, lambda verdict: None)
+                _run_stage(pool, stage.plan, judge, lambda ending: None)
                 notes[stage.plan.name] = judge.notes
             if self._calibration is None and _calibrates(job):
-                verdicts = VerdictJudge(job.task)
-                plan = verdict_stage(source.context, job.config.curation.calibrate)
-                _run_stage(pool, plan, verdicts, lambda verdict: None)
+                verdicts = CalibrationJudge(job.task)
+                plan = calibration_stage(source.context, job.config.curation.calibrate)
+                _run_stage(pool, plan, verdicts, lambda ending: None)
                 self._calibration = verdicts.calibration()
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
@@ -224,12 +224,12 @@ class Profiler:
             job.task, gold, (), job.config.curation, lambda example: None, calibration=self._calibration
         )
 
-        def book(verdict: Verdict) -> None:
-            tally.add(verdict)
-            if verdict.outcome.status is not OutcomeStatus.FAILED:
-                seconds.append(verdict.outcome.seconds)
+        def record(ending: Ending) -> None:
+            tally.add(ending)
+            if ending.outcome.status is not OutcomeStatus.FAILED:
+                seconds.append(ending.outcome.seconds)
 
-        _run_stage(pool, StagePlan(name="bench", requests=iter(requests)), judge, book)
+        _run_stage(pool, StagePlan(name="bench", requests=iter(requests)), judge, record)
         return tally, seconds
 
 
@@ -238,8 +238,8 @@ def _calibrates(job: Job) -> bool:
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, book: Callable[[Verdict], None]) -> None:
-    stage = Stage(plan, judge, book)
+def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
+    stage = Stage(plan, judge, record)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from s3ray.bench.profile import Sweep
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig, StrategyConfig
 from s3ray.errors import InputError
-from s3ray.methods import StrategyConfig
-from s3ray.mistakes import Mistakes
-from s3ray.probes import Probes
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext, Strategy
+from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.probes import Probes
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
 from s3ray.types import Example, GenerationRequest, Mistake

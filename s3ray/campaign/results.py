@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from s3ray.campaign.intervals import Answers
-from s3ray.config import RunConfig, data_changes, data_shaping
+from s3ray.config.job import RunConfig, data_changes, data_shaping
 from s3ray.errors import InputError
-from s3ray.monitor.audit import AUDIT
 from s3ray.monitor.metrics import Metrics, read_metrics
-from s3ray.store import METRICS, RunStore
+from s3ray.report.audit import AUDIT
+from s3ray.storage.run_folder import METRICS, RunStore
 from s3ray.strategies import make_strategy
 
 _CONTENTS = ("task", "task_content", "gold_content")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from s3ray.campaign.grid import Campaign, GridRun
 from s3ray.campaign.intervals import Draws, Interval, interval, redraw_rows, redraw_seeds
 from s3ray.campaign.results import Result
+from s3ray.config.grid import Campaign, GridRun
 from s3ray.monitor.metrics import Metrics
 
 ALL_TASKS = "mean over tasks"

@@ -1,37 +1,37 @@
-"""The process around one engine, in which requests are answered (``worker``): who is under way, late, or given up.
-
-Plain classes; ``ray.remote`` is applied where placement is known (``replica``). All traffic is one call, ``exchange``:
-requests in, finished outcomes out as an Arrow table. It answers as soon as there is something worth sending, or after
-a short while, so it is the heartbeat too.
-"""
+"""Requests on their way to an actor: plain rows in one pickle, because the driver writes millions of them."""
 
 import asyncio
 import logging
 import os
+import pickle
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from s3ray.collector import collect_rarely
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import Engine, EngineSpec, Timing
-from s3ray.generator.wire import unpack
 from s3ray.generator.worker import ServedTask, Worker
-from s3ray.monitor.logs import log_from, move_log, pass_on_to_vllm
-from s3ray.outcomes import OUTCOME_SCHEMA, table_from_outcomes
-from s3ray.types import (
-    EngineLimits,
-    EngineStats,
-    FailureReason,
-    GenerationRequest,
-    Outcome,
-    OutcomeStatus,
-)
+from s3ray.machine import collect_rarely
+from s3ray.tables import OUTCOME_SCHEMA, table_from_outcomes
+from s3ray.telemetry.logs import log_from, move_log, pass_on_to_vllm
+from s3ray.types import EngineLimits, EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
+
+
+def pack(dealt: Sequence[tuple[GenerationRequest, int]]) -> bytes:
+    """Requests, each with its attempt number, as bytes; a parent that several share is written once."""
+    return pickle.dumps([(tuple(request), attempt) for request, attempt in dealt], protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(packed: bytes) -> Iterator[tuple[GenerationRequest, int]]:
+    """Read what ``pack`` wrote."""
+    for row, attempt in pickle.loads(packed):
+        yield GenerationRequest._make(row), attempt
+
 
 _EXIT_DELAY_S = 0.5  # long enough for the last answer to leave this process before it ends
 _REPLY_AFTER_S = 2.0

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from s3ray.generator.ledger import Entry
-from s3ray.outcomes import Chunk, table_from_outcomes
+from s3ray.generator.scheduling.ledger import Entry
+from s3ray.tables import Chunk, table_from_outcomes
 from s3ray.types import EngineReport, EngineStats, FailureReason, Outcome, OutcomeStatus
 
 _CHUNK_ROWS = 4096

@@ -11,14 +11,10 @@ import pyarrow as pa
 import ray
 
 from s3ray.cluster import node_facts
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
 from s3ray.errors import PoolError
-from s3ray.generator.actor import Exchange
-from s3ray.generator.dispatch import Dispatcher, Recorder
+from s3ray.generator.actor import Exchange, pack
 from s3ray.generator.pending import PendingChunk
-from s3ray.generator.placement import place_engine
-from s3ray.generator.plan import NodeFacts, Plan
-from s3ray.generator.queue import MIN_AHEAD, RequestSource
 from s3ray.generator.replica import (
     Replica,
     ReplicaState,
@@ -28,11 +24,15 @@ from s3ray.generator.replica import (
     sleep_in_time,
     why_lost,
 )
-from s3ray.generator.sharing import Sharing
-from s3ray.generator.supervision import Supervisor
-from s3ray.generator.wire import pack
+from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
+from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
+from s3ray.generator.scheduling.restarts import Supervisor
+from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
-from s3ray.monitor.events import (
+from s3ray.placement.place import place_engine
+from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.tables import Chunk
+from s3ray.telemetry.events import (
     EngineAsleep,
     EngineAwake,
     EngineGivenUp,
@@ -43,7 +43,6 @@ from s3ray.monitor.events import (
     EngineWaiting,
     Event,
 )
-from s3ray.outcomes import Chunk
 from s3ray.types import EngineLimits, FailureReason, GenerationRequest
 
 Emit = Callable[[Event], None]

@@ -12,12 +12,12 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from s3ray.config import GeneratorConfig
+from s3ray.config.job import GeneratorConfig
 from s3ray.errors import InputError, PoolError
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.generator.plan import Bundle, EnginePlacement
 from s3ray.generator.worker import ServedTask
+from s3ray.placement.plan import Bundle, EnginePlacement
 
 _NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from s3ray.config import GeneratorConfig, RunConfig
+from s3ray.config.job import GeneratorConfig, RunConfig
 from s3ray.errors import InputError, RequestRefusedError
 from s3ray.generator.engines.base import Engine
 from s3ray.tasks import Task
@@ -120,7 +120,7 @@ class Worker:
             return outcome._replace(detail=f"not verified: {error}")
         told = bool(choice.probabilities)
         return outcome._replace(
-            verdict=task.target.verdict(request, choice.probabilities) if told else (),
+            label_probabilities=task.target.label_probabilities(request, choice.probabilities) if told else (),
             detail="" if told else "not verified: the generator named no label",
             num_prompt_tokens=outcome.num_prompt_tokens + choice.num_prompt_tokens,
             num_cached_tokens=outcome.num_cached_tokens + choice.num_cached_tokens,
@@ -137,7 +137,7 @@ class Worker:
             index=request.index,
             status=OutcomeStatus.ACCEPTED,
             detail="" if told else "the generator named no label",
-            verdict=task.target.verdict(request, choice.probabilities) if told else (),
+            label_probabilities=task.target.label_probabilities(request, choice.probabilities) if told else (),
             num_prompt_tokens=choice.num_prompt_tokens,
             num_cached_tokens=choice.num_cached_tokens,
             num_output_tokens=choice.num_output_tokens,

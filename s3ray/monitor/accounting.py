@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from s3ray.monitor.events import (
+from s3ray.telemetry.events import (
     AnswersDealt,
     CheckerFinished,
     CheckerStarted,

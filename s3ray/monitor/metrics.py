@@ -11,10 +11,10 @@ from typing import Any
 
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import STATES, Account, Lane, account
-from s3ray.monitor.events import Counts, Event
-from s3ray.monitor.records import from_plain, to_plain
 from s3ray.monitor.run_view import EngineMetrics, RunView
-from s3ray.store import CHECKER_SCORE, RunStore
+from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
+from s3ray.telemetry.events import Counts, Event
+from s3ray.telemetry.records import from_plain, to_plain
 from s3ray.types import RoundReport
 
 METRICS = "metrics.json"

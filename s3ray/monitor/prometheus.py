@@ -3,11 +3,14 @@
 Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from s3ray.monitor.events import (
+from ray.util.metrics import Counter, Gauge
+
+from s3ray.monitor.run_view import RunView
+from s3ray.telemetry.events import (
     ChunkWritten,
     EngineEvent,
     EngineLost,
@@ -17,7 +20,6 @@ from s3ray.monitor.events import (
     StudentFinished,
     TestScored,
 )
-from s3ray.monitor.run_view import RunView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class Sample(NamedTuple):
     tags: Mapping[str, str]
 
 
-class Meter:
+class MetricUpdates:
     """What the events of one run do to the metrics; those of others are passed over."""
 
     def __init__(self, run: str, view: RunView) -> None:
@@ -129,3 +131,27 @@ def _chunk(event: ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
 def _scores(part: str, values: Mapping[str, float]) -> Iterator[tuple[str, float, dict[str, str]]]:
     for metric, value in values.items():
         yield "s3ray_student_score", value, {"part": part, "metric": metric}
+
+
+class RayMetrics:
+    """The metrics of this process; many runs may share them."""
+
+    def __init__(self) -> None:
+        self._by_name = {
+            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.says, ("run", *metric.tags))
+            for name, metric in METRICS.items()
+        }
+
+    def of(self, run: str, view: RunView) -> Callable[[Event], None]:
+        """A listener on the ``EventLog`` of a run; ``view`` is what earlier starts of it came to."""
+        meter = MetricUpdates(run, view)
+
+        def hear(event: Event) -> None:
+            for name, value, tags in meter.samples(event):
+                metric = self._by_name[name]
+                if isinstance(metric, Gauge):
+                    metric.set(value, tags=tags)
+                elif value:  # Ray refuses to count nothing
+                    metric.inc(value, tags=tags)
+
+        return hear

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from s3ray.methods import STAGES_ASIDE
-from s3ray.monitor.events import (
+from s3ray.config.job import STAGES_ASIDE
+from s3ray.telemetry.events import (
     ChunkWritten,
     EngineAsleep,
     EngineAwake,

@@ -1,11 +1,48 @@
 """The terminal: what a run, a model or whoever wrote a folder said is shown as text, and commands nothing."""
 
 import re
-from collections.abc import Iterable
-from typing import Any
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from s3ray.config.job import STAGES_ASIDE
+from s3ray.monitor.metrics import Metrics
+from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineView, PoolView, RunView, StageView
+from s3ray.storage.run_folder import METRICS, RunStore
+from s3ray.telemetry.events import (
+    CheckerFinished,
+    CheckerStarted,
+    ChunkWritten,
+    EngineEvent,
+    EngineGivenUp,
+    EngineLost,
+    EngineReady,
+    EngineWaiting,
+    Event,
+    RoundLinked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    StudentLinked,
+    TestScored,
+    TrainingFinished,
+    TrainingStarted,
+    read_events,
+)
+from s3ray.text import counts, duration, scores, short_count
 
 # Escape sequences begin with a control character (C0, DEL or C1): they clear screens, rename windows, and make some
 # terminals type. The others turn the direction of text around, so that it reads otherwise than it is.
@@ -32,3 +69,387 @@ class Terminal(Console):
 def harmless(text: str) -> str:
     """A text whose control characters, but for line ends and tabs, are visible signs."""
     return _COMMANDS.sub(_SHOWN, text)
+
+
+PLAIN_EVERY_S = 5.0
+_STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
+
+
+class Foldable(Protocol):
+    """A view that events are folded into."""
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in."""
+        ...
+
+
+View = TypeVar("View", bound=Foldable)
+
+
+def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress[RunView] | PlainProgress":
+    """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
+
+    ``view`` is what earlier attempts of the run came to (``RunView.replay``), so that a resumed run shows it.
+    """
+    view = view or RunView()
+    if console.is_terminal:
+        return LiveProgress(console, view, live_table, milestone)
+    return PlainProgress(console, view)
+
+
+class PlainProgress:
+    """One line per milestone, and one at most every ``PLAIN_EVERY_S`` while a stage is being written."""
+
+    def __init__(self, console: Console, view: RunView) -> None:
+        self._console = console
+        self._view = view
+        self._said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        self._view.apply(event)
+        line = milestone(event)
+        if line is None and isinstance(event, ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
+            line = stage_line(self._view)
+        if line is not None:
+            self._said = event.time
+            say(self._console, line)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LiveProgress(Generic[View]):
+    """A table that is redrawn in place, under the milestones, which stay on the screen."""
+
+    def __init__(
+        self,
+        console: Console,
+        view: View,
+        draw: Callable[[View, float], RenderableType],
+        tell: Callable[[Event], str | None],
+    ) -> None:
+        self._view = view
+        self._picture = draw
+        self._tell = tell
+        # Rich redraws from a thread of its own while the driver's thread folds events in.
+        self._lock = threading.Lock()
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
+        self._live.start()
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        with self._lock:
+            self._view.apply(event)
+            line = self._tell(event)
+        if line is not None:
+            say(self._live.console, line)
+
+    def close(self) -> None:
+        """Take the table off the screen; the milestones stay."""
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        with self._lock:
+            return self._picture(self._view, time.time())
+
+
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: no markup, no colours, no wrapping."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def stage_line(view: RunView) -> str:
+    """How far the stage in work is: ``[round 1 extrapolate] 120/200 accepted, 143 tok/s, ETA 35 s``; who starves."""
+    stage = view.stage
+    if stage is None:
+        return f"[round {view.round}] {view.phase}"
+    parts = [f"{stage.accepted}{f'/{stage.target}' if stage.target is not None else ''} accepted"]
+    if view.tokens_per_s is not None:
+        parts.append(f"{view.tokens_per_s:.0f} tok/s")
+    if view.eta_s is not None:
+        parts.append(f"ETA {duration(view.eta_s)}")
+    starving = f"; {starving_text(stage)}" if stage.starving else ""
+    return f"[round {stage.round} {stage.name}] {', '.join(parts)}{starving}"
+
+
+def starving_text(stage: StageView) -> str:
+    """Which labels will miss their quota: ``label positive starves: too few of its requests become examples``."""
+    match stage.starving:
+        case ("",):  # one quota for all labels
+            who = "the stage starves: too few of its"
+        case (label,):
+            who = f"label {label} starves: too few of its"
+        case labels:
+            more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+            who = f"labels {', '.join(labels[:5])}{more} starve: too few of their"
+    return f"{who} requests become examples"
+
+
+def milestone(event: Event) -> str | None:
+    """The line that stays in the log for this event, or None if it is not worth one."""
+    match event:
+        case RunStarted():
+            verb = "goes on" if event.resumed else "starts"
+            return f"[run] {event.run} {verb}: {event.strategy} on {event.task}, {event.rounds + 1} round(s)"
+        case EngineEvent():
+            said = _say_engine(event)
+            return said and f"[engines] {event.engine} {said}"
+        case StageStarted():
+            return _say_stage(event)
+        case StageFinished():
+            return _say_stage_end(event)
+        case RoundLinked():
+            return f"[round {event.round}] is that of {event.from_run}, and was copied"
+        case StudentLinked():
+            return f"[{event.student}] is that of {event.from_run}, and was copied"
+        case TrainingStarted() | TrainingFinished():
+            return _say_training(event)
+        case TestScored():
+            return f"[test] {scores(event.test)} on {event.num_examples} examples"
+        case RunFinished():
+            return f"[run] finished in {duration(event.seconds)}"
+        case RunFailed():
+            return f"[run] failed: {event.problem}"
+    return None
+
+
+def _say_engine(event: EngineEvent) -> str | None:
+    match event:
+        case EngineReady(limits=limits):
+            return (
+                f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
+                f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
+            )
+        case EngineLost():
+            return f"lost with {event.in_flight} request(s) in flight: {event.problem}"
+        case EngineWaiting():
+            return f"waits: {event.problem}; {_strength(event)}"
+        case EngineGivenUp():
+            return f"given up: {event.problem}; {_strength(event)}"
+    return None
+
+
+def _strength(event: EngineWaiting | EngineGivenUp) -> str:
+    if not event.running:
+        return f"none of {event.wanted} engine(s) runs"
+    return f"the run goes on with {event.running} of {event.wanted} engine(s)"
+
+
+def _say_stage(event: StageStarted) -> str:
+    known = f", {event.known} outcome(s) already on disk" if event.known else ""
+    wanted = f"{event.stage} wanted" if event.stage in STAGES_ASIDE else "one example per request wanted"
+    target = wanted if event.target is None else f"{event.target} example(s) wanted"
+    return f"[round {event.round} {event.stage}] starts: {target}{known}"
+
+
+def _say_stage_end(event: StageFinished) -> str:
+    short = f"; SHORT of {counts(event.short)}" if any(event.short.values()) else ""
+    rejected = f"; rejected {counts(event.rejected, 4)}" if any(event.rejected.values()) else ""
+    failed = f"; failed {counts(event.failed)}" if any(event.failed.values()) else ""
+    head = f"[round {event.round} {event.stage}] done: {event.accepted} of {event.requested} accepted"
+    unneeded = f"; {event.given_up} under way not needed" if event.given_up else ""
+    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}"
+
+
+def _say_training(event: TrainingStarted | TrainingFinished) -> str:
+    is_checker = isinstance(event, CheckerStarted | CheckerFinished)
+    head = "[checker]" if is_checker else f"[round {event.round} student]"
+    if isinstance(event, TrainingStarted):
+        of_gold = " of gold" if is_checker else ""
+        return f"{head} trains on {event.rows} row(s){of_gold}, {event.workers} worker(s)"
+    mistakes = ""
+    if isinstance(event, StudentFinished) and event.mined is not None:
+        mistakes = f", {event.mistakes} mistake(s) on {event.mined} gold rows"
+    return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------------------
+
+
+def live_table(view: RunView, now: float) -> RenderableType:
+    """What a watcher wants to know at ``now`` (unix seconds), in a few lines."""
+    doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("phase", Text.assemble((f"round {view.round} of {view.last_round}", "bold"), f"  {doing}"))
+    if view.stage is not None and not view.stage.finished:
+        table.add_row("accepted", _stage_bar(view.stage))
+        table.add_row("speed", _speed(view))
+        if view.stage.starving:
+            table.add_row("quota", Text(starving_text(view.stage), style="yellow"))
+    if view.engines:
+        table.add_row("engines", engines_text(view))
+    if view.rejected(view.round):
+        table.add_row("rejected", counts(view.rejected(view.round), 5))
+    if view.students:
+        table.add_row("selection", scores_by_round(view))
+    table.add_row("running", duration(max(0.0, now - view.attempt_started)))
+    return Group(Text(), table)
+
+
+def engines_text(view: RunView) -> str:
+    """How many engines are in which state, and what they have in work: ``2 ready, 1 lost; requests: 24 running``."""
+    by_state = Counter(view.engines.values())
+    states = ", ".join(f"{by_state[state]} {state}" for state in _STATES if by_state[state])
+    load = view.pool.load
+    work = [f"{num} {name}" for name, num in (("running", load.running), ("waiting", load.waiting)) if num]
+    return f"{states}; requests: {', '.join(work)}" if work else states
+
+
+def scores_by_round(view: RunView) -> str:
+    """The first metric of each student on the selection part: ``round 0 accuracy 0.780, round 1 accuracy 0.812``."""
+    firsts = {num: next(iter(event.select.items())) for num, event in sorted(view.students.items())}
+    return ", ".join(f"round {num} {name} {value:.3f}" for num, (name, value) in firsts.items())
+
+
+def _stage_bar(stage: StageView) -> RenderableType:
+    if stage.target is None:
+        return Text(f"{stage.accepted} of {stage.outcomes} written")
+    row = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(stage.target, 1), completed=stage.accepted, width=30)
+    row.add_row(bar, f"{stage.accepted} / {stage.target}  ({stage.outcomes} written)")
+    return row
+
+
+def _speed(view: RunView) -> str:
+    speed = "waiting for the first chunk" if view.tokens_per_s is None else f"{view.tokens_per_s:.0f} output tokens/s"
+    return speed if view.eta_s is None else f"{speed}, ETA {duration(view.eta_s)}"
+
+
+def summary_table(metrics: Metrics) -> Table:
+    """The rounds of a run as a table of at most 100 columns, readable in a plain log."""
+    title = f"{metrics.run}: {metrics.strategy} on {metrics.task} ({metrics.metric})"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, width=98, pad_edge=False)
+    for name in ("round", "rows", "mistakes", "select", "test", "generate", "train", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rejected by reason", ratio=1, overflow="fold")
+    for entry in metrics.rounds:
+        test = metrics.test if entry is metrics.rounds[-1] else None
+        table.add_row(
+            str(entry.round),
+            str(entry.rows),
+            "-" if entry.mistakes is None else f"{entry.mistakes}/{entry.mined}",
+            _score(entry.select, metrics.metric),
+            _score(test, metrics.metric),
+            *(f"{entry.seconds[phase]:.0f} s" for phase in ("generate", "train", "score")),
+            counts({**entry.rejected, **entry.failed}, 3) or "-",
+        )
+    return table
+
+
+def status_text(store: RunStore, now: float) -> RenderableType:
+    """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
+    view = RunView.replay(read_events(store))
+    state = view.state(now)
+    held = driver_is_there(store)
+    if held is not None and not view.ended:
+        state = "running" if held else "unknown"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("run", view.about.run if view.about else store.name)
+    table.add_row("state", _state_text(view, state, now))
+    if state == "running":
+        table.add_row("doing", Text(stage_line(view)))
+    if view.engines and state == "running":
+        table.add_row("engines", engines_text(view))
+    if view.students:
+        table.add_row("selection", scores_by_round(view))
+    if view.test is not None:
+        table.add_row("test", scores(view.test))
+    if view.rejected():
+        table.add_row("rejected", counts(view.rejected()))
+    spent = {phase: seconds for phase, seconds in view.seconds().items() if seconds}
+    if spent:
+        table.add_row("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items()))
+    table.add_row("on disk", _on_disk(store))
+    parts: list[RenderableType] = [table]
+    if view.pool.has_reported:
+        parts += [Text(), _engines_table(view, is_running=state == "running"), Text()]
+    return Group(*parts, Text(_what_next(store, state), overflow="fold"))
+
+
+def _engines_table(view: RunView, *, is_running: bool) -> Table:
+    """What the engines did so far, and while the run goes on, how they are; narrow enough for 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("engine", no_wrap=True)
+    if is_running:
+        table.add_column("state", no_wrap=True)
+    now = ("run", "wait", "KV") if is_running else ()
+    for name in (*now, "output", "prompt", "cached", "preempt", "restarts", "busy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    engines = view.pool.by_name
+    rows: dict[str, EngineView | PoolView] = {**engines} if len(engines) <= MAX_ENGINES_NAMED else {}
+    if len(engines) > 1:
+        rows[f"all {len(engines)}"] = view.pool
+    for name, row in rows.items():
+        usage, load = row.usage, row.load
+        moment = (view.engines.get(name, ""), str(load.running), str(load.waiting), f"{load.kv_use:.0%}")
+        table.add_row(
+            name,
+            *(moment if is_running else ()),
+            short_count(usage.output_tokens),
+            short_count(usage.prompt_tokens),
+            _share(usage.prefix_hit_rate),
+            short_count(usage.preemptions),
+            str(usage.restarts),
+            _share(usage.busy_share),
+        )
+    return table
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _score(values: Mapping[str, float] | None, main: str | None) -> str:
+    return "-" if values is None or main is None else f"{values[main]:.3f}"
+
+
+def _state_text(view: RunView, state: str, now: float) -> Text:
+    age = "" if view.updated is None else f", last event {duration(max(0.0, now - view.updated))} ago"
+    attempt = f" (start {view.attempt})" if view.attempt > 1 else ""
+    match state:
+        case "finished":
+            return Text(f"finished{attempt}, after {duration(view.total_s)} of work", style="green")
+        case "failed":
+            return Text(f"failed{attempt}: {view.problem}", style="red")
+        case "reparsed":
+            return Text("read again from kept generations; its students are not trained yet", style="yellow")
+        case "running":
+            return Text(f"running{attempt}{age}", style="cyan")
+        case _:
+            return Text(f"not finished{attempt}, and no driver is at work{age}: probably killed", style="yellow")
+
+
+def driver_is_there(store: RunStore) -> bool | None:
+    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder, NFS from afar)."""
+    try:
+        return store.is_held()
+    except OSError:
+        return None
+
+
+def _on_disk(store: RunStore) -> str:
+    rounds, students = store.rounds(), store.students()
+    parts = [f"{len(rounds)} finished round(s)", f"{len(students)} student(s)"]
+    chunks = store.num_chunks_in_work()
+    if chunks:
+        parts.append(f"{chunks} chunk(s) of the round in work")
+    parts += [name for name in ("dataset", METRICS, "report.html") if store.has(name)]
+    return f"{', '.join(parts)}, in {store.root}"
+
+
+def _what_next(store: RunStore, state: str) -> str:
+    match state:
+        case "finished":
+            data = f"\nTake the data: s3ray export {store.root} --out DIR" if store.has("dataset") else ""
+            return f"Look at it: s3ray report {store.root}{data}"
+        case "running":
+            return "Nothing to do. Should it be killed, the same `s3ray run` command goes on from what is on disk."
+    return "Go on with the same `s3ray run` command: what is on disk is kept and not done again."

@@ -2,9 +2,9 @@
 
 from pydantic import ValidationError
 
+from s3ray.config.job import StrategyConfig
+from s3ray.config.plugins import check_contract, load_class
 from s3ray.errors import InputError
-from s3ray.methods import StrategyConfig
-from s3ray.plugins import check_contract, load_class
 from s3ray.strategies.base import Strategy
 from s3ray.strategies.gold import Gold
 from s3ray.strategies.goldgen import GoldGen

@@ -1,4 +1,9 @@
-"""What a strategy is given and what it answers."""
+"""One stage of a round: which requests still have to be sent, and which outcomes become examples.
+
+A stage has a fixed sequence of requests. Outcomes arrive in any order, but they are *judged* in the order of the
+sequence, so that duplicates, quotas and the final set depend neither on the number of engines nor on time. Called by
+the driver; the pool sees it as a source of requests only.
+"""
 
 import random
 from abc import ABC, abstractmethod
@@ -7,13 +12,36 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from s3ray.methods import StrategyConfig
-from s3ray.mistakes import Mistakes
-from s3ray.probes import Probes
-from s3ray.stage import StagePlan
+from s3ray.config.job import StrategyConfig
+from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.probes import Probes
 from s3ray.tasks import Task
 from s3ray.tasks.gold import Context
-from s3ray.types import Example
+from s3ray.types import Example, GenerationRequest
+
+ANY = ""
+"""Key of the quota that counts every label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """What a strategy asks of one stage.
+
+    ``requests`` is lazy and may be endless where ``quota`` ends the stage: accepted outcomes wanted per label (or in
+    all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage. Where
+    ``NOT_YET`` stands in place of a request, it is asked for again later.
+    """
+
+    name: str
+    requests: Iterator[GenerationRequest]
+    quota: Mapping[str, int] | None = None
+    max_requests: int | None = None
+
+    @property
+    def target(self) -> int | None:
+        """Accepted outcomes wanted in all."""
+        return None if self.quota is None else sum(self.quota.values())
+
 
 Notes = Mapping[str, Sequence[str]]
 """What a note stage left, by key: a label, the number of a cluster, or ``ANY``."""

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import RoundContext, Strategy, TrainingSet
+from s3ray.strategies.base import RoundContext, StagePlan, Strategy, TrainingSet
 
 GOLD_ALONE: Mapping[str, object] = {"train_on_gold": True}
 """The seed settings of a round 0 that writes nothing."""

@@ -6,10 +6,9 @@ that a comparison with S3 at the same seed size differs in the parents alone.
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import NoteStage, RoundContext, Strategy
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
 from s3ray.strategies.requests import Parent, rewrite_plan
-from s3ray.strategies.seedset import SeedSet, with_rationales
+from s3ray.strategies.seed import SeedSet, with_rationales
 
 
 class GoldGen(Strategy):

@@ -6,8 +6,7 @@ copies are rejected from ROUGE-L 0.95 on (``curation.rouge_l``, the preset of th
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import RoundContext, Strategy, TrainingSet
+from s3ray.strategies.base import RoundContext, StagePlan, Strategy, TrainingSet
 from s3ray.strategies.gold import GOLD_ALONE
 from s3ray.strategies.requests import Parent, mistakes_plan
 

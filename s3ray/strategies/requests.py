@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from s3ray.methods import StrategyConfig
-from s3ray.stage import ANY, StagePlan
-from s3ray.strategies.base import RoundContext
+from s3ray.config.job import StrategyConfig
+from s3ray.strategies.base import ANY, RoundContext, StagePlan
 from s3ray.tasks.spec import SUBJECT
 from s3ray.types import NOT_YET, Example, GenerationRequest, Mistake, Span
 

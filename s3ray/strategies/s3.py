@@ -6,10 +6,9 @@ S3 ends with. From ZeroGen's rows, by the student's own errors (Table 5): ``rati
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import NoteStage, RoundContext, Strategy
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
 from s3ray.strategies.requests import Parent, mistakes_plan
-from s3ray.strategies.seedset import SeedSet, with_rationales
+from s3ray.strategies.seed import SeedSet, with_rationales
 
 
 class S3(Strategy):

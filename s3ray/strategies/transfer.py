@@ -6,10 +6,9 @@ S3's rounds; of S3's own seed set it sees nothing.
 
 from collections.abc import Iterator
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import NoteStage, RoundContext, TrainingSet
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, TrainingSet
 from s3ray.strategies.s3 import S3
-from s3ray.strategies.seedset import SeedSet, zero_shot
+from s3ray.strategies.seed import SeedSet, zero_shot
 
 
 class Transfer(S3):

@@ -6,9 +6,8 @@ fields are given, they are the first stage, and ZeroGen too takes them from real
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.stage import StagePlan
-from s3ray.strategies.base import NoteStage, RoundContext, Strategy
-from s3ray.strategies.seedset import SeedSet, zero_shot
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.strategies.seed import SeedSet, zero_shot
 
 
 class ZeroGen(Strategy):

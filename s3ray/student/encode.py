@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from s3ray.config import MIN_SPAN_LENGTH
+from s3ray.config.job import MIN_SPAN_LENGTH
 from s3ray.errors import InputError
 from s3ray.tasks import Task
 from s3ray.types import Example, Span

@@ -16,15 +16,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from s3ray.config import StudentConfig
+from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError
-from s3ray.objects import open_folder
-from s3ray.processor import cpu_flags, has_bfloat16
+from s3ray.machine import cpu_flags, has_bfloat16
+from s3ray.models import make_tokenizer_portable, resolve_model
+from s3ray.storage.object_store import open_folder
 from s3ray.student.encode import Encoded, collate, encode
 from s3ray.student.trained import TRAINED
 from s3ray.tasks import Task
 from s3ray.types import Example
-from s3ray.weights import make_tokenizer_portable, resolve_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import xxhash
 
-from s3ray.config import StudentConfig, data_shaping, fingerprint
+from s3ray.config.job import StudentConfig, data_shaping, fingerprint
 from s3ray.errors import TrainerError
-from s3ray.identity import model_identity
-from s3ray.objects import open_folder, read_file
+from s3ray.models import model_identity
+from s3ray.storage.object_store import open_folder, read_file
 from s3ray.types import EpochReport, Score, StudentJob
 
 TRAINED = "trained.json"
@@ -18,12 +18,12 @@ TRAINED = "trained.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """How a training went. ``lineage`` names what shaped the student (``lineage``).
+    """How a training went. ``training id`` names what shaped the student (``training id``).
 
     Its mistakes are mined in blocks of ``block_rows`` rows, also by a version that would take blocks of another size.
     """
 
-    lineage: str
+    training_id: str
     num_rows: int
     best_epoch: int
     epochs: Sequence[EpochReport]
@@ -35,7 +35,7 @@ class Trained:
         return asdict(self)
 
 
-def lineage(config: StudentConfig, job: StudentJob) -> str:
+def training_id(config: StudentConfig, job: StudentJob) -> str:
     """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
 
     A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie. The checker
@@ -48,7 +48,7 @@ def lineage(config: StudentConfig, job: StudentJob) -> str:
     settings = data_shaping(config) | {"model": model_identity(config.model)}
     if job.checker is None:
         settings = {name: value for name, value in settings.items() if name not in ("weigh", "max_weight")}
-    checker = {} if job.checker is None else {"checker": lineage_at(job.checker)}
+    checker = {} if job.checker is None else {"checker": training_id_at(job.checker)}
     return fingerprint({"student": settings, "seed": job.seed, "files": files} | checker)
 
 
@@ -58,18 +58,18 @@ def questions(job: StudentJob) -> str:
     return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
 
 
-def find_trained(output: str, lineage: str) -> Trained | None:
+def find_trained(output: str, training_id: str) -> Trained | None:
     """What the marker in a student's folder says; None where there is none, or that of another student.
 
     Raises:
         StoreError: it is there and cannot be read.
     """
     found = _marker(output)
-    return _from_dict(found) if found.get("lineage") == lineage else None
+    return _from_dict(found) if found.get("lineage") == training_id else None
 
 
-def lineage_at(output: str) -> str:
-    """What shaped the trained student in a folder (``lineage``).
+def training_id_at(output: str) -> str:
+    """What shaped the trained student in a folder (``training id``).
 
     Raises:
         TrainerError: there is none.

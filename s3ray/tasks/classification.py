@@ -43,14 +43,14 @@ class Classification:
         """The answers to choose from when a text is verified: the one that was asked for, then the others in order."""
         return tuple(self._answers[name] for name in self._asked_first(request))
 
-    def verdict(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
+    def label_probabilities(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
         """The probabilities of ``choices`` as those of the labels, in the task's order."""
         by_name = dict(zip(self._asked_first(request), probabilities, strict=True))
         return tuple(by_name[name] for name in self._answers)
 
-    def certainty(self, request: GenerationRequest, verdict: Sequence[float]) -> float:
+    def certainty(self, request: GenerationRequest, label_probabilities: Sequence[float]) -> float:
         """The probability that a verdict gives to what was asked for."""
-        return verdict[list(self._answers).index(request.label or "")]
+        return label_probabilities[list(self._answers).index(request.label or "")]
 
     def _asked_first(self, request: GenerationRequest) -> list[str]:
         return sorted(self._answers, key=lambda name: name != request.label)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from s3ray.config import GoldConfig
+from s3ray.config.job import GoldConfig
 from s3ray.curation.clean import normalise
 from s3ray.errors import InputError, located
 from s3ray.tasks.source import Row, column, read_hub, read_split

@@ -52,13 +52,13 @@ class SpanAnswers:
         """The answers to choose from when a question is verified: is what was given the right answer to it?"""
         return _CHOICES
 
-    def verdict(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
+    def label_probabilities(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
         """The probability of yes."""
         return tuple(probabilities[:1])
 
-    def certainty(self, request: GenerationRequest, verdict: Sequence[float]) -> float:
+    def certainty(self, request: GenerationRequest, label_probabilities: Sequence[float]) -> float:
         """The probability that a verdict gives to what was asked for."""
-        return verdict[0]
+        return label_probabilities[0]
 
     def show(self, example: Example) -> dict[str, object]:
         """What templates may say about the target of an example that is shown."""

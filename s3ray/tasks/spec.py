@@ -10,10 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
+from s3ray.config.job import NOTE_STAGES, Section
+from s3ray.config.load import read_yaml, validate
 from s3ray.errors import located
-from s3ray.jobfile import read_yaml, validate
-from s3ray.methods import NOTE_STAGES
-from s3ray.section import Section
 from s3ray.tasks.templates import check_template
 
 SUBJECT = "subject"

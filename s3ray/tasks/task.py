@@ -12,9 +12,9 @@ from typing import Any
 import xxhash
 from jinja2 import Template, TemplateError
 
+from s3ray.config.job import NOTE_STAGES
 from s3ray.curation.clean import clean_text, has_word, is_refusal, normalise, read_list
 from s3ray.errors import InputError, located
-from s3ray.methods import NOTE_STAGES
 from s3ray.tasks.classification import Classification
 from s3ray.tasks.span import SpanAnswers
 from s3ray.tasks.spec import SUBJECT, Form, TaskSpec, load_spec, template_parts

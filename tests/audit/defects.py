@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s3ray.config import RunConfig, data_shaping, to_yaml
-from s3ray.dataset import table_from_examples
-from s3ray.store import RunStore
+from s3ray.config.job import RunConfig, data_shaping, to_yaml
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_examples
 from s3ray.tasks import Task, load_task
 from s3ray.types import Example, Origin, Source, Span
 from tests.models import make_bert

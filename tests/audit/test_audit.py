@@ -12,8 +12,8 @@ import pytest
 from s3ray.audit.audit import audit_run
 from s3ray.cli import main
 from s3ray.errors import InputError
-from s3ray.monitor.audit import AUDIT
-from s3ray.store import RunStore
+from s3ray.report.audit import AUDIT
+from s3ray.storage.run_folder import RunStore
 from s3ray.tasks import load_task
 from tests.audit.defects import flipped, gold_reviews, make_model, make_run, question, review, written
 

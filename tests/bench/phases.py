@@ -6,8 +6,8 @@ from s3ray.bench.measures import Measured, cell_profile
 from s3ray.bench.profile import Identity, Profile, Sweep
 from s3ray.bench.record import Life, PhaseRecord
 from s3ray.bench.sweep import Cell
-from s3ray.books import Tally
 from s3ray.generator.engines.base import Timing
+from s3ray.rounds.journal import Tally
 from s3ray.types import EngineLimits, EngineStats
 
 START, DRY, END = 100.0, 120.0, 124.0

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from s3ray.bench.profile import Profile, from_plain, read_profile, to_plain, write_profile
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.bench.phases import IDENTITY, measured, profile, two_engines
 
 PAGE = Path(__file__).parents[2] / "docs" / "bench.md"

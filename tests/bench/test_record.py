@@ -23,7 +23,7 @@ from s3ray.bench.record import (
     value_at,
     whole_phase,
 )
-from s3ray.generator.dispatch import Dispatcher
+from s3ray.generator.scheduling.dispatch import Dispatcher
 from s3ray.types import EngineLimits, EngineStats
 from tests.bench.phases import DRY, END, START, limits, reading, two_engines
 from tests.sources import InsistentSource, make_request

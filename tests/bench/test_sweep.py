@@ -20,9 +20,9 @@ from s3ray.bench.sweep import (
     read_numbers,
     split,
 )
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
 from s3ray.errors import InputError
-from s3ray.jobfile import validate
 from s3ray.strategies import STRATEGIES, make_strategy
 from s3ray.tasks import load_task
 from s3ray.tasks.gold import GoldSplit, load_gold

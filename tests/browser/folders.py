@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s3ray.campaign.grid import Campaign
 from s3ray.campaign.intervals import Answers
-from s3ray.campaign.page import write_comparison
+from s3ray.campaign.report import write_comparison
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import compare
-from s3ray.config import RunConfig, data_shaping, to_yaml
-from s3ray.dataset import table_from_examples
-from s3ray.monitor.audit import AUDIT
-from s3ray.monitor.events import Event, EventLog
+from s3ray.config.grid import Campaign
+from s3ray.config.job import RunConfig, data_shaping, to_yaml
 from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
-from s3ray.monitor.report import write_report
-from s3ray.store import RunStore
+from s3ray.report.audit import AUDIT
+from s3ray.report.run import write_report
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_examples
+from s3ray.telemetry.events import Event, EventLog
 from s3ray.types import EngineReport, Example, FailureReason, Origin, RejectionReason, Source, Span
 from tests.audit.defects import figures
-from tests.campaign.test_grid import load
 from tests.campaign.test_table import STARTED
+from tests.config.test_grid import load
 from tests.events import an_event
 from tests.monitor.run_folder import SCRIPT, Clock, be_ready, new_store, report, some_metrics, write_run
 

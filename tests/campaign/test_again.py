@@ -9,10 +9,10 @@ import pytest
 import ray
 import yaml
 
-from s3ray.campaign.grid import load_campaign
 from s3ray.cli import main
-from s3ray.config import data_shaping, to_yaml
-from s3ray.store import RunStore
+from s3ray.config.grid import load_campaign
+from s3ray.config.job import data_shaping, to_yaml
+from s3ray.storage.run_folder import RunStore
 from tests.campaign.test_table import result
 
 JOB = {

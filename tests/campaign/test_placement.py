@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.campaign.compare import config_of_all
-from s3ray.generator.placement import plan_placement
-from s3ray.generator.plan import NodeFacts
-from tests.campaign.test_grid import load
+from s3ray.campaign.run import config_of_all
+from s3ray.placement.place import plan_placement
+from s3ray.placement.plan import NodeFacts
+from tests.config.test_grid import load
 
 CORES = [NodeFacts(node_id="a", num_cpus=8, num_gpus=0)]
 

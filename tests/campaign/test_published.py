@@ -6,11 +6,11 @@ from pathlib import Path
 
 from benchmarks.audits import GRID, audit_tables
 from benchmarks.unseen import unseen_table
-from s3ray.campaign.grid import load_campaign
-from s3ray.campaign.markdown import to_page
+from s3ray.campaign.report import to_page
 from s3ray.campaign.results import read_result
 from s3ray.campaign.table import compare
-from s3ray.store import RunStore
+from s3ray.config.grid import load_campaign
+from s3ray.storage.run_folder import RunStore
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 PAGE = RESULTS / "methods.md"

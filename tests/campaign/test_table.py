@@ -10,17 +10,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from s3ray.campaign.grid import Campaign
 from s3ray.campaign.intervals import Answers
-from s3ray.campaign.markdown import to_markdown, to_page
-from s3ray.campaign.page import to_json, write_comparison
+from s3ray.campaign.report import to_json, to_markdown, to_page, write_comparison
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import ALL_TASKS, Row, compare
-from s3ray.monitor.events import MadeBy
+from s3ray.config.grid import Campaign
 from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
-from s3ray.store import RunStore
-from tests.campaign.test_grid import GRID, TASKS, load
-from tests.campaign.test_time import EVENTS
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import MadeBy
+from tests.campaign.test_results import EVENTS
+from tests.config.test_grid import GRID, TASKS, load
 from tests.events import an_event
 from tests.monitor.run_folder import some_metrics
 

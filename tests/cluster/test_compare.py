@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.journal import audit
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.cluster.heads import WAIT_S
 from tests.cluster.test_run import FAST, SLOW, events, finish, kill_driver, start, wait_for, write_job
 from tests.models import make_bert

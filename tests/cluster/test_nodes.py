@@ -11,8 +11,8 @@ from ray.cluster_utils import Cluster
 from benchmarks.processes import below
 from s3ray.cluster import node_facts
 from s3ray.generator.pool import GeneratorPool
-from s3ray.monitor.events import EngineEvent, EngineLost, EngineReady, EngineStarting, EngineWaiting, Event
-from s3ray.outcomes import outcomes_from_table
+from s3ray.tables import outcomes_from_table
+from s3ray.telemetry.events import EngineEvent, EngineLost, EngineReady, EngineStarting, EngineWaiting, Event
 from tests.cluster.heads import WAIT_S
 from tests.sources import InsistentSource, make_pool, make_request
 

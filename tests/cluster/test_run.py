@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.journal import audit
 from benchmarks.processes import below
-from s3ray.objects import read_file
-from s3ray.store import RunStore
+from s3ray.storage.object_store import read_file
+from s3ray.storage.run_folder import RunStore
 from tests.buckets import serve_bucket
 from tests.cluster.heads import RAY, WAIT_S, Head
 from tests.models import make_bert
@@ -116,8 +116,10 @@ def test_a_driver_killed_twice_ends_in_the_same_data_as_a_submitted_ray_job(
     assert dataset(out) == undisturbed
 
 
-QUICK_LEASE = "import s3ray.lease as lease; lease.LEASE_S, lease.BEAT_S = 6, 1; from s3ray.cli import main; main()"
-HELD = """import time; from s3ray.store import RunStore; write = RunStore.write_json
+QUICK_LEASE = (
+    "import s3ray.storage.lease as lease; lease.LEASE_S, lease.BEAT_S = 6, 1; from s3ray.cli import main; main()"
+)
+HELD = """import time; from s3ray.storage.run_folder import RunStore; write = RunStore.write_json
 is_held = lambda name: name == "rounds/1/round.json"
 RunStore.write_json = lambda own, name, what: time.sleep(1e6) if is_held(name) else write(own, name, what)
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.cluster.heads import RAY, WAIT_S, Head
 from tests.models import make_bert
 from tests.monitor.test_documented import documented_events

@@ -10,12 +10,12 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from rich.console import Console
 
-from s3ray.config import RunConfig
-from s3ray.jobfile import validate
-from s3ray.monitor.events import Event
-from s3ray.outcomes import outcomes_from_table
-from s3ray.running import plan_job, run_job
-from s3ray.store import RunStore
+from s3ray.config.job import RunConfig
+from s3ray.config.load import validate
+from s3ray.launch.run import plan_job, run_job
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import outcomes_from_table
+from s3ray.telemetry.events import Event
 from tests.cluster.heads import WAIT_S
 from tests.models import make_bert
 from tests.sources import InsistentSource, make_pool, make_request

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from aiohttp import web
 
-from s3ray.config import EndpointConfig, FakeConfig, GeneratorConfig
+from s3ray.config.job import EndpointConfig, FakeConfig, GeneratorConfig
 from s3ray.errors import RequestRefusedError
 from s3ray.generator.engines import ENGINES, engine_class, make_engine
 from s3ray.generator.engines.base import Choice, Engine, EngineSpec

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from s3ray.methods import StrategyConfig
-from s3ray.stage import ANY, StagePlan
+from s3ray.config.job import StrategyConfig
 from s3ray.strategies import STRATEGIES, make_strategy
-from s3ray.strategies.base import RoundContext
+from s3ray.strategies.base import ANY, RoundContext, StagePlan
 from s3ray.tasks import Task, builtin_names, load_task
 from s3ray.tasks.spec import Form
 from s3ray.types import GenerationRequest

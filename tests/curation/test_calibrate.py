@@ -26,10 +26,10 @@ def test_a_generator_that_always_says_yes_is_understood() -> None:
     before, after = learned.accuracy
     assert before < 0.55 < 0.85 < after
     fresh, labels = biased(400, lean=4.0, seed=1)
-    own = [learned.of(verdict)[label] for verdict, label in zip(fresh, labels, strict=True)]
+    own = [learned.of(label_probabilities)[label] for label_probabilities, label in zip(fresh, labels, strict=True)]
     assert np.mean(own) > 0.75
     assert learned.of((0.5, 0.5))[0] < 0.1, "where it does not lean, it means no"
-    firsts = np.array([learned.of(verdict)[0] for verdict in fresh])
+    firsts = np.array([learned.of(label_probabilities)[0] for label_probabilities in fresh])
     likely = (firsts > 0.5) & (firsts < 0.9)
     share = (np.array(labels)[likely] == 0).mean()
     assert share == pytest.approx(firsts[likely].mean(), abs=0.15), "probabilities are shares"
@@ -63,10 +63,10 @@ def test_three_labels() -> None:
 
 
 @pytest.mark.parametrize("verdict", [(1.0, 0.0), (0.0, 1.0)])
-def test_certainty_stays_a_number(verdict: tuple[float, float]) -> None:
+def test_certainty_stays_a_number(label_probabilities: tuple[float, float]) -> None:
     learned = calibrate(*biased(100, lean=1.0), 2)
     assert learned is not None
-    assert sum(learned.of(verdict)) == pytest.approx(1)
+    assert sum(learned.of(label_probabilities)) == pytest.approx(1)
 
 
 def test_few_rows_teach_nothing() -> None:

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import botocore.session
 from ray.scripts import scripts
 
-from s3ray.jobfile import load_config
-from tests.clusters.files import CLUSTER, documents
+from s3ray.config.load import load_config
+from tests.cluster_files.files import CLUSTER, documents
 from tests.docs.pages import ROOT
 
 

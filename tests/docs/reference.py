@@ -11,11 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from s3ray.campaign.grid import CampaignConfig
-from s3ray.config import RunConfig
-from s3ray.plugins import BuiltinOrImportPath
-from s3ray.presets import METHOD_PRESETS, STUDENT_PRESETS
-from s3ray.section import NAME_PATTERN
+from s3ray.config.grid import CampaignConfig
+from s3ray.config.job import METHOD_PRESETS, NAME_PATTERN, STUDENT_PRESETS, RunConfig
+from s3ray.config.plugins import BuiltinOrImportPath
 from s3ray.tasks.spec import TaskSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

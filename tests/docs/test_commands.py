@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.heads import Head
-from tests.clusters.files import Command as Call
-from tests.clusters.files import is_known
+from tests.cluster_files.files import Command as Call
+from tests.cluster_files.files import is_known
 from tests.docs.following import follow_page, needs_ray, page_commands, starts_its_own
 from tests.docs.pages import PAGES, ROOT, Command, commands, inline_commands, name_of
 from tests.docs.rules import RULES, RUN_BEFORE, rule_of

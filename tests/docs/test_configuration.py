@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from s3ray.campaign.grid import CampaignConfig
-from s3ray.config import EndpointConfig, RunConfig, data_shaping
+from s3ray.config.grid import CampaignConfig
+from s3ray.config.job import EndpointConfig, RunConfig, data_shaping
 from s3ray.tasks.spec import TaskSpec
 from tests.docs.reference import PAGE, configuration
 

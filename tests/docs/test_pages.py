@@ -17,9 +17,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_job_file_is_valid() -> None:
-    from s3ray.campaign.grid import load_campaign
-    from s3ray.jobfile import load_config, read_yaml
-    from s3ray.strategies.prompts import check_strategy
+    from s3ray.config.grid import load_campaign
+    from s3ray.config.load import load_config, read_yaml
+    from s3ray.strategies.check import check_strategy
     from s3ray.tasks import load_task
 
     task_named = cache(load_task)  # hundreds of runs have a few tasks

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from s3ray.config import GeneratorConfig
+from s3ray.config.job import GeneratorConfig
 from s3ray.errors import RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec
 from s3ray.generator.engines.vllm import VLLMEngine
+from s3ray.models import resolve_model
 from s3ray.tasks import Task, builtin_names, load_task
 from s3ray.tasks.spec import Form
 from s3ray.types import Generation, GenerationRequest, Parsed, Prompt
-from s3ray.weights import resolve_model
 from tests.sources import make_request
 from tests.tasks.samples import gold_example, request_of
 

@@ -5,15 +5,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from s3ray.config import FakeConfig, GeneratorConfig, SamplingConfig
+from s3ray.config.job import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import EngineHost, Exchange
+from s3ray.generator.actor import EngineHost, Exchange, pack
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing
 from s3ray.generator.engines.fake import FakeEngine
-from s3ray.generator.wire import pack
 from s3ray.generator.worker import ServedTask
-from s3ray.outcomes import outcomes_from_table
+from s3ray.tables import outcomes_from_table
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Limits
 from s3ray.types import FailureReason, Outcome, OutcomeStatus, Prompt, RejectionReason
@@ -113,15 +112,15 @@ def test_the_engine_is_asked_for_the_label_of_what_it_wrote() -> None:
         outcomes = await answers_of(host, 60)
         assert len(outcomes) == 60
         for outcome in outcomes:
-            assert len(outcome.verdict) == 2
-            assert sum(outcome.verdict) == pytest.approx(1)
+            assert len(outcome.label_probabilities) == 2
+            assert sum(outcome.label_probabilities) == pytest.approx(1)
             unverified = before[outcome.index]
             assert (outcome.text, outcome.status) == (unverified.text, unverified.status)
             assert outcome.num_output_tokens == unverified.num_output_tokens + 1, "both calls are paid for"
             assert outcome.num_prompt_tokens > unverified.num_prompt_tokens
-            assert unverified.verdict == ()
+            assert unverified.label_probabilities == ()
         positive = TASK.labels.index("positive")
-        agreed = sum(outcome.verdict[positive] >= 0.5 for outcome in outcomes)
+        agreed = sum(outcome.label_probabilities[positive] >= 0.5 for outcome in outcomes)
         assert 40 <= agreed < 60, "the fake engine favours the label that was asked for, mostly"
 
     run(scenario)
@@ -141,7 +140,7 @@ def test_notes_and_rejected_texts_have_no_verdict() -> None:
         answer = await host.exchange(1, pack([(notes, 1), (cut, 1)]))
         outcomes = [*outcomes_of(answer), *await collect(host, 2 - answer.table.num_rows)]
         assert {outcome.index: outcome.status for outcome in outcomes}[1] is OutcomeStatus.REJECTED
-        assert [outcome.verdict for outcome in outcomes] == [(), ()]
+        assert [outcome.label_probabilities for outcome in outcomes] == [(), ()]
 
     run(scenario)
 
@@ -154,7 +153,7 @@ def test_a_finished_example_is_judged_and_nothing_is_written() -> None:
         answer = await host.exchange(1, pack([(gold, 1)]))
         (outcome,) = [*outcomes_of(answer), *await collect(host, 1 - answer.table.num_rows)]
         assert (outcome.status, outcome.text, outcome.num_output_tokens) == (OutcomeStatus.ACCEPTED, "", 1)
-        assert sum(outcome.verdict) == pytest.approx(1)
+        assert sum(outcome.label_probabilities) == pytest.approx(1)
 
     run(scenario)
 
@@ -169,7 +168,7 @@ def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
 
         host._engine.choose = refuse  # type: ignore[method-assign]
         (outcome,) = await answers_of(host, 1)
-        assert (outcome.status, outcome.verdict) == (OutcomeStatus.ACCEPTED, ())
+        assert (outcome.status, outcome.label_probabilities) == (OutcomeStatus.ACCEPTED, ())
         assert outcome.detail == "not verified: too long"
         assert outcome.text
 

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.processes import below
 from s3ray.errors import PoolError
 from s3ray.generator.pool import GeneratorPool
-from s3ray.monitor.events import EngineGivenUp, EngineLost, Event
-from s3ray.outcomes import outcomes_from_table
+from s3ray.tables import outcomes_from_table
+from s3ray.telemetry.events import EngineGivenUp, EngineLost, Event
 from s3ray.types import FailureReason, GenerationRequest, Outcome
 from tests.sources import InsistentSource, make_pool, make_request
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.monitor.run_folder import Clock, write_run
 
 

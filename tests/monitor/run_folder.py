@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from s3ray.config import RunConfig, data_shaping, to_yaml
-from s3ray.dataset import table_from_examples
-from s3ray.monitor.events import EventLog, read_events
+from s3ray.config.job import RunConfig, data_shaping, to_yaml
 from s3ray.monitor.metrics import Metrics, build_metrics
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_examples
+from s3ray.telemetry.events import EventLog, read_events
 from s3ray.types import EngineReport, Example, Origin, Source
 from tests.events import an_event
 

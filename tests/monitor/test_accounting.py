@@ -1,18 +1,25 @@
 """Every second of every engine and of the train workers is booked once, whatever happens in between."""
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3ray.monitor.accounting import Account, Lane, account
-from s3ray.monitor.events import Event, read_events
-from s3ray.monitor.metrics import shares
-from s3ray.store import RunStore
+from s3ray.monitor.accounting import STATES, Account, Lane, account
+from s3ray.monitor.metrics import per_engine, shares, training_s
+from s3ray.monitor.timeline import MAX_ENGINES_DRAWN, NUM_BINS, rows, trace
+from s3ray.report.plots import lane_parts, lanes_plot
+from s3ray.report.run import write_report
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import Event, read_events
 from tests.events import an_event
+from tests.monitor.run_folder import metrics_of
 
 Happened = tuple[float, str, dict[str, Any]]
 
@@ -325,3 +332,112 @@ def test_the_checker_keeps_the_train_workers_busy_as_a_student_does() -> None:
     (lane,) = account.trainers
     assert (lane.seconds["starting"], lane.seconds["busy"]) == (3, 16)
     assert account.students == (("checker", (1, 9)), ("student 0", (9, 20)))
+
+
+def busy_chunk(round_: int, attempt: int = 1, **engines: dict[str, float]) -> Event:
+    return an_event("chunk_written", attempt=attempt, round=round_, engines=engines)
+
+
+def test_a_run_alone_is_charged_all_that_its_engines_were_busy() -> None:
+    events = [
+        busy_chunk(0, a={"busy_s": 4.0}, b={"busy_s": 3.0}),
+        busy_chunk(0, a={"busy_s": 6.0}, b={"busy_s": 1.0}),  # b was started again
+        busy_chunk(1, a={"busy_s": 7.5}),
+        busy_chunk(1, attempt=2, a={"busy_s": 8.0}),
+    ]
+    assert account(events).busy_s == {0: 4 + 3 + 2 + 1, 1: 1.5 + 8}
+
+
+def test_of_shared_engines_a_run_is_charged_its_part_and_a_copied_round_in_full() -> None:
+    events = [
+        an_event("round_linked", attempt=1, round=0, busy_s=12.5),
+        busy_chunk(1, a={"busy_s": 100.0, "own_busy_s": 2.0}),
+        busy_chunk(1, a={"busy_s": 107.0, "own_busy_s": 3.0}),
+        busy_chunk(1, attempt=2, a={"busy_s": 4.0}),  # it went on alone
+    ]
+    assert account(events).busy_s == {0: 12.5, 1: 9.0}
+
+
+def test_an_engine_costs_all_its_devices_and_an_endpoint_nobody_knows_what() -> None:
+    generator = {"engine": "vllm", "tensor_parallel": 2, "pipeline_parallel": 3, "gpu_share": 1.0}
+    assert per_engine({"generator": generator}) == 6
+    assert (
+        per_engine({"generator": generator | {"tensor_parallel": 1, "pipeline_parallel": 1, "gpu_share": 0.5}}) == 0.5
+    )
+    assert per_engine({"generator": generator | {"engine": "openai"}}) is None
+
+
+def test_a_student_costs_the_seconds_of_all_its_workers() -> None:
+    seconds = {"start": 9.0, "train": 10.0, "score": 2.0}
+    assert training_s(seconds, workers=4) == 48
+    assert training_s(seconds | {"wait": 30.0, "all_workers": 24.0}, workers=4) == 24
+
+
+def test_metrics_know_the_cost_of_every_round(finished: RunStore) -> None:
+    metrics = metrics_of(finished)
+    busy = [entry.device_s.generate or 0 for entry in metrics.rounds]
+    assert sum(busy) == pytest.approx(sum(account(read_events(finished)).busy_s.values()))
+    first = metrics.rounds[0]
+    assert first.device_s.train == 2 * (first.seconds["train"] + first.seconds["score"])
+
+
+def test_the_trace_has_the_schema_of_trace_events(finished: RunStore) -> None:
+    write_report(finished)
+    content = json.loads(Path(finished.path("timeline.json")).read_text(encoding="utf-8"))
+    assert set(content) == {"displayTimeUnit", "traceEvents"}
+    named: dict[tuple[int, int], str] = {}
+    for event in content["traceEvents"]:
+        assert {type(event["pid"]), type(event["tid"])} == {int}
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "thread_name")
+            named[event["pid"], event["tid"]] = event["args"]["name"]
+        else:
+            assert event["ph"] == "X"
+            assert (event["pid"], event["tid"]) in named
+            assert {type(event["ts"]), type(event["dur"])} == {int}
+            assert min(event["ts"], event["dur"]) >= 0
+    assert {"engine-0", "engine-1", "2 train workers", "steps", "engines"} <= set(named.values())
+
+
+def test_the_trace_holds_every_booked_second_and_the_steps_of_the_run(finished: RunStore) -> None:
+    booked = account(read_events(finished))
+    seconds: dict[tuple[int, str], float] = defaultdict(float)
+    for event in trace(booked)["traceEvents"]:
+        if event["ph"] == "X":
+            seconds[event["pid"], event["name"]] += event["dur"] / 1e6
+    for pid, lanes in ((2, booked.engines), (3, booked.trainers)):
+        for state in STATES:
+            assert seconds[pid, state] == pytest.approx(sum(lane.seconds[state] for lane in lanes))
+    assert {name for pid, name in seconds if pid == 1} >= {"round 0 seed", "student 0", "student 2"}
+
+
+def test_the_rows_leave_the_pause_between_two_attempts_out(finished: RunStore) -> None:
+    booked = account(read_events(finished))
+    drawn = rows(booked)
+    assert drawn.total_s == pytest.approx(sum(end - start for start, end in booked.attempts))
+    assert [row.name for row in drawn.rows] == ["engine-0", "engine-1", "2 train workers"]
+    for row, lane in zip(drawn.rows, booked.lanes, strict=True):
+        assert sum(last - first for _, first, last in row.pieces) == NUM_BINS
+        busy = sum(last - first for state, first, last in row.pieces if state == "busy") / NUM_BINS
+        assert busy * drawn.total_s == pytest.approx(lane.seconds["busy"], rel=0.1)
+
+
+def test_of_many_engines_the_first_are_drawn() -> None:
+    starts = [an_event("engine_starting", time=0.0, attempt=1, engine=f"engine-{number}") for number in range(40)]
+    drawn = rows(account([*starts, an_event("run_finished", time=9.0, attempt=1)]))
+    assert (len(drawn.rows), drawn.num_left_out) == (MAX_ENGINES_DRAWN, 40 - MAX_ENGINES_DRAWN)
+    assert drawn.seconds["starting"] == 40 * 9
+    assert len(drawn.rows[-1].pieces) == 1
+
+
+def test_the_plot_has_a_row_for_each_and_a_legend_of_the_states(finished: RunStore) -> None:
+    drawn = rows(account(read_events(finished)))
+    plot = str(lanes_plot(drawn))
+    assert all(name in plot for name in ("engine-0", "engine-1", "2 train workers"))
+    assert {part.name for part in lane_parts(drawn)} == {state for state in STATES if drawn.seconds[state]}
+    assert len({part.colour for part in lane_parts(drawn)}) == len(lane_parts(drawn))
+
+
+def test_a_run_that_has_not_begun_has_no_rows() -> None:
+    assert rows(account([])).rows == ()
+    assert trace(account([]))["traceEvents"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from s3ray.monitor.events import CAMPAIGN_EVENTS, EVENTS
 from s3ray.monitor.prometheus import METRICS
+from s3ray.telemetry.events import CAMPAIGN_EVENTS, EVENTS
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {**EVENTS, **CAMPAIGN_EVENTS}

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from s3ray.errors import StoreError
-from s3ray.monitor.events import ChunkWritten, read_events
 from s3ray.monitor.metrics import read_metrics
-from s3ray.monitor.report import write_report
-from s3ray.store import RunStore
+from s3ray.report.run import write_report
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import ChunkWritten, read_events
 from tests.monitor.run_folder import metrics_of, new_store, write_run
 
 

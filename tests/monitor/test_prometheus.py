@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.monitor.events import ChunkWritten, Event, EventLog, read_events
-from s3ray.monitor.prometheus import METRICS, Meter, Sample
+from s3ray.monitor.prometheus import METRICS, MetricUpdates, Sample
 from s3ray.monitor.run_view import RunView
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import ChunkWritten, Event, EventLog, read_events
 from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store, start_engines, start_run, write_chunk
 
@@ -27,11 +27,11 @@ def collect(samples: list[Sample]) -> dict[Key, float]:
 
 
 def of_run(store: RunStore, run: str = "quickstart") -> list[Sample]:
-    meter = Meter(run, RunView())
+    meter = MetricUpdates(run, RunView())
     return [sample for event in read_events(store) for sample in meter.samples(event)]
 
 
-def _hear(samples: list[Sample], meter: Meter, event: Event) -> None:
+def _hear(samples: list[Sample], meter: MetricUpdates, event: Event) -> None:
     samples += meter.samples(event)
 
 
@@ -79,7 +79,7 @@ def test_a_start_that_goes_on_counts_afresh_and_knows_the_time_before(tmp_path: 
     for attempt in (1, 2):
         samples.clear()
         log = EventLog(store, "quickstart", attempt, clock)
-        log.listen(partial(_hear, samples, Meter("quickstart", RunView.replay(read_events(store)))))
+        log.listen(partial(_hear, samples, MetricUpdates("quickstart", RunView.replay(read_events(store)))))
         start_run(log, resumed=attempt > 1)
         start_engines(log, clock)
         log.emit(an_event("stage_started", round=0, stage="seed", target=200, known=0))

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.monitor.events import EventLog, read_events
 from s3ray.monitor.run_view import SILENT_S, Load, RunView
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import EventLog, read_events
 from s3ray.types import EngineReport
 from tests.events import an_event
 from tests.monitor.run_folder import (

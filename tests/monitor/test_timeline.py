@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from s3ray.monitor.accounting import account
-from s3ray.monitor.events import ChunkWritten, read_events
 from s3ray.monitor.timeline import timeline
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import ChunkWritten, read_events
 from tests.events import an_event
 
 

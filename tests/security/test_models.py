@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from s3ray.audit.audit import audit_run
-from s3ray.config import StudentConfig, to_yaml
+from s3ray.config.job import StudentConfig, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.vllm import VLLMEngine
-from s3ray.store import RunStore
+from s3ray.models import check_model, resolve_model
+from s3ray.storage.run_folder import RunStore
 from s3ray.student.model import load_student
 from s3ray.tasks import load_task
-from s3ray.weights import check_model, resolve_model
 from tests.models import make_bert
 from tests.monitor.run_folder import make_config, write_run
 

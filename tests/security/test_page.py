@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3ray.monitor.report import write_report
+from s3ray.report.run import write_report
 from tests.monitor.run_folder import write_run
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;"

@@ -12,11 +12,11 @@ import yaml
 
 import s3ray
 from s3ray.errors import S3RayError
-from s3ray.export import export_dataset
-from s3ray.monitor.events import EventLog
-from s3ray.monitor.report import write_report
-from s3ray.store import RunStore
-from s3ray.student.state import PLAIN, TENSORS, read_state, write_state
+from s3ray.report.export import export_dataset
+from s3ray.report.run import write_report
+from s3ray.storage.run_folder import RunStore
+from s3ray.student.checkpoint import PLAIN, TENSORS, read_state, write_state
+from s3ray.telemetry.events import EventLog
 from tests.events import an_event
 from tests.monitor.run_folder import write_run
 from tests.security.test_models import Bomb

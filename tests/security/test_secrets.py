@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from s3ray.config import RunConfig
+from s3ray.config.job import RunConfig
 from s3ray.errors import InputError
-from s3ray.generator.plan import NodeFacts
-from s3ray.masking import mask, secret_in
-from s3ray.monitor.events import EventLog
-from s3ray.monitor.logs import log_from
-from s3ray.monitor.report import write_report
-from s3ray.preflight import check_job, check_placement
-from s3ray.running import _plan_lines, failures_told
-from s3ray.store import RunStore
+from s3ray.launch.preflight import check_job, check_placement
+from s3ray.launch.run import _plan_lines, failures_told
+from s3ray.placement.plan import NodeFacts
+from s3ray.redaction import mask, secret_in
+from s3ray.report.run import write_report
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import EventLog
+from s3ray.telemetry.logs import log_from
 from tests.events import an_event
 from tests.monitor.run_folder import write_run
 

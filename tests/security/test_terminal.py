@@ -13,7 +13,7 @@ from rich.table import Table
 from s3ray.cli import main
 from s3ray.monitor.campaign import campaign_status
 from s3ray.monitor.terminal import Terminal
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from tests.monitor.run_folder import write_run
 
 # Clears the screen, names the window, asks it to type that name, turns text around, begins a sequence in one byte.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.campaign.grid import load_campaign
+from s3ray.config.grid import load_campaign
+from s3ray.config.load import load_config, parse_settings, parse_value, read_yaml
 from s3ray.errors import InputError
-from s3ray.jobfile import load_config, parse_settings, parse_value, read_yaml
 from s3ray.tasks import load_task
 
 LAUGHS = "a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(

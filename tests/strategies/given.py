@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s3ray.config import RunConfig
-from s3ray.dataset import examples_from_table, table_from_mistakes
-from s3ray.jobfile import validate
-from s3ray.methods import StrategyConfig
-from s3ray.mistakes import Mistakes
-from s3ray.probes import PROBE_SCHEMA, Probes
-from s3ray.stage import StagePlan
-from s3ray.store import RunStore
+from s3ray.config.job import RunConfig, StrategyConfig
+from s3ray.config.load import validate
+from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
-from s3ray.strategies.base import RoundContext
+from s3ray.strategies.base import RoundContext, StagePlan
+from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.probes import Probes
+from s3ray.tables import PROBE_SCHEMA, examples_from_table, table_from_mistakes
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import Context
 from s3ray.types import Example, GenerationRequest, Mistake, Origin, Source, Span, StudentJob, StudentResult
-from tests.test_driver import GOLD, ScriptedGenerator, ScriptedTrainer, drive
+from tests.rounds.test_driver import GOLD, ScriptedGenerator, ScriptedTrainer, drive
 
 REVIEWS = load_task("review_sentences")
 QNLI = load_task("qnli")

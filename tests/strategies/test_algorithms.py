@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from s3ray.types import Source
+from tests.rounds.test_driver import GOLD
 from tests.strategies.given import Run, read
-from tests.test_driver import GOLD
 
 ROUNDS = 2
 SEEDS = 12

@@ -8,8 +8,8 @@ import pytest
 
 from s3ray.strategies.progen import NUM_SHOWN, POOL_SIZE
 from s3ray.types import GenerationRequest, Outcome, Source
+from tests.rounds.test_driver import GOLD, Interrupted, ScriptedGenerator, drive
 from tests.strategies.given import PLAIN, Run, Student, job, read
-from tests.test_driver import GOLD, Interrupted, ScriptedGenerator, drive
 
 EQUAL: dict[str, Any] = {"rows": 30, "seed_examples": 12, "rounds": 2}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.methods import PlusConfig, StrategyConfig
+from s3ray.config.job import PlusConfig, StrategyConfig
 from s3ray.strategies import STRATEGIES, make_strategy
 from s3ray.strategies.base import TrainingSet
 from s3ray.tasks import Task

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from s3ray.config import StudentConfig
-from s3ray.dataset import table_from_examples
+from s3ray.config.job import StudentConfig
+from s3ray.tables import table_from_examples
 from s3ray.tasks import Task, load_task
 from s3ray.types import Example, Origin, Source, StudentJob
 from tests.models import make_bert

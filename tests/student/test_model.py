@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from s3ray.config import StudentConfig
+from s3ray.config.job import StudentConfig
+from s3ray.student.evaluate import head_of
 from s3ray.student.model import computes_in_bfloat16, load_student
-from s3ray.student.probe import head_of
 from s3ray.tasks import Task
 from s3ray.types import Example
 

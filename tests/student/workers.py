@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from s3ray.dataset import mistakes_from_table
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 from s3ray.student.ranks import Ranks, SingleProcess
+from s3ray.tables import mistakes_from_table
 from s3ray.tasks import Task
 from s3ray.types import Mistake, StudentJob
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from s3ray.config import GoldConfig
+from s3ray.config.job import GoldConfig
 from s3ray.tasks import Task, builtin_names, load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.tasks.spec import Form, template_parts

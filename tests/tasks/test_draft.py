@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from s3ray.cli import main
-from s3ray.config import GoldConfig
+from s3ray.config.job import GoldConfig
+from s3ray.config.load import load_config
 from s3ray.errors import InputError
-from s3ray.jobfile import load_config
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.draft import draft
 from s3ray.tasks.gold import load_gold

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s3ray.config import GoldConfig
+from s3ray.config.job import GoldConfig
 from s3ray.curation.clean import normalise
 from s3ray.errors import InputError
 from s3ray.tasks import Task

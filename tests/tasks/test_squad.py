@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.data.metrics import squad_metrics
 
-from s3ray.config import GoldConfig
+from s3ray.config.job import GoldConfig
 from s3ray.tasks import load_task
 from s3ray.tasks.gold import load_gold
 from s3ray.tasks.metrics import exact_match, normalise_answer, token_f1

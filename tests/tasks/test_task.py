@@ -36,7 +36,7 @@ def test_a_question_for_the_label_shows_what_was_written_and_what_was_given(make
     prompt = task.render(task.verification(request, "Shares fell."), "completion")
     assert prompt.text == 'Today: Shares fell.\nIs it sports news or business news or home news? It is "'
     assert prompt.choices == ("business news", "sports news", "home")
-    assert task.target.verdict(request, (0.7, 0.2, 0.1)) == (0.2, 0.7, 0.1)
+    assert task.target.label_probabilities(request, (0.7, 0.2, 0.1)) == (0.2, 0.7, 0.1)
     assert task.target.certainty(request, (0.2, 0.7, 0.1)) == 0.7
     assert task.render(request, "completion").choices == ()
 

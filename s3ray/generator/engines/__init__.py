@@ -1,7 +1,7 @@
 """Engines by name or import path. Heavy imports happen inside the engine's own module, when an actor asks for it."""
 
+from s3ray.config.plugins import check_contract, load_class
 from s3ray.generator.engines.base import Engine, EngineSpec
-from s3ray.plugins import check_contract, load_class
 
 ENGINES = {
     "vllm": "s3ray.generator.engines.vllm:VLLMEngine",

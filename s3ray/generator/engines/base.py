@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from s3ray.config import GeneratorConfig
+from s3ray.config.job import GeneratorConfig
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 

@@ -23,9 +23,9 @@ import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
-from s3ray.generator.engines.choices import read_likeliest, told_tokens
-from s3ray.generator.engines.congestion import Gate
-from s3ray.masking import hide, scrub
+from s3ray.generator.engines.label_probabilities import read_likeliest, told_tokens
+from s3ray.generator.engines.rate_limit import Gate
+from s3ray.redaction import hide, scrub
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _CONNECT_S = 10.0

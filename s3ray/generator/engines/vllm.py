@@ -19,11 +19,10 @@ from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
-from s3ray.generator.engines.choices import first_tokens, shares
-from s3ray.memory import MemoryWatch, wait_for_memory
-from s3ray.processor import cpu_flags, cpu_name, has_bfloat16
+from s3ray.generator.engines.label_probabilities import first_tokens, shares
+from s3ray.machine import MemoryWatch, cpu_flags, cpu_name, has_bfloat16, wait_for_memory
+from s3ray.models import resolve_model
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
-from s3ray.weights import resolve_model
 
 _ENDING = 48  # characters of a prompt's end that decide how what follows is cut into tokens
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from s3ray.config import FakeConfig, GeneratorConfig
+from s3ray.config.job import FakeConfig, GeneratorConfig
 from s3ray.curation.duplicates import DuplicateIndex
 from s3ray.errors import EngineDeadError
 from s3ray.generator.engines.base import EngineSpec

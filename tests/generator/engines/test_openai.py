@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from s3ray.config import EndpointConfig, GeneratorConfig, SamplingConfig
+from s3ray.config.job import EndpointConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines import congestion as congestion_module
 from s3ray.generator.engines import openai as openai_module
+from s3ray.generator.engines import rate_limit as congestion_module
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.openai import OpenAIEngine, read_retry_after
-from s3ray.masking import scrub
+from s3ray.redaction import scrub
 from s3ray.types import Generation, Prompt
 from tests.endpoints import Answer, Endpoint, complete, refuse, tell
 

@@ -1,0 +1,337 @@
+"""Runs a grid of jobs on one cluster: one pool, one queue for training, one folder and one thread for each run."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from s3ray.campaign.report import to_markdown, write_comparison
+from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
+from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_round, trained_students
+from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer
+from s3ray.campaign.table import compare
+from s3ray.cluster import connected, node_facts
+from s3ray.config.grid import Campaign, GridRun
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.errors import RunError, S3RayError, located
+from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
+from s3ray.generator.worker import ServedTask
+from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.launch.run import carry_out, failures_told, make_trainer, next_attempt
+from s3ray.monitor.accounting import account
+from s3ray.monitor.campaign import milestone_of_run
+from s3ray.monitor.prometheus import RayMetrics
+from s3ray.monitor.run_view import RunView
+from s3ray.monitor.terminal import say
+from s3ray.placement.place import plan_placement
+from s3ray.placement.plan import NodeFacts, Plan, in_words
+from s3ray.rounds.students import Trainer
+from s3ray.storage.local import join
+from s3ray.storage.run_folder import RunStore, locked
+from s3ray.student.trained import questions, training_id
+from s3ray.telemetry.events import (
+    CampaignFinished,
+    CampaignStarted,
+    CheckerFinished,
+    CheckerStarted,
+    Event,
+    EventLog,
+    MadeBy,
+    RoundClosed,
+    RoundLinked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StudentFinished,
+    StudentLinked,
+    StudentStarted,
+    TestScored,
+    read_events,
+)
+from s3ray.telemetry.logs import log_apart, log_from
+from s3ray.telemetry.provenance import code_version
+from s3ray.telemetry.records import from_plain
+from s3ray.types import StudentJob
+
+_PASSED_ON = (
+    *(RunStarted, StageStarted, StageFinished, RoundClosed, StudentStarted, StudentFinished),
+    *(CheckerStarted, CheckerFinished, TestScored, RunFinished, RunFailed),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run of the campaign, ready to go."""
+
+    number: int
+    spec: GridRun
+    job: Job
+    plan: Plan
+    store: RunStore
+
+    @property
+    def served_task(self) -> str:
+        """Name of what its requests need in the actors; equal for runs that need the same."""
+        served = ServedTask.of(self.job.config, self.job.task)
+        return f"{self.job.settings['task_content']}/{served.clean}/{served.verify}"
+
+    def work(self, student: StudentJob) -> float:
+        """What a student is to learn, as rows times epochs."""
+        rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
+        return float(rows * self.job.config.student.epochs)
+
+    def urgency(self) -> Urgency:
+        """Priority first, then who has most rounds to go, then the order of the grid."""
+        return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
+
+
+def run_campaign(campaign: Campaign, folder: str, console: Console, *, command: str) -> None:
+    """Run a grid to its end, or go on with it; then write and print its table, which names ``command``.
+
+    Raises:
+        InputError: a job of it cannot run; nothing was started.
+        RunError: some of the runs could not go on; the others are finished, and the same command goes on.
+    """
+    own = RunStore(folder)
+    stores = {run.name: RunStore(join(folder, run.name)) for run in campaign.runs}
+    todo = [run for run in campaign.runs if not is_finished(stores[run.name], run.config)]
+    for run in campaign.runs:
+        if run not in todo:
+            check_finished(stores[run.name], run.config)
+    failed = _finish(campaign, todo, stores, own, command, console) if todo else []
+    _conclude(campaign, stores, own, console)
+    if failed:
+        hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
+        raise RunError(f"{len(failed)} of {len(stores)} runs could not go on: {', '.join(failed)}", hint)
+
+
+def _finish(
+    campaign: Campaign,
+    todo: Sequence[GridRun],
+    stores: Mapping[str, RunStore],
+    own: RunStore,
+    command: str,
+    console: Console,
+) -> list[str]:
+    """Run what is not finished. Returns the names of those that failed."""
+    jobs = {}
+    for spec in todo:
+        with located(f"{campaign.file}: {spec.name}"):
+            jobs[spec.name] = check_job(spec.config)
+    for name, job in jobs.items():
+        stores[name].check(job.settings)
+    with contextlib.ExitStack() as cluster:
+        with located(campaign.file):
+            words = cluster.enter_context(connected(todo[0].config.cluster.address))
+        console.print(words, style="dim", highlight=False)
+        nodes = node_facts()
+        runs = []
+        for spec in todo:
+            with located(f"{campaign.file}: {spec.name}"):
+                job, plan = check_placement(jobs[spec.name], nodes)
+            number = campaign.runs.index(spec)
+            runs.append(_Run(number=number, spec=spec, job=job, plan=plan, store=stores[spec.name]))
+        with locked([own, *(run.store for run in runs)], partial(say, console)):
+            for run in runs:
+                run.store.check(run.job.settings)
+                task = run.job.task.spec.model_dump(mode="json")
+                run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
+            events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
+            made_by = MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
+            events.emit(CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
+            return _run_all(campaign, runs, stores.values(), nodes, events, console)
+
+
+def _run_all(
+    campaign: Campaign,
+    runs: Sequence[_Run],
+    stores: Iterable[RunStore],
+    nodes: Sequence[NodeFacts],
+    events: EventLog,
+    console: Console,
+) -> list[str]:
+    """Run what is not finished; runs with the same generator at once. ``stores`` are of all runs of the campaign."""
+    log_from(run=campaign.config.name)
+    events.listen(RayMetrics().of(campaign.config.name, RunView()))
+    started = time.monotonic()
+    seeds: SharedWork[RunStore] = SharedWork()
+    students: SharedWork[TrainedStudent] = SharedWork()
+    for key, student in trained_students(stores):
+        students.note(key, student)
+    for store in stores:
+        # A light copy of a finished run has the marker at the most.
+        if 0 in store.rounds() and store.has(store.accepted(0)):
+            seeds.note(store.requests["seed"], store)
+    groups: dict[str, list[_Run]] = {}
+    for run in runs:
+        groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
+    failed = [
+        name
+        for group in groups.values()
+        for name in _run_group(campaign, group, nodes, events, seeds, students, console)
+    ]
+    events.emit(CampaignFinished(seconds=time.monotonic() - started, failed=tuple(failed)))
+    return failed
+
+
+def _run_group(
+    campaign: Campaign,
+    runs: Sequence[_Run],
+    nodes: Sequence[NodeFacts],
+    events: EventLog,
+    seeds: SharedWork[RunStore],
+    students: SharedWork[TrainedStudent],
+    console: Console,
+) -> list[str]:
+    """Run jobs that have their generator in common, all at once."""
+    passes = _passes_devices(runs[0].job.config, nodes)
+    config = config_of_all(campaign, [run.job.config for run in runs], passes)
+    plan = plan_placement(config, nodes)
+    source = SharedSource()
+    tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
+    devices = DeviceQueue(
+        _devices(config, plan, nodes, campaign.config.trainings, passes),
+        lambda: source.num_customers,
+        lambda: pool.num_holding,
+    )
+    sharing = Sharing(source=source, num_allowed=devices.num_allowed)
+    pool = GeneratorPool(config, tasks, plan, emit=events.emit, sharing=sharing)
+    per_engine, meters, own_name = _per_engine(plan), RayMetrics(), campaign.config.name
+    service = PoolService(
+        pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
+    )
+
+    def carry_out_one(run: _Run) -> None:
+        name = run.spec.name
+        log_apart(run=name)
+        log = EventLog(run.store, name, attempt=next_attempt(run.store))
+        log.listen(partial(_tell, console))
+        log.listen(meters.of(name, RunView.replay(read_events(run.store))))
+        log.listen(lambda event: events.pass_on(event) if type(event) in _PASSED_ON else None)
+        log.listen(lambda event: _note_round(event, run, seeds, devices))
+
+        def trainer_with(num_workers: int) -> Trainer:
+            student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
+            beside = 1 if passes else campaign.config.trainings
+            return make_trainer(student, run.job, plan, run.store, f"{own_name}-{name}", num_trainings=beside)
+
+        trainer = RunTrainer(
+            trainer_with,
+            devices,
+            students,
+            run.store,
+            urgency=run.urgency,
+            work=run.work,
+            training_id=partial(training_id, run.job.config.student),
+            questions=questions,
+            on_copy=lambda student: log.emit(StudentLinked(from_run=student.store.name, student=student.folder)),
+        )
+        with failures_told(run.store, log), _seed_set(run, log, seeds):
+            own = replace(plan, num_workers=run.plan.num_workers)
+            carry_out(run.job, own, run.store, log, RunGenerator(service, run.served_task, run.urgency), trainer)
+
+    try:
+        return _in_threads(runs, carry_out_one, console)
+    finally:
+        service.close()
+
+
+def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], console: Console) -> list[str]:
+    """Each run in a thread of its own; one that fails leaves the others alone."""
+    failed: list[str] = []
+
+    def guarded(run: _Run) -> None:
+        try:
+            carry_out_one(run)
+        except S3RayError as error:
+            failed.append(run.spec.name)
+            say(console, f"[{run.spec.name}] {error}")
+
+    # Daemons: Ctrl-C ends the process although Ray Train waits in one of them. What is on disk is safe.
+    threads = [threading.Thread(target=guarded, args=(run,), name=run.spec.name, daemon=True) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed
+
+
+@contextlib.contextmanager
+def _seed_set(run: _Run, log: EventLog, seeds: SharedWork[RunStore]) -> Iterator[None]:
+    """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
+    if not run.job.config.generates or run.store.files(run.store.in_round(0, "")):
+        yield
+        return
+    with seeds.claimed(run.job.requests["seed"]) as found:
+        if found is not None:
+            report = copy_round(found, run.store, 0)
+            busy_s = account(read_events(found)).busy_s.get(0, 0.0)
+            log.emit(from_plain(RoundLinked, report | {"from_run": found.name, "busy_s": busy_s}, found.root))
+        yield
+
+
+def _note_round(event: Event, run: _Run, seeds: SharedWork[RunStore], devices: DeviceQueue) -> None:
+    if type(event) is RoundClosed:
+        devices.learn_generation(0.0, 1)
+        if event.round == 0:
+            seeds.note(run.job.requests["seed"], run.store)
+
+
+def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
+    """Whether engines and trainings pass devices to each other; else each side has its own, or cores that both use."""
+    return config.placement.mode == "swap" and any(node.num_gpus for node in nodes)
+
+
+def config_of_all(campaign: Campaign, configs: Sequence[RunConfig], passes: bool) -> RunConfig:
+    """A job that stands for all of them where engines and train workers are placed: one that writes, if any does."""
+    config = next((config for config in configs if config.generates), configs[0])
+    workers = max(config.student.workers for config in configs)
+    if not passes:
+        workers *= campaign.config.trainings
+    student = config.student.model_copy(update={"workers": workers})
+    return config.model_copy(update={"name": campaign.config.name, "student": student})
+
+
+def _per_engine(plan: Plan) -> float:
+    return plan.engines[0].num_gpus if plan.engines and plan.device == "gpu" else 1.0
+
+
+def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int, passes: bool) -> Devices:
+    """What there is to divide; engines that take no device leave none either."""
+    is_split = not passes or not _per_engine(plan)
+    num_gpus = sum(node.num_gpus for node in nodes)
+    return Devices(
+        num_devices=num_gpus,
+        per_engine=_per_engine(plan) or 1.0,
+        per_worker=plan.gpus_per_worker,
+        num_engines=plan.num_wanted,
+        min_workers=config.student.least_workers,
+        max_workers=config.student.workers // (1 if passes else num_trainings),
+        is_split=is_split,
+        num_trainings=num_trainings,
+    )
+
+
+def _tell(console: Console, event: Event) -> None:
+    """Prints the milestones of a run, each line with the run's name."""
+    line = milestone_of_run(event)
+    if line is not None:
+        say(console, line)
+
+
+def _conclude(campaign: Campaign, stores: Mapping[str, RunStore], own: RunStore, console: Console) -> None:
+    finished = [run.name for run in campaign.runs if is_finished(stores[run.name], run.config)]
+    results = {name: read_result(stores[name]) for name in finished}
+    rows = compare(campaign, results)
+    if rows:
+        write_comparison(own, campaign, rows, results, list(read_events(own)))
+        console.print(Markdown(to_markdown(campaign, rows)))
+        console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

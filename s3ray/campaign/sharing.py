@@ -1,0 +1,366 @@
+"""How many devices generate and how many train, while many runs want both. Pure: facts in, a number out.
+
+Training goes before: it ends soon, and what it ends is the next round's generation. But engines that leave must be
+loaded again, so they keep the part of the devices that generation has cost so far, and only what they have beyond that
+makes way and comes back. While there is nothing to generate, students take as many workers as find room.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_student
+from s3ray.errors import PoolError, S3RayError
+from s3ray.generator.pool import Emit, GeneratorPool
+from s3ray.generator.shared_pool import SharedSource, Urgency, by_stage
+from s3ray.monitor.accounting import BusyClock
+from s3ray.rounds.stage import Stage
+from s3ray.rounds.students import Trainer
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import Chunk
+from s3ray.telemetry.events import AnswersDealt
+from s3ray.types import EngineReport, StudentJob, StudentResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """What there is and what each takes: GPUs that engines and train workers pass to each other.
+
+    A student takes ``min_workers`` to ``max_workers`` of ``per_worker`` devices. Where ``is_split``, the engines keep
+    devices of their own, and ``num_trainings`` students train at once, with ``max_workers`` each.
+    """
+
+    num_devices: int
+    per_engine: float
+    per_worker: float
+    num_engines: int
+    min_workers: int
+    max_workers: int
+    is_split: bool
+    num_trainings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Who wants and who has what at a moment: stages that want answers, students that wait, workers at training."""
+
+    num_stages: int
+    num_waiting: int
+    num_training: int
+    num_workers: int
+
+
+class Shares:
+    """Divides the devices of a campaign. ``learn`` what rounds and students cost, as it comes to be known."""
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._cost = {"generate": [0.0, 0], "train": [0.0, 0]}
+
+    def learn(self, phase: str, device_s: float, num_done: int) -> None:
+        """So many rounds were generated (``generate``) or students trained (``train``), in so many device-seconds."""
+        self._cost[phase][0] += device_s
+        self._cost[phase][1] += num_done
+
+    def num_engines(self, demand: Demand) -> int:
+        """Engines that may hold devices."""
+        devices = self._devices
+        if devices.is_split:
+            return devices.num_engines
+        each = devices.min_workers if demand.num_stages else devices.max_workers
+        wanted = (demand.num_workers + demand.num_waiting * each) * devices.per_worker
+        beside = int((devices.num_devices - wanted) // devices.per_engine)
+        if demand.num_stages:
+            # One student at least trains whatever the engines would like to keep.
+            least = max(demand.num_workers, devices.min_workers * bool(demand.num_waiting)) * devices.per_worker
+            beside = max(beside, min(self._own_part(), int((devices.num_devices - least) // devices.per_engine)))
+        return max(0, min(beside, devices.num_engines))
+
+    def num_workers(self, demand: Demand, num_engines: int, part: float) -> int:
+        """Workers that the next student gets beside so many engines; 0: it waits on.
+
+        ``part`` (0 to 1) is its part of the work of all students that wait.
+        """
+        devices = self._devices
+        if devices.is_split:
+            return devices.max_workers if demand.num_training < devices.num_trainings else 0
+        room = self._room(demand, min(num_engines, self.num_engines(demand)))  # once those that are too many have left
+        wanted = min(max(round(room * part), devices.min_workers), devices.max_workers)
+        return wanted if wanted <= self._room(demand, num_engines) else 0
+
+    def _room(self, demand: Demand, num_engines: int) -> int:
+        """Train workers that would fit beside so many engines."""
+        devices = self._devices
+        free = devices.num_devices - demand.num_workers * devices.per_worker - num_engines * devices.per_engine
+        return int(free // devices.per_worker)
+
+    def _own_part(self) -> int:
+        """Engines whose devices are to all as a round's generation is to a round, in cost."""
+        most = self._devices.num_devices / self._devices.per_engine
+        (generate_s, num_rounds), (train_s, num_students) = self._cost["generate"], self._cost["train"]
+        if not (num_rounds and num_students):
+            return max(1, int(most / 2))
+        generate, train = generate_s / num_rounds, train_s / num_students
+        return max(1, round(most * generate / (generate + train)))
+
+
+_LOOK_EVERY_S = 0.25
+
+
+class DeviceQueue:
+    """Who trains when. A training waits until engines have made room for it; the most urgent one goes first."""
+
+    def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
+        """``num_stages`` want answers at this moment, and ``num_engines`` hold devices."""
+        self._shares = Shares(devices)
+        self._per_worker = devices.per_worker
+        self._num_stages = num_stages
+        self._num_engines = num_engines
+        self._waiting: dict[Urgency, float] = {}
+        self._num_workers: list[int] = []
+        self._changed = threading.Condition()
+
+    def num_allowed(self) -> int:
+        """Engines that may hold devices at this moment."""
+        with self._changed:
+            return self._shares.num_engines(self._demand())
+
+    @contextlib.contextmanager
+    def training(self, urgency: Urgency, work: float) -> Iterator[int]:
+        """Hold the devices of one student, once it is its turn; yields its number of workers.
+
+        ``urgency`` is nobody else's, and ``work`` (rows times epochs) is compared with the work of others that wait.
+        """
+        with self._changed:
+            self._waiting[urgency] = work
+            while not (num_workers := self._granted(urgency)):
+                self._changed.wait(_LOOK_EVERY_S)
+            del self._waiting[urgency]
+            self._num_workers.append(num_workers)
+        started = time.monotonic()
+        try:
+            yield num_workers
+        finally:
+            with self._changed:
+                self._num_workers.remove(num_workers)
+                self._shares.learn("train", (time.monotonic() - started) * num_workers * self._per_worker, 1)
+                self._changed.notify_all()
+
+    def learn_generation(self, device_s: float, num_rounds: int) -> None:
+        """So much of the engines' time went into so many rounds."""
+        with self._changed:
+            self._shares.learn("generate", device_s, num_rounds)
+
+    def _demand(self) -> Demand:
+        return Demand(
+            num_stages=self._num_stages(),
+            num_waiting=len(self._waiting),
+            num_training=len(self._num_workers),
+            num_workers=sum(self._num_workers),
+        )
+
+    def _granted(self, urgency: Urgency) -> int:
+        if min(self._waiting) != urgency:
+            return 0
+        part = self._waiting[urgency] / sum(self._waiting.values())
+        return self._shares.num_workers(self._demand(), self._num_engines(), part)
+
+
+class PoolService:
+    """Runs the pool in a thread from when the first stage joins, and brings each stage its answers."""
+
+    def __init__(
+        self, pool: GeneratorPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]
+    ) -> None:
+        """``pool`` shares ``source``. ``on_busy`` hears of the seconds that engines were busy, as they become known."""
+        self._pool = pool
+        self._source = source
+        self._emit = emit
+        self._on_busy = on_busy
+        self._boxes: dict[int, queue.SimpleQueue[Chunk]] = {}
+        self._clock = BusyClock()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def answers(self, stage: Stage, *, served_task: str, urgency: Urgency) -> Iterator[Chunk]:
+        """Answer the requests of a stage until it wants no more; see ``driver.Generator``.
+
+        Raises:
+            PoolError: no engine is left.
+        """
+        box: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        with self._lock:
+            self._start()
+            number = self._source.join(stage, served_task=served_task, urgency=urgency)
+            self._boxes[number] = box
+        try:
+            while not stage.finished:
+                self._raise_if_over()
+                with contextlib.suppress(queue.Empty):
+                    yield box.get(timeout=_LOOK_EVERY_S)
+        finally:
+            with self._lock:
+                self._source.leave(number)
+                del self._boxes[number]
+
+    def close(self) -> None:
+        """Stop the pool; stages under way end with an error."""
+        self._source.close()
+        if self._thread is not None:
+            self._thread.join()
+        self._pool.close()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
+            self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            for chunk in self._pool.generate(self._source):
+                self._emit(AnswersDealt(rows=chunk.table.num_rows, engines=chunk.engines))
+                newly_s = self._clock.newly(chunk.engines)
+                self._on_busy(sum(newly_s.values()))
+                computed = _computed(chunk.table)
+                with self._lock:
+                    for number, table in by_stage(chunk.table):
+                        if number in self._boxes:
+                            own = _own_part(chunk, table, newly_s, computed)
+                            self._boxes[number].put(Chunk(table=table, engines=own))
+        except BaseException as error:  # it ends every run, each in its own thread
+            self._error = error
+
+    def _raise_if_over(self) -> None:
+        if isinstance(self._error, S3RayError):
+            raise type(self._error)(*self._error.args)
+        if self._error is not None:
+            raise PoolError(f"the pool of the campaign ended: {type(self._error).__name__}: {self._error}")
+        if self._source.finished:
+            raise PoolError("the campaign was stopped")
+
+
+class RunGenerator:
+    """One run's view of the pool (``driver.Generator``)."""
+
+    def __init__(self, service: PoolService, served_task: str, urgency: Callable[[], Urgency]) -> None:
+        self._service = service
+        self._served_task = served_task
+        self._urgency = urgency
+
+    @property
+    def works_while_training(self) -> bool:
+        """The pool and the queue for devices see to it that both find room."""
+        return True
+
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        """Answer the requests of a stage."""
+        return self._service.answers(source, served_task=self._served_task, urgency=self._urgency())
+
+    def pause(self) -> None:
+        """The engines go on with what other runs want."""
+
+
+class RunTrainer:
+    """One run's view of the devices for training (``students.Trainer``), and of students that others have trained."""
+
+    def __init__(
+        self,
+        make_trainer: Callable[[int], Trainer],
+        devices: DeviceQueue,
+        students: SharedWork[TrainedStudent],
+        store: RunStore,
+        *,
+        urgency: Callable[[], Urgency],
+        work: Callable[[StudentJob], float],
+        training_id: Callable[[StudentJob], str],
+        questions: Callable[[StudentJob], str],
+        on_copy: Callable[[TrainedStudent], None],
+    ) -> None:
+        """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained.
+
+        ``training id`` names all that shapes a student and ``questions`` all that it is asked; ``on_copy`` hears of
+        one that was trained by another run.
+        """
+        self._make_trainer = make_trainer
+        self._devices = devices
+        self._students = students
+        self._store = store
+        self._urgency = urgency
+        self._work = work
+        self._training_id = training_id
+        self._questions = questions
+        self._on_copy = on_copy
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """Train one student when devices are free for it, or take over that of another run and ask it what is new.
+
+        ``seconds["wait"]`` says how long devices were not free, ``seconds["all_workers"]`` how long each worker trained
+        and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. The training of a student that was
+        taken over counts as if it had been this run's: costs are the method's, whoever else had a use for the student.
+        """
+        key, questions = self._training_id(job), self._questions(job)
+        folder = job.output.removeprefix(f"{self._store.root}/")
+        began = time.monotonic()
+        with self._students.claimed(key) as found:
+            if found is not None:
+                known = found.answered(questions)
+                copy_student(found, self._store, folder, with_answers=known is not None)
+                self._on_copy(found)
+                if known is not None:
+                    own_s = {"start": 0.0, "train": 0.0, "score": 0.0, "wait": time.monotonic() - began}
+                    return replace(known, round=job.round, seconds={**known.seconds, **own_s})
+            with self._devices.training(self._urgency(), self._work(job)) as num_workers:
+                waited_s = time.monotonic() - began
+                result = self._make_trainer(num_workers).train(job)
+            training_s = num_workers * result.seconds["train"] + (found.training_s if found else 0.0)
+            all_workers = {
+                "all_workers": training_s + num_workers * result.seconds["score"],
+                "all_workers_train": training_s,
+            }
+            result = replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
+            if found is None:
+                made = TrainedStudent(
+                    store=self._store, folder=folder, training_s=training_s, questions=questions, result=result
+                )
+                self._students.note(key, made)
+        return result
+
+
+def _own_part(
+    chunk: Chunk, table: pa.Table, newly_s: Mapping[str, float], computed: Mapping[str, int]
+) -> dict[str, EngineReport]:
+    """What engines told of themselves, with the rows, tokens and busy seconds of one stage.
+
+    ``newly_s`` are the busy seconds of each engine in this chunk, ``computed`` its tokens for all stages.
+    """
+    names = table["engine"].to_pylist()
+    rows, own = Counter(names), _computed(table)
+    tokens: Counter[str] = Counter()
+    for engine, num in zip(names, table["num_output_tokens"].to_pylist(), strict=True):
+        tokens[engine] += num
+    return {
+        engine: replace(
+            chunk.engines[engine],
+            rows=num,
+            output_tokens=tokens[engine],
+            own_busy_s=round(newly_s[engine] * own[engine] / max(1, computed[engine]), 3),
+        )
+        for engine, num in rows.items()
+        if engine in chunk.engines
+    }
+
+
+def _computed(table: pa.Table) -> Counter[str]:
+    """Tokens that each engine computed: of answers, and of prompts as far as they were in no cache."""
+    columns = ("engine", "num_output_tokens", "num_prompt_tokens", "num_cached_tokens")
+    tokens: Counter[str] = Counter()
+    for engine, written, prompt, cached in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        tokens[engine] += written + prompt - cached
+    return tokens

@@ -1,0 +1,1 @@
+"""What can be set: the job file, the grid of a campaign, and how both are read from YAML."""

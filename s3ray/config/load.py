@@ -1,0 +1,177 @@
+"""Reading a job file, or any YAML of ours: a strict typed tree, or one message with what is wrong and a way out."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from s3ray.config.job import RunConfig
+from s3ray.errors import InputError, located
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_CHARS = 2_000_000
+"""Longest YAML file, also with its aliases written out: a few lines of them can stand for more than any memory."""
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read a job file.
+
+    ``overrides`` maps dotted fields (``generator.engines``) to values and wins over the file.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
+    """
+    with located(path):
+        return validate(RunConfig, set_fields(read_yaml(Path(path)), overrides or {}))
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """What ``--set FIELD=VALUE`` says, by field.
+
+    Raises:
+        InputError: one of them is none.
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
+        with located(f"--set {field}"):
+            changes[field] = parse_value(value)
+    return changes
+
+
+def set_fields(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted fields in a tree of plain values, and give the tree back.
+
+    Raises:
+        InputError: a field lies below something that is no section.
+    """
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = raw
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError("is not a section", field=parent, hint=f"cannot set {dotted}")
+        node[last] = value
+    return raw
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something other than a mapping.
+    """
+    with located(path):
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_CHARS + 1)
+        except OSError as error:
+            raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"is not valid YAML: {error}", hint="Mend the file.") from error
+        return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Read a YAML mapping from a text; raises as ``read_yaml`` does."""
+    raw = parse_value(text)
+    if not isinstance(raw, dict):
+        raise InputError("holds no fields", hint="Start from jobs/quickstart.yaml.")
+    return raw
+
+
+def parse_value(text: str) -> Any:
+    """Read any YAML value with the safe loader.
+
+    Raises:
+        InputError: it is not valid YAML, or too long.
+    """
+    if len(text) > MAX_CHARS:
+        raise InputError(f"is longer than {MAX_CHARS} characters", hint="Is it the right file?")
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"is not valid YAML{line}: {problem}", hint="Mend the file.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which knows plain values only, and counts what aliases stand for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if node is not None and not is_alias:
+            self._sizes[id(node)] = self._size(node)
+        return node
+
+    def _size(self, node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1 + len(node.value)
+        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        if any(id(part) not in self._sizes for part in parts):
+            raise yaml.MarkedYAMLError(problem="an alias stands for what it is in", problem_mark=node.start_mark)
+        size = 1 + sum(self._sizes[id(part)] for part in parts)
+        if size > MAX_CHARS:
+            raise yaml.MarkedYAMLError(problem="its aliases stand for too much", problem_mark=node.start_mark)
+        return size
+
+
+def validate(model: type[Model], raw: dict[str, Any]) -> Model:
+    """Build a pydantic model, turning the first problem into one message with field, value and a way out."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = [str(part) for part in first["loc"]]
+        field = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            names = _names_beside(model, first["loc"][:-1])
+            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Valid here: {', '.join(names)}."
+            raise InputError("unknown field", field=field, hint=hint) from None
+        if first["type"] == "missing":
+            raise InputError("is missing", field=field, hint=_doc_of(model, first["loc"])) from None
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[0].lower() + problem[1:]
+        value = "" if isinstance(first["input"], dict) else repr(first["input"])
+        hint = _doc_of(model, first["loc"])
+        raise InputError(problem, field=field, value=value, hint=hint) from None
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section at a location, through optional sections and lists of sections."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        info = model.model_fields.get(part)
+        candidates = [info.annotation, *get_args(info.annotation)] if info else []
+        sections = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+        if not sections:
+            return None
+        model = sections[0]
+    return model
+
+
+def _names_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    section = _model_at(model, location)
+    return list(section.model_fields) if section else []
+
+
+def _doc_of(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    section = _model_at(model, location[:-1]) if location else None
+    info = section.model_fields.get(str(location[-1])) if section else None
+    return " ".join(info.description.split()) if info and info.description else ""

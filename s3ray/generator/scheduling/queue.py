@@ -1,0 +1,236 @@
+"""The requests that wait to be dealt, and what is expected of them. Pure.
+
+They are drawn from the source ahead of need, so that those that share a prompt prefix (``group``) are seen together
+and dealt to one engine, which then reads the prefix once. Before the end is in sight they leave in the order of their
+arrival, group by group; after that the longest first, so that none of them is left over when the others are done.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from s3ray.generator.scheduling.estimates import Expectations
+from s3ray.generator.scheduling.ledger import Entry
+from s3ray.generator.scheduling.policy import Room
+from s3ray.types import GenerationRequest
+
+# How many requests are drawn ahead of need, for each sequence that all engines decode at once: with log-normal lengths
+# the longest takes four times as long as the mean, and must be seen that long before the end. At least enough to see
+# the variants of a few hundred contexts side by side; at most what costs about a hundred megabytes.
+NUM_AHEAD = 4
+MIN_AHEAD = 1024
+MAX_AHEAD = 131072
+# How many requests that are too long for a slow engine are passed over to find it shorter ones.
+MAX_PASSED = 64
+# Lengths that differ by less than a quarter count as equal, so that a group stays together: expectations are no better.
+CLASSES_PER_DOUBLING = 3
+
+_Ranked = tuple[int, int, int, Entry]
+
+
+class RequestSource(Protocol):
+    """Where requests come from (``stage.Stage``)."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no request is wanted any more."""
+        ...
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has no request for now although nothing is under way."""
+        ...
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        """Up to ``num`` requests; fewer mean that there are no more for now."""
+        ...
+
+
+class Queue:
+    """Requests that wait: ``num`` of them, of which ``num_output_tokens`` are expected.
+
+    ``is_ending``: the source gave fewer than it was asked for, and the longest leave first.
+    """
+
+    def __init__(self, min_ahead: int = MIN_AHEAD) -> None:
+        """``min_ahead``: requests that are drawn ahead of need, however few are decoded at once."""
+        self.num = 0
+        self.num_output_tokens = 0
+        self.is_ending = False
+        self._min_ahead = min_ahead
+        self._num_filled = 0
+        self._returned: deque[Entry] = deque()
+        # In the order of arrival: groups by name, and the names by the arrival of their first.
+        self._groups: dict[str, list[Entry]] = {}
+        self._order: deque[str] = deque()
+        # In the order of length, ascending: class of length, first of its group and place (negative).
+        self._ranking: list[_Ranked] = []
+
+    def draw(self, source: RequestSource, capacity: int, num_held: int, lengths: Expectations) -> None:
+        """Draw what an engine may hold (``num_held``) and what is looked ahead; notices when the source runs dry.
+
+        ``capacity`` are the sequences that all engines decode at once.
+        """
+        num_ahead = min(max(self._min_ahead, NUM_AHEAD * capacity), MAX_AHEAD)
+        num = num_ahead + num_held - self.num
+        if num <= 0:
+            return
+        entries = [Entry(request, lengths.kind(request)) for request in source.take(num)]
+        self._extend(entries)
+        if len(entries) < num:
+            self._num_filled = 0
+            if not self.is_ending:
+                self._rank()
+        elif self.is_ending:
+            # Some answers were rejected, say, and it has more again; a trickle does not change what the end looks like.
+            self._num_filled += len(entries)
+            if self._num_filled > num_ahead // 4:
+                self._unrank()
+
+    def give_back(self, entry: Entry) -> None:
+        """A request was lost on its way: it is dealt again before any other, since later ones wait for it."""
+        self.num += 1
+        self.num_output_tokens += entry.num_output_tokens
+        self._returned.append(entry)
+
+    def withdraw(self, indexes: range) -> None:
+        """Requests are wanted no more."""
+        self._returned = deque(entry for entry in self._returned if entry.request.index not in indexes)
+        self._ranking = [ranked for ranked in self._ranking if ranked[3].request.index not in indexes]
+        waiting = [entry for name in self._order for entry in self._groups[name] if entry.request.index not in indexes]
+        self._groups.clear()
+        self._order.clear()
+        self._append(waiting)
+        left = [*self._returned, *(ranked[3] for ranked in self._ranking), *waiting]
+        self.num = len(left)
+        self.num_output_tokens = sum([entry.num_output_tokens for entry in left])
+
+    def take(self, room: Room, *, longest: float, avoided_by: str) -> list[Entry]:
+        """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
+
+        In the order of arrival, what is left of a group goes along where it is at most ``room.num_extra`` more. A
+        request beyond ``longest`` output tokens is left to others as long as there is a shorter one, in the order of
+        arrival among the next few. Requests that timed out at ``avoided_by`` are left to others.
+        """
+        num, num_tokens, num_extra = room
+        taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
+        num_tokens -= sum([entry.num_tokens for entry in taken])
+        if self.is_ending:
+            self._take_longest(taken, num, num_tokens, longest)
+        else:
+            self._take_groups(taken, num, num_tokens, num_extra, longest)
+        self.num -= len(taken)
+        self.num_output_tokens -= sum([entry.num_output_tokens for entry in taken])
+        return taken
+
+    def _take_groups(self, taken: list[Entry], num: int, num_tokens: float, num_extra: int, longest: float) -> None:
+        left: list[str] = []
+        while self._order and len(taken) < num and num_tokens > 0:
+            name = self._order.popleft()
+            group = self._groups[name]
+            if group[0].num_output_tokens > longest and len(left) < MAX_PASSED:
+                left.append(name)
+                continue
+            most = num - len(taken)
+            mates = group if len(group) <= most + num_extra else group[:most]
+            self._expect_anew(mates)
+            mates = _until(num_tokens, mates)
+            num_tokens -= sum([entry.num_tokens for entry in mates])
+            taken += mates
+            if len(mates) < len(group):
+                del group[: len(mates)]
+                left.append(name)
+            else:
+                del self._groups[name]
+        self._order.extendleft(reversed(left))
+
+    def _take_longest(self, taken: list[Entry], num: int, num_tokens: float, longest: float) -> None:
+        ranking = self._ranking
+        while ranking and len(taken) < num and num_tokens > 0:
+            place = len(ranking)
+            if longest < ranking[-1][3].num_output_tokens:
+                place = bisect_left(ranking, _length_class(longest), key=_class_of)
+            entry = ranking.pop(max(0, place - 1))[3]
+            num_tokens -= entry.num_tokens
+            taken.append(entry)
+
+    def _take_returned(self, num: int, num_tokens: float, longest: float, avoided_by: str) -> list[Entry]:
+        taken: list[Entry] = []
+        left: list[Entry] = []
+        while self._returned and len(taken) < num and num_tokens > 0 and len(left) < MAX_PASSED:
+            entry = self._returned.popleft()
+            # What timed out elsewhere is not passed over for its length too: nobody might be left to take it.
+            if entry.avoid == avoided_by or (entry.avoid is None and entry.num_output_tokens > longest):
+                left.append(entry)
+            else:
+                num_tokens -= entry.num_tokens
+                taken.append(entry)
+        self._returned.extendleft(reversed(left))
+        return taken
+
+    def _extend(self, entries: Sequence[Entry]) -> None:
+        self.num += len(entries)
+        self.num_output_tokens += sum([entry.num_output_tokens for entry in entries])
+        if self.is_ending:
+            for entry in entries:
+                insort(self._ranking, _ranked(entry, entry))
+        else:
+            self._append(entries)
+
+    def _rank(self) -> None:
+        """The end is in sight: longest first from here on, by what is known by now."""
+        self.is_ending = True
+        for group in self._groups.values():
+            self._expect_anew(group)
+            self._ranking += [_ranked(entry, group[0]) for entry in group]
+        self._ranking.sort()
+        self._groups.clear()
+        self._order.clear()
+
+    def _unrank(self) -> None:
+        """The source gives more than it seemed: back to the order of arrival."""
+        self.is_ending = False
+        self._append([entry for _, _, _, entry in sorted(self._ranking, key=lambda ranked: -ranked[2])])
+        self._ranking.clear()
+
+    def _expect_anew(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.num_output_tokens -= entry.num_output_tokens
+            entry.expect()
+            self.num_output_tokens += entry.num_output_tokens
+
+    def _append(self, entries: Iterable[Entry]) -> None:
+        groups = self._groups
+        for entry in entries:
+            name = entry.request.group
+            group = groups.get(name)
+            if group is None:
+                groups[name] = [entry]
+                self._order.append(name)
+            else:
+                group.append(entry)
+
+
+def _until(num_tokens: float, entries: Iterable[Entry]) -> list[Entry]:
+    """The first of them, until their tokens reach ``num_tokens``."""
+    taken = []
+    for entry in entries:
+        if num_tokens <= 0:
+            break
+        num_tokens -= entry.num_tokens
+        taken.append(entry)
+    return taken
+
+
+def _length_class(num_output_tokens: float) -> int:
+    return int(CLASSES_PER_DOUBLING * math.log2(num_output_tokens))
+
+
+def _ranked(entry: Entry, first: Entry) -> _Ranked:
+    return _length_class(entry.num_output_tokens), -first.request.index, -entry.request.index, entry
+
+
+def _class_of(ranked: _Ranked) -> int:
+    return ranked[0]

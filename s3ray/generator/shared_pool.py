@@ -1,0 +1,111 @@
+"""One source of requests made of many: the stages of runs that share a pool. Pure but for a lock.
+
+Runs join and leave while the pool draws. Each stage has a block of indexes of its own, so that answers find their way
+back. The most urgent stage is drawn from first; the others fill what it leaves.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from s3ray.generator.scheduling.queue import RequestSource
+from s3ray.types import GenerationRequest
+
+# No stage comes near 2^40 requests, and the 23 bits above them, in the signed 64 of the column `index`, number stages.
+_BITS = 40
+_BLOCK = 1 << _BITS
+
+Urgency = tuple[int, ...]
+"""Compared in order; the smallest goes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Customer:
+    source: RequestSource
+    served_task: str
+    urgency: Urgency
+
+
+class SharedSource:
+    """What the pool draws from. ``finished`` is said once, when the campaign closes."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._customers: dict[int, _Customer] = {}
+        self._num_joined = 0
+        self._withdrawn: list[range] = []
+        self._lock = threading.Lock()
+
+    def join(self, source: RequestSource, *, served_task: str, urgency: Urgency) -> int:
+        """A stage wants answers; returns the number by which its answers are known."""
+        with self._lock:
+            number = self._num_joined
+            self._num_joined += 1
+            self._customers[number] = _Customer(source=source, served_task=served_task, urgency=urgency)
+        return number
+
+    def leave(self, number: int) -> None:
+        """A stage wants no more, whatever is under way for it."""
+        with self._lock:
+            del self._customers[number]
+            self._withdrawn.append(range(number * _BLOCK, (number + 1) * _BLOCK))
+
+    def close(self) -> None:
+        """Nobody will join any more."""
+        with self._lock:
+            self.finished = True
+
+    @property
+    def num_customers(self) -> int:
+        """Stages that want answers at this moment."""
+        return len(self._customers)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Always, until it is closed: a stage may join, or settle answers that are on their way to it."""
+        return not self.finished
+
+    def take(self, num: int) -> list[GenerationRequest]:
+        """Up to ``num`` requests, the most urgent stage's first."""
+        taken: list[GenerationRequest] = []
+        with self._lock:
+            for number, customer in sorted(self._customers.items(), key=lambda item: (item[1].urgency, item[0])):
+                if len(taken) >= num:
+                    break
+                base = number * _BLOCK
+                taken += [
+                    request._replace(index=base + request.index, served_task=customer.served_task)
+                    for request in customer.source.take(num - len(taken))
+                ]
+        return taken
+
+    def take_withdrawn(self) -> list[range]:
+        """The indexes of stages that have left since the last call."""
+        with self._lock:
+            withdrawn, self._withdrawn = self._withdrawn, []
+        return withdrawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What a pool must know to serve many runs: stages come and go, and devices may be wanted back for training.
+
+    ``num_allowed`` says how many engines may hold devices at this moment. One that is too many gets no more requests,
+    answers what it has, and leaves; it is back when there is room again and a stage in ``source`` wants answers.
+    """
+
+    source: SharedSource
+    num_allowed: Callable[[], int]
+
+
+def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """Answers (``OUTCOME_SCHEMA``) parted by the number of their stage, with the index that the stage gave them."""
+    index = table["index"].to_numpy()
+    numbers = index >> _BITS
+    for number in np.unique(numbers).tolist():
+        part = table.filter(pa.array(numbers == number))
+        own = pa.array(part["index"].to_numpy() & (_BLOCK - 1), pa.int64())
+        yield number, part.set_column(table.schema.get_field_index("index"), table.schema.field("index"), own)

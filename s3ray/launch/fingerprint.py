@@ -1,0 +1,23 @@
+"""What makes two starts the same run: the settings that shape its data, task and gold by their content."""
+
+import hashlib
+from typing import Any
+
+from s3ray.config.job import RunConfig, data_shaping, fingerprint
+from s3ray.models import model_identity
+from s3ray.tasks import Task
+from s3ray.tasks.gold import GoldSplit
+
+
+def shaping_settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
+    """What shapes the data: the job's settings, and task and gold by content, wherever their files lie."""
+    settings = data_shaping(config)
+    rows = [example.id for part in (gold.extrapolate, gold.select, gold.test) for example in part]
+    rows += [repr((context.id, sorted(context.fields.items()))) for context in gold.contexts]
+    settings["task"] = task.name
+    settings["task_content"] = fingerprint(task.spec.model_dump(mode="json"))
+    settings["gold_content"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    for part, model in (("generator", config.generator.model), ("student", config.student.model)):
+        if model:
+            settings[part]["model"] = model_identity(model)
+    return settings

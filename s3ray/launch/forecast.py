@@ -1,0 +1,182 @@
+"""How long a job would take in either placement mode, and how much of its devices' time would be idle.
+
+A simple model: within a run the phases strictly alternate, devices write at one rate and train at another, and engines
+and train workers take a while to start. Pure. The figures come from an earlier run in the same folder, or are guesses.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from s3ray.config.job import RunConfig
+from s3ray.monitor.metrics import Metrics, TimeShares
+from s3ray.placement.plan import Plan
+from s3ray.placement.refusals import needs_device
+from s3ray.strategies import make_strategy
+from s3ray.text import duration
+
+_MISTAKE_SHARE = 0.2  # of gold, guessed
+_ROW_SHARE = 0.6  # tokens written per kept row, as a share of max_tokens, guessed
+_ALIKE = 0.05  # a forecast is no better than this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the forecast reckons with, per device: a GPU or a core. ``source`` says where it comes from.
+
+    ``tokens_s`` and ``samples_s`` are rates of one device at work, ``engine_start_s`` and ``worker_start_s`` the
+    seconds until all engines or all train workers are ready, ``tokens_per_row`` what a kept row costs, ``mistakes`` how
+    many a student makes.
+    """
+
+    source: str
+    tokens_s: float
+    samples_s: float
+    engine_start_s: float
+    worker_start_s: float
+    tokens_per_row: float
+    mistakes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One mode: the devices of engines and of train workers, seconds in all, and the idle share of all devices' time.
+
+    Idle is who neither writes nor trains: waiting and starting.
+    """
+
+    mode: str
+    engine_devices: float
+    worker_devices: float
+    seconds: float
+    idle_share: float
+
+
+def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
+    """Figures for a job that was never run, whose mistakes are mined in ``num_gold`` rows.
+
+    Orders of magnitude only: a generator of a few billion parameters and a student of a hundred million on a GPU; a
+    generator and a student of some ten to a hundred million on a core.
+    """
+    on_gpu = device == "gpu"
+    return Figures(
+        source=f"from guesses for a {'GPU' if on_gpu else 'core'}, not from a run",
+        tokens_s=2000.0 if on_gpu else 50.0,
+        samples_s=300.0 if on_gpu else 5.0,
+        engine_start_s=90.0 if on_gpu else 30.0,
+        worker_start_s=20.0,
+        tokens_per_row=_ROW_SHARE * config.generator.sampling.max_tokens,
+        mistakes=_MISTAKE_SHARE * num_gold,
+    )
+
+
+def measured(metrics: Metrics, config: RunConfig, plan: Plan, guessed: Figures) -> Figures:
+    """Figures from the metrics.json of an earlier run with this plan's devices; what it cannot tell is guessed."""
+    time, rounds = metrics.time, metrics.rounds
+    if time is None or not rounds:
+        return guessed
+    engine_devices, worker_devices = _devices(plan)
+    writing_s, training_s = _busy(time.engines), _busy(time.trainers)
+    tokens, accepted = metrics.pool.total.output_tokens, sum(entry.accepted for entry in rounds)
+    samples = config.student.epochs * sum(entry.rows for entry in rounds)
+    mistakes = [entry.mistakes for entry in rounds if entry.mistakes is not None]
+    worker_start_s = sum(row.seconds * (row.starting or 0) / (row.workers or 1) for row in time.trainers.values())
+    per_engine, per_worker = engine_devices / max(1, len(plan.engines)), worker_devices / plan.num_workers
+    return Figures(
+        source="from the earlier run in this folder",
+        tokens_s=tokens / writing_s / per_engine if tokens and writing_s else guessed.tokens_s,
+        samples_s=samples / training_s / per_worker if training_s else guessed.samples_s,
+        engine_start_s=metrics.engine_start_s or guessed.engine_start_s,
+        worker_start_s=worker_start_s / len(rounds) or guessed.worker_start_s,
+        tokens_per_row=tokens / accepted if tokens and accepted else guessed.tokens_per_row,
+        mistakes=sum(mistakes) / len(mistakes) if mistakes else guessed.mistakes,
+    )
+
+
+def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -> Iterator[str]:
+    """One or two lines: both modes on the devices of this plan, which one suits the job, and why.
+
+    ``num_rounds`` counts the rounds that train a student.
+    """
+    if not plan.engines:
+        return
+    if not needs_device(config):
+        yield "placement.mode changes nothing here: these engines hold no device"
+        return
+    engine_devices, worker_devices = _devices(plan)
+    is_swap = plan.mode == "swap"
+    num_devices = max(engine_devices, worker_devices) if is_swap else engine_devices + worker_devices
+    rows = rows_by_round(config, num_rounds, figures.mistakes)
+    step = engine_devices / len(plan.engines) if plan.device == "gpu" else 1
+    unit = "GPUs" if plan.device == "gpu" else "cores"
+    swap = predict("swap", num_devices, num_devices, rows, config, plan.device, figures)
+    splits = [
+        predict("split", num * step, num_devices - num * step, rows, config, plan.device, figures)
+        for num in range(1, int(num_devices / step) + 1)
+        if num_devices - num * step >= 1
+    ]
+    said = f"forecast ({figures.source}): swap {duration(swap.seconds)}, {swap.idle_share:.0%} of device time idle"
+    if not splits:
+        yield f"{said}; split needs more than these {num_devices:g} {unit}"
+        return
+    split = min(splits, key=lambda prediction: prediction.seconds)
+    yield (
+        f"{said}; split ({split.engine_devices:g} + {split.worker_devices:g} {unit}) {duration(split.seconds)}, "
+        f"{split.idle_share:.0%} idle"
+    )
+    yield _advice(swap, split, num_rounds, figures)
+
+
+def rows_by_round(config: RunConfig, num_rounds: int, mistakes: float) -> list[float]:
+    """Rows that each round adds."""
+    strategy = make_strategy(config.strategy)
+    return [strategy.num_rows(num, round(mistakes)) for num in range(num_rounds)]
+
+
+def predict(
+    mode: str,
+    engine_devices: float,
+    worker_devices: float,
+    rows: Sequence[float],
+    config: RunConfig,
+    device: str,
+    figures: Figures,
+) -> Prediction:
+    """One mode with so many devices for engines and for train workers; ``rows`` are added by each round."""
+    write_s = [num * figures.tokens_per_row / (figures.tokens_s * engine_devices) for num in rows]
+    samples = [config.student.epochs * sum(rows[: place + 1]) for place in range(len(rows))]
+    train_s = [num / (figures.samples_s * worker_devices) for num in samples]
+    # Engines that leave start again in every round; on CPUs they only stay idle.
+    num_starts = len(rows) if mode == "swap" and device == "gpu" else 1
+    starting_s = num_starts * figures.engine_start_s + len(rows) * figures.worker_start_s
+    seconds = starting_s + sum(write_s) + sum(train_s)
+    at_work = engine_devices * sum(write_s) + worker_devices * sum(train_s)
+    num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)
+    return Prediction(
+        mode=mode,
+        engine_devices=engine_devices,
+        worker_devices=worker_devices,
+        seconds=seconds,
+        idle_share=1 - at_work / (num_devices * seconds),
+    )
+
+
+def _advice(swap: Prediction, split: Prediction, num_rounds: int, figures: Figures) -> str:
+    campaign = "the phases of one run alternate, so in split one side always waits (several runs on one pool fill it)"
+    if abs(swap.seconds - split.seconds) <= _ALIKE * max(swap.seconds, split.seconds):
+        return f"either mode suits this job: {campaign}, in swap engines start again and again"
+    if swap.seconds < split.seconds:
+        return f"swap suits this job better: {campaign}"
+    starts = f"{num_rounds} starts of {figures.engine_start_s:.0f} s"
+    return f"split suits this job better: in swap engines leave for every training, and {starts} cost more than waiting"
+
+
+def _devices(plan: Plan) -> tuple[float, float]:
+    """The plan's devices of engines and of train workers: GPUs, or cores (in swap engines use all that workers do)."""
+    if plan.device == "gpu":
+        return sum(engine.num_gpus for engine in plan.engines), plan.num_workers * plan.gpus_per_worker
+    cores = plan.num_workers * plan.cpus_per_worker
+    return (sum(engine.num_cpus for engine in plan.engines) if plan.mode == "split" else cores), cores
+
+
+def _busy(rows: Mapping[str, TimeShares]) -> float:
+    return sum(row.seconds * (row.busy or 0) for row in rows.values())

@@ -1,0 +1,166 @@
+"""Everything that can be checked before anything expensive starts (DESIGN: a refused job costs nothing).
+
+Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from s3ray.config.job import MIN_SPAN_LENGTH, EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
+from s3ray.errors import InputError
+from s3ray.generator.engines import engine_class
+from s3ray.generator.engines.vllm import resolve_dtype
+from s3ray.launch.fingerprint import shaping_settings
+from s3ray.machine import cpu_flags
+from s3ray.models import check_model
+from s3ray.placement.place import plan_placement
+from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.redaction import secret_in
+from s3ray.strategies import make_strategy
+from s3ray.strategies.check import check_strategy
+from s3ray.tasks import Task, load_task
+from s3ray.tasks.gold import GoldSplit, load_gold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A checked job: its parts are loaded and fit together."""
+
+    config: RunConfig
+    task: Task
+    gold: GoldSplit
+    settings: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def requests(self) -> dict[str, str]:
+        """What request ids are made with: in round 0 (``seed``) of what shapes it alone, ``later`` of all settings.
+
+        Runs that have the first in common write the same seed set.
+        """
+        seed_settings = make_strategy(self.config.strategy).seed_settings
+        return {"seed": seed_fingerprint(self.settings, seed_settings), "later": self.fingerprint}
+
+
+def check_job(config: RunConfig) -> Job:
+    """Load and check what a job names: task, prompts, gold, models.
+
+    Raises:
+        InputError: something is missing or does not fit; says what.
+    """
+    task = load_task(config.task, config.data)
+    _check_prompts(config, task)
+    check_strategy(config.strategy, task, config.generator.prompt_form)
+    student = config.student
+    if student.weigh != "none" and not config.generates:
+        hint = "The checker weighs written rows, and strategy gold writes none: set it to none."
+        raise InputError("has nothing to weigh", field="student.weigh", value=student.weigh, hint=hint)
+    check_model(student.model, field="student.model", max_length=student.max_length)
+    if not task.has_labels and student.max_length < MIN_SPAN_LENGTH:
+        raise InputError(
+            "is too short for question and passage",
+            field="student.max_length",
+            value=str(student.max_length),
+            hint=f"Span tasks need {MIN_SPAN_LENGTH} or more; 384 is usual.",
+        )
+    generator = config.generator
+    if config.generates:
+        engine_class(generator.engine)
+    if config.generates and (generator.loads_model or generator.engine == "openai") and not generator.model:
+        hint = "Hub id, folder, GGUF file, or package:NAME."
+        if generator.engine == "openai":
+            hint = "The name under which the endpoints serve it."
+        raise InputError("is missing", field="generator.model", hint=hint)
+    if generator.endpoints or (config.generates and generator.engine == "openai"):
+        check_endpoints(generator.endpoints)
+    check_secrets(config, task.spec)
+    if config.generates and generator.loads_model:
+        is_chat = generator.prompt_form == "chat"
+        check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
+        _check_lengths(config)
+    gold = load_gold(task, config.gold, config.data)
+    settings = shaping_settings(config, task, gold)
+    return Job(config=config, task=task, gold=gold, settings=settings, fingerprint=fingerprint(settings))
+
+
+def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
+    """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
+    plan = plan_placement(job.config, nodes)
+    generator = job.config.generator
+    if generator.engine == "vllm":
+        dtype = resolve_dtype(generator.dtype, plan.device, cpu_flags())
+        generator = generator.model_copy(update={"dtype": dtype})
+    config = job.config.model_copy(update={"generator": generator})
+    resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)
+    return resolved, plan
+
+
+def check_secrets(*written: BaseModel) -> None:
+    """Job and task are written into the run folder, word for word; no value is shown here.
+
+    Raises:
+        InputError: one of them holds a key or a password.
+    """
+    if found := secret_in("\n".join(map(to_yaml, written))):
+        hint = (
+            "It would be written into the run folder. Keys and passwords come from the environment (docs/security.md)."
+        )
+        raise InputError(f"the job or its task holds {found}", hint=hint)
+
+
+def _check_prompts(config: RunConfig, task: Task) -> None:
+    form = config.generator.prompt_form
+    if config.generates and not task.has_form(form):
+        other = "completion" if form == "chat" else "chat"
+        hint = f"Write prompts of that form into the task, or set it to {other}."
+        raise InputError(f"task {task.name} has no such prompts", field="generator.prompt_form", value=form, hint=hint)
+    verify = config.curation.verify
+    if config.generates and verify != "none" and not task.has_verify(form):
+        problem = f"needs a {form} prompt `verify`, which task {task.name} does not have"
+        hint = "Write one into the task, or set it to none."
+        raise InputError(problem, field="curation.verify", value=verify, hint=hint)
+
+
+def _check_lengths(config: RunConfig) -> None:
+    generator = config.generator
+    if generator.sampling.max_tokens >= generator.max_model_len:
+        raise InputError(
+            "leaves no room for a prompt",
+            field="generator.sampling.max_tokens",
+            value=str(generator.sampling.max_tokens),
+            hint=f"It must be well below generator.max_model_len ({generator.max_model_len}).",
+        )
+
+
+def check_endpoints(endpoints: Sequence[EndpointConfig]) -> None:
+    """Refuse endpoints that cannot be asked. No value is shown here: what lies in the wrong field may be a key.
+
+    Raises:
+        InputError: there are none, or one of them is no plain URL or names no variable.
+    """
+    if not endpoints:
+        hint = "The openai engine asks servers: give the url of one or more."
+        raise InputError("is missing", field="generator.endpoints", hint=hint)
+    for number, endpoint in enumerate(endpoints):
+        field = f"generator.endpoints.{number}"
+        if not _is_plain_url(endpoint.url):
+            hint = "http:// or https://, host and path, such as https://api.openai.com/v1; keys come from key_env."
+            problem = "is not a plain URL (no user, password, query or fragment)"
+            raise InputError(problem, field=f"{field}.url", hint=hint)
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", endpoint.key_env):
+            hint = "Name the variable, in capitals, that holds the key; the key itself belongs into no file."
+            raise InputError("is not the name of a variable", field=f"{field}.key_env", hint=hint)
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_host = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return has_host and "@" not in parts.netloc and not set(url) & set("?#") and not re.search(r"\s", url)

@@ -1,0 +1,246 @@
+"""Reading the kept generations of a run again: today's parsing and curation, no engine, a new lineage.
+
+The requests are made once more, with the fingerprint, the notes and the mistakes that they were made with, so every
+journalled outcome finds its own. Its raw text is read again, and the rounds are judged and closed by the same driver
+and stages as always. ``fingerprint.json`` comes last: without it a lineage does not count.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from s3ray import __version__
+from s3ray.config.job import NOTE_STAGES, RunConfig, data_changes, fingerprint, to_yaml
+from s3ray.config.load import set_fields, validate
+from s3ray.errors import InputError, StoreError, located
+from s3ray.launch.fingerprint import shaping_settings
+from s3ray.monitor.terminal import say
+from s3ray.rounds.driver import ROWS_BEFORE, Driver, Parts, rows_before
+from s3ray.rounds.stage import Stage
+from s3ray.storage.lineages import Lineage, following, lineage_of
+from s3ray.storage.local import join, split
+from s3ray.storage.run_folder import RunStore
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import StagePlan
+from s3ray.tables import Chunk, outcomes_from_table, table_from_outcomes
+from s3ray.tasks import Task, load_task
+from s3ray.tasks.gold import GoldSplit, load_gold
+from s3ray.telemetry.events import EventLog, Reparsed, RunStarted
+from s3ray.types import FailureReason, GenerationRequest, Outcome, OutcomeStatus, Rejection, StudentJob, StudentResult
+
+
+def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
+    """Write a new lineage from the finished rounds of a run; returns where it lies. The run itself is only read.
+
+    Raises:
+        InputError: there is nothing to read again, or more than curation would change; nothing was written.
+        StoreError: the journal does not fit the requests, or cannot be read.
+    """
+    old = RunStore.existing(run)
+    config = _config(old, changes)
+    task = load_task(config.task, config.data)
+    gold = load_gold(task, config.gold, config.data)
+    settings = _settings(old, config, task, gold)
+    if not config.generates or not old.rounds():
+        hint = "A run with a generator and a finished round has some. Chunks of a round in work stay where they are."
+        raise InputError("has no generations to read again", where=old.root, hint=hint)
+    folder, first = split(old.root)
+    place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
+    lineage = replace(lineage, parent=old.name)
+    new = RunStore(place)
+    with new.lock(partial(say, console)):
+        new.write_text("config.yaml", to_yaml(config))
+        _write_rounds(old, new, config, task, gold, lineage, fingerprint(settings))
+        new.create(
+            settings,
+            to_yaml(config),
+            lineage=lineage.as_dict(),
+            task=task.spec.model_dump(mode="json"),
+            requests=old.requests,
+        )
+    _tell(old, new, console)
+    return place
+
+
+def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
+    for field in changes:
+        if not field.startswith("curation.") and field not in ("task", "data"):
+            hint = "Only curation.* may change, and where task and data lie; for the rest begin with `run --fresh`."
+            raise InputError("shapes more than what is kept of the generations", where="--set", field=field, hint=hint)
+    with located(old.url("config.yaml")):
+        config = validate(RunConfig, set_fields(old.read_config(), changes))
+    if config.curation.verify != "none" and old.read_config()["curation"]["verify"] == "none":
+        hint = "Its generator was never asked; begin with `run --fresh`."
+        value = config.curation.verify
+        raise InputError("needs verdicts, which this run has not", old.root, "curation.verify", value, hint)
+    calibrate, asked = config.curation.calibrate, old.read_config()["curation"].get("calibrate", 0)
+    if config.curation.verify != "none" and calibrate not in (0, asked):
+        hint = f"Leave it, set it to 0, or begin with `run --fresh`; its generator judged {asked} rows of gold at most."
+        raise InputError("needs other verdicts than this run has", old.root, "curation.calibrate", str(calibrate), hint)
+    return config
+
+
+def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
+    """The new lineage's settings; of the old ones only curation and the task's word limits may differ."""
+    known = old.identity()
+    settings = shaping_settings(config, task, gold)
+    for part in ("generator", "student"):  # by content where the run began, and no model need be here
+        settings[part]["model"] = known["settings"][part]["model"]
+    spec = task.spec.model_dump(mode="json")
+    lines = data_changes(
+        _fixed(known["settings"], "curation", "task_content"), _fixed(settings, "curation", "task_content")
+    )
+    lines += data_changes(_fixed(known.get("task", spec), "limits"), _fixed(spec, "limits"), "task: ")
+    if lines:
+        hint = "The requests would be others. Put it back, or begin a new lineage with `s3ray run --fresh`."
+        raise InputError(f"was made with other settings: {'; '.join(lines)}", where=old.root, hint=hint)
+    return settings
+
+
+def _fixed(tree: Mapping[str, Any], *but: str) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name not in but}
+
+
+def _write_rounds(
+    old: RunStore,
+    new: RunStore,
+    config: RunConfig,
+    task: Task,
+    gold: GoldSplit,
+    lineage: Lineage,
+    own_fingerprint: str,
+) -> None:
+    events = EventLog(new, config.name, attempt=1)
+    strategy = config.strategy
+    events.emit(
+        RunStarted(
+            task=task.name,
+            strategy=strategy.name,
+            generator=config.generator.model or config.generator.engine,
+            student=config.student.model,
+            rounds=make_strategy(strategy).last_round,
+            engines=0,
+            workers=0,
+            version=__version__,
+            fingerprint=own_fingerprint,
+            lineage=lineage,
+            resumed=False,
+        )
+    )
+    parts = Parts(
+        config=config,
+        task=task,
+        gold=gold,
+        store=new,
+        events=events,
+        requests=old.requests,
+        generator=_NothingMore(),
+        trainer=_NoTrainer(),
+    )
+    journal = _OldJournal(old, new, config, task)
+    driver = Driver(parts, journal)
+    driver.keep_gold()
+    for round_ in old.rounds():
+        journal.bring_inputs(round_)
+        driver.write_round(round_)
+    events.emit(Reparsed(parent=old.name, rounds=tuple(new.rounds())))
+
+
+class _NothingMore:
+    """A generator whose engines have answered all they ever will."""
+
+    works_while_training = False
+
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        source.end()
+        yield from ()
+
+    def pause(self) -> None:
+        """Nothing is running."""
+
+
+class _NoTrainer:
+    def train(self, job: StudentJob) -> StudentResult:
+        raise NotImplementedError("students of a new lineage are trained by `s3ray run`")
+
+
+class _OldJournal:
+    """What a new lineage takes from the old one: the inputs of its rounds, and outcomes read by today's rules."""
+
+    def __init__(self, old: RunStore, new: RunStore, config: RunConfig, task: Task) -> None:
+        self._old = old
+        self._new = new
+        self._task = task
+        self._clean = config.curation.clean
+        self._strategy = make_strategy(config.strategy)
+
+    def bring_inputs(self, round_: int) -> None:
+        """What the round's requests were made from, beside its outcomes."""
+        if round_:
+            whole = self._old.mistakes_before(round_)
+            for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
+                own = self._new.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
+                self._new.write_table(own, self._old.read_table(name))
+            for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
+                table = self._old.read_table(self._old.source(round_, name))
+                self._new.write_table(self._new.in_round(round_, name), table)
+        if round_ and self._strategy.reads_rows:
+            self._new.write_table(
+                self._new.in_round(round_, ROWS_BEFORE), rows_before(self._old, self._strategy, round_)
+            )
+        for stage in NOTE_STAGES:
+            notes = self._new.notes(round_, stage)
+            if self._old.has(notes):
+                self._new.write_json(notes, self._old.read_json(notes))
+
+    def fill(self, round_: int, plan: StagePlan) -> StagePlan:
+        """See ``JournalSource``."""
+        drawn: dict[int, GenerationRequest] = {}
+        for chunk in self._old.read_chunks(round_, plan.name):
+            outcomes = [self._read_again(plan, drawn, outcome) for outcome in outcomes_from_table(chunk)]
+            self._new.write_chunk(round_, plan.name, table_from_outcomes(outcomes))
+        return replace(plan, requests=itertools.chain(drawn.values(), plan.requests))
+
+    def _read_again(self, plan: StagePlan, drawn: dict[int, GenerationRequest], outcome: Outcome) -> Outcome:
+        while outcome.index not in drawn and (request := next(plan.requests, None)) is not None:
+            drawn[request.index] = request
+        asked = drawn.get(outcome.index)
+        if asked is None or asked.id != outcome.request_id:
+            raise StoreError(
+                f"{self._old.root}: the journal of stage {plan.name} has the outcome of a request that is not made any "
+                f"more ({outcome.request_id})",
+                "Another version of s3ray wrote it, or the task's prompts, labels or attributes have changed.",
+            )
+        return read_again(self._task, asked, outcome, clean=self._clean)
+
+
+def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clean: bool) -> Outcome:
+    """An outcome with its raw text read by today's rules; a request that no engine answered stays failed."""
+    if request.template == "verify" or (outcome.status is OutcomeStatus.FAILED and not outcome.raw):
+        return outcome
+    try:
+        read = task.read(request, outcome.raw, outcome.finish_reason, clean=clean)
+    except Exception as error:  # as in the actor: what goes wrong with one request is that request's outcome
+        detail = f"{type(error).__name__}: {error}"
+        return outcome._replace(status=OutcomeStatus.FAILED, reason=FailureReason.ERROR.value, detail=detail, text="")
+    if isinstance(read, Rejection):
+        return outcome._replace(status=OutcomeStatus.REJECTED, reason=read.reason.value, detail=read.detail, text="")
+    return outcome._replace(status=OutcomeStatus.ACCEPTED, reason="", detail="", text=read.text)
+
+
+def _tell(old: RunStore, new: RunStore, console: Console) -> None:
+    for num in new.rounds():
+        was, now = (store.read_json(store.round_report(num)) for store in (old, new))
+        line = f"round {num}: {now['accepted']} of {now['requested']} accepted, {was['accepted']} before"
+        short = {name: stage["short"] for name, stage in now["stages"].items() if stage["short"]}
+        lacks = "".join(
+            f"; {name} is short of {', '.join(f'{num} {label}'.strip() for label, num in missing.items())}"
+            for name, missing in short.items()
+        )
+        console.print(line + lacks, markup=False, highlight=False, soft_wrap=True)
+    text = f"New lineage: {new.root}\n`s3ray run` with these settings goes on with it: it trains the students."
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

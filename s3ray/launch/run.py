@@ -1,0 +1,231 @@
+"""Puts a run together: the checked job, the cluster, the pool, the trainer, the driver, and what people see of it."""
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from s3ray import __version__
+from s3ray.cluster import connected, joined, local_facts, node_facts, occupancy
+from s3ray.config.job import RunConfig, StudentConfig, to_yaml
+from s3ray.errors import InputError, RunError, StoreError
+from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.worker import only_task
+from s3ray.launch.forecast import forecast, guess, measured
+from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.monitor.metrics import Metrics, build_metrics, read_metrics
+from s3ray.monitor.prometheus import RayMetrics
+from s3ray.monitor.run_view import RunView
+from s3ray.monitor.terminal import make_progress, summary_table
+from s3ray.placement.plan import Plan
+from s3ray.redaction import mask
+from s3ray.report.export import export_dataset
+from s3ray.report.run import write_pages
+from s3ray.rounds.driver import Driver, Generator, Parts
+from s3ray.rounds.students import Trainer
+from s3ray.storage.lineages import choose, lineage_of
+from s3ray.storage.run_folder import METRICS, RunStore
+from s3ray.strategies import make_strategy
+from s3ray.strategies.check import without_effect
+from s3ray.telemetry.events import EventLog, RunFailed, RunFinished, RunStarted, read_events
+from s3ray.telemetry.logs import log_from
+
+if TYPE_CHECKING:
+    from s3ray.student.ray_trainer import RayStudentTrainer
+
+
+def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
+    """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
+
+    Raises:
+        InputError: the job cannot run.
+    """
+    job = check_job(config)
+    folder, _ = choose(folder, fresh=fresh)
+    store = RunStore(folder)
+    known = store.check(job.settings)
+    with joined(config.cluster.address) as cluster:
+        job, plan = check_placement(job, node_facts() if cluster else local_facts())
+        occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
+    head = Text.assemble((job.config.name, "bold"), f": this job can run {cluster or 'on this machine'}.")
+    console.print(head, soft_wrap=True)
+    lines = [*_plan_lines(job, plan), *_forecast(job, plan, folder)]
+    lines += [f"at this moment {each.in_words()}" for each in occupied if each.held]
+    lines.append(f"{'goes on with the run in' if known else 'would write to'} {folder}")
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
+    config, gold = job.config, job.gold
+    yield (
+        f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
+        f"{len(gold.test)} test" + (f" ({gold.num_left_out} rows left out)" if gold.num_left_out else "")
+    )
+    strategy, generator = config.strategy, config.generator
+    on_gold = ", students learn from gold too" if strategy.train_on_gold else ""
+    yield f"strategy {strategy.name}: {make_strategy(strategy).in_words()}{on_gold}"
+    yield from without_effect(strategy, job.task, generator.prompt_form)
+    if config.generates:
+        dtype = f", {generator.dtype}" if generator.engine == "vllm" else ""
+        yield (
+            f"generator {generator.model or generator.engine} ({generator.engine}, {generator.prompt_form} "
+            f"prompts{dtype})"
+        )
+    yield f"student {config.student.model}"
+    for section in ("generator", "student"):
+        if getattr(config, section).trust_remote_code:
+            yield f"RUNS CODE that comes with the {section}'s model ({section}.trust_remote_code)"
+    yield from plan.lines()
+    yield f"fingerprint {job.fingerprint}"
+
+
+def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
+    figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
+    if store.has(METRICS):
+        figures = measured(read_metrics(store), job.config, plan, figures)
+    yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
+
+
+def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
+    """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
+
+    ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
+
+    Raises:
+        InputError: the job cannot run; nothing was started and nothing on disk was touched.
+        RunError: the run could not go on; the message says what is safe and how to go on.
+    """
+    job = check_job(config)
+    folder, lineage = choose(folder, fresh=fresh)
+    store = RunStore(folder)
+    store.check(job.settings)
+    with connected(config.cluster.address) as cluster:
+        console.print(cluster, style="dim", highlight=False)
+        job, plan = check_placement(job, node_facts())
+        with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
+            store.check(job.settings)  # once more, with nobody beside us
+            task = job.task.spec.model_dump(mode="json")
+            store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
+            events = EventLog(store, job.config.name, attempt=next_attempt(store))
+            progress = make_progress(console, RunView.replay(read_events(store)))
+            events.listen(progress)
+            events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
+            try:
+                with failures_told(store, events):
+                    metrics = _run(job, plan, store, events)
+            finally:
+                progress.close()
+    console.print(summary_table(metrics))
+    console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
+
+
+def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> Metrics:
+    config = job.config
+    log_from(run=config.name, phase="start")
+    pool = GeneratorPool(config, only_task(config, job.task), plan, emit=events.emit)
+    try:
+        return carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
+    finally:
+        pool.close()
+
+
+def make_trainer(
+    student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str, num_trainings: int = 1
+) -> "RayStudentTrainer":
+    """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
+    # Ray Train takes seconds to import, which a plan does without.
+    from s3ray.student.ray_trainer import RayStudentTrainer
+
+    return RayStudentTrainer(
+        student,
+        job.task,
+        run_name=run_name,
+        storage_path=store.url("ray_train"),
+        gpus_per_worker=plan.gpus_per_worker,
+        cpus_per_worker=plan.cpus_per_worker,
+        num_trainings=num_trainings,
+    )
+
+
+def carry_out(
+    job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
+) -> Metrics:
+    """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
+    started = time.monotonic()
+    config = job.config
+    strategy = make_strategy(config.strategy)
+    events.emit(
+        RunStarted(
+            task=job.task.name,
+            strategy=config.strategy.name,
+            generator=(config.generator.model or config.generator.engine) if config.generates else None,
+            student=config.student.model,
+            rounds=strategy.last_round,
+            engines=len(plan.engines),
+            workers=plan.num_workers,
+            version=__version__,
+            fingerprint=job.fingerprint,
+            lineage=lineage_of(store),
+            resumed=bool(store.rounds() or store.students()) or next_attempt(store) > 1,
+        )
+    )
+    parts = Parts(
+        config=config,
+        task=job.task,
+        gold=job.gold,
+        store=store,
+        events=events,
+        requests=store.requests,
+        generator=generator,
+        trainer=trainer,
+    )
+    Driver(parts).run()
+    if config.generates:
+        export_dataset(store, None)
+    events.emit(RunFinished(seconds=time.monotonic() - started))
+    happened = list(read_events(store))
+    metrics = build_metrics(store, happened)
+    store.write_json(METRICS, metrics.as_dict())
+    write_pages(store, happened, metrics)
+    return metrics
+
+
+def next_attempt(store: RunStore) -> int:
+    """Number of the start that begins now; the first one is 1."""
+    return 1 + max((event.attempt for event in read_events(store)), default=0)
+
+
+@contextlib.contextmanager
+def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
+    """Whatever ends a run is in its events, and the message says what is safe on disk and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        events.emit(RunFailed(problem="interrupted; the same command goes on from here"))
+        raise
+    except Exception as error:
+        with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is the one to tell
+            events.emit(RunFailed(problem=f"{type(error).__name__}: {error}"))
+        if isinstance(error, RunError):
+            raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
+        if isinstance(error, InputError):
+            raise RunError(str(error), _safe(store)) from error
+        with contextlib.suppress(StoreError):
+            store.write_text("crash.txt", mask(traceback.format_exc()))
+        hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store)}"
+        raise RunError(f"{type(error).__name__}: {error}", hint) from error
+
+
+def _safe(store: RunStore) -> str:
+    rounds = ", ".join(map(str, store.rounds())) or "none yet"
+    students = ", ".join(map(str, store.students())) or "none yet"
+    return (
+        f"Safe in {store.root}: finished rounds: {rounds}; students: {students}; and every chunk of the round under "
+        "way. The same command (without --fresh) goes on from there."
+    )

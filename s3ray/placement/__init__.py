@@ -1,0 +1,1 @@
+"""Which engine and which train worker gets which device: pure decisions from facts about nodes."""

@@ -1,0 +1,1 @@
+"""Pages, plots and exports made from a finished or running run folder."""

@@ -1,0 +1,287 @@
+"""The rounds, in the order of the paper (S3, arXiv 2310.13671, Algorithms 1 to 3). No Ray, torch or vLLM import.
+
+Every step leaves its result on disk before the next begins and is passed over if it is there, so the same command
+goes on after any interruption. Only the driver writes the run folder's rounds and students.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from s3ray.config.job import STAGES_ASIDE, VERDICTS, RunConfig
+from s3ray.curation.calibrate import Calibration
+from s3ray.errors import RunError
+from s3ray.machine import collect_rarely
+from s3ray.rounds.journal import RoundJournal, Tally, total
+from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
+from s3ray.rounds.stage import Judge, Stage
+from s3ray.rounds.students import Students, Trainer
+from s3ray.storage.run_folder import RunStore
+from s3ray.strategies import make_strategy
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.tables import (
+    Chunk,
+    count_outcomes,
+    examples_from_table,
+    join_tables,
+    outcomes_from_table,
+    table_from_examples,
+)
+from s3ray.tasks import Task
+from s3ray.tasks.gold import GoldSplit
+from s3ray.telemetry.events import ChunkWritten, Event, EventLog, RoundClosed, StageFinished, StageStarted
+from s3ray.types import Example
+
+ROWS_BEFORE = "before.parquet"
+"""In a round that was read again: the rows from which its requests were made, where they depend on any."""
+
+
+class Generator(Protocol):
+    """What the driver needs of a pool of engines."""
+
+    @property
+    def works_while_training(self) -> bool:
+        """Whether ``generate`` may be called while a student is trained."""
+        ...
+
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        """Answer the requests of a stage; each chunk is on disk and settled before the next is asked for."""
+        ...
+
+    def pause(self) -> None:
+        """Make way for training; the next ``generate`` brings the engines back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the driver puts together. ``requests`` are the fingerprints for request ids, see ``RunStore.requests``."""
+
+    config: RunConfig
+    task: Task
+    gold: GoldSplit
+    store: RunStore
+    events: EventLog
+    requests: Mapping[str, str]
+    generator: Generator
+    trainer: Trainer
+
+
+class JournalSource(Protocol):
+    """Outcomes that another lineage has of the requests of this one (``reparse``)."""
+
+    def fill(self, round_: int, plan: StagePlan) -> StagePlan:
+        """Write a stage's journal before the stage reads it; returns the plan with all its requests still to come."""
+        ...
+
+
+class Driver:
+    """Runs the rounds of one run to the end, from wherever the folder stands."""
+
+    def __init__(self, parts: Parts, journal: JournalSource | None = None) -> None:
+        """``journal``: where the outcomes are that need no engine, if there are any beside the run's own."""
+        self._parts = parts
+        self._journal = journal
+        self._store = parts.store
+        self._task = parts.task
+        self._strategy = make_strategy(parts.config.strategy)
+        self._students = Students(
+            config=parts.config,
+            task=parts.task,
+            store=parts.store,
+            events=parts.events,
+            trainer=parts.trainer,
+            last_round=self._strategy.last_round,
+            probes=self._strategy.probes,
+        )
+
+    def run(self) -> None:
+        """Do what is left of every round: write, train, find mistakes.
+
+        Raises:
+            RunError: the run cannot go on; everything finished so far is on disk.
+        """
+        collect_rarely()
+        self.keep_gold()
+        try:
+            for round_ in range(self._strategy.last_round + 1):
+                if round_ not in self._store.rounds():
+                    self.write_round(round_)
+                if round_ not in self._store.students():
+                    self._make_student(round_)
+        finally:
+            self._students.end()
+
+    def _make_student(self, round_: int) -> None:
+        """Train and score a student, while the next round is written from its first mistakes if the engines may."""
+        generator = self._parts.generator
+        generator.pause()
+        has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
+        self._students.make(round_, beside=has_next and generator.works_while_training)
+
+    def _emit(self, event: Event) -> None:
+        self._parts.events.emit(event)
+
+    def keep_gold(self) -> None:
+        """Write the parts of gold into the run folder."""
+        gold = self._parts.gold
+        parts = {"extrapolate": gold.extrapolate, "select": gold.select, "test": gold.test}
+        for part, examples in parts.items():
+            if not self._store.has(self._store.gold(part)):
+                self._store.write_table(self._store.gold(part), self._table(examples))
+
+    def _table(self, examples: Sequence[Example]) -> pa.Table:
+        return table_from_examples(examples, self._task.fields, self._task.has_labels)
+
+    # -- writing a round -------------------------------------------------------------------------------------------
+
+    def write_round(self, round_: int) -> None:
+        """All stages of a round, then its tables, then the marker that closes it."""
+        started = time.monotonic()
+        config, task = self._parts.config, self._task
+        context = self._context(round_)
+        has_soft = task.has_labels and config.curation.verify == "soft"
+        journal = RoundJournal(self._store, round_, task.fields, task.has_labels, has_soft)
+        stages: dict[str, dict[str, Any]] = {}
+        notes = {}
+        if round_ == 0 and self._calibrates:
+            stages[VERDICTS] = self._calibrate(context, journal)
+        for stage in self._strategy.note_stages(context):
+            name = stage.plan.name
+            stages[name], notes[name] = self._write_notes(round_, stage, journal)
+        context = replace(context, notes=notes)
+        gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
+        earlier = [num for num in self._strategy.training(round_).rounds if num < round_]
+        judge = ExampleJudge(
+            task, gold, self._synthetic(earlier), config.curation, journal.keep, calibration=self._calibration()
+        )
+        for plan in self._strategy.example_stages(context):
+            stages[plan.name] = self._run_stage(round_, plan, judge, journal)
+        self._students.finish()
+        self._close_round(round_, journal, stages, time.monotonic() - started)
+
+    def _context(self, round_: int) -> RoundContext:
+        config, store = self._parts.config, self._store
+        return RoundContext(
+            round=round_,
+            task=self._task,
+            gold=self._parts.gold.extrapolate,
+            contexts=self._parts.gold.contexts,
+            mistakes=self._students.mistakes(round_),
+            prompts=self._task.note_prompts(config.generator.prompt_form),
+            probes=lambda name: self._students.probes(round_, name),
+            synthetic=lambda: examples_from_table(rows_before(store, self._strategy, round_), self._task.fields),
+            history=lambda: [
+                frozenset(store.read_table(store.mistakes_before(num))["id"].to_pylist()) for num in range(1, round_)
+            ],
+            fingerprint=self._parts.requests["later" if round_ else "seed"],
+            seed=config.seed,
+        )
+
+    def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
+        """The synthetic rows of these rounds."""
+        for num in rounds:
+            table = self._store.read_table(self._store.accepted(num))
+            yield from examples_from_table(table, self._task.fields)
+
+    @property
+    def _calibrates(self) -> bool:
+        config = self._parts.config
+        asks = config.generates and config.curation.verify != "none" and config.curation.calibrate > 0
+        return asks and self._task.has_labels
+
+    def _calibrate(self, context: RoundContext, journal: RoundJournal) -> dict[str, Any]:
+        """What the generator says of gold, and what follows from it, on disk."""
+        judge = CalibrationJudge(self._task)
+        plan = calibration_stage(context, self._parts.config.curation.calibrate)
+        summary = self._run_stage(context.round, plan, judge, journal)
+        calibration = judge.calibration()
+        self._store.write_json(self._store.calibration(context.round), calibration and calibration.as_dict())
+        return summary
+
+    def _calibration(self) -> Calibration | None:
+        if not self._calibrates:
+            return None
+        plain = self._store.read_json(self._store.calibration(0))
+        return Calibration.from_dict(plain) if plain else None
+
+    def _write_notes(
+        self, round_: int, stage: NoteStage, journal: RoundJournal
+    ) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """One note stage to its end; what it left is read from disk, where it is once."""
+        judge = NoteJudge(self._task, stage.keys, stage.num_each)
+        summary = self._run_stage(round_, stage.plan, judge, journal)
+        name = self._store.notes(round_, stage.plan.name)
+        if not self._store.has(name):
+            self._store.write_json(name, judge.notes)
+        return summary, self._store.read_json(name)
+
+    def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, journal: RoundJournal) -> dict[str, Any]:
+        """One stage to its end. Outcomes are on disk before they count."""
+        if self._journal is not None:
+            plan = self._journal.fill(round_, plan)
+        started = time.monotonic()
+        stage = Stage(plan, judge, journal.record)
+        tally = journal.tallies.setdefault(plan.name, Tally())
+        with self._parts.events.within(round=round_, phase="generate", stage=plan.name):
+            num_known = self._store.num_journalled(round_, plan.name)
+            self._emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
+            chunks = self._store.read_chunks(round_, plan.name)
+            stage.replay(outcome for chunk in chunks for outcome in outcomes_from_table(chunk))
+            if not stage.finished:
+                self._generate(round_, stage)
+            seconds = time.monotonic() - started
+            summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
+            self._emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
+        return summary
+
+    def _generate(self, round_: int, stage: Stage) -> None:
+        for chunk in self._parts.generator.generate(stage):
+            name = self._store.write_chunk(round_, stage.plan.name, chunk.table)
+            stage.settle(outcomes_from_table(chunk.table))
+            self._emit(
+                ChunkWritten(
+                    round=round_,
+                    stage=stage.plan.name,
+                    chunk=name,
+                    **count_outcomes(chunk.table),
+                    engines=chunk.engines,
+                    accepted=stage.num_accepted,
+                    target=stage.plan.target,
+                    starving=tuple(stage.starving),
+                )
+            )
+            self._students.check()
+
+    def _close_round(
+        self, round_: int, journal: RoundJournal, stages: Mapping[str, Mapping[str, Any]], seconds: float
+    ) -> None:
+        store = self._store
+        journal.close()
+        learned = self._strategy.training(round_)
+        names = [store.gold("extrapolate")] * learned.gold
+        names += [store.accepted(num) for num in learned.rounds]
+        training = join_tables(store.read_table(name) for name in names)
+        if not training.num_rows:
+            raise RunError(
+                f"round {round_} wrote no example that was kept",
+                f"See why in {store.url(store.rejected(round_))}; the prompts of the task "
+                "probably do not suit this generator.",
+            )
+        store.write_table(store.train(round_), training)
+        written = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE)
+        totals = written.summary() | {"seconds": seconds}
+        report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
+        store.write_json(store.round_report(round_), report)
+        self._emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+
+
+def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
+    """The written rows that the student before a round learned from, or had when what was read again was asked."""
+    own = store.in_round(round_, ROWS_BEFORE)
+    rounds = strategy.training(round_ - 1).rounds
+    names = [own] if store.has(own) else [store.accepted(num) for num in rounds]
+    return join_tables(store.read_table(name) for name in names)

@@ -1,0 +1,141 @@
+"""The journal of a round: every request and how it ended, every text that was not kept and why, every example.
+
+Rows go to disk as they come, so that a round of any size needs no more memory than a page of it. The tables appear
+under their names, whole, when the journal are closed; a round that is interrupted is booked again from its journal.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from s3ray.rounds.stage import Ending
+from s3ray.storage.run_folder import RunStore
+from s3ray.tables import example_schema, table_from_examples, table_from_rows
+from s3ray.types import Example, OutcomeStatus
+
+_TEXT, _COUNT = pa.string(), pa.int64()
+REQUESTS_SCHEMA = pa.schema(
+    [
+        ("request_id", _TEXT),
+        ("index", _COUNT),
+        ("stage", _TEXT),
+        ("template", _TEXT),
+        ("label", _TEXT),
+        ("parent", _TEXT),
+        ("variant", _COUNT),
+        ("seed", _COUNT),
+        ("status", _TEXT),
+        ("reason", _TEXT),
+        ("engine", _TEXT),
+        ("num_output_tokens", _COUNT),
+        ("seconds", pa.float64()),
+    ]
+)
+_REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
+REJECTED_SCHEMA = pa.schema([(name, _TEXT) for name in _REJECTED])
+_PAGE = 4096
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the requests of a stage ended; every request is counted once."""
+
+    requested: int = 0
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, ending: Ending) -> None:
+        """Count one ending."""
+        self.requested += 1
+        if ending.status is OutcomeStatus.ACCEPTED:
+            self.accepted += 1
+        elif ending.status is OutcomeStatus.REJECTED:
+            self.rejected[ending.reason] += 1
+        else:
+            self.failed[ending.reason] += 1
+        self.prompt_tokens += ending.outcome.num_prompt_tokens
+        self.cached_tokens += ending.outcome.num_cached_tokens
+        self.output_tokens += ending.outcome.num_output_tokens
+
+    def summary(self) -> dict[str, Any]:
+        """The counts as plain values, the most frequent reasons first."""
+        return {
+            "requested": self.requested,
+            "accepted": self.accepted,
+            "rejected": dict(self.rejected.most_common()),
+            "failed": dict(self.failed.most_common()),
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """The sum of several stages."""
+    whole = Tally()
+    for tally in tallies:
+        whole.requested += tally.requested
+        whole.accepted += tally.accepted
+        whole.rejected += tally.rejected
+        whole.failed += tally.failed
+        whole.prompt_tokens += tally.prompt_tokens
+        whole.cached_tokens += tally.cached_tokens
+        whole.output_tokens += tally.output_tokens
+    return whole
+
+
+class RoundJournal:
+    """Writes ``requests.parquet``, ``rejected.parquet`` and ``accepted.parquet`` of one round."""
+
+    def __init__(
+        self, store: RunStore, round_: int, fields: Sequence[str], has_labels: bool, has_soft: bool = False
+    ) -> None:
+        self.tallies: dict[str, Tally] = {}
+        self._fields = fields
+        self._has_labels = has_labels
+        self._has_soft = has_soft
+        self._requests = store.table_writer(store.request_table(round_), REQUESTS_SCHEMA)
+        self._rejected = store.table_writer(store.rejected(round_), REJECTED_SCHEMA)
+        examples = example_schema(fields, has_labels, has_soft)
+        self._accepted = store.table_writer(store.accepted(round_), examples)
+        self._asked: list[tuple[Any, ...]] = []
+        self._refused: list[tuple[Any, ...]] = []
+        self._examples: list[Example] = []
+
+    def record(self, ending: Ending) -> None:
+        """Enter how one request ended."""
+        request, outcome = ending.request, ending.outcome
+        self.tallies.setdefault(request.stage, Tally()).add(ending)
+        parent = request.parent.id if request.parent else None
+        status = ending.status.value
+        asked = (request.id, request.index, request.stage, request.template, request.label, parent, request.variant)
+        ended = (request.seed, status, ending.reason, outcome.engine, outcome.num_output_tokens, outcome.seconds)
+        self._asked.append(asked + ended)
+        if ending.status is not OutcomeStatus.ACCEPTED:
+            why = (request.id, request.stage, status, ending.reason, ending.detail, request.label, parent)
+            self._refused.append((*why, outcome.text, outcome.raw))
+        if len(self._asked) >= _PAGE:
+            self._turn_page()
+
+    def keep(self, example: Example) -> None:
+        """Enter an example that was kept."""
+        self._examples.append(example)
+
+    def close(self) -> None:
+        """Put the three tables under their names."""
+        self._turn_page()
+        for writer in (self._requests, self._rejected, self._accepted):
+            writer.close()
+
+    def _turn_page(self) -> None:
+        self._requests.write(table_from_rows(self._asked, REQUESTS_SCHEMA))
+        self._rejected.write(table_from_rows(self._refused, REJECTED_SCHEMA))
+        self._accepted.write(table_from_examples(self._examples, self._fields, self._has_labels, self._has_soft))
+        self._asked, self._refused, self._examples = [], [], []

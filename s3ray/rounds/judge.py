@@ -1,0 +1,151 @@
+"""The training set of a round: which texts are kept, and how rows lie in Parquet.
+
+Example tables are the same for gold, synthetic and exported data.
+
+Columns: ``id``, one string column per input field of the task, ``label`` (classification) or ``answers`` (span: a
+list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin. Where the generator's
+verdicts are learned (``curation.verify: soft``) there is ``soft`` too: the probability of each label, in the task's
+order, null in rows that have none. Tables with and without it are joined by ``join_tables``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from s3ray.config.job import VERDICTS, CurationConfig
+from s3ray.curation.calibrate import Calibration, calibrate
+from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.strategies.base import RoundContext, StagePlan
+from s3ray.strategies.requests import make_request
+from s3ray.tasks import Task
+from s3ray.types import (
+    Example,
+    GenerationRequest,
+    Outcome,
+    Rejection,
+    RejectionReason,
+)
+
+
+class ExampleJudge:
+    """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before.
+
+    With ``curation.verify`` the generator must also stand by their labels.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        gold: Iterable[Example],
+        kept: Iterable[Example],
+        curation: CurationConfig,
+        keep: Callable[[Example], None],
+        calibration: Calibration | None = None,
+    ) -> None:
+        """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one.
+
+        ``calibration`` sets the generator's verdicts right.
+        """
+        self._task = task
+        self._curation = curation
+        self._keep = keep
+        self._calibration = calibration
+        self._gold = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
+        self._synthetic = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
+        for example in gold:
+            self._gold.add(example.id, example.fields[task.written])
+        for example in kept:
+            self._synthetic.add(example.id, example.fields[task.written], scope=self._scope(example.fields))
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep the text as an example, or say which row it copies or what the generator thinks of it."""
+        label_probabilities = outcome.label_probabilities
+        if label_probabilities and self._calibration is not None:
+            label_probabilities = self._calibration.of(label_probabilities)
+        if self._curation.verify != "none" and (doubt := self._doubt(request, label_probabilities, outcome.detail)):
+            return Rejection(reason=RejectionReason.DOUBTED, detail=doubt)
+        copied = self._gold.find(outcome.text)
+        if copied is not None:
+            return Rejection(reason=RejectionReason.COPY_OF_GOLD, detail=f"of {copied[1]}")
+        scope = self._scope(request.context)
+        copied = self._synthetic.find(outcome.text, scope=scope)
+        if copied is not None:
+            return Rejection(reason=copied[0], detail=f"of {copied[1]}")
+        example = self._task.example(request, outcome.text)
+        self._synthetic.add(example.id, outcome.text, scope=scope)
+        is_soft = self._curation.verify == "soft" and self._task.has_labels
+        self._keep(replace(example, soft=label_probabilities) if is_soft else example)
+        return None
+
+    def _doubt(self, request: GenerationRequest, label_probabilities: Sequence[float], detail: str) -> str:
+        """Why the generator does not stand by what it wrote; empty if it does. ``detail``: why there is no verdict."""
+        if not label_probabilities:
+            return detail or "the generator was not asked for its label"
+        certainty = self._task.target.certainty(request, label_probabilities)
+        if certainty >= self._curation.verify_least:
+            return ""
+        if not self._task.has_labels:
+            return f"the generator finds the answer right with {certainty:.2f}"
+        given = zip(self._task.labels, label_probabilities, strict=True)
+        return f"asked for {request.label}, the generator gives {', '.join(f'{name} {p:.2f}' for name, p in given)}"
+
+    def _scope(self, fields: Mapping[str, str]) -> str:
+        return "\x1f".join(fields[name] for name in self._task.passage_fields)
+
+
+class NoteJudge:
+    """Collects what a note stage lists, by key, until there is enough of each: K reasons per label, say (Algorithm 1).
+
+    The keys take turns over the stage's sequence (``strategies.base.NoteStage``).
+    """
+
+    def __init__(self, task: Task, keys: Sequence[str], num_each: int) -> None:
+        self.notes: dict[str, list[str]] = {key: [] for key in keys}
+        self._task = task
+        self._keys = keys
+        self._num_each = num_each
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep the items of an answer that are new."""
+        kept = self.notes[self._keys[request.index % len(self._keys)]]
+        read = self._task.read_notes(outcome.text)
+        if not read:
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail="no item in it")
+        known = {item.casefold() for item in kept}
+        new = [item for item in dict.fromkeys(read) if item.casefold() not in known]
+        if not new:
+            return Rejection(reason=RejectionReason.DUPLICATE, detail="only what was known")
+        kept.extend(new[: self._num_each - len(kept)])
+        return None
+
+
+"""In round 0: what ``Calibration.as_dict`` says, or null where gold has too few rows of a label."""
+
+
+def calibration_stage(context: RoundContext, num: int) -> StagePlan:
+    """Ask for the labels of the first ``num`` rows of the extrapolation part, whose order is random."""
+    requests = (
+        make_request(context, VERDICTS, index, template="verify", label=row.label, given=row.fields)
+        for index, row in enumerate(context.gold[:num])
+    )
+    return StagePlan(name=VERDICTS, requests=requests)
+
+
+class CalibrationJudge:
+    """Keeps what the generator says of gold rows."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._verdicts: list[Sequence[float]] = []
+        self._truth: list[int] = []
+
+    def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
+        """Keep a verdict; where the generator named no label there is none."""
+        if not outcome.label_probabilities:
+            return Rejection(reason=RejectionReason.UNPARSABLE, detail=outcome.detail)
+        self._verdicts.append(outcome.label_probabilities)
+        self._truth.append(self._task.labels.index(request.label or ""))
+        return None
+
+    def calibration(self) -> Calibration | None:
+        """What was learned; None: there were too few verdicts on rows of a label."""
+        return calibrate(self._verdicts, self._truth, len(self._task.labels))

@@ -1,0 +1,255 @@
+"""The mistakes that a round is written from, in the blocks in which they were mined, also while that goes on."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from s3ray.config.job import RunConfig
+from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
+from s3ray.strategies.mistakes import _LOOK_EVERY_S, Mistakes
+from s3ray.strategies.probes import Probes, probes_from_table
+from s3ray.tables import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
+from s3ray.tasks import Task
+from s3ray.telemetry.events import (
+    CheckerFinished,
+    CheckerStarted,
+    EventLog,
+    StudentFinished,
+    StudentStarted,
+    TestScored,
+)
+from s3ray.telemetry.logs import log_apart
+from s3ray.telemetry.records import to_plain
+from s3ray.types import Mistake, StudentJob, StudentResult
+
+
+class StudentUnderWay:
+    """A student that is made in a thread, while the next round is written from its mistakes so far.
+
+    The wait for it is as long as its making, whose own limits are the trainer's.
+    """
+
+    def __init__(self, make: Callable[[], None], read_blocks: Callable[[int], Iterator[Sequence[Mistake]]]) -> None:
+        """``make`` trains, scores and keeps the student; ``read_blocks`` gives the blocks on disk after so many."""
+        self.mistakes = Mistakes(is_complete=False)
+        self._make = make
+        self._read_blocks = read_blocks
+        self._num_read = 0
+        self._error: BaseException | None = None
+        self._is_made = threading.Event()
+        for work, name in ((self._run, "student"), (self._watch, "mistakes")):
+            # Daemons: Ctrl-C ends the process although Ray Train waits in one of them.
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def finish(self) -> None:
+        """Wait until the student is made.
+
+        Raises:
+            BaseException: what stopped it.
+        """
+        self.mistakes.all()
+
+    def _run(self) -> None:
+        try:
+            self._make()
+        except BaseException as error:  # raised again in the driver's thread
+            self._error = error
+        self._is_made.set()
+
+    def _watch(self) -> None:
+        try:
+            while not self._is_made.wait(_LOOK_EVERY_S):
+                self._take_in()
+            if self._error is None:
+                self._take_in()
+        except BaseException as error:  # so is this
+            self._error = error
+        self.mistakes.end(self._error)
+
+    def _take_in(self) -> None:
+        for block in self._read_blocks(self._num_read):
+            self._num_read += 1
+            self.mistakes.add(block)
+
+
+class Trainer(Protocol):
+    """What a run needs of student training."""
+
+    def train(self, job: StudentJob) -> StudentResult:
+        """Train one student from the base checkpoint and mine its mistakes.
+
+        Its mistakes lie in blocks in ``mistakes/`` below ``job.output``: some before all are mined, then all of them.
+        """
+        ...
+
+
+class Students:
+    """Makes the students of one run, one after the other; the last may be under way in a thread."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        task: Task,
+        store: RunStore,
+        events: EventLog,
+        trainer: Trainer,
+        last_round: int,
+        probes: Sequence[str] = (),
+    ) -> None:
+        """``probes`` are what each student but the last is to look at: ``gold`` (the extrapolation part), ``train``."""
+        self._config = config
+        self._task = task
+        self._store = store
+        self._events = events
+        self._trainer = trainer
+        self._last_round = last_round
+        self._probes = probes
+        self._under_way: StudentUnderWay | None = None
+        self._has_ended = False
+
+    def make(self, round_: int, *, beside: bool) -> None:
+        """Train, score and keep a student.
+
+        With ``beside`` it is still being made when this returns, in a thread; ``finish`` waits for it. It returns once
+        the student's first mistake is there, or none will come.
+        """
+        if not beside:
+            self._train(round_)
+            return
+        self._under_way = StudentUnderWay(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
+        self._under_way.mistakes.wait_for_first()
+
+    def mistakes(self, round_: int) -> Mistakes:
+        """What a round is written from: mistakes on gold, so that what is extrapolated stays anchored in real data.
+
+        Never mistakes on synthetic rows.
+        """
+        if self._under_way is not None:
+            return self._under_way.mistakes
+        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+
+    def probes(self, round_: int, name: str) -> Probes:
+        """How the student before a round sees gold's extrapolation part (``gold``) or its own training set (``train``).
+
+        Waits for that student.
+        """
+        self.finish()
+        return probes_from_table(self._store.read_table(self._store.source(round_, f"probes/{name}.parquet")))
+
+    def check(self) -> None:
+        """End the run soon, not when all is written that was asked before, if the student under way has failed."""
+        if self._under_way is not None:
+            self._under_way.mistakes.check()
+
+    def finish(self) -> None:
+        """Wait until the student under way is kept, if there is one."""
+        if self._under_way is not None:
+            self._under_way.finish()
+            self._under_way = None
+
+    def end(self) -> None:
+        """The run is over: a student that is still under way keeps nothing any more."""
+        self._has_ended = True
+
+    def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
+        """The blocks of mistakes on disk that a round is written from, after those that are known."""
+        for name in self._store.mistake_blocks(round_)[num_known:]:
+            yield mistakes_from_table(self._store.read_table(name), self._task.fields)
+
+    def _train_apart(self, round_: int) -> None:
+        log_apart(run=self._config.name)
+        self._train(round_)
+
+    def _train(self, round_: int) -> None:
+        """A fresh student on all rows so far; the test part is read by the last one only.
+
+        Where written rows are weighed, the student that weighs them is made first, once in a run.
+        """
+        store, config = self._store, self._config
+        is_last = round_ == self._last_round
+        num_rows = store.read_json(store.round_report(round_))["rows"]
+        train = store.train(round_)
+        seen = {"gold": store.gold("extrapolate"), "train": train}
+        checker = self._checker(round_) if config.student.weigh == "dimp" else None
+        job = StudentJob(
+            round=round_,
+            train_path=store.url(train),
+            select_path=store.url(store.gold("select")),
+            mine_path=store.url(store.gold("extrapolate")),
+            test_path=store.url(store.gold("test")) if is_last else None,
+            output=store.url(store.in_student(round_, "")),
+            seed=config.seed,
+            checker=checker,
+            probes={} if is_last else {name: store.url(seen[name]) for name in self._probes},
+        )
+        with self._events.within(round=round_, phase="train"):
+            self._events.emit(StudentStarted(round=round_, rows=num_rows, workers=config.student.workers))
+            result = self._trainer.train(job)
+            if not self._has_ended:
+                self._keep(round_, result)
+
+    def _checker(self, round_: int) -> str:
+        """Where the student lies that is trained on the extrapolation part of gold alone (``student.weigh: dimp``)."""
+        store = self._store
+        place = store.url("checker")
+        if store.has(CHECKER_SCORE):
+            return place
+        gold = store.gold("extrapolate")
+        job = StudentJob(
+            round=round_,
+            train_path=store.url(gold),
+            select_path=store.url(store.gold("select")),
+            mine_path=None,
+            test_path=None,
+            output=place,
+            seed=self._config.seed,
+        )
+        with self._events.within(round=round_, phase="train"):
+            num_rows = store.read_table(gold).num_rows
+            self._events.emit(CheckerStarted(round=round_, rows=num_rows, workers=self._config.student.workers))
+            result = self._trainer.train(job)
+            if not self._has_ended:
+                report = _training(result)
+                store.write_json(CHECKER_SCORE, to_plain(report) | {"main": result.select.main})
+                self._events.emit(CheckerFinished(round=round_, **report))
+        return place
+
+    def _keep(self, round_: int, result: StudentResult) -> None:
+        store = self._store
+        blocks = [store.read_table(name) for name in store.files(store.in_student(round_, "mistakes"))]
+        none = table_from_mistakes((), self._task.fields, self._task.has_labels)
+        mistakes = join_tables([*blocks, none]).combine_chunks()
+        store.write_table(store.mistakes(round_), mistakes)
+        if result.test is not None:
+            store.write_table(store.answers(round_), table_from_answers(result.test_answers))
+        report = {
+            "round": round_,
+            **_training(result),
+            "mistakes": mistakes.num_rows,
+            "mined": result.mine.num_examples if result.mine else None,
+        }
+        more = {
+            "main": result.select.main,
+            "mine": dict(result.mine.values) if result.mine else None,
+            "test": dict(result.test.values) if result.test else None,
+            "num_test": result.test.num_examples if result.test else None,
+        }
+        store.write_json(store.score(round_), to_plain(report) | more)
+        self._events.emit(StudentFinished(phase="score", **report))
+        if result.test is not None:
+            values = dict(result.test.values)
+            num_test = result.test.num_examples
+            self._events.emit(TestScored(round=round_, phase="score", test=values, num_examples=num_test))
+
+
+def _training(result: StudentResult) -> dict[str, Any]:
+    """How a training went, for files and events."""
+    return {
+        "rows": result.num_rows,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "select": dict(result.select.values),
+        "seconds": dict(result.seconds),
+    }

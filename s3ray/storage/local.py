@@ -1,0 +1,372 @@
+"""Where the files of a run lie: one small protocol, and the backend for a folder of this machine.
+
+Invariant of every backend: under its name a file is either absent or whole, and what lies under a hidden name (a
+leading dot) is never listed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from s3ray.errors import InputError, StoreError
+
+Event = Mapping[str, Any]
+Position = dict[str, int]
+"""How much of the events was read: bytes by the name of the file that they lie in."""
+Notify = Callable[[str], None]
+
+_LOCAL = ("", "file", "local")
+_LOCK = ".lock"
+_EVENTS = "events.jsonl"
+
+
+class Files(Protocol):
+    """The files below one root. Names are relative to it, with slashes."""
+
+    root: str
+    """The root as people write it: an absolute path, or a URL."""
+
+    def url(self, name: str) -> str:
+        """Where a file lies, for people and for other processes."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file, or a folder with one."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all files below a folder, in order."""
+        ...
+
+    def entries(self) -> list[str]:
+        """What lies directly in the root, hidden or not: files and folders."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        ...
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The contents of many files, in order."""
+        ...
+
+    def write(self, name: str, content: "bytes | pa.Buffer") -> None:
+        """Put a whole file under its name, in place of an older one."""
+        ...
+
+    def begin(self, name: str) -> Path:
+        """A local file to write in parts, which ``finish`` puts under its name."""
+        ...
+
+    def finish(self, name: str, written: Path) -> None:
+        """Put what ``begin`` gave under its name."""
+        ...
+
+    def on_disk(self) -> AbstractContextManager[Path]:
+        """A folder of this machine with the files that lie directly in the root."""
+        ...
+
+    def rewritten(self, last: str) -> AbstractContextManager[Path]:
+        """An empty folder of this machine whose files take the place of what is there when the block ends.
+
+        They appear all at once, or where that cannot be, ``last`` comes last: what has none is not finished.
+        """
+        ...
+
+    def append_events(self, events: Iterable[Event]) -> None:
+        """Add events to those of the run."""
+        ...
+
+    def event_lines(self, position: Position | None = None) -> Iterator[str]:
+        """The lines of all events, oldest first; one that a crash cut short is among them.
+
+        With a ``position`` only those after it that are whole; it moves on.
+        """
+        ...
+
+    def check_writable(self) -> None:
+        """Refuse a root where nothing can be written; leaves nothing behind."""
+        ...
+
+    def lock(self) -> "Lock":
+        """The right of one driver to write below the root, to be taken."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether a driver holds the root."""
+        ...
+
+
+class Lock(Protocol):
+    """The right of one driver at a time to write a run."""
+
+    root: str
+
+    def take(self) -> str | None:
+        """Become the holder. Returns who may still be it, where only waiting can tell: ask again soon.
+
+        Raises:
+            InputError: another process is running this run.
+        """
+        ...
+
+    def release(self) -> None:
+        """Let the next driver in at once."""
+        ...
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is somewhere else than in a folder of this machine."""
+    return "://" in place and place.partition("://")[0].lower() not in _LOCAL
+
+
+def join(place: str, name: str) -> str:
+    """The place of a file or folder below another."""
+    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(local_path(place)) / name)
+
+
+def split(place: str) -> tuple[str, str]:
+    """A place's folder, and its name in it."""
+    if is_url(place):
+        folder, _, name = place.rstrip("/").rpartition("/")
+        return folder, name
+    path = Path(local_path(place)).absolute()
+    return str(path.parent), path.name
+
+
+def absolute(place: str) -> str:
+    """A place that means the same in every process of this machine."""
+    return join(*split(place))
+
+
+def local_path(place: str) -> str:
+    """A place on this machine without its protocol."""
+    return place.partition("://")[2] if "://" in place else place
+
+
+class LocalFiles:
+    """A folder of this machine, or one that is mounted on it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(local_path(str(folder))).absolute()
+        self.root = str(self.folder)
+
+    def url(self, name: str) -> str:
+        """The file's path."""
+        return str(self.folder / name)
+
+    def exists(self, name: str) -> bool:
+        """See ``Files``."""
+        return (self.folder / name).exists()
+
+    def entries(self) -> list[str]:
+        """See ``Files``."""
+        with _told(self.folder, "read"):
+            return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+
+    def names(self, folder: str) -> list[str]:
+        """See ``Files``."""
+        found = (path.relative_to(self.folder) for path in (self.folder / folder).rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
+
+    def read(self, name: str) -> bytes:
+        """See ``Files``."""
+        with _told(self.folder / name, "read"):
+            return (self.folder / name).read_bytes()
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """See ``Files``."""
+        return map(self.read, names)
+
+    def write(self, name: str, content: "bytes | pa.Buffer") -> None:
+        """Write beside the name, wait for the disk, rename."""
+        written = self.begin(name)
+        with _told(self.folder / name, "written"):
+            with written.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            written.replace(self.folder / name)
+            sync((self.folder / name).parent)
+
+    def begin(self, name: str) -> Path:
+        """A hidden file beside the name."""
+        target = self._own(name)
+        written = target.with_name(f".{target.name}.writing")
+        with _told(target, "written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written.unlink(missing_ok=True)  # whoever left a link there chose what would be overwritten
+        return written
+
+    def finish(self, name: str, written: Path) -> None:
+        """Wait for the disk, rename."""
+        target = self.folder / name
+        with _told(target, "written"):
+            sync(written)
+            written.replace(target)
+            sync(target.parent)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """The folder itself."""
+        yield self.folder
+
+    @contextlib.contextmanager
+    def rewritten(self, last: str) -> Iterator[Path]:
+        """A hidden folder beside this one, renamed."""
+        unfinished = self.folder.with_name(f".{self.folder.name}.tmp")
+        if unfinished.exists():  # left by a process that was killed
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        put_in_place(unfinished, self.folder)
+
+    def append_events(self, events: Iterable[Event]) -> None:
+        """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
+        path = self._own(_EVENTS)
+        text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
+        with _told(path, "written"), path.open("ab") as handle:
+            if handle.tell() and not _ends_line(path):
+                handle.write(b"\n")
+            handle.write(text.encode())
+
+    def event_lines(self, position: Position | None = None) -> Iterator[str]:
+        """See ``Files``."""
+        path = self.folder / _EVENTS
+        if not path.exists():
+            return
+        if position is not None:
+            with path.open("rb") as handle:
+                handle.seek(position.get(_EVENTS, 0))
+                yield from whole_lines(handle.read(), _EVENTS, position)
+            return
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            yield from handle
+
+    def _own(self, name: str) -> Path:
+        """Where to write a file: a folder that somebody else made may hold links to the files of whoever opens it.
+
+        Raises:
+            StoreError: a link leads out of the folder.
+        """
+        target = self.folder / name
+        place = target.resolve() if name in (_EVENTS, _LOCK) else target.parent.resolve()  # others are replaced
+        if not place.is_relative_to(self.folder.resolve()):
+            raise StoreError(f"{target} leads out of the run folder, to {place}", "Remove the link.")
+        return target
+
+    def check_writable(self) -> None:
+        """Look at permissions; writes nothing.
+
+        Raises:
+            InputError: the folder is a file, or cannot be written.
+        """
+        where = self.root
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError("is a file, not a folder", where=where, hint="Choose another `store`, `name` or --out.")
+        parent = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(
+                "cannot be written", where=where, field="store", hint=f"{parent} is not writable; choose another."
+            )
+
+    def lock(self) -> Lock:
+        """The lock of a file."""
+        return _FileLock(self.root, lambda: self._own(_LOCK))
+
+    def is_held(self) -> bool:
+        """Whether the lock is taken; somebody else's folder can be asked too."""
+        try:
+            with (self.folder / _LOCK).open("rb") as handle:
+                return not _try_lock(handle.fileno())
+        except FileNotFoundError:
+            return False
+
+
+class _FileLock:
+    """The lock of a file; it goes with the process, however that ends, so there is nothing to wait for."""
+
+    def __init__(self, root: str, path: Callable[[], Path]) -> None:
+        self.root = root
+        self._path = path
+        self._files = contextlib.ExitStack()
+
+    def take(self) -> None:
+        """See ``Lock``; makes the folder."""
+        try:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            file = self._files.enter_context(self._path().open("a"))
+        except OSError as error:
+            raise InputError("cannot be written", where=self.root, value=error.strerror or "") from error
+        if not _try_lock(file.fileno()):
+            self.release()
+            raise running_elsewhere(self.root)
+
+    def release(self) -> None:
+        """Close the file."""
+        self._files.close()
+
+
+def whole_lines(content: bytes, name: str, position: Position) -> list[str]:
+    """The whole lines of what a file holds from its position on, which moves behind them."""
+    end = content.rfind(b"\n") + 1
+    position[name] = position.get(name, 0) + end
+    return content[:end].decode(errors="replace").splitlines()
+
+
+def running_elsewhere(root: str) -> InputError:
+    """The error of a start that finds another driver at work."""
+    hint = "Wait for it or stop it. `s3ray status` shows what it is doing."
+    return InputError("another process is running this run", where=root, hint=hint)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of an older one, once its content is safe on the disk."""
+    for path in (*unfinished.rglob("*"), unfinished):
+        sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    sync(folder.parent)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) == b"\n"
+
+
+@contextlib.contextmanager
+def _told(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be {verb}: {error.strerror or error}") from error

@@ -1,0 +1,75 @@
+"""Whether a task's prompts suit a strategy: what is refused, and what a job asks for in vain."""
+
+from collections.abc import Iterator
+
+from s3ray.config.job import StrategyConfig
+from s3ray.errors import InputError
+from s3ray.strategies import like_builtin
+from s3ray.tasks import Task
+from s3ray.tasks.spec import Form
+
+
+def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
+    """Refuse a strategy that this task cannot do.
+
+    Raises:
+        InputError: a strategy of another package that does not fit its contract; progen without labels or without a
+            place for examples in its prompt; two stages without a prompt.
+    """
+    config = like_builtin(config)
+    if config.name == "progen" and not task.has_labels:
+        hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
+        raise InputError(f"task {task.name} has no labels", field="strategy.name", value=config.name, hint=hint)
+    if config.name == "progen" and not task.uses(form, "seed", "shown"):
+        hint = (
+            "Say `shown` in it, a list of rows with their fields and `label`; without it progen is zerogen in rounds."
+        )
+        raise InputError(
+            f"the {form} prompt `seed` of task {task.name} shows no rows",
+            field="strategy.name",
+            value="progen",
+            hint=hint,
+        )
+    if config.two_stage and "subjects" not in task.note_prompts(form):
+        hint = "Write one, or leave `two_stage` out."
+        problem = f"task {task.name} has no {form} prompt `subjects`"
+        raise InputError(problem, field="strategy.two_stage", value="true", hint=hint)
+
+
+def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
+    """A line for each part of a strategy that this task's prompts or labels give nothing to do."""
+
+    def says(name: str) -> bool:
+        return task.uses(form, "extrapolate", name)
+
+    config = like_builtin(config)
+    yield from _notes_without_prompt(config, task, form)
+    prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
+    if config.name == "llm2llm" and not says("predicted"):
+        yield f"strategy.name: {prompt} does not say `predicted`, so the wrong answer is not shown"
+    if config.name != "s3plus":
+        return
+    if plus.contrast and not says("predicted") and not says("shown"):
+        yield f"strategy.plus.contrast has no effect: {prompt} says neither `predicted` nor `shown`"
+    if plus.clusters and not (says("pattern") and "patterns" in task.note_prompts(form)):
+        yield f"strategy.plus.clusters has no effect: {prompt} does not say `pattern`, or there is no prompt `patterns`"
+    if (
+        plus.near
+        and task.context_fields
+        and not any(
+            task.uses(form, template, f"near.{name}") for template in ("seed", "extrapolate") for name in task.fields
+        )
+    ):
+        yield f"strategy.plus.near has no effect: no {form} prompt of task {task.name} says `near`"
+    if plus.balance and not task.has_labels:
+        yield f"strategy.plus.balance has no effect: task {task.name} has no labels"
+
+
+def _notes_without_prompt(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
+    """Of reasons and subjects; for given fields the paper asks for neither, so there is nothing to tell."""
+    has, wants_subjects = task.note_prompts(form), config.name in ("zerogen", "transfer") and config.two_stage is None
+    wants_reasons = config.rationales and config.name in ("goldgen", "s3", "transfer", "s3plus")
+    if wants_reasons and not task.context_fields and "reasons" not in has:
+        yield f"strategy.rationales has no effect: task {task.name} has no {form} prompt `reasons`"
+    if wants_subjects and not task.context_fields and "subjects" not in has:
+        yield f"strategy.two_stage: rows are written in one stage, task {task.name} has no {form} prompt `subjects`"

@@ -1,0 +1,180 @@
+"""How outcomes travel and lie on disk: Arrow tables, a row per request, made in the actor and journalled as they come.
+
+The driver looks at columns; it makes a Python object of a row only when the row's turn to be judged has come.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from s3ray.types import (
+    Answer,
+    EngineReport,
+    Example,
+    Mistake,
+    Origin,
+    Outcome,
+    OutcomeStatus,
+    Source,
+    Span,
+)
+
+OUTCOME_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("index", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("text", pa.string()),
+        ("raw", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_prompt_tokens", pa.int64()),
+        ("num_cached_tokens", pa.int64()),
+        ("num_output_tokens", pa.int64()),
+        ("engine", pa.string()),
+        ("attempt", pa.int64()),
+        ("seconds", pa.float64()),
+        ("verdict", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What a pool hands to the journal at once: outcomes (``OUTCOME_SCHEMA``), and what each engine told."""
+
+    table: pa.Table
+    engines: Mapping[str, EngineReport]
+
+
+_TOKENS = ("num_prompt_tokens", "num_cached_tokens", "num_output_tokens")
+_STATUS = {status.value: status for status in OutcomeStatus}
+
+
+def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
+    """Lay outcomes out as a table; order is kept."""
+    return table_from_rows(outcomes, OUTCOME_SCHEMA)
+
+
+def table_from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Lay tuples in the order of the schema's fields out as a table."""
+    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def outcomes_from_table(table: pa.Table) -> Iterator[Outcome]:
+    """Read a table that ``table_from_outcomes`` wrote."""
+    columns = [column.to_pylist() for column in table.columns]
+    columns[2] = [_STATUS[status] for status in columns[2]]
+    columns[-1] = [tuple(label_probabilities) for label_probabilities in columns[-1]]
+    return map(Outcome._make, zip(*columns, strict=True))
+
+
+def count_outcomes(table: pa.Table) -> dict[str, Any]:
+    """What a chunk of outcomes comes to: rows by status and reason, and tokens."""
+    ended = Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    by_status = {status: {reason: num for (of, reason), num in ended.items() if of == status} for status in _STATUS}
+    tokens = {name.removeprefix("num_"): pc.sum(table[name]).as_py() or 0 for name in _TOKENS}
+    return {
+        "rows": table.num_rows,
+        "ok": sum(by_status[OutcomeStatus.ACCEPTED.value].values()),
+        "rejected": by_status[OutcomeStatus.REJECTED.value],
+        "failed": by_status[OutcomeStatus.FAILED.value],
+        **tokens,
+    }
+
+
+_ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())]))
+ANSWER_SCHEMA = pa.schema(
+    [("id", pa.string()), ("predicted", pa.string()), ("confidence", pa.float64()), ("score", pa.float64())]
+)
+
+
+def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = False) -> pa.Schema:
+    """The Arrow schema of a task's example table."""
+    target = ("label", pa.string()) if has_labels else ("answers", _ANSWERS)
+    origin = [("source", pa.string()), ("round", pa.int64()), ("parent", pa.string())]
+    soft = [("soft", pa.list_(pa.float64()))] if has_soft else []
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *origin, *soft])
+
+
+def table_from_examples(
+    examples: Iterable[Example], fields: Sequence[str], has_labels: bool, has_soft: bool | None = None
+) -> pa.Table:
+    """Lay examples out as a table; order is kept. ``has_soft`` None: with soft labels if any example has some."""
+    examples = list(examples)
+    has_soft = any(example.soft for example in examples) if has_soft is None else has_soft
+    rows = []
+    for example in examples:
+        row: dict[str, object] = {"id": example.id, **{name: example.fields[name] for name in fields}}
+        if has_labels:
+            row["label"] = example.label
+        else:
+            row["answers"] = [{"text": span.text, "start": span.start} for span in example.answers]
+        if example.soft:
+            row["soft"] = example.soft
+        origin = example.origin
+        rows.append(row | {"source": origin.source.value, "round": origin.round, "parent": origin.parent})
+    return pa.Table.from_pylist(rows, schema=example_schema(fields, has_labels, has_soft))
+
+
+def join_tables(tables: Iterable[pa.Table]) -> pa.Table:
+    """Example tables of one task, one after the other; soft labels where one of them has some."""
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]:
+    """Read a table that ``table_from_examples`` wrote."""
+    return [
+        Example(
+            id=row["id"],
+            fields={name: row[name] for name in fields},
+            label=row.get("label"),
+            answers=tuple(Span(text=span["text"], start=span["start"]) for span in row.get("answers") or ()),
+            soft=tuple(row.get("soft") or ()),
+            origin=Origin(source=Source(row["source"]), round=row["round"], parent=row["parent"]),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def table_from_mistakes(mistakes: Sequence[Mistake], fields: Sequence[str], has_labels: bool) -> pa.Table:
+    """An example table with two more columns: ``predicted`` and ``confidence``."""
+    table = table_from_examples((mistake.example for mistake in mistakes), fields, has_labels)
+    table = table.append_column("predicted", pa.array([mistake.predicted for mistake in mistakes], pa.string()))
+    return table.append_column("confidence", pa.array([mistake.confidence for mistake in mistakes], pa.float64()))
+
+
+def mistakes_from_table(table: pa.Table, fields: Sequence[str]) -> list[Mistake]:
+    """Read a table that ``table_from_mistakes`` wrote."""
+    examples = examples_from_table(table, fields)
+    columns = zip(examples, table["predicted"].to_pylist(), table["confidence"].to_pylist(), strict=True)
+    return [
+        Mistake(example=example, predicted=predicted, confidence=confidence)
+        for example, predicted, confidence in columns
+    ]
+
+
+def table_from_answers(answers: Sequence[Answer]) -> pa.Table:
+    """Lay answers to a part of gold out as a table (``ANSWER_SCHEMA``); order is kept."""
+    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+
+
+PROBE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("predicted", pa.string()),
+        ("target_probability", pa.float64()),
+        ("probabilities", pa.list_(pa.float64())),
+        ("features", pa.list_(pa.float32())),
+    ]
+)
+"""``target_probability`` is what the student gives to the row's own label or to its first reference answer (first times
+last token, in the best window), ``probabilities`` to each label (empty for span tasks), ``features`` are what its head
+reads (``student.probe``)."""

