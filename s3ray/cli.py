@@ -80,7 +80,15 @@ def init(
 
 
 @app.command()
-def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
+def run(
+    job: JobFile,
+    out: Out = None,
+    set_: Settings = None,
+    fresh: Fresh = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="In this process, with one engine and without Ray: for a debugger.")
+    ] = False,
+) -> None:
     """Run a job to the end, or go on where an interrupted start of it stopped.
 
     Live progress on a terminal, plain lines elsewhere. Ends with a table of the rounds; the folder then holds the
@@ -91,7 +99,7 @@ def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fal
     from s3ray.launch.run import run_job
 
     with located(job):
-        run_job(config, _folder(config, out), _console(), fresh=fresh)
+        run_job(config, _folder(config, out), _console(), fresh=fresh, local=local)
 
 
 @app.command()

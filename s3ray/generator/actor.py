@@ -131,7 +131,7 @@ class EngineHost:
         """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
 
         Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``),
-        at the latest after two seconds. After the engine's death it gives back what was finished and ends the process.
+        at the latest after two seconds. After the engine's death it gives back what was finished.
         """
         self._begin(epoch)
         if epoch != self._epoch:
@@ -153,8 +153,6 @@ class EngineHost:
         finished, self._finished = self._finished, []
         if self._death is not None:
             _log.error("the engine is dead: %s", self._death)
-            # The process must end, and not through ray.actor.exit_actor: a dead engine never comes back inside it.
-            asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
         return Exchange(
             table=table_from_outcomes(finished),
             num_running=len(self._jobs),
@@ -276,8 +274,12 @@ class GeneratorActor:
         return await self._host.start()
 
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int]) -> Exchange:
-        """See ``EngineHost.exchange``."""
-        return await self._host.exchange(epoch, packed, cancel)
+        """See ``EngineHost.exchange``; the process ends with the engine."""
+        answer = await self._host.exchange(epoch, packed, cancel)
+        if answer.death is not None:
+            # Not through ray.actor.exit_actor: a dead engine never comes back inside the process.
+            asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
+        return answer
 
     async def abort(self, epoch: int) -> None:
         """See ``EngineHost.abort``."""

@@ -4,24 +4,24 @@ import contextlib
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from s3ray import __version__
-from s3ray.cluster import connected, joined, local_facts, node_facts, occupancy
 from s3ray.config.job import RunConfig, StudentConfig, to_yaml
+from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError, StoreError
-from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.monitor.metrics import Metrics, build_metrics, read_metrics
-from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
 from s3ray.monitor.terminal import make_progress, summary_table
-from s3ray.placement.plan import Plan
+from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.redaction import mask
 from s3ray.report.export import export_dataset
 from s3ray.report.run import write_pages
@@ -35,6 +35,7 @@ from s3ray.telemetry.events import EventLog, RunFailed, RunFinished, RunStarted,
 from s3ray.telemetry.logs import log_from
 
 if TYPE_CHECKING:
+    from s3ray.generator.pool import GeneratorPool
     from s3ray.student.ray_trainer import RayStudentTrainer
 
 
@@ -44,6 +45,8 @@ def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = 
     Raises:
         InputError: the job cannot run.
     """
+    from s3ray.cluster import joined, node_facts, occupancy  # Ray; a run in one process does without
+
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
     store = RunStore(folder)
@@ -91,10 +94,11 @@ def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
+def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False, local: bool = False) -> None:
     """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
 
     ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
+    With ``local`` all is done in this process, without Ray, by one engine and one train worker.
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
@@ -104,9 +108,11 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
     store.check(job.settings)
-    with connected(config.cluster.address) as cluster:
-        console.print(cluster, style="dim", highlight=False)
-        job, plan = check_placement(job, node_facts())
+    if local:
+        job = replace(job, config=alone(job.config))
+    with _place(config, local=local) as (where, nodes):
+        console.print(where, style="dim", highlight=False)
+        job, plan = check_placement(job, nodes)
         with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
             store.check(job.settings)  # once more, with nobody beside us
             task = job.task.spec.model_dump(mode="json")
@@ -114,10 +120,13 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
             progress = make_progress(console, RunView.replay(read_events(store)))
             events.listen(progress)
-            events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
+            if not local:
+                from s3ray.monitor.prometheus import RayMetrics
+
+                events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
             try:
                 with failures_told(store, events):
-                    metrics = _run(job, plan, store, events)
+                    metrics = _run(job, plan, store, events, local=local)
             finally:
                 progress.close()
     console.print(summary_table(metrics))
@@ -125,14 +134,40 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
     console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
 
 
-def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> Metrics:
-    config = job.config
-    log_from(run=config.name, phase="start")
-    pool = GeneratorPool(config, only_task(config, job.task), plan, emit=events.emit)
+@contextlib.contextmanager
+def _place(config: RunConfig, *, local: bool) -> Iterator[tuple[str, list[NodeFacts]]]:
+    """Where a run goes, in words, and the nodes that are there."""
+    if local:
+        yield "in this process, without Ray: one engine and one train worker", local_facts()
+        return
+    from s3ray.cluster import connected, node_facts
+
+    with connected(config.cluster.address) as cluster:
+        yield cluster, node_facts()
+
+
+def _run(job: Job, plan: Plan, store: RunStore, events: EventLog, *, local: bool) -> Metrics:
+    log_from(run=job.config.name, phase="start")
+    pool, trainer = _parts_of(job, plan, store, events, local=local)
     try:
-        return carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
+        return carry_out(job, plan, store, events, pool, trainer)
     finally:
         pool.close()
+
+
+def _parts_of(
+    job: Job, plan: Plan, store: RunStore, events: EventLog, *, local: bool
+) -> "tuple[LocalPool | GeneratorPool, Trainer]":
+    """What writes and what trains: in this process, or on the cluster."""
+    config, tasks = job.config, only_task(job.config, job.task)
+    if local:
+        from s3ray.student.session import LocalStudentTrainer
+
+        return LocalPool(config, tasks, plan, emit=events.emit), LocalStudentTrainer(config.student, job.task)
+    from s3ray.generator.pool import GeneratorPool
+
+    pool = GeneratorPool(config, tasks, plan, emit=events.emit)
+    return pool, make_trainer(config.student, job, plan, store, config.name)
 
 
 def make_trainer(
