@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
@@ -138,26 +138,12 @@ def _seed_requests(
 def mistakes_plan(
     context: RoundContext, config: StrategyConfig, num: int | None, as_parent: Callable[[Mistake], Parent]
 ) -> StagePlan:
-    """Extrapolate mistakes: ``num`` rows in all, or ``per_mistake`` of each, and then before all of them are known."""
+    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` of each, beginning while they are mined."""
     if num is not None:
         # How often each mistake is shown depends on how many there are.
         parents = [as_parent(mistake) for mistake in context.mistakes.all()]
         return rewrite_plan(context, "extrapolate", parents, num, config.candidates_per_row)
-    blocks = (
-        None if block is None else [as_parent(mistake) for mistake in block] for block in context.mistakes.blocks()
-    )
-    return rewrite_each_plan(context, "extrapolate", blocks, config.per_mistake)
-
-
-def rewrite_each_plan(
-    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
-) -> StagePlan:
-    """Write ``per_parent`` examples like each parent, with its label and context (Algorithms 2 and 3).
-
-    A block that is None is not known yet. Parents are shuffled within their block, so that the sequence is the same
-    whenever the blocks come.
-    """
-    return StagePlan(name=stage, requests=_each_once(context, stage, blocks, per_parent))
+    return StagePlan(name="extrapolate", requests=_each_mistake(context, config.per_mistake, as_parent))
 
 
 def rewrite_plan(
@@ -205,17 +191,21 @@ def _merged(sequences: Mapping[str, Iterator[_Turn]], quota: Mapping[str, int]) 
         yield next(sequences[key])
 
 
-def _each_once(
-    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
+def _each_mistake(
+    context: RoundContext, num_each: int, as_parent: Callable[[Mistake], Parent]
 ) -> Iterator[GenerationRequest]:
+    """Requests from each mistake, and ``NOT_YET`` while the next block is not mined (Algorithms 2 and 3).
+
+    Parents are shuffled within their block, so that the sequence is the same whenever the blocks come.
+    """
     index = num_block = 0
-    for parents in blocks:
-        if parents is None:
+    for block in context.mistakes.blocks():
+        if block is None:
             yield NOT_YET
             continue
-        draw = context.generator(stage, num_block)
-        for turn in _turns(context, parents, range(per_parent), draw):
-            yield _rewrite(context, stage, index, turn)
+        draw = context.generator("extrapolate", num_block)
+        for turn in _turns(context, [as_parent(mistake) for mistake in block], range(num_each), draw):
+            yield _rewrite(context, "extrapolate", index, turn)
             index += 1
         num_block += 1
 

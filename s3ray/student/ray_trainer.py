@@ -28,7 +28,7 @@ import ray.train.torch
 from s3ray.cluster import occupancy, remove_groups
 from s3ray.config.job import StudentConfig
 from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
-from s3ray.machine import MemoryWatch, student_bytes, wait_for_memory
+from s3ray.machine import student_bytes, wait_for_memory
 from s3ray.models import resolve_model
 from s3ray.storage.local import absolute
 from s3ray.storage.object_store import arrow_files
@@ -306,9 +306,8 @@ def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
     # A model of the hub may not be here yet: then the least that any student takes is waited for.
     weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
     where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
-    watch = MemoryWatch(who="a student", where=where, needed=student_bytes(weights), started=time.monotonic())
     try:
-        wait_for_memory(watch, lambda: torch.cuda.mem_get_info(device))
+        wait_for_memory("a student", where, student_bytes(weights), lambda: torch.cuda.mem_get_info(device))
     except DeviceMemoryError as error:
         return error
     return None

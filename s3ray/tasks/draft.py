@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -73,7 +74,7 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
         **_of_sizes(rows, columns),
     }
     files = {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
-    return Draft(files=files, told=tuple(_told(data, rows, columns, values)))
+    return Draft(files=files, told=tuple(_guesses(data, rows, columns, values)))
 
 
 def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> Columns:
@@ -100,7 +101,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
         raise InputError("no column looks like a label", field="--label", hint=hint)
     texts = [name for name in names if name != label and not all(map(_is_number, seen[name]))]
     if writes is None:
-        writes = max(texts, key=lambda name: _mean(len(str(row.get(name))) for row in rows), default=None)
+        writes = max(texts, key=lambda name: fmean(len(str(row.get(name))) for row in rows), default=None)
     if writes not in texts:
         hint = "A task needs a column of texts beside the label. The first line of a CSV names the columns."
         raise InputError("holds no text", field="--writes", value=writes or "", hint=hint)
@@ -162,7 +163,7 @@ def _of_sizes(rows: Sequence[Row], columns: Columns) -> dict[str, Any]:
     }
 
 
-def _told(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
+def _guesses(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
     yield f"{data}: {len(rows)} rows"
     yield f"  label: {columns.label} ({', '.join(f'{value} {num}' for value, num in values.most_common(8))})"
     yield f"  the language model writes: {columns.writes}"
@@ -208,8 +209,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text in ("", "None")
     return True
-
-
-def _mean(numbers: Iterator[int]) -> float:
-    found = list(numbers)
-    return sum(found) / len(found)

@@ -11,7 +11,6 @@ import gc
 import math
 import os
 import platform
-import time
 from collections.abc import Collection
 from functools import lru_cache, partial
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from typing import Any
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
-from s3ray.machine import MemoryWatch, cpu_flags, cpu_name, has_bfloat16, wait_for_memory
+from s3ray.machine import cpu_flags, cpu_name, has_bfloat16, wait_for_memory
 from s3ray.models import resolve_model
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
@@ -287,13 +286,12 @@ def _wait_for_memory(spec: EngineSpec) -> None:
     nvml = import_pynvml()
     nvml.nvmlInit()
     try:
-        for number in range(spec.config.tensor_parallel * spec.config.pipeline_parallel):
+        for number in range(spec.config.world_size):
             physical = current_platform.device_id_to_physical_device_id(number)
             handle = nvml.nvmlDeviceGetHandleByIndex(physical)
             needed = int(spec.memory_share * nvml.nvmlDeviceGetMemoryInfo(handle).total)
             where = f"GPU {physical} on {platform.node()}"
-            watch = MemoryWatch(who=spec.engine, where=where, needed=needed, started=time.monotonic())
-            wait_for_memory(watch, partial(_read_memory, nvml, handle))
+            wait_for_memory(spec.engine, where, needed, partial(_read_memory, nvml, handle))
     finally:
         nvml.nvmlShutdown()
 
