@@ -1,6 +1,6 @@
 """What happened in one phase of a benchmark, as the dispatcher tells it, and sums over it. Pure but for a clock.
 
-The dispatcher hears of everything that the pool does: which engine joined or left, what it was dealt, what it finished
+The dispatcher hears of everything that the pool does: which engine joined or left, what it was given, what it finished
 and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
 
 Engines tell their counters with every exchange, a few times a second to once in two; between two readings a counter is
@@ -111,7 +111,7 @@ class PhaseRecorder:
         """See ``Recorder``."""
         self.record.timings += timings
 
-    def dealt(self, indexes: Collection[int], *, is_dry: bool) -> None:
+    def assigned(self, indexes: Collection[int], *, is_dry: bool) -> None:
         """See ``Recorder``."""
         self.record.note_deal(self._now(), indexes, is_dry=is_dry)
 

@@ -4,7 +4,8 @@ Knows Ray's calls and nothing of requests; the pool decides.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ _NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 _STOP_S = 20.0
 _SLEEP_S = 120.0
+_WINDOW_S = 3600.0  # older deaths say nothing of how an engine or a node is now
+_FIRST_BACK_OFF_S = 1.0
+_LONGEST_BACK_OFF_S = 60.0
+_DEATHS_PER_NODE = 2
 
 
 class ReplicaState(Enum):
@@ -100,12 +105,12 @@ class Replica:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it only answers what it has, to leave then."""
+        """Whether it only finishes what it has, and then leaves."""
         return self._is_draining
 
     @property
     def is_held_back(self) -> bool:
-        """Whether it gets no new requests: it drains, or some may have been lost on the line to it."""
+        """Whether it gets no new requests: it drains, or some may have been lost when its connection broke."""
         return self._is_draining or self._has_gap
 
     @property
@@ -119,7 +124,7 @@ class Replica:
         return self._problem
 
     def is_due(self, now: float) -> bool:
-        """Whether it waits for nothing but a place."""
+        """Whether it may start as soon as it has a place."""
         return self._state is ReplicaState.WAITING and self._not_before <= now
 
     def waited_s(self, now: float) -> float:
@@ -247,7 +252,7 @@ class Replica:
         self._unreachable_since = 0.0
 
     def note_unreachable(self, now: float) -> float:
-        """The line to it is broken, and requests or answers may be lost; returns for how many seconds it has been."""
+        """The connection broke, and requests or answers may be lost; returns how many seconds ago it first broke."""
         self._unreachable_since = self._unreachable_since or now
         self._has_gap = True
         return now - self._unreachable_since
@@ -261,11 +266,51 @@ class Replica:
         self._called = now
 
 
-class Ending(NamedTuple):
-    """Why a call to an engine came to nothing.
+@dataclass(slots=True)
+class Supervisor:
+    """When an engine that died may start again, and which nodes it had better avoid.
 
-    ``may_live``: only the line may be broken. ``is_blamed``: the engine or a request may have done it. ``is_final``: it
-    will be the same at every start.
+    Each engine may start again a few times within an hour, the second time later than the first. A node on which
+    engines died twice is left alone as long as another one has room.
+    """
+
+    max_restarts: int
+    _by_engine: dict[str, list[float]] = field(default_factory=dict)
+    _by_node: dict[str, list[float]] = field(default_factory=dict)
+
+    def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> float | None:
+        """When an engine may start again, on the caller's clock; None if it died too often.
+
+        ``is_blamed`` is False where the cause lies outside (its node was lost, or it was told to leave): such a death
+        costs neither a restart nor the node's good name.
+        """
+        if not is_blamed:
+            return now
+        self._by_node.setdefault(node_id, []).append(now)
+        deaths = _recent(self._by_engine.setdefault(engine, []), now)
+        deaths.append(now)
+        if len(deaths) > self.max_restarts:
+            return None
+        # The first restart is at once: most deaths are single ones.
+        wait_s = 0.0 if len(deaths) == 1 else min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (len(deaths) - 2))
+        return now + wait_s
+
+    def shunned(self, now: float) -> Collection[str]:
+        """The nodes on which engines died twice within the hour."""
+        return {node for node, deaths in self._by_node.items() if len(_recent(deaths, now)) >= _DEATHS_PER_NODE}
+
+
+def _recent(deaths: list[float], now: float) -> list[float]:
+    """Drop, in place, the deaths that are older than the window."""
+    deaths[:] = [died for died in deaths if died > now - _WINDOW_S]
+    return deaths
+
+
+class Ending(NamedTuple):
+    """Why a call to an engine failed.
+
+    ``may_live``: perhaps only the connection broke. ``is_blamed``: the engine or a request may have caused it.
+    ``is_final``: every later start would fail in the same way.
     """
 
     problem: str
@@ -275,7 +320,7 @@ class Ending(NamedTuple):
 
 
 def why_lost(error: ray.exceptions.RayError) -> Ending:
-    """Read Ray's error."""
+    """What Ray's error says about the engine."""
     is_task = isinstance(error, ray.exceptions.RayTaskError)
     cause = (error.cause or error) if is_task else error
     is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
@@ -288,12 +333,12 @@ def why_lost(error: ray.exceptions.RayError) -> Ending:
 
 
 def close_in_time(replicas: Sequence[Replica]) -> None:
-    """Ask replicas to stop, all at once; whoever removes them ends those that have not after a while."""
+    """Ask replicas to stop, all at once, and wait for a while; ``remove`` ends those that have not."""
     answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
 
 
 def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
-    """Let replicas sleep; returns those that do. The others died of it or take too long."""
+    """Let replicas sleep; returns those that do. The others died or took too long."""
     calls = {replica.begin_sleep(level): replica for replica in replicas}
     return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
 
@@ -315,7 +360,7 @@ def _is_good(call: ray.ObjectRef) -> bool:
 
 
 def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError:
-    """What to raise when nobody can work, with each engine's problem."""
+    """The error when no engine can work, with the problem of each."""
     problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas)
     return PoolError(
         f"no engine is left{since} ({problems})",

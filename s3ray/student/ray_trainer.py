@@ -49,6 +49,12 @@ MAX_STARTS = 5
 """How often Ray Train is started for a student, where its controller died, or a worker while they all started."""
 ROOM_ATTEMPTS = 3
 """How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
+POLL_S = 0.5
+"""How often Ray Train looks at its workers, unless RAY_TRAIN_HEALTH_CHECK_INTERVAL_S says otherwise.
+
+Only then does it learn that a training has ended, and it takes one checkpoint each time. With its own two seconds a
+student that trains for seconds waits as long again; a look costs one short call to each worker.
+"""
 CHECKPOINT_SHARE = 0.1
 """Share of the time that checkpoints may take; epochs too short for one each share one."""
 
@@ -93,6 +99,7 @@ class RayStudentTrainer:
             InputError: the model cannot serve the task.
         """
         start = time.monotonic()
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))  # handed on to Ray Train's controller
         job = _with_absolute_paths(job)
         result = self._fit(job)
         self._forget(job)
@@ -199,7 +206,7 @@ class RayCheckpoints:
     """Keeps a training's state with Ray Train, on its storage path.
 
     The first epoch is always kept, and every epoch at whose end a node is known to go. Others are kept as long as that
-    takes no more than CHECKPOINT_SHARE of the time: Ray Train takes no more than one checkpoint every two seconds.
+    takes no more than CHECKPOINT_SHARE of the time: a checkpoint waits for Ray Train's next look at its workers.
     """
 
     def __init__(self, ranks: "Ranks") -> None:
