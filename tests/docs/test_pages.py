@@ -16,6 +16,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_the_map_of_the_tree_names_what_is_there() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| [^|]+\? \| (`[^|]+) \| ([^|]+) \|$", readme.partition("## Where things are")[2], re.MULTILINE
+    )
+    assert len(rows) > 15
+    missing = []
+    for places, files in rows:
+        folders = [ROOT, ROOT / "s3ray", *(ROOT / place for place in re.findall(r"`([\w/]+/)`", places))]
+        named = re.findall(r"`([\w./-]*(?:/|\.\w+))`", f"{places} {files}")
+        missing += [name for name in named if not any((folder / name).exists() for folder in folders)]
+    assert not missing
+
+
 def test_every_job_file_is_valid() -> None:
     from s3ray.config.grid import load_campaign
     from s3ray.config.load import load_config, read_yaml
