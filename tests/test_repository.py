@@ -35,7 +35,6 @@ MIN_LINES_OF_A_SPLINTER = 60
 FOLDERS_OF_ONE_THING_A_FILE = ("s3ray/strategies", "s3ray/tasks", "s3ray/generator/engines")
 SMALL_WITH_A_REASON = {
     "s3ray/bench/pool.py": "the pool that a benchmark measures, apart from what it sweeps",
-    "s3ray/generator/scheduling/restarts.py": "a rule beside the others: when and where an engine restarts",
 }
 # Folders of tests that are about something else than a folder of s3ray/.
 TESTS_OF_THE_WHOLE = {
@@ -147,6 +146,19 @@ def test_whoever_takes_events_or_metrics_takes_classes() -> None:
     files = [path for path in _sources("s3ray") if path.parent != ROOT / "s3ray" / "storage"]
     plain = _plain(files, lambda name: re.search(r"(^|_)(events?|metrics)$", name) is not None)
     assert not plain
+
+
+def test_what_docstrings_name_is_there() -> None:
+    """``module.Name`` in a docstring or comment: one of the modules of that name has it."""
+    sources = {path: path.read_text() for path in _sources("s3ray")}
+    missing = [
+        f"{path.relative_to(ROOT)}: {module}.{name}"
+        for path, text in sources.items()
+        for module, name in re.findall(r"``([a-z_]+)\.([A-Z]\w*)", text)
+        if module != "datasets"  # the library
+        and not any(re.search(rf"\b{name}\b", found) for other, found in sources.items() if other.stem == module)
+    ]
+    assert not missing
 
 
 def test_tests_lie_as_what_they_test() -> None:

@@ -1,4 +1,4 @@
-"""What the plots of a comparison answer, in a sentence or two beside each. Pure."""
+"""The comparison of a campaign as a page, as Markdown and as JSON, with a sentence or two beside each plot."""
 
 import hashlib
 import re

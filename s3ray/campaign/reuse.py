@@ -68,7 +68,7 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
 class TrainedStudent:
     """Where a trained student lies, and what its training alone cost, in worker-seconds (0 where nobody knows).
 
-    ``result`` is what it answered when it was asked ``questions`` (``student.fit.questions``), where this start of the
+    ``result`` is what it answered when it was asked ``questions`` (``trained.questions``), where this start of the
     campaign has seen that.
     """
 
@@ -84,7 +84,7 @@ class TrainedStudent:
 
 
 def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedStudent]]:
-    """The finished students and checkers of runs, by training id (``student.fit.training id``).
+    """The finished students and checkers of runs, by training id (``trained.training_id``).
 
     Those whose model is not there any more, as in light copies of runs, are passed over.
     """

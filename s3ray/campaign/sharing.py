@@ -1,4 +1,4 @@
-"""How many devices generate and how many train, while many runs want both. Pure: facts in, a number out.
+"""How the runs of a campaign share engines and devices: the pool that serves them all, and their turns to train.
 
 Training goes before: it ends soon, and what it ends is the next round's generation. But engines that leave must be
 loaded again, so they keep the part of the devices that generation has cost so far, and only what they have beyond that

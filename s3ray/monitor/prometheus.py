@@ -1,6 +1,6 @@
-"""A run's metrics in the manner of Prometheus: which there are, and what each event does to them. docs/metrics.md.
+"""A run's metrics for Prometheus (``docs/metrics.md``): what each event changes, and telling Ray, which exports them.
 
-Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
+Counters count what this start of the driver did; gauges say how the run stands, all starts included.
 """
 
 from collections.abc import Callable, Iterator, Mapping

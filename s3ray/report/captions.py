@@ -155,7 +155,7 @@ def time_caption(rounds: Sequence[RoundMetrics]) -> str:
 
 
 def use_caption(engines: TimeShares, trainers: TimeShares) -> str:
-    """Who worked, and what for did the others wait? Shares of time (``accounting.shares``) of both kinds."""
+    """Who worked, and what for did the others wait? Shares of time (``metrics.shares``) of both kinds."""
     return " ".join(
         _use(name, shares, other)
         for name, shares, other in (("Engines", engines, "training"), ("Train workers", trainers, "generation"))

@@ -1,4 +1,9 @@
-"""Which written rows help a student most: influence on a synthetic validation set (ProGen, arXiv 2210.12329). Pure.
+"""ProGen (arXiv 2210.12329): the rows that helped the student most are shown in the prompts of the next ones.
+
+Round 0 is zero-shot. Each later round ranks the written rows by influence on a held-out part of them; of each label the
+best 50 that help at all are the pool. Half of the prompts show 8 of the label's pool, half none. The last student
+learns from all rows. As in the authors' code at most 1000 rows are held out; here they are a tenth, and the student
+has seen them, since it is trained on all rows.
 
 The influence of a training row z on the validation loss is ``-g_val . H^-1 . g_z`` (Koh and Liang, 2017), where g are
 gradients of the loss and H is its Hessian. Validation labels are synthetic too and may be wrong, so ProGen takes the

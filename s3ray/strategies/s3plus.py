@@ -1,4 +1,18 @@
-"""Which gold rows to write from (s3plus), as arithmetic on how a student sees them. Pure; equal input, equal choice."""
+"""S3 with parts of later work, each a switch of ``strategy.plus``. With all of them off it makes S3's requests.
+
+- contrast: the wrong answer is shown (LLM2LLM, arXiv 2403.15042), and the gold row most like the mistake that really
+  has the label which the student gave: the two show where the border runs. A row of the mistake's own label would not.
+- skip_persistent: what students get wrong again and again is often mislabelled. In the paper's released RTE files 69 %
+  of the premises of the second round had been wrong in the first.
+- coverage: errors alone stress rare patterns, so a share of the rows is written from gold rows that the student got
+  right, but not surely (CondenseLM, ACL 2025.emnlp-main.65). They are *imitated*, not extrapolated, and counted apart.
+- clusters: the pattern of a group of mistakes, in words (PaDA-Agent, arXiv 2510.18143).
+- near: prompts get the context most like their own, from the seed set on (``neighbours``).
+- variants and balance are ours.
+
+A round has as many rows as S3's would have, whichever parents it is written from. Which those are is arithmetic on how
+a student sees gold: equal input, equal choice.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set

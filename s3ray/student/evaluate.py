@@ -1,4 +1,9 @@
-"""What a student answers. The rows are dealt out over the workers, and every worker ends with all answers."""
+"""What a student answers: to score it, to find its mistakes on gold, and to see how it sees rows (probes).
+
+The rows are dealt out over the workers, and every worker ends with all answers. Mistakes are mined in blocks: each is
+on disk before the next is scored, so that what extrapolates them need not wait, and is not scored again. A probe's
+features are what the last linear layer multiplies, so logits = features x weights + bias.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
