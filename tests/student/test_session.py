@@ -150,7 +150,7 @@ def test_mining_by_blocks_finds_what_mining_at_once_finds(
 def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     config: StudentConfig, reviews: Task, job: StudentJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("s3ray.student.session.BLOCK_ROWS", 10)
+    monkeypatch.setattr("s3ray.student.session.MISTAKE_BLOCK_ROWS", 10)
     trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
     first, found = trainer.train(job), mined(job, reviews)
     kept, lost = (Path(job.output) / f"mistakes/{number:06d}.parquet" for number in (0, 1))
@@ -158,7 +158,7 @@ def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     # As if the device had computed something else: the next round may have been written from it.
     invented = Mistake(example=read(job.mine_path, reviews)[4], predicted="positive", confidence=0.25)
     pq.write_table(table_from_mistakes([invented], reviews.fields, reviews.has_labels), kept)
-    monkeypatch.setattr("s3ray.student.session.BLOCK_ROWS", 5)  # a later version's
+    monkeypatch.setattr("s3ray.student.session.MISTAKE_BLOCK_ROWS", 5)  # a later version's
     monkeypatch.delattr("s3ray.student.session.Fit")
     again = trainer.train(job)
     rows = [example.id for example in read(job.mine_path, reviews)]
