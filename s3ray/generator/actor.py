@@ -81,7 +81,7 @@ class EngineHost:
         """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
         log_from(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
-        self._spec = replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares))
+        self._spec, self._share, self._num_shares = spec, share, num_shares
         self._tasks = tasks
         self._engine: Engine
         self._worker: Worker
@@ -105,7 +105,8 @@ class EngineHost:
             InputError: the engine cannot be imported in this process, or cannot do what the job asks of it.
         """
         # Not in __init__: an error raised there reaches the driver as a traceback text only.
-        self._engine = make_engine(self._spec)
+        num_threads = _keep_to_own_cores(self._spec, self._share, self._num_shares)
+        self._engine = make_engine(replace(self._spec, num_threads=num_threads))
         self._open.push_async_callback(self._engine.close)
         self._worker = Worker(self._engine, self._tasks, self._config, self._name)
         self._limits = await self._engine.start()
