@@ -11,23 +11,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from s3ray.bench.profile import (
-    Cache,
-    CellProfile,
-    Count,
-    Counters,
-    Key,
-    Latency,
-    Level,
-    Rates,
-    Scaling,
-    Spread,
-    Sweep,
-    UnknownError,
-    Validity,
-    Volumes,
-    known,
-)
+from s3ray.bench import profile
+from s3ray.bench.profile import CellProfile, Rates, UnknownError, known
 from s3ray.bench.record import (
     Counted,
     PhaseRecord,
@@ -134,7 +119,7 @@ def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
         work=measured.work,
         start_s=max(measured.starts_s),
         limits=known(notes, "limits", lambda: _limits(measured.limits)),
-        volumes=Volumes(
+        volumes=profile.Volumes(
             warm_up_requests=cell.num_warm_up,
             accepted=tally.accepted,
             rejected=dict(tally.rejected),
@@ -190,7 +175,7 @@ def _rates(measured: Measured, path: str, seconds: float, output: float, prefill
     )
 
 
-def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
+def spread(seconds: Sequence[float], otherwise: str = "") -> profile.Spread:
     """Percentiles between two values are interpolated.
 
     Raises:
@@ -200,18 +185,18 @@ def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
         raise UnknownError(otherwise)
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
     mean, most = float(np.mean(seconds)), float(max(seconds))
-    return Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
+    return profile.Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
 
 
-def _latency(measured: Measured, notes: list[str]) -> Latency:
+def _latency(measured: Measured, notes: list[str]) -> profile.Latency:
     timings = measured.record.timings
     untold = f"engine {measured.engine} does not tell it"
     later = [timing.per_token_s for timing in timings if timing.per_token_s is not None]
 
-    def of(name: str, seconds: Sequence[float], otherwise: str) -> Spread | None:
+    def of(name: str, seconds: Sequence[float], otherwise: str) -> profile.Spread | None:
         return known(notes, f"latency.{name}", lambda: spread(seconds, otherwise))
 
-    return Latency(
+    return profile.Latency(
         queue_s=of("queue_s", [timing.queue_s for timing in timings], untold),
         ttft_s=of("ttft_s", [timing.first_token_s for timing in timings], untold),
         tpot_s=of("tpot_s", later, "no answer had a second token" if timings else untold),
@@ -219,7 +204,7 @@ def _latency(measured: Measured, notes: list[str]) -> Latency:
     )
 
 
-def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
+def _cache(measured: Measured, window: Window, notes: list[str]) -> profile.Cache:
     if measured.engine != "vllm":
         raise UnknownError(f"engine {measured.engine} does not tell it")
     tally = measured.tally
@@ -229,14 +214,14 @@ def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
             raise UnknownError("no prompt was read")
         return tally.cached_tokens / tally.prompt_tokens
 
-    return Cache(
+    return profile.Cache(
         prefix_hit_rate=known(notes, "cache.prefix_hit_rate", hit_rate),
         kv_use=known(notes, "cache.kv_use", lambda: _level(measured, lambda stats: stats.kv_use, window)),
         preemptions=int(growth(measured.record.lives, lambda stats: stats.num_preemptions)),
     )
 
 
-def _level(measured: Measured, counted: Counted, window: Window) -> Level:
+def _level(measured: Measured, counted: Counted, window: Window) -> profile.Level:
     found = level(measured.record.lives, counted, window)
     if found is None:
         raise UnknownError("the phase was over before an engine told of itself")
@@ -287,14 +272,14 @@ def _device_s_per_accepted(measured: Measured, seconds: float) -> float:
     return devices * seconds / measured.tally.accepted
 
 
-def _counters(measured: Measured) -> Counters:
+def _counters(measured: Measured) -> profile.Counters:
     tally, record = measured.tally, measured.record
 
-    def count(pool: int, again: int, counted: Counted) -> Count:
+    def count(pool: int, again: int, counted: Counted) -> profile.Count:
         engine = int(growth(record.lives, counted))
-        return Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
+        return profile.Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
 
-    return Counters(
+    return profile.Counters(
         output=count(tally.output_tokens, record.again_output_tokens, lambda stats: stats.num_output_tokens),
         prompt=count(tally.prompt_tokens, record.again_prompt_tokens, lambda stats: stats.num_prompt_tokens),
     )
@@ -311,11 +296,11 @@ def difference(pool: float, engine: float, again: float) -> float:
     return (engine - pool) / max(1.0, pool)
 
 
-def _validity(measured: Measured, steady: Window, counters: Counters) -> Validity:
+def _validity(measured: Measured, steady: Window, counters: profile.Counters) -> profile.Validity:
     tally = measured.tally
     error_rate = sum(tally.failed.values()) / tally.requested
     first_readings = [life.readings[0][1] for life in measured.record.lives if life.readings]
-    return Validity(
+    return profile.Validity(
         real_engine=measured.engine != "fake",
         warmed_up=all(stats.num_output_tokens > 0 for stats in first_readings),
         long_enough=steady.seconds >= measured.min_seconds,
@@ -330,7 +315,9 @@ def _validity(measured: Measured, steady: Window, counters: Counters) -> Validit
 # -- all cells together --------------------------------------------------------------------------------------------
 
 
-def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> tuple[Scaling, ...] | None:
+def scaling_of(
+    sweep: profile.Sweep, cells: Sequence[CellProfile], notes: list[str]
+) -> tuple[profile.Scaling, ...] | None:
     """Each engine count against the smallest: strong scaling (the same requests) and weak (the same for each engine).
 
     Some ``cells`` of the sweep may still be missing. Seconds decide over strong scaling, and output tokens per second
@@ -347,13 +334,13 @@ def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> 
 
 
 def _scaling(
-    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
-) -> Scaling:
+    sweep: profile.Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
+) -> profile.Scaling:
     engines, limit, prompts = combination
     base = sweep.base_engines
-    first: Key = (base, limit, prompts, sweep.requests)
-    same: Key = (engines, limit, prompts, sweep.requests)
-    more: Key = (engines, limit, prompts, sweep.weak_requests(engines))
+    first: profile.Key = (base, limit, prompts, sweep.requests)
+    same: profile.Key = (engines, limit, prompts, sweep.requests)
+    more: profile.Key = (engines, limit, prompts, sweep.weak_requests(engines))
 
     def strong() -> float:
         return _ratio(cells, first, same, lambda rates: rates.seconds)
@@ -361,7 +348,7 @@ def _scaling(
     def weak() -> float:
         return _ratio(cells, more, first, lambda rates: rates.output_tokens_per_s)
 
-    return Scaling(
+    return profile.Scaling(
         engines=engines,
         base_engines=base,
         max_num_seqs=limit,
@@ -372,7 +359,9 @@ def _scaling(
     )
 
 
-def _ratio(cells: Sequence[CellProfile], above: Key, below: Key, figure: Callable[[Rates], float]) -> float:
+def _ratio(
+    cells: Sequence[CellProfile], above: profile.Key, below: profile.Key, figure: Callable[[Rates], float]
+) -> float:
     """Of the medians over the repeats of two cells."""
     values = [[figure(cell.whole) for cell in cells if cell.key == key] for key in (above, below)]
     if not all(values):

@@ -12,13 +12,14 @@ from rich.console import Console
 from s3ray.bench.about import count_parameters, identity_of
 from s3ray.bench.compare import profile_table
 from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
-from s3ray.bench.pool import MeasuredPool
 from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
+from s3ray.bench.record import PhaseRecorder
 from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, local_facts, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
 from s3ray.errors import InputError, RunError
+from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.machine import collect_rarely
@@ -34,6 +35,9 @@ from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.telemetry.logs import log_from
 from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
+
+_ANSWER_S = 60.0
+"""How long engines may take to tell their counters."""
 
 
 def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
@@ -170,15 +174,20 @@ class Profiler:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
         told = _Told(self._console)
-        pool = MeasuredPool(job.config, only_task(job.config, job.task), plan, emit=told.emit)
+        recorder = PhaseRecorder()
+        tasks = only_task(job.config, job.task)
+        pool = GeneratorPool(job.config, tasks, plan, emit=told.emit, recorder=recorder)
         try:
-            pool.get_ready()
+            pool.start_all()
             self._prepare(pool)
             measured, warm_up = split(self._requests[cell.prompts], cell.requests, cell.num_warm_up)
             self._answer(pool, warm_up)
-            record = pool.begin_phase()
+            record = recorder.begin_record()
+            # Both refreshes are made while nothing is in flight: the counters then say what the phase did, whole.
+            pool.refresh_stats(_ANSWER_S)
+            record.timings.clear()  # those of the warm-up came with the counters
             tally, e2e_s = self._answer(pool, measured)
-            pool.end_phase()
+            pool.refresh_stats(_ANSWER_S)
         finally:
             pool.close()
         return Measured(
@@ -196,7 +205,7 @@ class Profiler:
             min_seconds=self._sweep.min_seconds,
         )
 
-    def _prepare(self, pool: MeasuredPool) -> None:
+    def _prepare(self, pool: GeneratorPool) -> None:
         """What a run's first stages leave behind, written by the first pool and used by all: notes and calibration."""
         if self._requests:
             return
@@ -216,7 +225,7 @@ class Profiler:
                 self._calibration = verdicts.calibration()
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
-    def _answer(self, pool: MeasuredPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
+    def _answer(self, pool: GeneratorPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
         """Have requests answered and judged as in a run; the tally, and the seconds of each answer."""
         job, tally, seconds = self._job, Tally(), list[float]()
         gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
@@ -238,7 +247,7 @@ def _calibrates(job: Job) -> bool:
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
+def _run_stage(pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
     stage = Stage(plan, judge, record)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))

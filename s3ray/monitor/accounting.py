@@ -17,29 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from s3ray.telemetry.events import (
-    AnswersDealt,
-    CheckerFinished,
-    CheckerStarted,
-    ChunkWritten,
-    EngineAwake,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineStarting,
-    EngineStopped,
-    EngineWaiting,
-    Event,
-    RoundLinked,
-    RunFailed,
-    RunStarted,
-    StageEvent,
-    StageFinished,
-    StageStarted,
-    TrainingFinished,
-    TrainingStarted,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 from s3ray.types import EngineReport
 
 STARTING = "starting"
@@ -224,7 +203,7 @@ class _Life:
     is_process: bool = True
     ready: float | None = None
     end: float | None = None
-    ended: type[EngineEvent] | None = None
+    ended: type[events.EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
 
@@ -250,22 +229,22 @@ class _Attempt:
     def fold(self, event: Event) -> None:
         self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self.num_workers = event.workers
-            case StageStarted() | TrainingStarted():
+            case events.StageStarted() | events.TrainingStarted():
                 self._begin(event)
-            case StageFinished() | TrainingFinished():
+            case events.StageFinished() | events.TrainingFinished():
                 self._end(event)
-            case RoundLinked():
+            case events.RoundLinked():
                 self.busy_s[event.round] = event.busy_s
-            case RunFailed():
+            case events.RunFailed():
                 self.close(event.run)
-            case ChunkWritten() | AnswersDealt():
+            case events.ChunkWritten() | events.AnswersDealt():
                 for name, report in event.engines.items():
                     self._note_report(name, report)
-                if isinstance(event, ChunkWritten):
+                if isinstance(event, events.ChunkWritten):
                     self._note_chunk(event)
-            case EngineEvent():
+            case events.EngineEvent():
                 self._note_engine(event)
 
     def close(self, run: str | None = None) -> None:
@@ -274,19 +253,19 @@ class _Attempt:
             if run in (None, step.run):
                 step.end = min(step.end, self.now)
 
-    def _begin(self, event: StageStarted | TrainingStarted) -> None:
+    def _begin(self, event: events.StageStarted | events.TrainingStarted) -> None:
         step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
-        if isinstance(event, StageStarted):
+        if isinstance(event, events.StageStarted):
             self.stages.append(step)
             self._wrote_at, self._ready = self.now, {}
         else:
             self.trainings.append(replace(step, workers=event.workers))
 
-    def _end(self, event: StageFinished | TrainingFinished) -> None:
+    def _end(self, event: events.StageFinished | events.TrainingFinished) -> None:
         for step in (*self.stages, *self.trainings):
             if step.end == math.inf and (step.run, step.name) == (event.run, _name(event)):
                 step.end = self.now
-                if isinstance(event, TrainingFinished):
+                if isinstance(event, events.TrainingFinished):
                     step.seconds = event.seconds
 
     def _last_life(self, engine: str) -> _Life:
@@ -295,25 +274,25 @@ class _Attempt:
             lives.append(_Life(start=self.now, is_process=False))
         return lives[-1]
 
-    def _note_engine(self, event: EngineEvent) -> None:
+    def _note_engine(self, event: events.EngineEvent) -> None:
         match event:
-            case EngineReady():
+            case events.EngineReady():
                 self._last_life(event.engine).ready = self.now
                 self._ready.setdefault(event.engine, self.now)
-            case EngineAwake():
+            case events.EngineAwake():
                 self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
-            case EngineStarting() | EngineWaiting():
+            case events.EngineStarting() | events.EngineWaiting():
                 lives = self.engines.setdefault(event.engine, [])
                 if lives and lives[-1].end is None:  # it waited for a place and found one
                     lives[-1].end = self.now
-                is_process = isinstance(event, EngineStarting)
-                restarts = event.restarts if isinstance(event, EngineStarting) else -1
+                is_process = isinstance(event, events.EngineStarting)
+                restarts = event.restarts if isinstance(event, events.EngineStarting) else -1
                 lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
-            case EngineLost() | EngineGivenUp() | EngineStopped():
+            case events.EngineLost() | events.EngineGivenUp() | events.EngineStopped():
                 life = self._last_life(event.engine)
                 life.end = self.now if life.end is None else life.end
                 life.ended = type(event)
-                if isinstance(event, EngineLost):
+                if isinstance(event, events.EngineLost):
                     # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
                     self._ready.setdefault(event.engine, self._wrote_at)
 
@@ -323,7 +302,7 @@ class _Attempt:
                 life.reports.append((self.now if life.end is None else life.end, report.busy_s))
                 return
 
-    def _note_chunk(self, event: ChunkWritten) -> None:
+    def _note_chunk(self, event: events.ChunkWritten) -> None:
         """What a chunk holds was written since the chunk before it, or since its engine was ready."""
         for name, report in event.engines.items():
             if report.output_tokens:
@@ -351,11 +330,11 @@ def _windows(steps: Iterable[Step]) -> list[Window]:
     return [window for _, window in _united(steps)]
 
 
-def _name(event: StageEvent | TrainingStarted | TrainingFinished) -> str:
+def _name(event: events.StageEvent | events.TrainingStarted | events.TrainingFinished) -> str:
     match event:
-        case StageEvent():
+        case events.StageEvent():
             return f"round {event.round} {event.stage}"
-        case CheckerStarted() | CheckerFinished():
+        case events.CheckerStarted() | events.CheckerFinished():
             return CHECKER
     return f"student {event.round}"
 
@@ -365,17 +344,17 @@ def _name(event: StageEvent | TrainingStarted | TrainingFinished) -> str:
 
 def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
-    before: type[EngineEvent] | None = None
+    before: type[events.EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
         end = attempt.now if life.end is None else life.end
         ready = end if life.ready is None else min(life.ready, end)
-        yield Span(state=RECOVERING if before is EngineLost else STARTING, start=life.start, end=ready)
+        yield Span(state=RECOVERING if before is events.EngineLost else STARTING, start=life.start, end=ready)
         yield from _work(attempt, life, ready, end)
         before = life.ended or before
         gap = end, attempt.now if after is None else after.start
-        if life.ended is EngineLost:
+        if life.ended is events.EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
-        elif life.ended is EngineStopped:
+        elif life.ended is events.EngineStopped:
             before = None
             yield from _absence(attempt, gap, is_last=after is None)
 

@@ -10,16 +10,8 @@ from typing import Literal, NamedTuple
 from ray.util.metrics import Counter, Gauge
 
 from s3ray.monitor.run_view import RunView
-from s3ray.telemetry.events import (
-    ChunkWritten,
-    EngineEvent,
-    EngineLost,
-    Event,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    TestScored,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,20 +73,20 @@ class MetricUpdates:
         for phase, seconds in view.seconds().items():
             yield "s3ray_phase_seconds", seconds, {"phase": phase}
         match event:
-            case ChunkWritten():
+            case events.ChunkWritten():
                 yield from _chunk(event)
                 yield from self._stage()
                 yield from self._load()
-            case StageStarted() | StageFinished():
+            case events.StageStarted() | events.StageFinished():
                 yield "s3ray_round", view.round, {}
                 yield from self._stage()
-            case StudentFinished():
+            case events.StudentFinished():
                 yield from _scores("select", event.select)
-            case TestScored():
+            case events.TestScored():
                 yield from _scores("test", event.test)
-            case EngineLost():
+            case events.EngineLost():
                 yield "s3ray_engine_losses_total", 1, {}
-        if isinstance(event, EngineEvent):
+        if isinstance(event, events.EngineEvent):
             yield from self._engines()
 
     def _stage(self) -> Iterator[tuple[str, float, dict[str, str]]]:
@@ -118,7 +110,7 @@ class MetricUpdates:
             yield "s3ray_engines", states.count(state), {"state": state}
 
 
-def _chunk(event: ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
+def _chunk(event: events.ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
     stage = event.stage
     ended = {"ok": event.ok, "rejected": sum(event.rejected.values()), "failed": sum(event.failed.values())}
     for status, num in ended.items():

@@ -12,31 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from s3ray.config.job import STAGES_ASIDE
-from s3ray.telemetry.events import (
-    ChunkWritten,
-    EngineAsleep,
-    EngineAwake,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineStarting,
-    EngineStopped,
-    EngineWaiting,
-    Event,
-    Reparsed,
-    RoundClosed,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StageEvent,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    TestScored,
-    TrainingFinished,
-    TrainingStarted,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 from s3ray.types import EngineReport
 
 RATE_WINDOW_S = 30.0
@@ -129,9 +106,9 @@ class EngineView:
         """What it did so far."""
         return _usage([self], self._peak)
 
-    def note_state(self, state: str, event: EngineEvent, generate_s: float) -> None:
+    def note_state(self, state: str, event: events.EngineEvent, generate_s: float) -> None:
         """It came to ``state``: what it had in work is gone unless it is ready."""
-        if isinstance(event, EngineStarting):
+        if isinstance(event, events.EngineStarting):
             self.restarts[event.attempt] = event.restarts
         if state == "ready":
             self._life(event, self.restarts.get(event.attempt, 0), generate_s)
@@ -201,7 +178,7 @@ class PoolView:
         for engine in self.engines.values():
             engine.load = Load()
 
-    def note_chunk(self, event: ChunkWritten, ready: Set[str], generate_s: float) -> None:
+    def note_chunk(self, event: events.ChunkWritten, ready: Set[str], generate_s: float) -> None:
         """Take in what a chunk says of its engines.
 
         ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
@@ -262,7 +239,7 @@ class RunView:
     mistakes of a student that is still being scored, a second counts for both.
     """
 
-    about: RunStarted | None = None
+    about: events.RunStarted | None = None
     attempt: int = 0
     updated: float | None = None
     attempt_started: float = 0.0
@@ -276,8 +253,8 @@ class RunView:
     engines: dict[str, str] = field(default_factory=dict)
     pool: PoolView = field(default_factory=PoolView)
     num_lost: int = 0
-    closed: dict[int, RoundClosed] = field(default_factory=dict)
-    students: dict[int, StudentFinished] = field(default_factory=dict)
+    closed: dict[int, events.RoundClosed] = field(default_factory=dict)
+    students: dict[int, events.StudentFinished] = field(default_factory=dict)
     test: Mapping[str, float] | None = None
     spent: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
     _student_s: float = 0.0
@@ -392,30 +369,30 @@ class RunView:
 
     def _fold(self, event: Event) -> None:
         match event:
-            case EngineEvent():
+            case events.EngineEvent():
                 self._note_engine(event)
-            case StageEvent():
+            case events.StageEvent():
                 self._note_stage(event)
-            case TrainingStarted():
+            case events.TrainingStarted():
                 self.round = self.student = event.round
                 self._student_s = 0.0
-            case TrainingFinished():
+            case events.TrainingFinished():
                 self._note_training(event)
-            case RunStarted():
+            case events.RunStarted():
                 self.about = event
-            case RoundClosed():
+            case events.RoundClosed():
                 self.closed[event.round] = event
                 self.stage = None
-            case TestScored():
+            case events.TestScored():
                 self.test = event.test
-            case Reparsed():
+            case events.Reparsed():
                 self.ended = "reparsed"
-            case RunFinished():
+            case events.RunFinished():
                 self.ended = "finished"
-            case RunFailed():
+            case events.RunFailed():
                 self.ended, self.problem = "failed", event.problem
 
-    def _note_engine(self, event: EngineEvent) -> None:
+    def _note_engine(self, event: events.EngineEvent) -> None:
         state = _ENGINE_STATES[type(event)]
         self.engines[event.engine] = state
         self.pool.engine(event.engine).note_state(state, event, self._generate_s)
@@ -424,23 +401,23 @@ class RunView:
             # The rate of a stage that waited for its engines is measured from the first one that could work.
             self._points[0] = (event.time, *self._points[0][1:])
 
-    def _note_stage(self, event: StageEvent) -> None:
+    def _note_stage(self, event: events.StageEvent) -> None:
         key = (event.round, event.stage)
         stage = self.stages.setdefault(key, StageView(round=key[0], name=key[1]))
         match event:
-            case StageStarted():
+            case events.StageStarted():
                 stage.target, stage.finished = event.target, False
                 self.stage, self.round = stage, stage.round
                 self._points = deque([(event.time, stage.accepted, stage.output_tokens)])
-            case ChunkWritten() if event.chunk not in stage.chunks:
+            case events.ChunkWritten() if event.chunk not in stage.chunks:
                 self._note_chunk(event, stage)
-            case StageFinished():
+            case events.StageFinished():
                 stage.accepted, stage.outcomes = event.accepted, event.requested
                 stage.rejected, stage.failed = Counter(event.rejected), Counter(event.failed)
                 stage.output_tokens, stage.finished = event.output_tokens, True
                 stage.starving = ()
 
-    def _note_chunk(self, event: ChunkWritten, stage: StageView) -> None:
+    def _note_chunk(self, event: events.ChunkWritten, stage: StageView) -> None:
         stage.chunks.add(event.chunk)
         stage.accepted = event.accepted
         stage.outcomes += event.rows
@@ -455,9 +432,9 @@ class RunView:
         while len(points) > 2 and points[1][0] <= event.time - RATE_WINDOW_S:
             points.popleft()
 
-    def _note_training(self, event: TrainingFinished) -> None:
+    def _note_training(self, event: events.TrainingFinished) -> None:
         self.student = None
-        if isinstance(event, StudentFinished):
+        if isinstance(event, events.StudentFinished):
             self.students[event.round] = event
         # The trainer knows better than the clock between two events what of that time was start, training and scoring.
         self.spent[event.round, "train"] -= self._student_s
@@ -466,13 +443,13 @@ class RunView:
         self._student_s = 0.0
 
 
-_ENGINE_STATES: dict[type[EngineEvent], str] = {
-    EngineStarting: "starting",
-    EngineReady: "ready",
-    EngineAwake: "ready",
-    EngineLost: "lost",
-    EngineWaiting: "waiting",
-    EngineGivenUp: "given up",
-    EngineAsleep: "asleep",
-    EngineStopped: "stopped",
+_ENGINE_STATES: dict[type[events.EngineEvent], str] = {
+    events.EngineStarting: "starting",
+    events.EngineReady: "ready",
+    events.EngineAwake: "ready",
+    events.EngineLost: "lost",
+    events.EngineWaiting: "waiting",
+    events.EngineGivenUp: "given up",
+    events.EngineAsleep: "asleep",
+    events.EngineStopped: "stopped",
 }

@@ -19,29 +19,8 @@ from s3ray.config.job import STAGES_ASIDE
 from s3ray.monitor.metrics import Metrics
 from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineView, PoolView, RunView, StageView
 from s3ray.storage.run_folder import METRICS, RunStore
-from s3ray.telemetry.events import (
-    CheckerFinished,
-    CheckerStarted,
-    ChunkWritten,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineWaiting,
-    Event,
-    RoundLinked,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    StudentLinked,
-    TestScored,
-    TrainingFinished,
-    TrainingStarted,
-    read_events,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event, read_events
 from s3ray.text import counts, duration, scores, short_count
 
 # Escape sequences begin with a control character (C0, DEL or C1): they clear screens, rename windows, and make some
@@ -109,7 +88,7 @@ class PlainProgress:
         """Hear one event."""
         self._view.apply(event)
         line = milestone(event)
-        if line is None and isinstance(event, ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
+        if line is None and isinstance(event, events.ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
             line = stage_line(self._view)
         if line is not None:
             self._said = event.time
@@ -192,61 +171,61 @@ def starving_text(stage: StageView) -> str:
 def milestone(event: Event) -> str | None:
     """The line that stays in the log for this event, or None if it is not worth one."""
     match event:
-        case RunStarted():
+        case events.RunStarted():
             verb = "goes on" if event.resumed else "starts"
             return f"[run] {event.run} {verb}: {event.strategy} on {event.task}, {event.rounds + 1} round(s)"
-        case EngineEvent():
+        case events.EngineEvent():
             said = _say_engine(event)
             return said and f"[engines] {event.engine} {said}"
-        case StageStarted():
+        case events.StageStarted():
             return _say_stage(event)
-        case StageFinished():
+        case events.StageFinished():
             return _say_stage_end(event)
-        case RoundLinked():
+        case events.RoundLinked():
             return f"[round {event.round}] is that of {event.from_run}, and was copied"
-        case StudentLinked():
+        case events.StudentLinked():
             return f"[{event.student}] is that of {event.from_run}, and was copied"
-        case TrainingStarted() | TrainingFinished():
+        case events.TrainingStarted() | events.TrainingFinished():
             return _say_training(event)
-        case TestScored():
+        case events.TestScored():
             return f"[test] {scores(event.test)} on {event.num_examples} examples"
-        case RunFinished():
+        case events.RunFinished():
             return f"[run] finished in {duration(event.seconds)}"
-        case RunFailed():
+        case events.RunFailed():
             return f"[run] failed: {event.problem}"
     return None
 
 
-def _say_engine(event: EngineEvent) -> str | None:
+def _say_engine(event: events.EngineEvent) -> str | None:
     match event:
-        case EngineReady(limits=limits):
+        case events.EngineReady(limits=limits):
             return (
                 f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
                 f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
             )
-        case EngineLost():
+        case events.EngineLost():
             return f"lost with {event.in_flight} request(s) in flight: {event.problem}"
-        case EngineWaiting():
+        case events.EngineWaiting():
             return f"waits: {event.problem}; {_strength(event)}"
-        case EngineGivenUp():
+        case events.EngineGivenUp():
             return f"given up: {event.problem}; {_strength(event)}"
     return None
 
 
-def _strength(event: EngineWaiting | EngineGivenUp) -> str:
+def _strength(event: events.EngineWaiting | events.EngineGivenUp) -> str:
     if not event.running:
         return f"none of {event.wanted} engine(s) runs"
     return f"the run goes on with {event.running} of {event.wanted} engine(s)"
 
 
-def _say_stage(event: StageStarted) -> str:
+def _say_stage(event: events.StageStarted) -> str:
     known = f", {event.known} outcome(s) already on disk" if event.known else ""
     wanted = f"{event.stage} wanted" if event.stage in STAGES_ASIDE else "one example per request wanted"
     target = wanted if event.target is None else f"{event.target} example(s) wanted"
     return f"[round {event.round} {event.stage}] starts: {target}{known}"
 
 
-def _say_stage_end(event: StageFinished) -> str:
+def _say_stage_end(event: events.StageFinished) -> str:
     short = f"; SHORT of {counts(event.short)}" if any(event.short.values()) else ""
     rejected = f"; rejected {counts(event.rejected, 4)}" if any(event.rejected.values()) else ""
     failed = f"; failed {counts(event.failed)}" if any(event.failed.values()) else ""
@@ -255,14 +234,14 @@ def _say_stage_end(event: StageFinished) -> str:
     return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}"
 
 
-def _say_training(event: TrainingStarted | TrainingFinished) -> str:
-    is_checker = isinstance(event, CheckerStarted | CheckerFinished)
+def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> str:
+    is_checker = isinstance(event, events.CheckerStarted | events.CheckerFinished)
     head = "[checker]" if is_checker else f"[round {event.round} student]"
-    if isinstance(event, TrainingStarted):
+    if isinstance(event, events.TrainingStarted):
         of_gold = " of gold" if is_checker else ""
         return f"{head} trains on {event.rows} row(s){of_gold}, {event.workers} worker(s)"
     mistakes = ""
-    if isinstance(event, StudentFinished) and event.mined is not None:
+    if isinstance(event, events.StudentFinished) and event.mined is not None:
         mistakes = f", {event.mistakes} mistake(s) on {event.mined} gold rows"
     return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
 
