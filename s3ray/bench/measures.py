@@ -1,6 +1,6 @@
-"""The figures of a profile's cells, from what each phase left behind, and how they scale. Pure.
+"""The figures of a profile's cells, from the records of each phase, and how they scale. Pure.
 
-A figure that cannot be had raises ``UnknownError`` where it is made; ``known`` turns that into None and a note.
+A figure that is not available raises ``UnknownError`` where it is computed; ``known`` turns that into None and a note.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _NEVER_FULL = "the engines never had their fill; ask for more --requests, or few
 # bit, from NVIDIA's datasheets: "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (columns SXM
 # and NVL), "H100 PCIe GPU", "HGX B200", "L4", "L40S", "A10", "T4", "V100"; of the A10G from the datasheet "NVIDIA A10G"
 # that AWS publishes with its G5 instances. T4 and V100 have no bfloat16.
-# What is in a device's name as its driver says it, most special first: peak in TFLOP/s, and the formats it holds for.
+# Part of the device name that the driver reports, most specific first; peak in TFLOP/s; formats that it holds for.
 _TERA = 1e12
 _BOTH = ("bfloat16", "float16")
 _HALF = ("float16",)
@@ -64,11 +64,11 @@ _PEAKS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one cell left behind.
+    """The raw measurements of one cell.
 
     ``limits`` are those of each engine, ``starts_s`` how long each took until it was ready, ``restarts`` how many
     engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered. ``parameters``
-    of the model and ``devices_per_engine`` are None where nobody knows them.
+    of the model and ``devices_per_engine`` are None where unknown.
     """
 
     cell: Cell
@@ -96,7 +96,7 @@ class Measured:
 
 
 def work_of(requests: Sequence[GenerationRequest]) -> str:
-    """A short name (16 hex digits) for what is asked: equal requests in equal order, equal names."""
+    """A digest (16 hex digits) of the requests and their order."""
     return hashlib.sha256("\n".join(request.id for request in requests).encode()).hexdigest()[:16]
 
 
@@ -179,7 +179,7 @@ def spread(seconds: Sequence[float], otherwise: str = "") -> profile.Spread:
     """Percentiles between two values are interpolated.
 
     Raises:
-        UnknownError: there is no value; says ``otherwise``.
+        UnknownError: there is no value; ``otherwise`` is its text.
     """
     if not seconds:
         raise UnknownError(otherwise)
@@ -286,7 +286,7 @@ def _counters(measured: Measured) -> profile.Counters:
 
 
 def difference(pool: float, engine: float, again: float) -> float:
-    """By how much the two disagree, relative to the pool's count: above 0 the engines computed more than was answered.
+    """Relative difference to the pool's count; above 0: the engines computed more than was answered.
 
     Requests that were handed over more than once may have been computed once more than they were answered: up to
     ``again`` tokens more are no disagreement.

@@ -1,10 +1,10 @@
-"""What happened in one phase of a benchmark, as the dispatcher tells it, and sums over it. Pure but for a clock.
+"""One phase of a benchmark as the dispatcher records it, and sums over it. Pure but for a clock.
 
 The dispatcher hears of everything that the pool does: which engine joined or left, what it was dealt, what it finished
 and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
 
-Engines tell their counters with every exchange, a few times a second to once in two; between two readings a counter is
-taken to grow evenly.
+Engines report their counters with every exchange, from a few times a second to once in two seconds; between two
+readings a counter is taken to grow evenly.
 """
 
 import time
@@ -113,7 +113,7 @@ class PhaseRecorder:
 # -- arithmetic over a record: windows of time, what was counted in them, where engine-seconds went -----------------
 
 Counted = Callable[[EngineStats], float]
-"""One of the numbers that an engine tells of itself."""
+"""Reads one of the counters that an engine reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def steady_window(record: PhaseRecord) -> Window:
 
 
 def value_at(life: Life, counted: Counted, at: float) -> float:
-    """A counter of a life at a moment, by its readings before and after; 0 where it told nothing."""
+    """A counter of a life at a moment, by its readings before and after; 0 without any reading."""
     readings = life.readings
     after = bisect_right(readings, at, key=lambda reading: reading[0])
     if not readings or after == 0:
@@ -166,13 +166,13 @@ def increase(lives: Sequence[Life], counted: Counted, window: Window) -> float:
 
 
 def growth(lives: Sequence[Life], counted: Counted) -> float:
-    """How much it grew from the first reading of each to its last: all that an engine told of the phase."""
+    """How much a counter of all engines grew from the first to the last reading of each."""
     told = [life.readings for life in lives if life.readings]
     return sum(counted(readings[-1][1]) - counted(readings[0][1]) for readings in told)
 
 
 def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | None:
-    """Mean over time and peak of what goes up and down, over all engines; None where none told it in the window.
+    """Mean over time and peak of what goes up and down, over all engines; None without a reading in the window.
 
     A reading stands for the time since the one before it.
     """
@@ -189,7 +189,7 @@ def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | No
 
 
 def shares_of(record: PhaseRecord, num_engines: int) -> Shares:
-    """Book every second of every engine in the whole phase."""
+    """How engines spent the whole phase; each second has exactly one state."""
     whole, steady = whole_phase(record), steady_window(record)
     total = num_engines * whole.seconds
     if not total:

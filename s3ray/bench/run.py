@@ -37,7 +37,7 @@ from s3ray.telemetry.logs import log_from
 from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
 
 _ANSWER_S = 60.0
-"""How long engines may take to tell their counters."""
+"""How long to wait for the engines' counters."""
 
 
 def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
@@ -83,8 +83,8 @@ def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the pool of one cell told of its engines."""
+class _EngineEvents:
+    """The engine events of one cell's pool: limits, start times and losses."""
 
     console: Console
     limits: dict[str, EngineLimits] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class _Told:
 
 
 class Profiler:
-    """Measures cell after cell; what they have in common is made once."""
+    """Measures cell after cell; what cells share is made once."""
 
     def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
         self._job = job
@@ -173,17 +173,17 @@ class Profiler:
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
-        told = _Told(self._console)
+        engines = _EngineEvents(self._console)
         recorder = PhaseRecorder()
         tasks = only_task(job.config, job.task)
-        pool = GeneratorPool(job.config, tasks, plan, emit=told.emit, recorder=recorder)
+        pool = GeneratorPool(job.config, tasks, plan, emit=engines.emit, recorder=recorder)
         try:
             pool.start_all()
             self._prepare(pool)
             measured, warm_up = split(self._requests[cell.prompts], cell.requests, cell.num_warm_up)
             self._answer(pool, warm_up)
             record = recorder.begin_record()
-            # Both refreshes are made while nothing is in flight: the counters then say what the phase did, whole.
+            # Both refreshes are made while nothing is in flight: their difference is then all of the phase.
             pool.refresh_stats(_ANSWER_S)
             record.timings.clear()  # those of the warm-up came with the counters
             tally, e2e_s = self._answer(pool, measured)
@@ -196,9 +196,9 @@ class Profiler:
             record=record,
             tally=tally,
             e2e_s=e2e_s,
-            limits=list(told.limits.values()),
-            starts_s=told.starts_s,
-            restarts=told.restarts,
+            limits=list(engines.limits.values()),
+            starts_s=engines.starts_s,
+            restarts=engines.restarts,
             work=work_of(measured),
             parameters=self._parameters,
             devices_per_engine=self._devices,
@@ -206,7 +206,7 @@ class Profiler:
         )
 
     def _prepare(self, pool: GeneratorPool) -> None:
-        """What a run's first stages leave behind, written by the first pool and used by all: notes and calibration."""
+        """Make notes and calibration as the first stages of a run do: once, with the first pool, for all cells."""
         if self._requests:
             return
         job, total = self._job, max(cell.requests + cell.num_warm_up for cell in cells_of(self._sweep))
@@ -254,7 +254,7 @@ def _run_stage(pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Calla
 
 
 def _line(cell: CellProfile) -> str:
-    """What a cell came to, for whoever waits."""
+    """The result of a cell in one line, for the terminal."""
     steady = "never steady" if cell.steady is None else f"{cell.steady.output_tokens_per_s:.1f} output tokens/s steady"
     flags = f"; not {', not '.join(cell.validity.false)}" if cell.validity.false else ""
     return f"  {steady}, {cell.whole.output_tokens_per_s:.1f} over all, {cell.volumes.accepted} accepted{flags}"

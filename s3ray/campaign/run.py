@@ -62,12 +62,12 @@ class _Run:
 
     @property
     def served_task(self) -> str:
-        """Name of what its requests need in the actors; equal for runs that need the same."""
+        """A key for what its requests need in the actors; runs that need the same share it."""
         served = ServedTask.of(self.job.config, self.job.task)
         return f"{self.job.settings['task_content']}/{served.clean}/{served.verify}"
 
     def work(self, student: StudentJob) -> float:
-        """What a student is to learn, as rows times epochs."""
+        """How much a student is to learn: rows times epochs."""
         rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
         return float(rows * self.job.config.student.epochs)
 
@@ -207,16 +207,16 @@ class _Group:
         log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
         log.listen(partial(self._note_round, run))
         plan = replace(self._plan, num_workers=run.plan.num_workers)
-        generator = RunGenerator(self._service, run.served_task, run.urgency)
+        generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
         with failures_told(run.store, log), _seed_set(run, log, shared.seeds):
             carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
 
     def _trainer(self, run: _Run, log: EventLog) -> RunTrainer:
         return RunTrainer(
-            partial(self._trainer_with, run),
-            self._devices,
-            self._shared.students,
-            run.store,
+            make_trainer=partial(self._trainer_with, run),
+            devices=self._devices,
+            students=self._shared.students,
+            store=run.store,
             urgency=run.urgency,
             work=run.work,
             training_id=partial(training_id, run.job.config.student),
@@ -279,7 +279,7 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
 
 
 def config_of_all(campaign: Campaign, configs: Sequence[RunConfig], passes: bool) -> RunConfig:
-    """A job that stands for all of them where engines and train workers are placed: one that writes, if any does."""
+    """The job by which engines and train workers of all runs are placed: one that generates, if any does."""
     config = next((config for config in configs if config.generates), configs[0])
     workers = max(config.student.workers for config in configs)
     if not passes:
@@ -293,7 +293,7 @@ def _per_engine(plan: Plan) -> float:
 
 
 def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int, passes: bool) -> Devices:
-    """What there is to divide; engines that take no device leave none either."""
+    """The devices to divide; engines without devices have none to give up."""
     is_split = not passes or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
     return Devices(

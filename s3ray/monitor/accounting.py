@@ -1,8 +1,8 @@
-"""Where the time of engines and train workers went: every second of each is booked once, from the events of a run.
+"""Where the time of engines and train workers went, from the events of a run: each second has exactly one state.
 
 A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
 in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
-what happened between two attempts: that time is not booked.
+what happened between two attempts: that time is left out.
 
 Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
 seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
@@ -94,11 +94,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What the events of a run, or of a campaign, say of its time.
+    """How a run, or a campaign, spent its time.
 
-    Lanes of ``engines`` and ``trainers``; when each attempt ran, and stages and students were made, by name; what was
-    ``written`` when, and all trainings; ``busy_s`` are the seconds in which engines were busy for a run, by round. A
-    round that was copied from another run is charged as if it had been written: that is what it costs alone.
+    ``engines`` holds a lane for each engine, ``trainers`` one for the train workers (of a campaign: one for each run).
+    ``attempts``, ``stages`` and ``students`` (by name) are start and end of each; ``written`` are tokens with the time
+    in which they were written. ``busy_s`` is how long engines were busy for a run, by round; a round that was copied
+    from another run counts as if this run had generated it, as that is what the run would cost alone.
     """
 
     engines: tuple[Lane, ...]
@@ -139,11 +140,11 @@ class Account:
 
 
 def account(events: Iterable[Event], campaign: str = "") -> Account:
-    """Book the time of a run from its events, oldest first; of ``campaign``, where they are of its log.
+    """Account for the time of a run from its events, oldest first; ``campaign``: they are those of this campaign.
 
-    A campaign's engines serve many stages at once and many students train at once: for them it is one run that writes
-    while any of its runs does, and trains while any of its runs does. Train workers are there only while they start
-    and work, so that is all there is to book of them: one lane for each run.
+    A campaign's engines serve many stages at once and many students train at once, so it is treated as one run that
+    writes, and trains, while any of its runs does. Its train workers exist only while they start and work, so they
+    have no idle time: each run has one lane for them.
     """
     attempts: list[_Attempt] = []
     busy_s: dict[int, float] = {}
@@ -176,7 +177,7 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
 
 
 class BusyClock:
-    """How long each engine was busy since it told so last; one that was started again counts from zero."""
+    """Seconds that each engine was busy since its last report; an engine that was restarted counts from zero."""
 
     def __init__(self) -> None:
         self._busy_s: dict[str, float] = {}
@@ -184,14 +185,14 @@ class BusyClock:
     def newly(self, engines: Mapping[str, EngineReport]) -> dict[str, float]:
         """Seconds since the chunk before, by engine."""
         newly = {}
-        for name, told in engines.items():
+        for name, report in engines.items():
             before = self._busy_s.get(name, 0.0)
-            newly[name] = told.busy_s - (before if told.busy_s >= before else 0.0)
-            self._busy_s[name] = told.busy_s
+            newly[name] = report.busy_s - (before if report.busy_s >= before else 0.0)
+            self._busy_s[name] = report.busy_s
         return newly
 
 
-# -- what the events of an attempt say -----------------------------------------------------------------------------
+# -- what the events of an attempt say -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
@@ -309,8 +310,8 @@ class _Attempt:
                 start = self._ready.get(name, self._wrote_at)
                 self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
         self._wrote_at, self._ready = self.now, {}
-        own = self._clock.newly({name: told for name, told in event.engines.items() if told.own_busy_s is None})
-        shared = sum(told.own_busy_s or 0.0 for told in event.engines.values())
+        own = self._clock.newly({name: each for name, each in event.engines.items() if each.own_busy_s is None})
+        shared = sum(each.own_busy_s or 0.0 for each in event.engines.values())
         self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
 
 
@@ -339,7 +340,7 @@ def _name(event: events.StageEvent | events.TrainingStarted | events.TrainingFin
     return f"student {event.round}"
 
 
-# -- booking -------------------------------------------------------------------------------------------------------
+# -- spans -----------------------------------------------------------------------------------------------------------
 
 
 def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
@@ -360,7 +361,7 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
-    """An engine that has left: for a training, or for good, which is booked no longer."""
+    """An engine that has left: during a training, or for good: then its lane ends."""
     training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:

@@ -1,4 +1,4 @@
-"""A run's metrics in the manner of Prometheus: which there are, and what each event does to them. docs/metrics.md.
+"""A run's Prometheus metrics, and how each event changes them (docs/metrics.md).
 
 Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
 """
@@ -19,27 +19,33 @@ class Metric:
     """One metric; each has the tag ``run`` too."""
 
     kind: Literal["counter", "gauge"]
-    says: str
+    description: str
     tags: tuple[str, ...] = ()
 
 
 METRICS: Mapping[str, Metric] = {
     "s3ray_requests_total": Metric(
-        kind="counter", says="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
+        kind="counter", description="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
     ),
-    "s3ray_prompt_tokens_total": Metric(kind="counter", says="Tokens of their prompts.", tags=("stage",)),
-    "s3ray_cached_tokens_total": Metric(kind="counter", says="Those from the prefix cache.", tags=("stage",)),
-    "s3ray_output_tokens_total": Metric(kind="counter", says="Tokens that engines wrote for them.", tags=("stage",)),
-    "s3ray_engine_losses_total": Metric(kind="counter", says="Engines that died."),
-    "s3ray_engines": Metric(kind="gauge", says="Engines by state.", tags=("state",)),
-    "s3ray_sequences": Metric(kind="gauge", says="Sequences in engines: running, waiting.", tags=("state",)),
-    "s3ray_kv_cache_use_ratio": Metric(kind="gauge", says="Share of the KV cache in use, in the fullest engine."),
-    "s3ray_round": Metric(kind="gauge", says="The round in work."),
-    "s3ray_rows_accepted": Metric(kind="gauge", says="Rows that the stage of this round has.", tags=("stage",)),
-    "s3ray_rows_wanted": Metric(kind="gauge", says="Rows that it needs.", tags=("stage",)),
-    "s3ray_student_score": Metric(kind="gauge", says="Score of the last student.", tags=("part", "metric")),
-    "s3ray_phase_seconds": Metric(kind="gauge", says="Seconds of the run by phase.", tags=("phase",)),
-    "s3ray_last_event_timestamp_seconds": Metric(kind="gauge", says="When the last event came, in unix seconds."),
+    "s3ray_prompt_tokens_total": Metric(kind="counter", description="Tokens of their prompts.", tags=("stage",)),
+    "s3ray_cached_tokens_total": Metric(kind="counter", description="Those from the prefix cache.", tags=("stage",)),
+    "s3ray_output_tokens_total": Metric(
+        kind="counter", description="Tokens that engines wrote for them.", tags=("stage",)
+    ),
+    "s3ray_engine_losses_total": Metric(kind="counter", description="Engines that died."),
+    "s3ray_engines": Metric(kind="gauge", description="Engines by state.", tags=("state",)),
+    "s3ray_sequences": Metric(kind="gauge", description="Sequences in engines: running, waiting.", tags=("state",)),
+    "s3ray_kv_cache_use_ratio": Metric(
+        kind="gauge", description="Share of the KV cache in use, in the fullest engine."
+    ),
+    "s3ray_round": Metric(kind="gauge", description="The round in work."),
+    "s3ray_rows_accepted": Metric(kind="gauge", description="Rows that the stage of this round has.", tags=("stage",)),
+    "s3ray_rows_wanted": Metric(kind="gauge", description="Rows that it needs.", tags=("stage",)),
+    "s3ray_student_score": Metric(kind="gauge", description="Score of the last student.", tags=("part", "metric")),
+    "s3ray_phase_seconds": Metric(kind="gauge", description="Seconds of the run by phase.", tags=("phase",)),
+    "s3ray_last_event_timestamp_seconds": Metric(
+        kind="gauge", description="When the last event came, in unix seconds."
+    ),
 }
 
 
@@ -52,16 +58,16 @@ class Sample(NamedTuple):
 
 
 class MetricUpdates:
-    """What the events of one run do to the metrics; those of others are passed over."""
+    """How the events of one run change the metrics; events of other runs are ignored."""
 
     def __init__(self, run: str, view: RunView) -> None:
-        """``view`` is what earlier starts of the run came to."""
+        """``view`` is the state that earlier starts of the run left."""
         self._run = run
         self._view = view
         self._states: set[str] = set()
 
     def samples(self, event: Event) -> list[Sample]:
-        """Fold one event in, and say what it changes."""
+        """Apply one event; returns what it changes."""
         if event.run != self._run:
             return []
         self._view.apply(event)
@@ -103,7 +109,7 @@ class MetricUpdates:
         yield "s3ray_kv_cache_use_ratio", load.kv_use, {}
 
     def _engines(self) -> Iterator[tuple[str, float, dict[str, str]]]:
-        """A state that no engine is in any more is told once more, as zero."""
+        """A state that no engine is in any more is set to zero."""
         states = list(self._view.engines.values())
         self._states.update(states)
         for state in sorted(self._states):
@@ -130,12 +136,12 @@ class RayMetrics:
 
     def __init__(self) -> None:
         self._by_name = {
-            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.says, ("run", *metric.tags))
+            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.description, ("run", *metric.tags))
             for name, metric in METRICS.items()
         }
 
     def of(self, run: str, view: RunView) -> Callable[[Event], None]:
-        """A listener on the ``EventLog`` of a run; ``view`` is what earlier starts of it came to."""
+        """A listener on the ``EventLog`` of a run; ``view`` is the state that earlier starts left."""
         meter = MetricUpdates(run, view)
 
         def hear(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What people want to know of a run, folded from its events. Live progress, status and the report read this.
+"""The state of a run, folded from its events, as live progress, status and the report show it.
 
 Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
 repeats is set, not added, and the time between two attempts counts for nothing. An engine counts from zero after each
@@ -17,12 +17,12 @@ from s3ray.telemetry.events import Event
 from s3ray.types import EngineReport
 
 RATE_WINDOW_S = 30.0
-SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
+SILENT_S = 900.0  # a training epoch on a slow machine takes minutes, without an event
 
 State = Literal["running", "finished", "failed", "reparsed", "unknown"]
 Phase = Literal["start", "generate", "train", "score"]
 MAX_ENGINES_NAMED = 8
-"""Up to so many engines have a row each where people look; of more, only the pool's totals are shown."""
+"""Up to this many engines are shown with a row each; beyond it, only the pool's totals."""
 
 # An engine process: the attempt of the run, how often the engine had been stopped on purpose, and its restarts by then.
 _Process = tuple[int, int, int]
@@ -75,7 +75,7 @@ class EngineMetrics:
 
 @dataclass(slots=True, kw_only=True)
 class _Life:
-    """What one process of an engine told last; ``open_from`` is the run's generating time when it was ready."""
+    """The last report of one engine process; ``open_from``: seconds that the run had generated when it was ready."""
 
     open_from: float
     prompt_tokens: int = 0
@@ -89,7 +89,7 @@ class _Life:
 class EngineView:
     """One engine. ``has_reported`` is False until a chunk carries its state.
 
-    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` what each process told last.
+    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` the last report of each process.
     """
 
     load: Load = Load()
@@ -103,11 +103,11 @@ class EngineView:
 
     @property
     def usage(self) -> EngineMetrics:
-        """What it did so far."""
+        """Its work so far."""
         return _usage([self], self._peak)
 
     def note_state(self, state: str, event: events.EngineEvent, generate_s: float) -> None:
-        """It came to ``state``: what it had in work is gone unless it is ready."""
+        """It is now in ``state``; unless that is ready, nothing is in progress on it any more."""
         if isinstance(event, events.EngineStarting):
             self.restarts[event.attempt] = event.restarts
         if state == "ready":
@@ -117,7 +117,7 @@ class EngineView:
         self._num_stops += state == "stopped"
 
     def note_report(self, event: Event, report: EngineReport, generate_s: float, *, is_ready: bool) -> None:
-        """Take in its part of a chunk. What a process told before it died still counts, but says nothing of now."""
+        """Add its report from a chunk. A process that has died since still counts, but not for the current load."""
         self.has_reported = True
         self.num_rows += report.rows
         self.num_output_tokens += report.output_tokens
@@ -151,12 +151,12 @@ class PoolView:
 
     @property
     def has_reported(self) -> bool:
-        """Whether any engine told of itself."""
+        """Whether any engine has sent a report."""
         return any(engine.has_reported for engine in self.engines.values())
 
     @property
     def load(self) -> Load:
-        """What all engines together have in work."""
+        """The load of all engines together."""
         loads = [engine.load for engine in self.engines.values()]
         return Load(
             running=sum(load.running for load in loads),
@@ -166,11 +166,11 @@ class PoolView:
 
     @property
     def usage(self) -> EngineMetrics:
-        """What all engines together did so far. The peak is that of the pool at one moment, not the sum of peaks."""
+        """The work of all engines so far. The peak is that of the pool at one moment, not the sum of peaks."""
         return _usage(self.engines.values(), self._peak)
 
     def engine(self, name: str) -> EngineView:
-        """What is known of an engine; of a new one, nothing."""
+        """The view of an engine; a new one if it was unknown."""
         return self.engines.setdefault(name, EngineView())
 
     def begin_attempt(self) -> None:
@@ -179,7 +179,7 @@ class PoolView:
             engine.load = Load()
 
     def note_chunk(self, event: events.ChunkWritten, ready: Set[str], generate_s: float) -> None:
-        """Take in what a chunk says of its engines.
+        """Add the engines' reports that came with a chunk.
 
         ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
         """
@@ -270,7 +270,7 @@ class RunView:
         return view
 
     def apply(self, event: Event) -> None:
-        """Fold one event in. An event of a name unknown to this version only moves the clock."""
+        """Apply one event; one that this version does not know only moves the clock."""
         if event.attempt != self.attempt:
             self._begin_attempt(event)
         elif self.updated is not None:
@@ -279,7 +279,7 @@ class RunView:
         self._fold(event)
 
     def state(self, now: float) -> State:
-        """Whether the run goes on at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without a word."""
+        """The state at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without an event."""
         if self.ended:
             return self.ended
         return "running" if self.updated is not None and now - self.updated < SILENT_S else "unknown"

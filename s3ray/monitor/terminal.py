@@ -1,4 +1,4 @@
-"""The terminal: what a run, a model or whoever wrote a folder said is shown as text, and commands nothing."""
+"""Terminal output. Text from models, runs and foreign folders is shown as text and cannot control the terminal."""
 
 import re
 import threading
@@ -55,10 +55,10 @@ _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
 
 
 class Foldable(Protocol):
-    """A view that events are folded into."""
+    """A view that is kept up to date by events."""
 
     def apply(self, event: Event) -> None:
-        """Fold one event in."""
+        """Apply one event."""
         ...
 
 
@@ -68,7 +68,7 @@ View = TypeVar("View", bound=Foldable)
 def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress[RunView] | PlainProgress":
     """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
 
-    ``view`` is what earlier attempts of the run came to (``RunView.replay``), so that a resumed run shows it.
+    ``view`` is the state that earlier attempts left (``RunView.replay``), for a run that is resumed.
     """
     view = view or RunView()
     if console.is_terminal:
@@ -106,11 +106,11 @@ class LiveProgress(Generic[View]):
         console: Console,
         view: View,
         draw: Callable[[View, float], RenderableType],
-        tell: Callable[[Event], str | None],
+        to_line: Callable[[Event], str | None],
     ) -> None:
         self._view = view
         self._picture = draw
-        self._tell = tell
+        self._to_line = to_line
         # Rich redraws from a thread of its own while the driver's thread folds events in.
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
@@ -120,7 +120,7 @@ class LiveProgress(Generic[View]):
         """Hear one event."""
         with self._lock:
             self._view.apply(event)
-            line = self._tell(event)
+            line = self._to_line(event)
         if line is not None:
             say(self._live.console, line)
 
@@ -138,7 +138,7 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- milestones ------------------------------------------------------------------------------------------------------
 
 
 def stage_line(view: RunView) -> str:
@@ -246,11 +246,11 @@ def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> st
     return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
 
 
-# -- what is drawn -----------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def live_table(view: RunView, now: float) -> RenderableType:
-    """What a watcher wants to know at ``now`` (unix seconds), in a few lines."""
+    """The state of a run at ``now`` (unix seconds) in a few lines, for live progress."""
     doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -272,7 +272,7 @@ def live_table(view: RunView, now: float) -> RenderableType:
 
 
 def engines_text(view: RunView) -> str:
-    """How many engines are in which state, and what they have in work: ``2 ready, 1 lost; requests: 24 running``."""
+    """How many engines are in which state, and their requests: ``2 ready, 1 lost; requests: 24 running``."""
     by_state = Counter(view.engines.values())
     states = ", ".join(f"{by_state[state]} {state}" for state in _STATES if by_state[state])
     load = view.pool.load
@@ -322,7 +322,7 @@ def summary_table(metrics: Metrics) -> Table:
 
 
 def status_text(store: RunStore, now: float) -> RenderableType:
-    """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
+    """The state of a run at ``now`` (unix seconds), from its folder alone: running, finished, failed or killed."""
     view = RunView.replay(read_events(store))
     state = view.state(now)
     held = driver_is_there(store)
@@ -354,7 +354,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
 
 
 def _engines_table(view: RunView, *, is_running: bool) -> Table:
-    """What the engines did so far, and while the run goes on, how they are; narrow enough for 80 columns."""
+    """The engines' work so far and, while the run goes on, their state and load; at most 80 columns wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("engine", no_wrap=True)
     if is_running:
@@ -407,7 +407,7 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
 
 
 def driver_is_there(store: RunStore) -> bool | None:
-    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder, NFS from afar)."""
+    """Whether a driver holds the folder; None where that cannot be tried (another user's folder, a remote NFS)."""
     try:
         return store.is_held()
     except OSError:
