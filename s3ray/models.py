@@ -1,6 +1,6 @@
-"""Where a model's weights are: hub ids, folders, GGUF files, and weights that an installed package carries.
+"""Finding a model's weights: hub ids, folders, GGUF files, and weights inside installed packages.
 
-What comes out is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
+The result is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
 safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache, named
 by the file's sha256, so that it is whole or absent whoever else converts it at the same moment.
 """
@@ -31,12 +31,12 @@ _PLACES_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-"""Model types that count places from ``pad_token_id + 1``, so that they read fewer tokens than they have places."""
+"""Model types whose positions begin at ``pad_token_id + 1``, so that they read fewer tokens than they have."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
 
 def resolve_model(model: str) -> str:
-    """Turn what a job file names into what ``from_pretrained`` takes.
+    """Turn the model named in a job into what ``from_pretrained`` takes.
 
     A hub id comes back unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
     converted first where the cache does not have it (about 20 s for 135M parameters).
@@ -309,9 +309,9 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def model_identity(model: str) -> str:
-    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes.
+    """Identify a local model by content, not by path: its name, and a hash of its configuration and file sizes.
 
-    Any other model goes by its name.
+    Any other model is identified by its name.
     """
     place = Path(model)
     if not place.exists():

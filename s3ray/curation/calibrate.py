@@ -59,17 +59,15 @@ def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_lab
     weights, bias = model.coef_, model.intercept_
     if num_labels == 2:  # there it has the difference alone
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
-    raw = Calibration(weights=_rows(weights), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0))
+    raw = Calibration(
+        weights=tuple(map(tuple, weights.tolist())), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0)
+    )
     before, after = (_accuracy(rows, truth) for rows in (verdicts, [raw.of(verdict) for verdict in verdicts]))
     return replace(raw, accuracy=(before, after))
 
 
 def _logarithms(verdicts: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
     return np.log(np.clip(np.asarray(verdicts, dtype=np.float64), _TINY, 1.0))
-
-
-def _rows(matrix: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in matrix.tolist())
 
 
 def _accuracy(verdicts: Sequence[Sequence[float]], truth: Sequence[int]) -> float:

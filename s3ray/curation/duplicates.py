@@ -58,7 +58,7 @@ class WordIndex:
         return None if best is None else self._texts[best[2]][0]
 
     def _first(self, words: list[str]) -> list[tuple[str, int]]:
-        """The words of which a text that is alike has one; of a word that comes again, the second is another one."""
+        """The words of which every similar text has at least one, numbered where a word repeats."""
         seen: defaultdict[str, int] = defaultdict(int)
         keys = []
         for word in words:
@@ -69,7 +69,7 @@ class WordIndex:
         return keys[: len(words) - num_shared + 1]
 
     def _fewest(self, num_words: int) -> int:
-        """The fewest words that a text alike to one of ``num_words`` can have."""
+        """The fewest words of a text that is similar to one of ``num_words``."""
         return math.ceil(num_words * self._ratio - _ROUNDING)
 
 

@@ -107,36 +107,32 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
         InputError: the job is wrong, or names something that the cluster would not have.
     """
     with located(job):
-        return _pack(job, out, settings)
-
-
-def _pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
-    changes = parse_settings(settings)
-    if "axes" in read_yaml(job):
-        campaign = load_campaign(job, changes)
-        name, configs = campaign.config.name, [run.config for run in campaign.runs]
-        jobs, verb, prefix = [job, job.parent / campaign.config.job], "compare", "job."
-    else:
-        config = load_config(job, changes)
-        name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
-    for config in configs:
-        _check_models(config)
-        check_endpoints(config)  # here, before a URL with a password is sent in clear
-        check_secrets(config)
-    folder = out if out is not None else join(configs[0].store, name)
-    _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
-    files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
-    words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
-    # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
-    joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
-    words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
-    return JobBundle(
-        name=name,
-        folder=folder,
-        command=shlex.join(words),
-        files=tuple(files),
-        key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
-    )
+        changes = parse_settings(settings)
+        if "axes" in read_yaml(job):
+            campaign = load_campaign(job, changes)
+            name, configs = campaign.config.name, [run.config for run in campaign.runs]
+            jobs, verb, prefix = [job, job.parent / campaign.config.job], "compare", "job."
+        else:
+            config = load_config(job, changes)
+            name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
+        for config in configs:
+            _check_models(config)
+            check_endpoints(config)  # here, before a URL with a password is sent in clear
+            check_secrets(config)
+        folder = out if out is not None else join(configs[0].store, name)
+        _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
+        files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
+        words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
+        # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
+        joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
+        words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
+        return JobBundle(
+            name=name,
+            folder=folder,
+            command=shlex.join(words),
+            files=tuple(files),
+            key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
+        )
 
 
 def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:

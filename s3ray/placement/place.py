@@ -143,7 +143,7 @@ def place_engine(
     *,
     device: str,
 ) -> EnginePlacement | None:
-    """Where one engine could go at this moment beside those in ``taken``; None where nothing fits.
+    """Find a place for one more engine beside those in ``taken``; None if nothing fits now.
 
     Used while a run is under way, when an engine has lost its node or a node has joined. ``device`` is the plan's: a
     cluster whose last node with GPUs is lost is no CPU cluster. Nodes to ``avoid`` are used only where nothing else
@@ -164,7 +164,7 @@ def place_engine(
 
 
 def _num_beside(config: RunConfig) -> int:
-    """Train workers that hold devices beside the engines."""
+    """Number of train workers that hold devices at the same time as the engines."""
     return config.student.least_workers if config.placement.mode == "split" else 0
 
 

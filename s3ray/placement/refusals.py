@@ -17,7 +17,7 @@ def needs_device(config: RunConfig) -> bool:
 
 
 def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> None:
-    """Refuse what means nothing for these engines or on these nodes.
+    """Refuse settings that have no meaning for these engines or nodes.
 
     Raises:
         InputError: a setting contradicts another one, speaks of GPUs where there are none, or names an absent type.

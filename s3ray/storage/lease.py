@@ -29,8 +29,8 @@ BEAT_S = 10.0
 """Seconds between two renewals of a lease."""
 LONG_DEAD_S = 3600.0
 """Age in seconds from which a lease is dead by its own time stamp: no two machines' clocks differ by so much."""
-_LOOK_S = 2.0
-_LOOKS_AT_ONCE = 16
+_LOOK_S = 2.0  # between two looks at a lease that is waited for
+_LOOKS_AT_ONCE = 16  # requests to the store in parallel, where a campaign has many runs
 
 
 class LeaseObjects(Protocol):

@@ -20,7 +20,7 @@ ANY = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """What a strategy asks of one stage.
+    """The requests of one stage.
 
     ``requests`` is lazy and may be endless where ``quota`` ends the stage: accepted outcomes wanted per label (or in
     all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage. Where
@@ -48,7 +48,7 @@ def _no_probes(name: str) -> Probes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundContext:
-    """What a strategy may look at in one round.
+    """What a strategy can see in one round.
 
     ``gold`` is the extrapolation part; the other parts stay out of sight. ``contexts`` are what seed examples are
     written for, where the generator writes only one of several fields. ``prompts`` are the notes that the task can ask

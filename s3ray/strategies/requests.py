@@ -20,7 +20,7 @@ Near = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """A gold row to write from, and what its prompt says beside it: see ``GenerationRequest``."""
+    """A gold row to write from, and what else its prompt shows: see ``GenerationRequest``."""
 
     example: Example
     predicted: str | None = None
@@ -45,13 +45,14 @@ def make_request(
     near: Mapping[str, str] | None = None,
     variant: int = 0,
 ) -> GenerationRequest:
-    """A request whose id and sampling seed come from its content, never from engines, order or time."""
+    """Make a request. Its id and sampling seed depend on its content alone, never on engines, order or time."""
     given, attributes = dict(given or {}), dict(attributes or {})
     parent_id = parent.example.id if parent else None
     predicted, pattern = (parent.predicted, parent.pattern) if parent else (None, "")
     shown = (*(parent.shown if parent else ()), *shown)
     near = dict(near or (parent.near if parent else {}))
     content = (label, sorted(given.items()), answer, tuple(reasons), sorted(attributes.items()), parent_id, variant)
+    # Left out of the id where empty, so that requests without them keep the ids that earlier versions gave them.
     beside = (predicted, pattern, [example.id for example in shown])
     beside = (*(beside if any(beside) or near else ()), *([sorted(near.items())] if near else ()))
     identity = (context.fingerprint, context.round, stage, template, index, content, *beside)

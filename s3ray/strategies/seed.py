@@ -38,24 +38,6 @@ def _note_stage(
     return NoteStage(plan=StagePlan(name=name, requests=requests), keys=keys, num_each=num_each)
 
 
-def reason_stage(context: RoundContext, config: StrategyConfig) -> NoteStage:
-    """Ask often enough for K reasons per label (Algorithm 1, step 1)."""
-    labels, num_each = context.task.labels, config.reasons_per_label
-    num_requests = _num_requests(num_each) * len(labels)
-    return _note_stage(context, "reasons", labels, num_requests, num_each, lambda label: {"label": label})
-
-
-def subject_stage(context: RoundContext, num_rows: int) -> NoteStage:
-    """Ask often enough for the subjects of ``num_rows`` seed examples (ZeroGen, arXiv 2202.07922, its first stage)."""
-    num_subjects = max(_MIN_SUBJECTS, math.ceil(num_rows / _ROWS_PER_SUBJECT))
-    draw = context.generator("subjects")
-
-    def fields(key: str) -> Mapping[str, Any]:
-        return {"attributes": {name: draw.choice(values) for name, values in context.task.attributes.items()}}
-
-    return _note_stage(context, "subjects", [ANY], _num_requests(num_subjects), num_subjects, fields)
-
-
 def pattern_stage(context: RoundContext, members: Mapping[str, Sequence[Example]]) -> NoteStage:
     """Ask what the members of each cluster of mistakes have in common; a pattern is one phrase or two."""
     keys, num_requests = list(members), _PATTERN_TRIES * len(members)
@@ -94,11 +76,19 @@ class SeedSet:
         } | ({"near": True} if self.has_near else {})
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Reasons and subjects, where they are wanted and the task has prompts for them."""
+        """Reasons (Algorithm 1, step 1) and subjects (ZeroGen's first stage), where wanted and the task has prompts."""
+        labels, num_reasons = context.task.labels, self.config.reasons_per_label
         if self.has_reasons and "reasons" in context.prompts:
-            yield reason_stage(context, self.config)
+            num_requests = _num_requests(num_reasons) * len(labels)
+            yield _note_stage(context, "reasons", labels, num_requests, num_reasons, lambda label: {"label": label})
         if self.has_subjects and "subjects" in context.prompts:
-            yield subject_stage(context, self.num)
+            num_subjects = max(_MIN_SUBJECTS, math.ceil(self.num / _ROWS_PER_SUBJECT))
+            draw = context.generator("subjects")
+
+            def fields(key: str) -> Mapping[str, Any]:
+                return {"attributes": {name: draw.choice(values) for name, values in context.task.attributes.items()}}
+
+            yield _note_stage(context, "subjects", [ANY], _num_requests(num_subjects), num_subjects, fields)
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The one stage that writes it."""

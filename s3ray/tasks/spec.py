@@ -1,6 +1,6 @@
-"""What a task's YAML file may say. A new task is such a file and no Python.
+"""The fields of a task's YAML file. A new task is such a file and needs no Python.
 
-A spec that loads is whole: its labels, fields and templates fit together, so a run cannot fail on them later.
+A spec that loads is consistent: its labels, fields and templates fit together, so a run cannot fail on them later.
 """
 
 from collections.abc import Mapping
@@ -259,7 +259,7 @@ def _check_labels(spec: TaskSpec) -> None:
 
 
 def _check_answers(spec: TaskSpec) -> None:
-    """Choices are told apart by their first token; whether the generator's tokens do that is known when it starts."""
+    """Answers must differ in the first word. Whether the generator's tokens differ too is checked when it starts."""
     if not any(prompts and prompts.verify for prompts in (spec.prompts.chat, spec.prompts.completion)):
         return
     first = [label.answer.casefold().partition(" ")[0] for label in spec.labels]
