@@ -14,7 +14,7 @@ from typing import NamedTuple
 import xxhash
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, Timing
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _VOCABULARY = """
@@ -107,14 +107,7 @@ class FakeEngine:
     async def start(self) -> EngineLimits:
         """Take the scripted time."""
         await asyncio.sleep(self._script.start_s)
-        return EngineLimits(
-            max_num_seqs=self._config.max_num_seqs,
-            max_num_batched_tokens=self._config.max_num_batched_tokens,
-            max_model_len=self._config.max_model_len,
-            num_kv_tokens=self._config.max_num_seqs * self._config.max_model_len,
-            dtype="none",
-            device="fake",
-        )
+        return configured_limits(self._config, dtype="none", device="fake")
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Write the text that belongs to ``seed``, in the time that the script gives it."""
