@@ -111,27 +111,11 @@ def run_trial(trial: Trial) -> dict[str, float]:
 
 def trials(num_engines: int, num_requests: int, num_slots: int, seed: int) -> dict[str, Trial]:
     """What is run, by the prefix of its keys."""
-
-    def trial(scheduler: str, num: int, *, is_blind: bool = False) -> Trial:
-        return Trial(
-            scheduler=scheduler,
-            num_engines=num_engines,
-            num_requests=num,
-            num_slots=num_slots,
-            seed=seed,
-            is_blind=is_blind,
-        )
-
-    small = num_requests // 10
-    return {
-        "": trial("pull", num_requests),
-        "static_": trial("static", num_requests),
-        "barrier_": trial("barrier", num_requests),
-        "blind_": trial("pull", num_requests, is_blind=True),
-        "small_": trial("pull", small),
-        "small_static_": trial("static", small),
-        "small_barrier_": trial("barrier", small),
-    }
+    pull = Trial(scheduler="pull", num_engines=num_engines, num_requests=num_requests, num_slots=num_slots, seed=seed)
+    sizes = {"": pull, "small_": replace(pull, num_requests=num_requests // 10)}
+    names = {"": "pull", "static_": "static", "barrier_": "barrier"}
+    planned = {size + name: replace(sizes[size], scheduler=names[name]) for size in sizes for name in names}
+    return planned | {"blind_": replace(pull, is_blind=True)}
 
 
 def main() -> None:

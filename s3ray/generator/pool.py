@@ -89,6 +89,7 @@ class GeneratorPool:
         self._plan = plan
         self.works_while_training = not (plan.engines_leave or plan.sleep_level)
         placements = {placement.engine: placement for placement in plan.engines}
+        self._num_wanted = plan.num_wanted
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         is_timed = recorder is not None
         self._replicas = [
@@ -197,7 +198,7 @@ class GeneratorPool:
         elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
             self._emit(
                 EngineWaiting(
-                    engine=replica.engine, problem=_NO_ROOM, running=len(self._running()), wanted=len(self._replicas)
+                    engine=replica.engine, problem=_NO_ROOM, running=self.num_holding, wanted=self._num_wanted
                 )
             )
         return place is not None
@@ -337,8 +338,8 @@ class GeneratorPool:
                 engine=replica.engine,
                 seconds=replica.waited_s(now),
                 limits=limits,
-                running=len(self._running()),
-                wanted=len(self._replicas),
+                running=self.num_holding,
+                wanted=self._num_wanted,
             )
         )
 
@@ -390,9 +391,7 @@ class GeneratorPool:
         if is_final or not_before is None:
             replica.give_up()
             self._emit(
-                EngineGivenUp(
-                    engine=replica.engine, problem=problem, running=len(self._running()), wanted=len(self._replicas)
-                )
+                EngineGivenUp(engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted)
             )
         else:
             replica.retry(not_before)

@@ -1,11 +1,11 @@
 """Training students on a Ray cluster: the only file that knows Ray Train.
 
-Every student is a Ray Train run whose name tells what it is trained on and with which settings. Ray Train continues a
-run whose name it finds on the storage path: a training that died (its workers, its controller, the driver) goes on from
-its last checkpoint, and any other training begins at the base checkpoint. Once a student is finished, the notes go.
+Every student is a Ray Train run whose name contains its training id. Ray Train continues a run whose name it finds on
+the storage path: a training that died (its workers, its controller, the driver) goes on from its last checkpoint, and
+any other training begins at the base checkpoint. Ray Train's files are removed once the student is finished.
 
-Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker: what imports
-transformers is imported where it is used.
+Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker. So modules that
+import transformers are imported where they are used.
 """
 
 import os
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 MAX_FAILURES = 4
 """How often a student goes on from its last checkpoint after a worker died."""
 MAX_PREEMPTIONS = 50
-"""How often it goes on after a node with a worker was announced to go."""
+"""How often it goes on after the cluster announced that a worker's node will be removed."""
 MAX_STARTS = 5
-"""How often Ray Train is started for a student, where its controller died, or a worker while they all started."""
+"""How often Ray Train is started for a student if its controller dies, or a worker while all are starting."""
 ROOM_ATTEMPTS = 3
-"""How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
+"""How often Ray Train waits for free devices, for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
 POLL_S = 0.5
 """How often Ray Train looks at its workers, unless RAY_TRAIN_HEALTH_CHECK_INTERVAL_S says otherwise.
 
@@ -56,7 +56,7 @@ Only then does it learn that a training has ended, and it takes one checkpoint e
 student that trains for seconds waits as long again; a look costs one short call to each worker.
 """
 CHECKPOINT_SHARE = 0.1
-"""Share of the time that checkpoints may take; epochs too short for one each share one."""
+"""Share of the time that checkpoints may take; short epochs get a checkpoint only now and then."""
 
 
 class RayStudentTrainer:
@@ -86,7 +86,8 @@ class RayStudentTrainer:
         self._storage_path, self._storage = arrow_files(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._num_trainings = num_trainings
-        # Ray Train's placement groups have no names: so many bytes, which nothing else reserves, tell which are ours.
+        # Ray Train's placement groups have no names. A random number of bytes of memory, which nothing else reserves,
+        # marks ours.
         self._mark = random.randrange(1, 2**24)
 
     def train(self, job: StudentJob) -> StudentResult:
@@ -109,10 +110,10 @@ class RayStudentTrainer:
         return replace(result, seconds={**result.seconds, "start": time.monotonic() - start - at_work})
 
     def _fit(self, job: StudentJob) -> StudentResult | S3RayError:
-        """What rank 0 brings home.
+        """Run Ray Train until it returns the result of rank 0.
 
-        Ray Train itself goes on after the death of a worker that trains, but neither after its controller's nor after
-        that of a worker while all are started. The checkpoints are left, so it is started again.
+        Ray Train itself survives the death of a worker that trains, but not that of its controller, nor of a worker
+        while all are starting. The checkpoints are kept, so it is started again.
         """
         trainer = self._trainer(job)
         # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
@@ -130,7 +131,7 @@ class RayStudentTrainer:
                 raise _died_too_often(error) from error
             except ray.exceptions.RayActorError as error:
                 problem = error
-                if error.actor_init_failed:  # it died while it wrote its notes, and nobody can read them
+                if error.actor_init_failed:  # it died while it wrote its files, which cannot be read now
                     self._forget(job)
             finally:
                 if threading.current_thread() is threading.main_thread():
@@ -158,7 +159,7 @@ class RayStudentTrainer:
                 use_gpu=gpus > 0,
                 resources_per_worker={name: amount for name, amount in self._resources.items() if amount}
                 | {"memory": self._mark},
-                label_selector=_of_type(self._config.accelerator),
+                label_selector={"ray.io/accelerator-type": kind} if (kind := self._config.accelerator) else None,
             ),
             run_config=ray.train.RunConfig(
                 name=self._prefix(job) + training_id(self._config, job),
@@ -178,7 +179,7 @@ class RayStudentTrainer:
         return f"{self._run_name}-student-{job.round}-"
 
     def _forget(self, job: StudentJob) -> None:
-        """Remove Ray Train's notes on this round's students."""
+        """Remove Ray Train's files about this round's students."""
         files = self._storage or pyarrow.fs.LocalFileSystem()
         for entry in files.get_file_info(pyarrow.fs.FileSelector(self._storage_path, allow_not_found=True)):
             if entry.base_name.startswith(self._prefix(job)):
@@ -285,7 +286,7 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
 
 
 def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
-    """Train; an error of our own comes back as a value, since Ray Train would try again whatever is raised."""
+    """Train. An error of ours is returned as a value, since Ray Train tries again after any exception."""
     import torch
 
     from s3ray.student.ranks import ProcessGroup
@@ -307,7 +308,7 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
 
 
 def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
-    """Wait until the engine that was on this GPU has left its memory too; says if it does not."""
+    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not."""
     import torch
 
     # A model of the hub may not be here yet: then the least that any student takes is waited for.
@@ -325,7 +326,3 @@ def _num_threads(num_local_workers: int) -> int:
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)
-
-
-def _of_type(accelerator: str | None) -> dict[str, str] | None:
-    return {"ray.io/accelerator-type": accelerator} if accelerator else None

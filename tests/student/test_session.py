@@ -1,5 +1,6 @@
 """A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from s3ray.student.model import load_student, save_student
 from s3ray.student.ranks import SingleProcess
 from s3ray.student.session import LocalStudentTrainer, ask_checker
 from s3ray.student.train import plan_training
-from s3ray.student.trained import training_id
+from s3ray.student.trained import TRAINED, training_id
 from s3ray.tables import examples_from_table, table_from_mistakes
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Metric
@@ -151,8 +152,10 @@ def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     config: StudentConfig, reviews: Task, job: StudentJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s3ray.student.session.MISTAKE_BLOCK_ROWS", 10)
-    trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
+    config = config.model_copy(update={"epochs": 1})
+    trainer = LocalStudentTrainer(config, reviews)
     first, found = trainer.train(job), mined(job, reviews)
+    assert json.loads((Path(job.output) / TRAINED).read_text())["lineage"] == training_id(config, job)
     kept, lost = (Path(job.output) / f"mistakes/{number:06d}.parquet" for number in (0, 1))
     lost.unlink()
     # As if the device had computed something else: the next round may have been written from it.

@@ -59,6 +59,18 @@ def kept_of_stop(stop_reason: object) -> str:
     return stop_reason.strip(_NOT_TEXT) if isinstance(stop_reason, str) else ""
 
 
+def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> EngineLimits:
+    """The limits of an engine that takes them from the job as they are."""
+    return EngineLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        num_kv_tokens=config.max_num_seqs * config.max_model_len,
+        dtype=dtype,
+        device=device,
+    )
+
+
 class Engine(Protocol):
     """Answers prompts one by one, many at a time.
 

@@ -23,7 +23,7 @@ import httpx2
 import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits, kept_of_stop
 from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate
 from s3ray.redaction import hide, scrub
@@ -114,14 +114,7 @@ class OpenAIEngine:
             if answer.is_final or answer.status in _KEY_REFUSED:
                 raise await self._refusal(answer)
             await self._wait(attempt)
-        return EngineLimits(
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_model_len=config.max_model_len,
-            num_kv_tokens=config.max_num_seqs * config.max_model_len,
-            dtype="unknown",
-            device="endpoint",
-        )
+        return configured_limits(config, dtype="unknown", device="endpoint")
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt; asks again while the server is busy or away."""
