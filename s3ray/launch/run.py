@@ -1,13 +1,11 @@
-"""Puts a run together: the checked job, the cluster, the pool, the trainer, the driver, and what people see of it."""
+"""Puts a run together: the checked job, the cluster, the pool, the trainer and the driver. Prints nothing."""
 
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.text import Text
 
 from s3ray import __version__
 from s3ray.cluster import connected, joined, local_facts, node_facts, occupancy
@@ -17,50 +15,93 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
 from s3ray.launch.preflight import Job, check_job, check_placement
-from s3ray.monitor.metrics import Metrics, build_metrics, read_metrics
+from s3ray.monitor.metrics import build_metrics, read_metrics
 from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
-from s3ray.monitor.terminal import make_progress, summary_table
-from s3ray.placement.plan import Plan
+from s3ray.placement.plan import Plan as Placement
 from s3ray.redaction import mask
 from s3ray.report.export import export_dataset
 from s3ray.report.run import write_pages
 from s3ray.rounds.driver import Driver, Generator, Parts
 from s3ray.rounds.students import Trainer
 from s3ray.storage.lineages import choose, lineage_of
+from s3ray.storage.local import Notify
 from s3ray.storage.run_folder import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.check import without_effect
-from s3ray.telemetry.events import EventLog, RunFailed, RunFinished, RunStarted, read_events
-from s3ray.telemetry.logs import log_from
+from s3ray.telemetry.events import EventLog, Listener, RunFailed, RunFinished, RunStarted, read_events
+from s3ray.telemetry.logs import move_log
 
 if TYPE_CHECKING:
     from s3ray.student.ray_trainer import RayStudentTrainer
 
 
-def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
-    """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run of a job would start; ``str`` says it line by line, as ``s3ray plan`` prints it.
+
+    ``config`` is the job with what depends on the cluster resolved. ``folder`` is where it would write, or ``goes_on``
+    with the run that is there. ``lines`` say the rest in words.
+    """
+
+    config: RunConfig
+    cluster: str
+    folder: str
+    goes_on: bool
+    fingerprint: str
+    num_engines: int
+    num_workers: int
+    lines: Sequence[str]
+
+    def __str__(self) -> str:
+        head = f"{self.config.name}: this job can run {self.cluster}."
+        place = f"{'goes on with the run in' if self.goes_on else 'would write to'} {self.folder}"
+        return "\n  ".join((head, *self.lines, place))
+
+
+def _unheard(_: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """Who hears of a run while it goes on.
+
+    ``on_event`` hears every event of this start once it is on disk, ``on_note`` in words what is no event: which
+    cluster it is, and what is waited for. What they raise ends the run.
+    """
+
+    on_event: Listener = _unheard
+    on_note: Notify = _unheard
+
+
+def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
+    """Check a job against the cluster that it names and say what would be started; starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
     """
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
-    store = RunStore(folder)
-    known = store.check(job.settings)
+    goes_on = RunStore(folder).check(job.settings)
     with joined(config.cluster.address) as cluster:
-        job, plan = check_placement(job, node_facts() if cluster else local_facts())
+        job, placement = check_placement(job, node_facts() if cluster else local_facts())
         occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
-    head = Text.assemble((job.config.name, "bold"), f": this job can run {cluster or 'on this machine'}.")
-    console.print(head, soft_wrap=True)
-    lines = [*_plan_lines(job, plan), *_forecast(job, plan, folder)]
+    lines = [*_plan_lines(job, placement), *_forecast(job, placement, folder)]
     lines += [f"at this moment {each.in_words()}" for each in occupied if each.held]
-    lines.append(f"{'goes on with the run in' if known else 'would write to'} {folder}")
-    for line in lines:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    return Plan(
+        config=job.config,
+        cluster=cluster or "on this machine",
+        folder=folder,
+        goes_on=goes_on,
+        fingerprint=job.fingerprint,
+        num_engines=len(placement.engines),
+        num_workers=placement.num_workers,
+        lines=lines,
+    )
 
 
-def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
+def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
     config, gold = job.config, job.gold
     yield (
         f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
@@ -84,15 +125,15 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
     yield f"fingerprint {job.fingerprint}"
 
 
-def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
+def _forecast(job: Job, plan: Placement, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
     if store.has(METRICS):
         figures = measured(read_metrics(store), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
-    """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
+def run_job(config: RunConfig, folder: str, *, fresh: bool = False, callbacks: Callbacks) -> RunStore:
+    """Run a job to the end, or go on with it; then write dataset, metrics and report. Returns the run's folder.
 
     ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
 
@@ -105,38 +146,33 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
     store = RunStore(folder)
     store.check(job.settings)
     with connected(config.cluster.address) as cluster:
-        console.print(cluster, style="dim", highlight=False)
-        job, plan = check_placement(job, node_facts())
-        with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
+        callbacks.on_note(cluster)
+        job, placement = check_placement(job, node_facts())
+        with store.lock(callbacks.on_note):
             store.check(job.settings)  # once more, with nobody beside us
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
-            progress = make_progress(console, RunView.replay(read_events(store)))
-            events.listen(progress)
+            events.listen(callbacks.on_event)
             events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
-            try:
-                with failures_told(store, events):
-                    metrics = _run(job, plan, store, events)
-            finally:
-                progress.close()
-    console.print(summary_table(metrics))
-    console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
-    console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
+            with failures_told(store, events):
+                _run(job, placement, store, events)
+    return store
 
 
-def _run(job: Job, plan: Plan, store: RunStore, events: EventLog) -> Metrics:
+def _run(job: Job, placement: Placement, store: RunStore, events: EventLog) -> None:
     config = job.config
-    log_from(run=config.name, phase="start")
-    pool = GeneratorPool(config, only_task(config, job.task), plan, emit=events.emit)
+    move_log(run=config.name, phase="start")
+    pool = GeneratorPool(config, only_task(config, job.task), placement, emit=events.emit)
     try:
-        return carry_out(job, plan, store, events, pool, make_trainer(config.student, job, plan, store, config.name))
+        trainer = make_trainer(config.student, job, placement, store, config.name)
+        carry_out(job, placement, store, events, pool, trainer)
     finally:
         pool.close()
 
 
 def make_trainer(
-    student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str, num_trainings: int = 1
+    student: StudentConfig, job: Job, plan: Placement, store: RunStore, run_name: str, num_trainings: int = 1
 ) -> "RayStudentTrainer":
     """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
     # Ray Train takes seconds to import, which a plan does without.
@@ -154,8 +190,8 @@ def make_trainer(
 
 
 def carry_out(
-    job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
-) -> Metrics:
+    job: Job, plan: Placement, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
+) -> None:
     """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
     started = time.monotonic()
     config = job.config
@@ -193,7 +229,6 @@ def carry_out(
     metrics = build_metrics(store, happened)
     store.write_json(METRICS, metrics.as_dict())
     write_pages(store, happened, metrics)
-    return metrics
 
 
 def next_attempt(store: RunStore) -> int:
