@@ -88,6 +88,7 @@ def run(
     *,
     out: str | Path | None = None,
     fresh: bool = False,
+    local: bool = False,
     on_event: Listener | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> "Run":
@@ -96,7 +97,8 @@ def run(
     ``out`` is the run's folder or URL; default: the job's store and name. ``fresh`` begins a new lineage beside the
     old ones. ``on_event`` hears every event of this start once it is on disk, in whichever thread it happens, and
     ``on_note`` in words which cluster is used and what is waited for. A Ray that this process has open is used and
-    stays open; else one is joined or started as ``cluster.address`` says, and left at the end.
+    stays open; else one is joined or started as ``cluster.address`` says, and left at the end. ``local`` is for a
+    debugger: all is done in this process, by one engine, and without Ray.
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
@@ -108,7 +110,7 @@ def run(
         from s3ray.launch.run import run_job
 
         callbacks = _callbacks(on_event, on_note)
-        return Run(run_job(config, _folder(config, out), fresh=fresh, callbacks=callbacks))
+        return Run(run_job(config, _folder(config, out), fresh=fresh, local=local, callbacks=callbacks))
 
 
 def compare(

@@ -90,7 +90,15 @@ def init(
 
 
 @app.command()
-def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
+def run(
+    job: JobFile,
+    out: Out = None,
+    set_: Settings = None,
+    fresh: Fresh = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="In this process, with one engine and without Ray: for a debugger.")
+    ] = False,
+) -> None:
     """Run a job to the end, or go on where an interrupted start of it stopped.
 
     Live progress on a terminal, plain lines elsewhere. Ends with a table of the rounds; the folder then holds the
@@ -100,7 +108,8 @@ def run(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = Fal
     folder = _folder(config, out)
     with located(job), _Progress(console, folder) as progress:
         log_from(run=config.name)
-        ended = api.run(config, out=folder, fresh=fresh, on_event=progress, on_note=partial(_note, console))
+        note = partial(_note, console)
+        ended = api.run(config, out=folder, fresh=fresh, local=local, on_event=progress, on_note=note)
     console.print(summary_table(ended.metrics))
     console.print(f"Run folder: {ended.folder}", soft_wrap=True, highlight=False)
     console.print(f"Report: {join(ended.folder, 'report.html')}", soft_wrap=True, highlight=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from s3ray.devices import local_facts
 from s3ray.errors import InputError
 from s3ray.placement.plan import NodeFacts, Occupancy
 
@@ -70,10 +71,11 @@ def _last_started() -> str | None:
 
 def start_local() -> str:
     """Start a Ray on this machine, for this process alone; returns a few words that say so."""
+    [machine] = local_facts()
     ray.init(
         address="local",
-        num_cpus=_num_cores(),
-        num_gpus=_num_gpus(),
+        num_cpus=machine.num_cpus,
+        num_gpus=machine.num_gpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -115,21 +117,6 @@ def remove_groups(*, memory: int) -> None:
         bundles = group["bundles"].values()
         if group["state"] != "REMOVED" and all(bundle.get("memory") == memory for bundle in bundles):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group["placement_group_id"])))
-
-
-def local_facts() -> list[NodeFacts]:
-    """This machine as the only node: what a locally started Ray would have."""
-    return [NodeFacts(node_id="local", num_cpus=_num_cores(), num_gpus=_num_gpus())]
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _num_gpus() -> int:
-    from torch.cuda import device_count  # seconds, and of no use where a cluster is joined
-
-    return device_count()
 
 
 def _init(address: str) -> str:

@@ -1,6 +1,8 @@
 """The Python API as a notebook uses it: light to import, silent, and open to tasks, rows and classes in memory."""
 
+import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,11 +13,15 @@ import datasets
 import pytest
 
 import s3ray
+from s3ray.config.job import to_yaml
 from s3ray.config.load import read_yaml
 from s3ray.launch.fingerprint import shaping_settings
+from s3ray.storage.run_folder import RunStore
 from s3ray.strategies.s3 import S3
 from s3ray.tasks import builtin_names
 from s3ray.tasks.gold import load_gold
+from s3ray.telemetry.events import Event
+from tests.models import make_bert
 from tests.test_layers import HEAVY
 
 ROOT = Path(__file__).parents[1]
@@ -175,3 +181,54 @@ def test_a_plan_is_checked_typed_and_printable(tmp_path: Path, capfd: pytest.Cap
     assert rest[-1] == f"  would write to {plan.folder}"
     assert "  task comments: gold 20 extrapolate, 10 select, 10 test" in rest
     assert not Path("runs").exists()
+
+
+def test_a_run_in_a_notebook_is_silent_typed_and_goes_on(
+    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With an event loop at work, as in a notebook; without Ray, so that all of it is in this process."""
+    (tmp_path / "student").mkdir()
+    job = s3ray.load_job(JOB, {"student.model": str(make_bert(tmp_path / "student"))})
+    heard: list[Event] = []
+    notes: list[str] = []
+
+    async def notebook() -> s3ray.Run:
+        return s3ray.run(job, local=True, on_event=heard.append, on_note=notes.append)
+
+    capfd.readouterr()
+    run = asyncio.run(notebook())
+    assert capfd.readouterr() == ("", "")
+    assert notes == ["in this process, without Ray: one engine and one train worker"]
+    assert (run.folder, run.config.name) == (str(tmp_path / "runs" / "comments"), "comments")
+    assert [event.kind for event in run.events()] == [event.kind for event in heard]
+    assert run.metrics.test is not None
+    assert 0 <= run.metrics.test["accuracy"] <= 1
+    assert run.metrics.as_dict() == json.loads(Path(run.folder, "metrics.json").read_text())
+    assert run.rounds[1].requested == run.rounds[1].accepted + sum(run.rounds[1].rejected.values())
+
+    assert run.dataset().column_names[:2] == ["id", "comment"]
+    assert run.dataset().num_rows == sum(each.accepted for each in run.rounds)
+    model, tokenizer = run.student()
+    assert model.config.id2label == {0: "good", 1: "bad"}
+    assert model(**tokenizer("It is new.", return_tensors="pt")).logits.shape == (1, 2)
+    Path(run.report()).unlink()
+    assert Path(s3ray.open(run.folder).report()).exists()
+
+    shutil.rmtree(cache)  # given again, task and rows are the same files, and nothing is done twice
+    num = len(heard)
+    s3ray.run(JOB | {"student": job.student}, local=True, on_event=heard.append)
+    assert [event.kind for event in heard[num:]] == ["run_started", "run_finished"]
+    with pytest.raises(s3ray.InputError, match="belongs to a run with other settings: gold_content"):
+        s3ray.run(JOB | {"student": job.student, "data": ROWS[:-9]}, local=True)
+
+
+def test_a_run_without_a_finished_round_has_neither_rows_nor_a_student(tmp_path: Path) -> None:
+    job = s3ray.load_job(JOB)
+    store = RunStore(tmp_path / "begun")
+    store.create({"task": "x"}, to_yaml(job))
+    run = s3ray.open(store.root)
+    assert run.config == job
+    with pytest.raises(s3ray.InputError, match="has no trained student"):
+        run.student()
+    with pytest.raises(s3ray.InputError, match="no finished round"):
+        run.dataset()

@@ -15,9 +15,10 @@ from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
 from s3ray.bench.pool import MeasuredPool
 from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
 from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
-from s3ray.cluster import connected, joined, local_facts, node_facts
+from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
+from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError
 from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement

@@ -76,7 +76,7 @@ class EngineHost:
         self, spec: EngineSpec, tasks: Mapping[str, ServedTask], *, run: str, share: int = 0, num_shares: int = 1
     ) -> None:
         """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
-        log_from(run=run, engine=spec.engine, phase="start")
+        move_log(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._spec = replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares))
         self._tasks = tasks
@@ -131,7 +131,7 @@ class EngineHost:
         """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
 
         Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``),
-        at the latest after two seconds. After the engine's death it gives back what was finished and ends the process.
+        at the latest after two seconds. After the engine's death it gives back what was finished.
         """
         self._begin(epoch)
         if epoch != self._epoch:
@@ -153,8 +153,6 @@ class EngineHost:
         finished, self._finished = self._finished, []
         if self._death is not None:
             _log.error("the engine is dead: %s", self._death)
-            # The process must end, and not through ray.actor.exit_actor: a dead engine never comes back inside it.
-            asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
         return Exchange(
             table=table_from_outcomes(finished),
             num_running=len(self._jobs),
@@ -269,6 +267,7 @@ class GeneratorActor:
     def __init__(self, *parts: Any, **settings: Any) -> None:
         """The arguments of ``EngineHost``."""
         collect_rarely()
+        log_from()  # the process is the actor's own; where a host lies in another program, the log is that program's
         self._host = EngineHost(*parts, **settings)
 
     async def start(self) -> EngineLimits:
@@ -276,8 +275,12 @@ class GeneratorActor:
         return await self._host.start()
 
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int]) -> Exchange:
-        """See ``EngineHost.exchange``."""
-        return await self._host.exchange(epoch, packed, cancel)
+        """See ``EngineHost.exchange``; the process ends with the engine."""
+        answer = await self._host.exchange(epoch, packed, cancel)
+        if answer.death is not None:
+            # Not through ray.actor.exit_actor: a dead engine never comes back inside the process.
+            asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, 1)
+        return answer
 
     async def abort(self, epoch: int) -> None:
         """See ``EngineHost.abort``."""

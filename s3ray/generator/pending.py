@@ -1,12 +1,17 @@
 """Answers on their way into the journal: many small tables become one chunk. Pure: times come in as facts."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from s3ray.generator.scheduling.dispatch import Dispatcher
 from s3ray.generator.scheduling.ledger import Entry
 from s3ray.tables import Chunk, table_from_outcomes
 from s3ray.types import EngineReport, EngineStats, FailureReason, Outcome, OutcomeStatus
+
+if TYPE_CHECKING:
+    from s3ray.generator.actor import Exchange
 
 _CHUNK_ROWS = 4096
 _CHUNK_S = 2.0  # what a killed driver may lose; it is computed again
@@ -33,14 +38,31 @@ class PendingChunk:
         """End requests that ended too many engines, the last of them ``engine``."""
         self.add(table_from_outcomes([_poison(entry, engine) for entry in poisoned]), now)
 
-    def report(
-        self, engine: str, stats: EngineStats, *, num_rows: int, num_output_tokens: int, num_restarts: int
-    ) -> None:
-        """Note what an engine did and how it is."""
+    def take_in(
+        self, answer: "Exchange", engine: str, dispatcher: Dispatcher, now: float, num_restarts: int = 0
+    ) -> set[int]:
+        """Book an engine's answer with the dispatcher and keep what ends its request; returns who timed out."""
+        table = answer.table
+        output_tokens = table["num_output_tokens"].to_pylist()
+        late: set[int] = set()
+        if table.num_rows:
+            indexes = table["index"].to_pylist()
+            reasons = table["reason"].to_pylist()
+            late = {index for index, why in zip(indexes, reasons, strict=True) if why == FailureReason.TIMEOUT.value}
+            keep = dispatcher.settle(
+                engine,
+                indexes,
+                prompt_tokens=table["num_prompt_tokens"].to_pylist(),
+                output_tokens=output_tokens,
+                timed_out=late,
+            )
+            self.add(table if keep is None else table.filter(pa.array(keep)), now)
+        dispatcher.report(engine, answer.stats)
         counts = self._counts.setdefault(engine, [0, 0])
-        counts[0] += num_rows
-        counts[1] += num_output_tokens
-        self._states[engine] = stats, num_restarts
+        counts[0] += table.num_rows
+        counts[1] += sum(output_tokens)
+        self._states[engine] = answer.stats, num_restarts
+        return late
 
     def is_due(self, now: float, *, nothing_else: bool) -> bool:
         """Whether there is a chunk worth a file; what is answered last does not wait."""

@@ -7,7 +7,6 @@ as the dispatcher has for it. What a dead engine held goes to the others.
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-import pyarrow as pa
 import ray
 
 from s3ray.cluster import node_facts
@@ -43,7 +42,7 @@ from s3ray.telemetry.events import (
     EngineWaiting,
     Event,
 )
-from s3ray.types import EngineLimits, FailureReason, GenerationRequest
+from s3ray.types import EngineLimits, GenerationRequest
 
 Emit = Callable[[Event], None]
 
@@ -348,31 +347,10 @@ class GeneratorPool:
         now = self._alive_at = time.monotonic()
         if self._recorder is not None:
             self._recorder.timed(answer.timings)
-        table, stats = answer.table, answer.stats
-        output_tokens = table["num_output_tokens"].to_pylist()
-        late: set[int] = set()
-        if table.num_rows:
-            indexes = table["index"].to_pylist()
-            reasons = table["reason"].to_pylist()
-            late = {index for index, why in zip(indexes, reasons, strict=True) if why == FailureReason.TIMEOUT.value}
-            keep = self._dispatcher.settle(
-                replica.engine,
-                indexes,
-                prompt_tokens=table["num_prompt_tokens"].to_pylist(),
-                output_tokens=output_tokens,
-                timed_out=late,
-            )
-            self._pending.add(table if keep is None else table.filter(pa.array(keep)), now)
-        self._dispatcher.report(replica.engine, stats)
-        self._pending.report(
-            replica.engine,
-            stats,
-            num_rows=table.num_rows,
-            num_output_tokens=sum(output_tokens),
-            num_restarts=replica.num_restarts,
-        )
+        late = self._pending.take_in(answer, replica.engine, self._dispatcher, now, replica.num_restarts)
+        stats = answer.stats
         progress = (stats.num_output_tokens, stats.num_prompt_tokens, stats.num_replies)
-        replica.note_answer(progress, now, has_rows=table.num_rows > len(late))
+        replica.note_answer(progress, now, has_rows=answer.table.num_rows > len(late))
         num_held = self._dispatcher.num_in_flight(replica.engine)
         if answer.death is not None:
             self._lose(replica, answer.death)

@@ -4,20 +4,20 @@ import contextlib
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from s3ray import __version__
-from s3ray.cluster import connected, joined, local_facts, node_facts, occupancy
 from s3ray.config.job import RunConfig, StudentConfig, to_yaml
+from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError, StoreError
-from s3ray.generator.pool import GeneratorPool
+from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.monitor.metrics import build_metrics, read_metrics
-from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
+from s3ray.placement.plan import NodeFacts
 from s3ray.placement.plan import Plan as Placement
 from s3ray.redaction import mask
 from s3ray.report.export import export_dataset
@@ -33,6 +33,7 @@ from s3ray.telemetry.events import EventLog, Listener, RunFailed, RunFinished, R
 from s3ray.telemetry.logs import move_log
 
 if TYPE_CHECKING:
+    from s3ray.generator.pool import GeneratorPool
     from s3ray.student.ray_trainer import RayStudentTrainer
 
 
@@ -81,6 +82,8 @@ def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
     Raises:
         InputError: the job cannot run.
     """
+    from s3ray.cluster import joined, node_facts, occupancy  # Ray; a run in one process does without
+
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
     goes_on = RunStore(folder).check(job.settings)
@@ -132,10 +135,13 @@ def _forecast(job: Job, plan: Placement, folder: str) -> Iterator[str]:
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, folder: str, *, fresh: bool = False, callbacks: Callbacks) -> RunStore:
+def run_job(
+    config: RunConfig, folder: str, *, fresh: bool = False, local: bool = False, callbacks: Callbacks
+) -> RunStore:
     """Run a job to the end, or go on with it; then write dataset, metrics and report. Returns the run's folder.
 
     ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
+    With ``local`` all is done in this process, without Ray, by one engine and one train worker.
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
@@ -145,30 +151,60 @@ def run_job(config: RunConfig, folder: str, *, fresh: bool = False, callbacks: C
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
     store.check(job.settings)
-    with connected(config.cluster.address) as cluster:
-        callbacks.on_note(cluster)
-        job, placement = check_placement(job, node_facts())
+    if local:
+        job = replace(job, config=alone(job.config))
+    with _place(config, local=local) as (where, nodes):
+        callbacks.on_note(where)
+        job, placement = check_placement(job, nodes)
         with store.lock(callbacks.on_note):
             store.check(job.settings)  # once more, with nobody beside us
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
             events.listen(callbacks.on_event)
-            events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
+            if not local:
+                from s3ray.monitor.prometheus import RayMetrics
+
+                events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
             with failures_told(store, events):
-                _run(job, placement, store, events)
+                _run(job, placement, store, events, local=local)
     return store
 
 
-def _run(job: Job, placement: Placement, store: RunStore, events: EventLog) -> None:
-    config = job.config
-    move_log(run=config.name, phase="start")
-    pool = GeneratorPool(config, only_task(config, job.task), placement, emit=events.emit)
+@contextlib.contextmanager
+def _place(config: RunConfig, *, local: bool) -> Iterator[tuple[str, list[NodeFacts]]]:
+    """Where a run goes, in words, and the nodes that are there."""
+    if local:
+        yield "in this process, without Ray: one engine and one train worker", local_facts()
+        return
+    from s3ray.cluster import connected, node_facts
+
+    with connected(config.cluster.address) as cluster:
+        yield cluster, node_facts()
+
+
+def _run(job: Job, placement: Placement, store: RunStore, events: EventLog, *, local: bool) -> None:
+    move_log(run=job.config.name, phase="start")
+    pool, trainer = _parts_of(job, placement, store, events, local=local)
     try:
-        trainer = make_trainer(config.student, job, placement, store, config.name)
         carry_out(job, placement, store, events, pool, trainer)
     finally:
         pool.close()
+
+
+def _parts_of(
+    job: Job, plan: Placement, store: RunStore, events: EventLog, *, local: bool
+) -> "tuple[LocalPool | GeneratorPool, Trainer]":
+    """What writes and what trains: in this process, or on the cluster."""
+    config, tasks = job.config, only_task(job.config, job.task)
+    if local:
+        from s3ray.student.session import LocalStudentTrainer
+
+        return LocalPool(config, tasks, plan, emit=events.emit), LocalStudentTrainer(config.student, job.task)
+    from s3ray.generator.pool import GeneratorPool
+
+    pool = GeneratorPool(config, tasks, plan, emit=events.emit)
+    return pool, make_trainer(config.student, job, plan, store, config.name)
 
 
 def make_trainer(

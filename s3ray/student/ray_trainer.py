@@ -280,13 +280,10 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
 def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
     """Train; an error of our own comes back as a value, since Ray Train would try again whatever is raised."""
     import torch
-    from transformers.utils import logging
 
     from s3ray.student.ranks import ProcessGroup
     from s3ray.student.session import train_student
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     log_from(run=settings["run"], round=settings["job"].round, phase="train")
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""A student that was trained on gold says how likely it finds the labels of the training set's other rows."""
+"""One student, from its rows to its answers: trained, saved, asked. A checker may weigh its rows before."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from transformers.utils import logging
 
 from s3ray.config.job import StudentConfig
 from s3ray.storage.run_folder import read_table
@@ -69,6 +70,8 @@ def train_student(
         TrainerError: there are no rows to train on.
         StoreError: what is on disk cannot be read, or nothing can be written.
     """
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     ranks = ranks or SingleProcess()
     clock = _Clock()
     with clock.measure("start"):

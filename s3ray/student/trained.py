@@ -32,7 +32,8 @@ class Trained:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the marker."""
-        return asdict(self)
+        plain = asdict(self)
+        return {"lineage": plain.pop("training_id"), **plain}
 
 
 def training_id(config: StudentConfig, job: StudentJob) -> str:
@@ -88,5 +89,6 @@ def _marker(output: str) -> dict[str, Any]:
 
 
 def _from_dict(found: Mapping[str, Any]) -> Trained:
-    epochs = tuple(EpochReport(**epoch) for epoch in found["epochs"])
-    return Trained(**{**found, "epochs": epochs, "select": Score(**found["select"])})
+    plain = dict(found)
+    epochs = tuple(EpochReport(**epoch) for epoch in plain.pop("epochs"))
+    return Trained(training_id=plain.pop("lineage"), epochs=epochs, select=Score(**plain.pop("select")), **plain)

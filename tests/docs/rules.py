@@ -75,6 +75,7 @@ RULES = (
     Rule(pattern=r"\.venv/bin/s3ray run reviews-job\.yaml", options=SEED_OWN, needs_ray=True),
     Rule(pattern=r"s3ray run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),  # the tutorial's
     Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml( --set curation.*)?", options=SMALL_JOB, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} run jobs/.* --local .*", options=SMALL_JOB),
     Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),

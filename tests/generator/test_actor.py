@@ -8,7 +8,7 @@ import pytest
 from s3ray.config.job import FakeConfig, GeneratorConfig, SamplingConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
-from s3ray.generator.actor import EngineHost, Exchange, pack
+from s3ray.generator.actor import EngineHost, Exchange, GeneratorActor, pack
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing
 from s3ray.generator.engines.fake import FakeEngine
 from s3ray.generator.worker import ServedTask
@@ -33,6 +33,12 @@ def make_writer(
     )
     spec = EngineSpec(engine="engine-0", config=config, device="cpu")
     return EngineHost(spec, {"": ServedTask(task=TASK, clean=True)}, run="test")
+
+
+def make_actor(**fake: float) -> GeneratorActor:
+    config = CONFIG.model_copy(update={"fake": FakeConfig(**fake)})  # type: ignore[arg-type]
+    spec = EngineSpec(engine="engine-0", config=config, device="cpu")
+    return GeneratorActor(spec, {"": ServedTask(task=TASK, clean=True)}, run="test")
 
 
 def requests(num: int, start: int = 0) -> bytes:
@@ -225,9 +231,9 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        host = make_writer(die_after=3)
-        await host.start()
-        answer = await host.exchange(1, requests(10))
+        actor = make_actor(die_after=3)
+        await actor.start()
+        answer = await actor.exchange(1, requests(10), [])
         assert answer.death is not None
         assert "3 answers" in answer.death
         assert answer.table.num_rows == 3
@@ -240,14 +246,14 @@ def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.M
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        host = make_writer(tokens_per_s=0.001)
-        await host.start()
+        actor = make_actor(tokens_per_s=0.001)
+        await actor.start()
 
         async def gone() -> None:
             raise EngineDeadError("gone in silence")
 
-        host._engine.check = gone  # type: ignore[method-assign]
-        assert (await host.exchange(1, requests(3))).death == "gone in silence"
+        actor._host._engine.check = gone  # type: ignore[method-assign]
+        assert (await actor.exchange(1, requests(3), [])).death == "gone in silence"
         await ended.wait()
 
     run(scenario)
