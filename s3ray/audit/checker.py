@@ -1,4 +1,4 @@
-"""What models make of rows: a checker that learned from gold alone answers them, and a base checkpoint places them."""
+"""Models that judge rows: a checker, trained on gold alone, answers them, and a base checkpoint embeds them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _BATCH_SIZE = 64
 class Checked:
     """What a checker answered: ``answers`` to the rows in question, ``known`` and ``known_answers`` on held-out gold.
 
-    ``by`` says how gold was held out: ``test``, or ``cross-validation`` where folds of the training rows came to it.
+    ``by`` says how gold was held out: ``test``, or ``cross-validation`` where folds of the training rows were added.
     """
 
     answers: list[str]
@@ -88,7 +88,7 @@ def _train_and_ask(
 
 
 def _be_quiet() -> None:
-    """That the head of a base checkpoint is new, and how its tensors load, concerns nobody here."""
+    """Silence warnings about the new head of a base checkpoint and about loading its tensors."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

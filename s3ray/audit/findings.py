@@ -1,4 +1,4 @@
-"""What in an audit is a reason to look closer, in sentences. Pure; the limits stand in docs/audit.md with their why."""
+"""What in an audit deserves a closer look, in sentences. Pure; docs/audit.md gives the reasons for the limits."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

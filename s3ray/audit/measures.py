@@ -1,8 +1,8 @@
-"""How a synthetic set lies to gold: labels, copies, variety, lengths, coverage. Pure: texts in, numbers out.
+"""Measures of a synthetic set against gold: labels, copies, variety, lengths, coverage. Pure.
 
 Points are rows' embeddings: float32 of shape ``(rows, dimensions)``, each of length 1.
 
-How many labels are right is told by the word of a checker that is itself sometimes wrong.
+The share of right labels is estimated with a checker that is itself sometimes wrong.
 The checker's answers to rows that were asked to carry label *a* are distributed as ``q_a = P^T pi_a``, where
 ``P[t, c]`` is the probability that it answers *c* to a row whose label truly is *t*, and ``pi_a`` the distribution of
 true labels among these rows. ``P`` is known from gold, ``q_a`` is counted, so ``pi_a = (P^T)^-1 q_a``, and ``pi_a[a]``
@@ -38,7 +38,7 @@ Matrix = npt.NDArray[np.float64]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NUM_FOLDS = 5
 MIN_TOLD_APART = 20
-"""Rows on either side without which nothing is said of how well the two can be told apart."""
+"""Fewer rows than this on either side: it is not measured how well the two can be told apart."""
 NEAR = 0.9
 """Normalised edit similarity from which a text counts as a near copy; curation's own default is 0.95."""
 NUM_COMPARED = 100
@@ -165,7 +165,7 @@ def distinct_2(texts: Iterable[str]) -> float | None:
 class LabelAccuracy:
     """Estimated share of right labels, with a 95 % interval, in all and by the label that was asked for.
 
-    ``clipped`` says that the counts fit no mixture of labels exactly.
+    ``clipped``: the counts fit no mixture of labels exactly.
     """
 
     value: float

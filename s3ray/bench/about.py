@@ -1,4 +1,4 @@
-"""What a profile says of what was measured: job, model, machine and code."""
+"""What was measured, for the head of a profile: job, model, machine and code."""
 
 import contextlib
 import importlib.metadata
@@ -43,8 +43,8 @@ def identity_of(
     if model is None:
         notes.append("identity.model: the engine has none")
 
-    def told(name: str, *values: str) -> str | None:
-        """What the engines say, each different value once."""
+    def reported(name: str, *values: str) -> str | None:
+        """What the engines report, each distinct value once."""
         text = ", ".join(sorted({value for value in values if value})) or None
         if text is None:
             notes.append(f"identity.{name}: engine {generator.engine} does not tell it")
@@ -57,7 +57,7 @@ def identity_of(
         fingerprint=job.fingerprint,
         engine=generator.engine,
         model=model,
-        dtype=told("dtype", *(one.dtype for one in limits if is_vllm)),
+        dtype=reported("dtype", *(one.dtype for one in limits if is_vllm)),
         parameters=parameters,
         prompt_form=generator.prompt_form,
         sampling={name: value for name, value in generator.sampling.model_dump().items() if value is not None},
@@ -68,7 +68,7 @@ def identity_of(
         cpus=sum(node.num_cpus for node in nodes),
         gpus=sum(node.num_gpus for node in nodes),
         device=device if is_vllm else generator.engine,
-        device_name=told("device_name", *(one.device_name for one in limits)),
+        device_name=reported("device_name", *(one.device_name for one in limits)),
         devices_per_engine=devices_per_engine,
         versions=_versions(),
         commit=code_version(),

@@ -34,7 +34,7 @@ _SAME = (
     *("task", "strategy", "engine", "model", "dtype", "prompt_form", "sampling"),
     *("tensor_parallel", "pipeline_parallel", "device", "device_name", "devices_per_engine"),
 )
-"""Fields of the identity that must be equal for ratios to say something about the code."""
+"""Fields of the identity that must be equal, or else ratios do not compare the code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def compare_profiles(old: Profile, new: Profile) -> list[CellComparison]:
     """Every cell that both have, in the order of the new one.
 
     Raises:
-        InputError: they measured different things, or have no cell in common; says what differs.
+        InputError: they measured different things, or have no cell in common.
     """
     if different := _differences(old, new):
         hint = "Ratios would say nothing about the code. Measure both with the same job on the same kind of machine."
@@ -230,7 +230,7 @@ def _flag_lines(cells: Sequence[CellProfile]) -> list[Text]:
 
 
 def _short(value: float) -> str:
-    """With a decimal where it says anything."""
+    """With a decimal where that matters."""
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 

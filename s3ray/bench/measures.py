@@ -1,6 +1,6 @@
-"""The figures of a profile's cells, from what each phase left behind, and how they scale. Pure.
+"""The figures of a profile's cells, from the records of each phase, and how they scale. Pure.
 
-A figure that cannot be had raises ``UnknownError`` where it is made; ``known`` turns that into None and a note.
+A figure that is not available raises ``UnknownError`` where it is computed; ``known`` turns that into None and a note.
 """
 
 import hashlib
@@ -11,23 +11,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from s3ray.bench.profile import (
-    Cache,
-    CellProfile,
-    Count,
-    Counters,
-    Key,
-    Latency,
-    Level,
-    Rates,
-    Scaling,
-    Spread,
-    Sweep,
-    UnknownError,
-    Validity,
-    Volumes,
-    known,
-)
+from s3ray.bench import profile
+from s3ray.bench.profile import CellProfile, Rates, UnknownError, known
 from s3ray.bench.record import (
     Counted,
     PhaseRecord,
@@ -54,7 +39,7 @@ _NEVER_FULL = "the engines never had their fill; ask for more --requests, or few
 # bit, from NVIDIA's datasheets: "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (columns SXM
 # and NVL), "H100 PCIe GPU", "HGX B200", "L4", "L40S", "A10", "T4", "V100"; of the A10G from the datasheet "NVIDIA A10G"
 # that AWS publishes with its G5 instances. T4 and V100 have no bfloat16.
-# What is in a device's name as its driver says it, most special first: peak in TFLOP/s, and the formats it holds for.
+# Part of the device name that the driver reports, most specific first; peak in TFLOP/s; formats that it holds for.
 _TERA = 1e12
 _BOTH = ("bfloat16", "float16")
 _HALF = ("float16",)
@@ -79,11 +64,11 @@ _PEAKS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one cell left behind.
+    """The raw measurements of one cell.
 
     ``limits`` are those of each engine, ``starts_s`` how long each took until it was ready, ``restarts`` how many
     engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered. ``parameters``
-    of the model and ``devices_per_engine`` are None where nobody knows them.
+    of the model and ``devices_per_engine`` are None where unknown.
     """
 
     cell: Cell
@@ -111,7 +96,7 @@ class Measured:
 
 
 def work_of(requests: Sequence[GenerationRequest]) -> str:
-    """A short name (16 hex digits) for what is asked: equal requests in equal order, equal names."""
+    """A digest (16 hex digits) of the requests and their order."""
     return hashlib.sha256("\n".join(request.id for request in requests).encode()).hexdigest()[:16]
 
 
@@ -134,7 +119,7 @@ def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
         work=measured.work,
         start_s=max(measured.starts_s),
         limits=known(notes, "limits", lambda: _limits(measured.limits)),
-        volumes=Volumes(
+        volumes=profile.Volumes(
             warm_up_requests=cell.num_warm_up,
             accepted=tally.accepted,
             rejected=dict(tally.rejected),
@@ -190,28 +175,28 @@ def _rates(measured: Measured, path: str, seconds: float, output: float, prefill
     )
 
 
-def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
+def spread(seconds: Sequence[float], otherwise: str = "") -> profile.Spread:
     """Percentiles between two values are interpolated.
 
     Raises:
-        UnknownError: there is no value; says ``otherwise``.
+        UnknownError: there is no value; ``otherwise`` is its text.
     """
     if not seconds:
         raise UnknownError(otherwise)
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
     mean, most = float(np.mean(seconds)), float(max(seconds))
-    return Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
+    return profile.Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
 
 
-def _latency(measured: Measured, notes: list[str]) -> Latency:
+def _latency(measured: Measured, notes: list[str]) -> profile.Latency:
     timings = measured.record.timings
     untold = f"engine {measured.engine} does not tell it"
     later = [timing.per_token_s for timing in timings if timing.per_token_s is not None]
 
-    def of(name: str, seconds: Sequence[float], otherwise: str) -> Spread | None:
+    def of(name: str, seconds: Sequence[float], otherwise: str) -> profile.Spread | None:
         return known(notes, f"latency.{name}", lambda: spread(seconds, otherwise))
 
-    return Latency(
+    return profile.Latency(
         queue_s=of("queue_s", [timing.queue_s for timing in timings], untold),
         ttft_s=of("ttft_s", [timing.first_token_s for timing in timings], untold),
         tpot_s=of("tpot_s", later, "no answer had a second token" if timings else untold),
@@ -219,7 +204,7 @@ def _latency(measured: Measured, notes: list[str]) -> Latency:
     )
 
 
-def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
+def _cache(measured: Measured, window: Window, notes: list[str]) -> profile.Cache:
     if measured.engine != "vllm":
         raise UnknownError(f"engine {measured.engine} does not tell it")
     tally = measured.tally
@@ -229,14 +214,14 @@ def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
             raise UnknownError("no prompt was read")
         return tally.cached_tokens / tally.prompt_tokens
 
-    return Cache(
+    return profile.Cache(
         prefix_hit_rate=known(notes, "cache.prefix_hit_rate", hit_rate),
         kv_use=known(notes, "cache.kv_use", lambda: _level(measured, lambda stats: stats.kv_use, window)),
         preemptions=int(growth(measured.record.lives, lambda stats: stats.num_preemptions)),
     )
 
 
-def _level(measured: Measured, counted: Counted, window: Window) -> Level:
+def _level(measured: Measured, counted: Counted, window: Window) -> profile.Level:
     found = level(measured.record.lives, counted, window)
     if found is None:
         raise UnknownError("the phase was over before an engine told of itself")
@@ -287,21 +272,21 @@ def _device_s_per_accepted(measured: Measured, seconds: float) -> float:
     return devices * seconds / measured.tally.accepted
 
 
-def _counters(measured: Measured) -> Counters:
+def _counters(measured: Measured) -> profile.Counters:
     tally, record = measured.tally, measured.record
 
-    def count(pool: int, again: int, counted: Counted) -> Count:
+    def count(pool: int, again: int, counted: Counted) -> profile.Count:
         engine = int(growth(record.lives, counted))
-        return Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
+        return profile.Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
 
-    return Counters(
+    return profile.Counters(
         output=count(tally.output_tokens, record.again_output_tokens, lambda stats: stats.num_output_tokens),
         prompt=count(tally.prompt_tokens, record.again_prompt_tokens, lambda stats: stats.num_prompt_tokens),
     )
 
 
 def difference(pool: float, engine: float, again: float) -> float:
-    """By how much the two disagree, relative to the pool's count: above 0 the engines computed more than was answered.
+    """Relative difference to the pool's count; above 0: the engines computed more than was answered.
 
     Requests that were handed over more than once may have been computed once more than they were answered: up to
     ``again`` tokens more are no disagreement.
@@ -311,11 +296,11 @@ def difference(pool: float, engine: float, again: float) -> float:
     return (engine - pool) / max(1.0, pool)
 
 
-def _validity(measured: Measured, steady: Window, counters: Counters) -> Validity:
+def _validity(measured: Measured, steady: Window, counters: profile.Counters) -> profile.Validity:
     tally = measured.tally
     error_rate = sum(tally.failed.values()) / tally.requested
     first_readings = [life.readings[0][1] for life in measured.record.lives if life.readings]
-    return Validity(
+    return profile.Validity(
         real_engine=measured.engine != "fake",
         warmed_up=all(stats.num_output_tokens > 0 for stats in first_readings),
         long_enough=steady.seconds >= measured.min_seconds,
@@ -330,7 +315,9 @@ def _validity(measured: Measured, steady: Window, counters: Counters) -> Validit
 # -- all cells together --------------------------------------------------------------------------------------------
 
 
-def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> tuple[Scaling, ...] | None:
+def scaling_of(
+    sweep: profile.Sweep, cells: Sequence[CellProfile], notes: list[str]
+) -> tuple[profile.Scaling, ...] | None:
     """Each engine count against the smallest: strong scaling (the same requests) and weak (the same for each engine).
 
     Some ``cells`` of the sweep may still be missing. Seconds decide over strong scaling, and output tokens per second
@@ -347,13 +334,13 @@ def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> 
 
 
 def _scaling(
-    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
-) -> Scaling:
+    sweep: profile.Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
+) -> profile.Scaling:
     engines, limit, prompts = combination
     base = sweep.base_engines
-    first: Key = (base, limit, prompts, sweep.requests)
-    same: Key = (engines, limit, prompts, sweep.requests)
-    more: Key = (engines, limit, prompts, sweep.weak_requests(engines))
+    first: profile.Key = (base, limit, prompts, sweep.requests)
+    same: profile.Key = (engines, limit, prompts, sweep.requests)
+    more: profile.Key = (engines, limit, prompts, sweep.weak_requests(engines))
 
     def strong() -> float:
         return _ratio(cells, first, same, lambda rates: rates.seconds)
@@ -361,7 +348,7 @@ def _scaling(
     def weak() -> float:
         return _ratio(cells, more, first, lambda rates: rates.output_tokens_per_s)
 
-    return Scaling(
+    return profile.Scaling(
         engines=engines,
         base_engines=base,
         max_num_seqs=limit,
@@ -372,7 +359,9 @@ def _scaling(
     )
 
 
-def _ratio(cells: Sequence[CellProfile], above: Key, below: Key, figure: Callable[[Rates], float]) -> float:
+def _ratio(
+    cells: Sequence[CellProfile], above: profile.Key, below: profile.Key, figure: Callable[[Rates], float]
+) -> float:
     """Of the medians over the repeats of two cells."""
     values = [[figure(cell.whole) for cell in cells if cell.key == key] for key in (above, below)]
     if not all(values):

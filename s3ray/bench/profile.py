@@ -1,7 +1,7 @@
 """profile.json, schema 2: its fields, how it is written and how it is read. docs/bench.md explains every field.
 
-A value that could not be had is null, and ``Profile.notes`` says why, by the path of the value: ``cells.0.mfu: the
-device is no GPU, and its peak is not known``.
+A value that is not available is null, and ``Profile.notes`` has the reason, by the path of the value:
+``cells.0.mfu: the device is no GPU, and its peak is not known``.
 """
 
 import json
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class UnknownError(Exception):
-    """A figure cannot be had; the text says why."""
+    """A figure is not available; the text is the reason."""
 
 
 def known(notes: list[str], path: str, figure: Callable[[], T]) -> T | None:
@@ -165,7 +165,7 @@ class Cache(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares(Part):
-    """Where the seconds of all engines went in a phase; they add up to 1.
+    """How engines spent a phase, as shares that add up to 1.
 
     ``busy``: a request was under way. ``bubble``: the engine was ready and had none, before the first engine ran dry.
     ``tail``: the same after that. ``down``: it was not there.
@@ -201,7 +201,7 @@ class Counters(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity(Part):
-    """Whether the figures mean what they say."""
+    """Whether the figures can be trusted."""
 
     real_engine: bool
     warmed_up: bool

@@ -1,10 +1,10 @@
-"""What happened in one phase of a benchmark, as the dispatcher tells it, and sums over it. Pure but for a clock.
+"""One phase of a benchmark as the dispatcher records it, and sums over it. Pure but for a clock.
 
 The dispatcher hears of everything that the pool does: which engine joined or left, what it was dealt, what it finished
 and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
 
-Engines tell their counters with every exchange, a few times a second to once in two; between two readings a counter is
-taken to grow evenly.
+Engines report their counters with every exchange, from a few times a second to once in two seconds; between two
+readings a counter is taken to grow evenly.
 """
 
 import time
@@ -50,80 +50,70 @@ class PhaseRecord:
     again_prompt_tokens: int = 0
     again_output_tokens: int = 0
     timings: "list[Timing]" = field(default_factory=list)
-    _num_dealt: Counter[int] = field(default_factory=Counter)
-    _current: dict[str, Life] = field(default_factory=dict)
-
-    def begin_life(self, life: Life) -> None:
-        """An engine is there, for the first time in this phase or again."""
-        self.lives.append(life)
-        self._current[life.engine] = life
-
-    def life_of(self, engine: str) -> Life:
-        """The process that an engine has now."""
-        return self._current[engine]
-
-    def note_deal(self, now: float, indexes: Collection[int], *, is_dry: bool) -> None:
-        """Requests go to an engine; ``is_dry``: it could hold more, and there are none."""
-        if indexes and self.started_at is None:
-            self.started_at = now
-        self._num_dealt.update(indexes)
-        if is_dry and self.started_at is not None and self.dry_at is None:
-            self.dry_at = now
-
-    def note_answer(self, now: float, index: int, prompt_tokens: int, output_tokens: int) -> None:
-        """A request ended."""
-        self.ended_at = now
-        if self._num_dealt[index] > 1:
-            self.again_prompt_tokens += prompt_tokens
-            self.again_output_tokens += output_tokens
 
 
 class PhaseRecorder:
-    """Keeps the record of the phase under way (``dispatch.Recorder``)."""
+    """Keeps the record of the phase in progress (``dispatch.Recorder``)."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.record = PhaseRecord()
         self._now = clock
+        self._current: dict[str, Life] = {}
+        self._num_dealt: Counter[int] = Counter()
 
     def begin_record(self) -> PhaseRecord:
-        """Forget what was; the engines that are there begin the new record."""
+        """Begin a new record with the engines that are there."""
         now = self._now()
-        present = [life.engine for life in self.record.lives if life.left_at is None]
+        present = [life.engine for life in self._current.values() if life.left_at is None]
         self.record = PhaseRecord()
+        self._current.clear()
+        self._num_dealt.clear()
         for engine in present:
-            self.record.begin_life(Life(engine=engine, ready_at=now))
+            self._begin_life(Life(engine=engine, ready_at=now))
         return self.record
 
     def joined(self, engine: str) -> None:
         """See ``Recorder``."""
         now = self._now()
-        self.record.begin_life(Life(engine=engine, ready_at=now, readings=[(now, EngineStats())]))
+        self._begin_life(Life(engine=engine, ready_at=now, readings=[(now, EngineStats())]))
 
     def left(self, engine: str) -> None:
         """See ``Recorder``."""
-        self.record.life_of(engine).left_at = self._now()
+        self._current[engine].left_at = self._now()
 
     def reported(self, engine: str, stats: EngineStats) -> None:
         """See ``Recorder``."""
-        self.record.life_of(engine).readings.append((self._now(), stats))
+        self._current[engine].readings.append((self._now(), stats))
 
     def timed(self, timings: "Sequence[Timing]") -> None:
         """See ``Recorder``."""
         self.record.timings += timings
 
     def dealt(self, indexes: Collection[int], *, is_dry: bool) -> None:
-        """See ``Recorder``."""
-        self.record.note_deal(self._now(), indexes, is_dry=is_dry)
+        """See ``Recorder``; ``is_dry``: the engine could hold more, and there are no more."""
+        record, now = self.record, self._now()
+        if indexes and record.started_at is None:
+            record.started_at = now
+        self._num_dealt.update(indexes)
+        if is_dry and record.started_at is not None and record.dry_at is None:
+            record.dry_at = now
 
     def ended(self, index: int, num_prompt_tokens: int, num_output_tokens: int) -> None:
         """See ``Recorder``."""
-        self.record.note_answer(self._now(), index, num_prompt_tokens, num_output_tokens)
+        self.record.ended_at = self._now()
+        if self._num_dealt[index] > 1:
+            self.record.again_prompt_tokens += num_prompt_tokens
+            self.record.again_output_tokens += num_output_tokens
+
+    def _begin_life(self, life: Life) -> None:
+        self.record.lives.append(life)
+        self._current[life.engine] = life
 
 
 # -- arithmetic over a record: windows of time, what was counted in them, where engine-seconds went -----------------
 
 Counted = Callable[[EngineStats], float]
-"""One of the numbers that an engine tells of itself."""
+"""Reads one of the counters that an engine reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +147,7 @@ def steady_window(record: PhaseRecord) -> Window:
 
 
 def value_at(life: Life, counted: Counted, at: float) -> float:
-    """A counter of a life at a moment, by its readings before and after; 0 where it told nothing."""
+    """A counter of a life at a moment, by its readings before and after; 0 without any reading."""
     readings = life.readings
     after = bisect_right(readings, at, key=lambda reading: reading[0])
     if not readings or after == 0:
@@ -176,13 +166,13 @@ def increase(lives: Sequence[Life], counted: Counted, window: Window) -> float:
 
 
 def growth(lives: Sequence[Life], counted: Counted) -> float:
-    """How much it grew from the first reading of each to its last: all that an engine told of the phase."""
+    """How much a counter of all engines grew from the first to the last reading of each."""
     told = [life.readings for life in lives if life.readings]
     return sum(counted(readings[-1][1]) - counted(readings[0][1]) for readings in told)
 
 
 def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | None:
-    """Mean over time and peak of what goes up and down, over all engines; None where none told it in the window.
+    """Mean over time and peak of what goes up and down, over all engines; None without a reading in the window.
 
     A reading stands for the time since the one before it.
     """
@@ -199,7 +189,7 @@ def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | No
 
 
 def shares_of(record: PhaseRecord, num_engines: int) -> Shares:
-    """Book every second of every engine in the whole phase."""
+    """How engines spent the whole phase; each second has exactly one state."""
     whole, steady = whole_phase(record), steady_window(record)
     total = num_engines * whole.seconds
     if not total:

@@ -12,14 +12,15 @@ from rich.console import Console
 from s3ray.bench.about import count_parameters, identity_of
 from s3ray.bench.compare import profile_table
 from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
-from s3ray.bench.pool import MeasuredPool
 from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
+from s3ray.bench.record import PhaseRecorder
 from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
 from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError
+from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.machine import collect_rarely
@@ -35,6 +36,9 @@ from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.telemetry.logs import log_from
 from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
+
+_ANSWER_S = 60.0
+"""How long to wait for the engines' counters."""
 
 
 def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
@@ -80,8 +84,8 @@ def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the pool of one cell told of its engines."""
+class _EngineEvents:
+    """The engine events of one cell's pool: limits, start times and losses."""
 
     console: Console
     limits: dict[str, EngineLimits] = field(default_factory=dict)
@@ -99,7 +103,7 @@ class _Told:
 
 
 class Profiler:
-    """Measures cell after cell; what they have in common is made once."""
+    """Measures cell after cell; what cells share is made once."""
 
     def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
         self._job = job
@@ -170,16 +174,21 @@ class Profiler:
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
-        told = _Told(self._console)
-        pool = MeasuredPool(job.config, only_task(job.config, job.task), plan, emit=told.emit)
+        engines = _EngineEvents(self._console)
+        recorder = PhaseRecorder()
+        tasks = only_task(job.config, job.task)
+        pool = GeneratorPool(job.config, tasks, plan, emit=engines.emit, recorder=recorder)
         try:
-            pool.get_ready()
+            pool.start_all()
             self._prepare(pool)
             measured, warm_up = split(self._requests[cell.prompts], cell.requests, cell.num_warm_up)
             self._answer(pool, warm_up)
-            record = pool.begin_phase()
+            record = recorder.begin_record()
+            # Both refreshes are made while nothing is in flight: their difference is then all of the phase.
+            pool.refresh_stats(_ANSWER_S)
+            record.timings.clear()  # those of the warm-up came with the counters
             tally, e2e_s = self._answer(pool, measured)
-            pool.end_phase()
+            pool.refresh_stats(_ANSWER_S)
         finally:
             pool.close()
         return Measured(
@@ -188,17 +197,17 @@ class Profiler:
             record=record,
             tally=tally,
             e2e_s=e2e_s,
-            limits=list(told.limits.values()),
-            starts_s=told.starts_s,
-            restarts=told.restarts,
+            limits=list(engines.limits.values()),
+            starts_s=engines.starts_s,
+            restarts=engines.restarts,
             work=work_of(measured),
             parameters=self._parameters,
             devices_per_engine=self._devices,
             min_seconds=self._sweep.min_seconds,
         )
 
-    def _prepare(self, pool: MeasuredPool) -> None:
-        """What a run's first stages leave behind, written by the first pool and used by all: notes and calibration."""
+    def _prepare(self, pool: GeneratorPool) -> None:
+        """Make notes and calibration as the first stages of a run do: once, with the first pool, for all cells."""
         if self._requests:
             return
         job, total = self._job, max(cell.requests + cell.num_warm_up for cell in cells_of(self._sweep))
@@ -217,7 +226,7 @@ class Profiler:
                 self._calibration = verdicts.calibration()
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
-    def _answer(self, pool: MeasuredPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
+    def _answer(self, pool: GeneratorPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
         """Have requests answered and judged as in a run; the tally, and the seconds of each answer."""
         job, tally, seconds = self._job, Tally(), list[float]()
         gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
@@ -239,14 +248,14 @@ def _calibrates(job: Job) -> bool:
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: MeasuredPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
+def _run_stage(pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
     stage = Stage(plan, judge, record)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))
 
 
 def _line(cell: CellProfile) -> str:
-    """What a cell came to, for whoever waits."""
+    """The result of a cell in one line, for the terminal."""
     steady = "never steady" if cell.steady is None else f"{cell.steady.output_tokens_per_s:.1f} output tokens/s steady"
     flags = f"; not {', not '.join(cell.validity.false)}" if cell.validity.false else ""
     return f"  {steady}, {cell.whole.output_tokens_per_s:.1f} over all, {cell.volumes.accepted} accepted{flags}"

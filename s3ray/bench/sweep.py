@@ -1,9 +1,8 @@
 """What is measured: the cells of a sweep, and the requests that each of them answers. Pure.
 
-The requests are those that the job's own strategy makes, without a student to make mistakes. What a student would tell
-is stood in for: gold rows are the mistakes, with another label or answer as the wrong one, and a random view of gold
-takes the place of the student's. Prompts then have the words and the length of a run's; which rows they show has no
-meaning.
+The requests are those that the job's own strategy makes, without a student to make mistakes. Stand-ins replace what a
+student would predict: gold rows are its mistakes, each with a wrong label or answer, and its predictions on gold are
+random. Prompts then have the wording and length of a run's; which rows they show has no meaning.
 """
 
 import itertools
@@ -32,12 +31,12 @@ _WAVES = 8
 _LEAST_REQUESTS = 256
 VARIANTS = 4
 """Requests for each gold row, at least: they share the row, and so a prefix, as the variants of a mistake do."""
-_WIDTH = 8
+_WIDTH = 8  # of the stand-in features: enough for a strategy to cluster them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says; None: the job decides."""
+    """Options of the command line; None: as in the job."""
 
     engines: str | None = None
     max_num_seqs: str | None = None
@@ -68,7 +67,7 @@ class Cell:
         return config.model_copy(update={"generator": config.generator.model_copy(update=changes)})
 
     def in_words(self) -> str:
-        """For people."""
+        """For the terminal."""
         engines = f"{self.engines} engine{'s' * (self.engines > 1)}"
         return f"{engines} x {self.max_num_seqs} sequences, {self.requests} {self.prompts} requests"
 

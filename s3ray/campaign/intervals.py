@@ -20,7 +20,7 @@ Draws = npt.NDArray[np.float64]
 """A value at each draw; shape (``NUM_DRAWS``,)."""
 Interval = tuple[float, float]
 
-_MAX_CELLS = 4_000_000
+_MAX_CELLS = 4_000_000  # draws x rows in memory at once: 32 MB for each array of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def interval(draws: Draws) -> Interval:
 
 
 def excludes_zero(found: Interval | None) -> bool:
-    """Whether a lead is beyond doubt, as far as an interval can say."""
+    """Whether zero lies outside the interval, so that the sign of a lead is clear."""
     return found is not None and not found[0] <= 0 <= found[1]
 
 

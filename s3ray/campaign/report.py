@@ -1,4 +1,4 @@
-"""What the plots of a comparison answer, in a sentence or two beside each. Pure."""
+"""The comparison of a campaign's runs: compare.html, compare.md, compare.json and the captions of its plots."""
 
 import hashlib
 import re
@@ -86,8 +86,8 @@ def to_page(
 ) -> str:
     """The comparison as a page that can be published: where it comes from, scores, costs, every seed and every setting.
 
-    ``made_by`` says of each start of the campaign what was run (``command``, ``commit``, ``machine``). ``pictures`` are
-    the files of its plots, by what they show.
+    ``made_by`` holds command, commit and machine of each start of the campaign. ``pictures`` are the files of its
+    plots, by title.
     """
     missing = [run.name for run in campaign.runs if run.name not in results]
     made = [f"Made by `{start.command}` at commit {start.commit} on {start.machine}." for start in made_by]
@@ -96,7 +96,7 @@ def to_page(
         *dict.fromkeys(made),
         _about(campaign, results),
         *([f"Not finished: {', '.join(missing)}."] if missing else []),
-        "\n".join(_tables(campaign, rows, _score_table)),
+        to_markdown(campaign, rows),
         "## What it cost, and every seed",
         "Means over the seeds: output tokens of all stages; device-seconds in which engines were busy for the run, and "
         "in which its train workers trained and scored.",
@@ -184,7 +184,7 @@ def _cost_table(campaign: Campaign, rows: Sequence[Row]) -> Iterator[list[str]]:
 
 
 def seconds(value: float | None) -> str:
-    """Device-seconds, or a dash where nobody knows them."""
+    """Device-seconds, or a dash where they are unknown."""
     return "-" if value is None else f"{value:.0f}"
 
 
@@ -196,11 +196,11 @@ def write_comparison(
     store: RunStore, campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Result], events: Sequence[Event]
 ) -> None:
     """Write the files into the campaign's folder; there is at least one row. ``events`` are the campaign's own."""
-    booked = account(events, campaign.config.name)
+    time_account = account(events, campaign.config.name)
     starts = [event.made_by for event in events if isinstance(event, CampaignStarted) and event.made_by]
     made_by = {"made_by": to_plain(starts)}
-    store.write_json("compare.json", to_json(campaign, rows, results) | made_by | time_json(booked))
-    store.write_json("timeline.json", timeline.trace(booked))
+    store.write_json("compare.json", to_json(campaign, rows, results) | made_by | time_json(time_account))
+    store.write_json("timeline.json", timeline.trace(time_account))
     tables = {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
     curves = _curves(campaign, rows)
     pictures = _write_pictures(store, tables, curves)
@@ -212,7 +212,7 @@ def write_comparison(
         num_runs=len(campaign.runs),
         missing=[run.name for run in campaign.runs if run.name not in results],
         answers={"scores": caption_of_scores, "costs": caption_of_costs},
-        use=use_caption(shares(booked.engines), shares(booked.trainers)),
+        use=use_caption(shares(time_account.engines), shares(time_account.trainers)),
         tables=list(tables.items()),
         axes=[axis for axis in campaign.config.axes if axis != campaign.task_axis],
         num_combinations=len({row.name for row in rows}),
@@ -221,7 +221,7 @@ def write_comparison(
         cost_plot=_cost_plot,
         curves=curves,
         texts={"mean_std": mean_std, "from_to": from_to, "num_rows": num_rows, "excludes_zero": excludes_zero},
-        lanes=timeline.rows(booked),
+        lanes=timeline.rows(time_account),
         plots=plots,
         links={run.name: f"{run.name}/report.html" for run in campaign.runs if store.has(f"{run.name}/report.html")},
     )
@@ -229,7 +229,7 @@ def write_comparison(
 
 
 def _write_pictures(store: RunStore, tables: Mapping[str, Sequence[Row]], curves: Sequence[_Curve]) -> dict[str, str]:
-    """Write plots as files, and say which there are, by what each shows."""
+    """Write plots as files; returns their names by title."""
     found = {f"Scores: {task}": _scores_plot(rows) for task, rows in tables.items()}
     for task, axis, plot, legend in curves:
         lines = ", ".join(f"{part.name} {part.value:.3f}" for part in legend)
@@ -263,10 +263,10 @@ def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Resul
     }
 
 
-def time_json(booked: Account) -> dict[str, Any]:
-    """What ``compare.json`` says of a campaign's time: shares of each state, and the busy part of what engines had."""
-    time = {"engines": shares(booked.engines), "trainers": shares(booked.trainers)}
-    return {"engine_busy_share": booked.engine_busy_share, "time": to_plain(time)}
+def time_json(time_account: Account) -> dict[str, Any]:
+    """A campaign's time in ``compare.json``: the share of each state, and of engines the share that they were busy."""
+    time = {"engines": shares(time_account.engines), "trainers": shares(time_account.trainers)}
+    return {"engine_busy_share": time_account.engine_busy_share, "time": to_plain(time)}
 
 
 def _run_json(result: Result) -> dict[str, Any]:

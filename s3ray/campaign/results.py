@@ -89,5 +89,5 @@ def _label_accuracy(store: RunStore) -> float | None:
 
 
 def _is_same_model(known: str, own: str) -> bool:
-    """Whether a job's model can be the known one: the same name, or a folder's (``identity.model_identity``)."""
+    """Whether a job's model can be the known one: the same name, or a folder's (``models.model_identity``)."""
     return known == own or known.rpartition("@")[0] == Path(own).name

@@ -1,4 +1,4 @@
-"""What several runs of a campaign have in common: made once, by the first that needs it, and copied into the others."""
+"""Work that runs of a campaign share: done once, by the first run that needs it, and copied into the others."""
 
 import contextlib
 import threading
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 class SharedWork(Generic[Value]):
-    """Which pieces of work are done, and which are under way, by keys that name all that shapes them."""
+    """Pieces of work that are done or in progress, by a key over everything that determines the result."""
 
     def __init__(self) -> None:
         self._made: dict[str, Value] = {}
@@ -22,7 +22,7 @@ class SharedWork(Generic[Value]):
         self._changed = threading.Condition()
 
     def note(self, key: str, value: Value) -> None:
-        """It is made; of several the first counts."""
+        """It is done; if it was done more than once, the first result counts."""
         with self._changed:
             self._made.setdefault(key, value)
             self._making.discard(key)
@@ -30,7 +30,7 @@ class SharedWork(Generic[Value]):
 
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[Value | None]:
-        """Wait while another run makes it; then yields what was made, or None: make it yourself.
+        """Wait while another run does it; then yields the result, or None if the caller is to do it.
 
         A run that leaves without a ``note`` leaves it to the next one.
         """
@@ -66,10 +66,10 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedStudent:
-    """Where a trained student lies, and what its training alone cost, in worker-seconds (0 where nobody knows).
+    """Where a trained student lies, and what its training alone cost, in worker-seconds (0: unknown).
 
-    ``result`` is what it answered when it was asked ``questions`` (``student.fit.questions``), where this start of the
-    campaign has seen that.
+    ``result`` is what it answered to ``questions`` (``student.trained.questions``), if that was during this start of
+    the campaign.
     """
 
     store: RunStore
@@ -79,14 +79,14 @@ class TrainedStudent:
     result: StudentResult | None = None
 
     def answered(self, questions: str) -> StudentResult | None:
-        """What it answered, if these are the questions that it was asked."""
+        """Its answers, if it was asked these questions."""
         return self.result if self.questions == questions else None
 
 
 def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedStudent]]:
-    """The finished students and checkers of runs, by training id (``student.fit.training id``).
+    """The finished students and checkers of runs, by training id (``student.trained.training_id``).
 
-    Those whose model is not there any more, as in light copies of runs, are passed over.
+    Those whose model was removed, as in light copies of runs, are skipped.
     """
     for store in stores:
         scores = [store.score(num) for num in store.students()]
@@ -98,7 +98,7 @@ def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedS
 
 
 def copy_student(source: TrainedStudent, target: RunStore, folder: str, *, with_answers: bool) -> None:
-    """Copy a trained student, the marker last; what it answered on the way only to a run that asks it the same.
+    """Copy a trained student, the marker last; its answers too if ``with_answers`` (the run asks it the same).
 
     Raises:
         StoreError: a file cannot be read or written.

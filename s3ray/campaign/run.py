@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from s3ray.campaign.report import to_markdown, write_comparison
@@ -30,36 +30,19 @@ from s3ray.rounds.students import Trainer
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore, locked
 from s3ray.student.trained import questions, training_id
-from s3ray.telemetry.events import (
-    CampaignFinished,
-    CampaignStarted,
-    CheckerFinished,
-    CheckerStarted,
-    Event,
-    EventLog,
-    MadeBy,
-    RoundClosed,
-    RoundLinked,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    StudentLinked,
-    StudentStarted,
-    TestScored,
-    read_events,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event, EventLog, read_events
 from s3ray.telemetry.logs import log_apart, move_log
 from s3ray.telemetry.provenance import code_version
 from s3ray.telemetry.records import from_plain
 from s3ray.types import StudentJob
 
 _PASSED_ON = (
-    *(RunStarted, StageStarted, StageFinished, RoundClosed, StudentStarted, StudentFinished),
-    *(CheckerStarted, CheckerFinished, TestScored, RunFinished, RunFailed),
+    *(events.RunStarted, events.StageStarted, events.StageFinished, events.RoundClosed, events.StudentStarted),
+    *(events.StudentFinished, events.CheckerStarted, events.CheckerFinished, events.TestScored, events.RunFinished),
+    events.RunFailed,
 )
+"""Events of single runs that also stand in the campaign's own log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +57,12 @@ class _Run:
 
     @property
     def served_task(self) -> str:
-        """Name of what its requests need in the actors; equal for runs that need the same."""
+        """A key for what its requests need in the actors; runs that need the same share it."""
         served = ServedTask.of(self.job.config, self.job.task)
         return f"{self.job.settings['task_content']}/{served.clean}/{served.verify}"
 
     def work(self, student: StudentJob) -> float:
-        """What a student is to learn, as rows times epochs."""
+        """How much a student is to learn: rows times epochs."""
         rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
         return float(rows * self.job.config.student.epochs)
 
@@ -174,104 +157,118 @@ def _finish(
                 run.store.check(run.job.settings)
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
-            events = EventLog(own, campaign.config.name, attempt=next_attempt(own))
-            made_by = MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
-            events.emit(CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
-            return _run_all(campaign, runs, stores.values(), nodes, events, callbacks)
+            log = EventLog(own, campaign.config.name, attempt=next_attempt(own))
+            made_by = events.MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
+            log.emit(events.CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
+            return _run_all(
+                _Shared(campaign=campaign, nodes=nodes, log=log, callbacks=callbacks), runs, stores.values()
+            )
 
 
-def _run_all(
-    campaign: Campaign,
-    runs: Sequence[_Run],
-    stores: Iterable[RunStore],
-    nodes: Sequence[NodeFacts],
-    events: EventLog,
-    callbacks: Callbacks,
-) -> list[str]:
-    """Run what is not finished; runs with the same generator at once. ``stores`` are of all runs of the campaign."""
-    move_log(run=campaign.config.name)
-    events.listen(RayMetrics().of(campaign.config.name, RunView()))
-    started = time.monotonic()
-    seeds: SharedWork[RunStore] = SharedWork()
-    students: SharedWork[TrainedStudent] = SharedWork()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What all runs of a campaign share: ``log`` is the campaign's own, and seed sets and students are made once."""
+
+    campaign: Campaign
+    nodes: Sequence[NodeFacts]
+    log: EventLog
+    callbacks: Callbacks
+    metrics: RayMetrics = field(default_factory=RayMetrics)
+    seeds: SharedWork[RunStore] = field(default_factory=SharedWork)
+    students: SharedWork[TrainedStudent] = field(default_factory=SharedWork)
+
+
+def _run_all(shared: _Shared, runs: Sequence[_Run], stores: Iterable[RunStore]) -> list[str]:
+    """Run what is not finished, runs with the same generator together; ``stores`` are of all runs of the campaign.
+
+    Returns the names of the runs that failed.
+    """
+    name, started = shared.campaign.config.name, time.monotonic()
+    move_log(run=name)
+    shared.log.listen(shared.metrics.of(name, RunView()))
     for key, student in trained_students(stores):
-        students.note(key, student)
+        shared.students.note(key, student)
     for store in stores:
         # A light copy of a finished run has the marker at the most.
         if 0 in store.rounds() and store.has(store.accepted(0)):
-            seeds.note(store.requests["seed"], store)
+            shared.seeds.note(store.requests["seed"], store)
     groups: dict[str, list[_Run]] = {}
     for run in runs:
         groups.setdefault(run.job.config.generator.model_dump_json(), []).append(run)
-    failed = [
-        name
-        for group in groups.values()
-        for name in _run_group(campaign, group, nodes, events, seeds, students, callbacks)
-    ]
-    events.emit(CampaignFinished(seconds=time.monotonic() - started, failed=tuple(failed)))
+    failed = [name for group in groups.values() for name in _Group(shared, group).run()]
+    shared.log.emit(events.CampaignFinished(seconds=time.monotonic() - started, failed=tuple(failed)))
     return failed
 
 
-def _run_group(
-    campaign: Campaign,
-    runs: Sequence[_Run],
-    nodes: Sequence[NodeFacts],
-    events: EventLog,
-    seeds: SharedWork[RunStore],
-    students: SharedWork[TrainedStudent],
-    callbacks: Callbacks,
-) -> list[str]:
-    """Run jobs that have their generator in common, all at once."""
-    passes = _passes_devices(runs[0].job.config, nodes)
-    config = config_of_all(campaign, [run.job.config for run in runs], passes)
-    plan = plan_placement(config, nodes)
-    source = SharedSource()
-    tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
-    devices = DeviceQueue(
-        _devices(config, plan, nodes, campaign.config.trainings, passes),
-        lambda: source.num_customers,
-        lambda: pool.num_holding,
-    )
-    sharing = Sharing(source=source, num_allowed=devices.num_allowed)
-    pool = GeneratorPool(config, tasks, plan, emit=events.emit, sharing=sharing)
-    per_engine, meters, own_name = _per_engine(plan), RayMetrics(), campaign.config.name
-    service = PoolService(
-        pool, source, emit=events.emit, on_busy=lambda seconds: devices.learn_generation(seconds * per_engine, 0)
-    )
+class _Group:
+    """Runs with the same generator, all at once: one pool answers their requests, one queue hands out devices."""
 
-    def carry_out_one(run: _Run) -> None:
-        name = run.spec.name
+    def __init__(self, shared: _Shared, runs: Sequence[_Run]) -> None:
+        self._shared = shared
+        self._runs = runs
+        nodes, settings = shared.nodes, shared.campaign.config
+        passes = _passes_devices(runs[0].job.config, nodes)
+        self._num_trainings = 1 if passes else settings.trainings
+        config = config_of_all(shared.campaign, [run.job.config for run in runs], passes)
+        self._plan = plan_placement(config, nodes)
+        source = SharedSource()
+        self._devices = DeviceQueue(
+            _devices(config, self._plan, nodes, settings.trainings, passes),
+            lambda: source.num_customers,
+            lambda: pool.num_holding,
+        )
+        tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
+        sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
+        pool = GeneratorPool(config, tasks, self._plan, emit=shared.log.emit, sharing=sharing)
+        self._service = PoolService(pool, source, emit=shared.log.emit, on_busy=self._note_busy)
+
+    def run(self) -> list[str]:
+        """Run them to their ends; returns the names of those that failed."""
+        try:
+            return _in_threads(self._runs, self._carry_out, self._shared.callbacks)
+        finally:
+            self._service.close()
+
+    def _carry_out(self, run: _Run) -> None:
+        """One run, in the thread that is its own."""
+        name, shared = run.spec.name, self._shared
         log_apart(run=name)
         log = EventLog(run.store, name, attempt=next_attempt(run.store))
-        log.listen(callbacks.on_event)
-        log.listen(meters.of(name, RunView.replay(read_events(run.store))))
-        log.listen(lambda event: events.pass_on(event) if type(event) in _PASSED_ON else None)
-        log.listen(lambda event: _note_round(event, run, seeds, devices))
+        log.listen(shared.callbacks.on_event)
+        log.listen(shared.metrics.of(name, RunView.replay(read_events(run.store))))
+        log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
+        log.listen(partial(self._note_round, run))
+        plan = replace(self._plan, num_workers=run.plan.num_workers)
+        generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
+        with failures_told(run.store, log), _seed_set(run, log, shared.seeds):
+            carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
 
-        def trainer_with(num_workers: int) -> Trainer:
-            student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
-            beside = 1 if passes else campaign.config.trainings
-            return make_trainer(student, run.job, plan, run.store, f"{own_name}-{name}", num_trainings=beside)
-
-        trainer = RunTrainer(
-            trainer_with,
-            devices,
-            students,
-            run.store,
+    def _trainer(self, run: _Run, log: EventLog) -> RunTrainer:
+        return RunTrainer(
+            make_trainer=partial(self._trainer_with, run),
+            devices=self._devices,
+            students=self._shared.students,
+            store=run.store,
             urgency=run.urgency,
             work=run.work,
             training_id=partial(training_id, run.job.config.student),
             questions=questions,
-            on_copy=lambda student: log.emit(StudentLinked(from_run=student.store.name, student=student.folder)),
+            on_copy=lambda student: log.emit(events.StudentLinked(from_run=student.store.name, student=student.folder)),
         )
-        with failures_told(run.store, log), _seed_set(run, log, seeds):
-            own = replace(plan, num_workers=run.plan.num_workers)
-            carry_out(run.job, own, run.store, log, RunGenerator(service, run.served_task, run.urgency), trainer)
 
-    try:
-        return _in_threads(runs, carry_out_one, callbacks)
-    finally:
-        service.close()
+    def _trainer_with(self, run: _Run, num_workers: int) -> Trainer:
+        student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
+        name = f"{self._shared.campaign.config.name}-{run.spec.name}"
+        return make_trainer(student, run.job, self._plan, run.store, name, num_trainings=self._num_trainings)
+
+    def _note_busy(self, seconds: float) -> None:
+        self._devices.learn_generation(seconds * _per_engine(self._plan), 0)
+
+    def _note_round(self, run: _Run, event: Event) -> None:
+        if type(event) is events.RoundClosed:
+            self._devices.learn_generation(0.0, 1)
+            if event.round == 0:
+                self._shared.seeds.note(run.job.requests["seed"], run.store)
 
 
 def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], callbacks: Callbacks) -> list[str]:
@@ -304,15 +301,8 @@ def _seed_set(run: _Run, log: EventLog, seeds: SharedWork[RunStore]) -> Iterator
         if found is not None:
             report = copy_round(found, run.store, 0)
             busy_s = account(read_events(found)).busy_s.get(0, 0.0)
-            log.emit(from_plain(RoundLinked, report | {"from_run": found.name, "busy_s": busy_s}, found.root))
+            log.emit(from_plain(events.RoundLinked, report | {"from_run": found.name, "busy_s": busy_s}, found.root))
         yield
-
-
-def _note_round(event: Event, run: _Run, seeds: SharedWork[RunStore], devices: DeviceQueue) -> None:
-    if type(event) is RoundClosed:
-        devices.learn_generation(0.0, 1)
-        if event.round == 0:
-            seeds.note(run.job.requests["seed"], run.store)
 
 
 def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
@@ -321,7 +311,7 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
 
 
 def config_of_all(campaign: Campaign, configs: Sequence[RunConfig], passes: bool) -> RunConfig:
-    """A job that stands for all of them where engines and train workers are placed: one that writes, if any does."""
+    """The job by which engines and train workers of all runs are placed: one that generates, if any does."""
     config = next((config for config in configs if config.generates), configs[0])
     workers = max(config.student.workers for config in configs)
     if not passes:
@@ -335,7 +325,7 @@ def _per_engine(plan: Plan) -> float:
 
 
 def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int, passes: bool) -> Devices:
-    """What there is to divide; engines that take no device leave none either."""
+    """The devices to divide; engines without devices have none to give up."""
     is_split = not passes or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
     return Devices(

@@ -1,4 +1,4 @@
-"""How many devices generate and how many train, while many runs want both. Pure: facts in, a number out.
+"""Divides a campaign's devices between generation and training, and its engines between runs.
 
 Training goes before: it ends soon, and what it ends is the next round's generation. But engines that leave must be
 loaded again, so they keep the part of the devices that generation has cost so far, and only what they have beyond that
@@ -30,7 +30,7 @@ from s3ray.types import EngineReport, StudentJob, StudentResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """What there is and what each takes: GPUs that engines and train workers pass to each other.
+    """The devices of a campaign and what each user takes: GPUs that engines and train workers pass to each other.
 
     A student takes ``min_workers`` to ``max_workers`` of ``per_worker`` devices. Where ``is_split``, the engines keep
     devices of their own, and ``num_trainings`` students train at once, with ``max_workers`` each.
@@ -48,7 +48,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """Who wants and who has what at a moment: stages that want answers, students that wait, workers at training."""
+    """The demand at a moment: stages that want answers, students that wait, students that train, and their workers."""
 
     num_stages: int
     num_waiting: int
@@ -57,14 +57,14 @@ class Demand:
 
 
 class Shares:
-    """Divides the devices of a campaign. ``learn`` what rounds and students cost, as it comes to be known."""
+    """Divides the devices of a campaign by what rounds and students have cost so far (``learn``)."""
 
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
         self._cost = {"generate": [0.0, 0], "train": [0.0, 0]}
 
     def learn(self, phase: str, device_s: float, num_done: int) -> None:
-        """So many rounds were generated (``generate``) or students trained (``train``), in so many device-seconds."""
+        """Add ``num_done`` generated rounds (``generate``) or trained students (``train``) and their device-seconds."""
         self._cost[phase][0] += device_s
         self._cost[phase][1] += num_done
 
@@ -83,7 +83,7 @@ class Shares:
         return max(0, min(beside, devices.num_engines))
 
     def num_workers(self, demand: Demand, num_engines: int, part: float) -> int:
-        """Workers that the next student gets beside so many engines; 0: it waits on.
+        """Workers for the next student while ``num_engines`` hold devices; 0: it has to wait.
 
         ``part`` (0 to 1) is its part of the work of all students that wait.
         """
@@ -95,13 +95,13 @@ class Shares:
         return wanted if wanted <= self._room(demand, num_engines) else 0
 
     def _room(self, demand: Demand, num_engines: int) -> int:
-        """Train workers that would fit beside so many engines."""
+        """Train workers that would fit beside ``num_engines`` engines."""
         devices = self._devices
         free = devices.num_devices - demand.num_workers * devices.per_worker - num_engines * devices.per_engine
         return int(free // devices.per_worker)
 
     def _own_part(self) -> int:
-        """Engines whose devices are to all as a round's generation is to a round, in cost."""
+        """The number of engines whose share of all devices is generation's share of the cost of a round."""
         most = self._devices.num_devices / self._devices.per_engine
         (generate_s, num_rounds), (train_s, num_students) = self._cost["generate"], self._cost["train"]
         if not (num_rounds and num_students):
@@ -110,11 +110,11 @@ class Shares:
         return max(1, round(most * generate / (generate + train)))
 
 
-_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.25  # engines leave, and stages end, without a signal to those that wait
 
 
 class DeviceQueue:
-    """Who trains when. A training waits until engines have made room for it; the most urgent one goes first."""
+    """Grants devices for training, the most urgent student first, once engines have made room."""
 
     def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
         """``num_stages`` want answers at this moment, and ``num_engines`` hold devices."""
@@ -153,7 +153,7 @@ class DeviceQueue:
                 self._changed.notify_all()
 
     def learn_generation(self, device_s: float, num_rounds: int) -> None:
-        """So much of the engines' time went into so many rounds."""
+        """Add device-seconds of generation, and rounds that were finished."""
         with self._changed:
             self._shares.learn("generate", device_s, num_rounds)
 
@@ -173,12 +173,12 @@ class DeviceQueue:
 
 
 class PoolService:
-    """Runs the pool in a thread from when the first stage joins, and brings each stage its answers."""
+    """Runs the pool in a thread, from the first stage on, and passes each stage its answers."""
 
     def __init__(
         self, pool: GeneratorPool, source: SharedSource, *, emit: Emit, on_busy: Callable[[float], None]
     ) -> None:
-        """``pool`` shares ``source``. ``on_busy`` hears of the seconds that engines were busy, as they become known."""
+        """``pool`` shares ``source``. ``on_busy`` is called with newly reported busy seconds of engines."""
         self._pool = pool
         self._source = source
         self._emit = emit
@@ -197,7 +197,9 @@ class PoolService:
         """
         box: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
         with self._lock:
-            self._start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
+                self._thread.start()
             number = self._source.join(stage, served_task=served_task, urgency=urgency)
             self._boxes[number] = box
         try:
@@ -216,11 +218,6 @@ class PoolService:
         if self._thread is not None:
             self._thread.join()
         self._pool.close()
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
-            self._thread.start()
 
     def _serve(self) -> None:
         try:
@@ -246,79 +243,67 @@ class PoolService:
             raise PoolError("the campaign was stopped")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunGenerator:
     """One run's view of the pool (``driver.Generator``)."""
 
-    def __init__(self, service: PoolService, served_task: str, urgency: Callable[[], Urgency]) -> None:
-        self._service = service
-        self._served_task = served_task
-        self._urgency = urgency
+    service: PoolService
+    served_task: str
+    urgency: Callable[[], Urgency]
 
     @property
     def works_while_training(self) -> bool:
-        """The pool and the queue for devices see to it that both find room."""
+        """Pool and device queue divide the devices."""
         return True
 
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage."""
-        return self._service.answers(source, served_task=self._served_task, urgency=self._urgency())
+        return self.service.answers(source, served_task=self.served_task, urgency=self.urgency())
 
     def pause(self) -> None:
         """The engines go on with what other runs want."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrainer:
-    """One run's view of the devices for training (``students.Trainer``), and of students that others have trained."""
+    """One run's view of the devices for training (``students.Trainer``), and of students that others have trained.
 
-    def __init__(
-        self,
-        make_trainer: Callable[[int], Trainer],
-        devices: DeviceQueue,
-        students: SharedWork[TrainedStudent],
-        store: RunStore,
-        *,
-        urgency: Callable[[], Urgency],
-        work: Callable[[StudentJob], float],
-        training_id: Callable[[StudentJob], str],
-        questions: Callable[[StudentJob], str],
-        on_copy: Callable[[TrainedStudent], None],
-    ) -> None:
-        """``make_trainer`` takes the number of workers; ``work`` says how much a student is to be trained.
+    ``make_trainer`` takes the number of workers; ``work`` is how much a student is to learn. ``training_id`` identifies
+    all that shapes a student and ``questions`` all that it is asked; ``on_copy`` is called with a student that was
+    copied from another run.
+    """
 
-        ``training id`` names all that shapes a student and ``questions`` all that it is asked; ``on_copy`` hears of
-        one that was trained by another run.
-        """
-        self._make_trainer = make_trainer
-        self._devices = devices
-        self._students = students
-        self._store = store
-        self._urgency = urgency
-        self._work = work
-        self._training_id = training_id
-        self._questions = questions
-        self._on_copy = on_copy
+    make_trainer: Callable[[int], Trainer]
+    devices: DeviceQueue
+    students: SharedWork[TrainedStudent]
+    store: RunStore
+    urgency: Callable[[], Urgency]
+    work: Callable[[StudentJob], float]
+    training_id: Callable[[StudentJob], str]
+    questions: Callable[[StudentJob], str]
+    on_copy: Callable[[TrainedStudent], None]
 
     def train(self, job: StudentJob) -> StudentResult:
-        """Train one student when devices are free for it, or take over that of another run and ask it what is new.
+        """Train one student once devices are free, or copy that of another run and only let it answer new questions.
 
         ``seconds["wait"]`` says how long devices were not free, ``seconds["all_workers"]`` how long each worker trained
         and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. The training of a student that was
         taken over counts as if it had been this run's: costs are the method's, whoever else had a use for the student.
         """
-        key, questions = self._training_id(job), self._questions(job)
-        folder = job.output.removeprefix(f"{self._store.root}/")
+        key, questions = self.training_id(job), self.questions(job)
+        folder = job.output.removeprefix(f"{self.store.root}/")
         began = time.monotonic()
-        with self._students.claimed(key) as found:
+        with self.students.claimed(key) as found:
             if found is not None:
                 known = found.answered(questions)
-                copy_student(found, self._store, folder, with_answers=known is not None)
-                self._on_copy(found)
+                copy_student(found, self.store, folder, with_answers=known is not None)
+                self.on_copy(found)
                 if known is not None:
                     own_s = {"start": 0.0, "train": 0.0, "score": 0.0, "wait": time.monotonic() - began}
                     return replace(known, round=job.round, seconds={**known.seconds, **own_s})
-            with self._devices.training(self._urgency(), self._work(job)) as num_workers:
+            with self.devices.training(self.urgency(), self.work(job)) as num_workers:
                 waited_s = time.monotonic() - began
-                result = self._make_trainer(num_workers).train(job)
+                result = self.make_trainer(num_workers).train(job)
             training_s = num_workers * result.seconds["train"] + (found.training_s if found else 0.0)
             all_workers = {
                 "all_workers": training_s + num_workers * result.seconds["score"],
@@ -327,16 +312,16 @@ class RunTrainer:
             result = replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
             if found is None:
                 made = TrainedStudent(
-                    store=self._store, folder=folder, training_s=training_s, questions=questions, result=result
+                    store=self.store, folder=folder, training_s=training_s, questions=questions, result=result
                 )
-                self._students.note(key, made)
+                self.students.note(key, made)
         return result
 
 
 def _own_part(
     chunk: Chunk, table: pa.Table, newly_s: Mapping[str, float], computed: Mapping[str, int]
 ) -> dict[str, EngineReport]:
-    """What engines told of themselves, with the rows, tokens and busy seconds of one stage.
+    """The engines' reports, with the rows, tokens and busy seconds of one stage.
 
     ``newly_s`` are the busy seconds of each engine in this chunk, ``computed`` its tokens for all stages.
     """
@@ -358,7 +343,7 @@ def _own_part(
 
 
 def _computed(table: pa.Table) -> Counter[str]:
-    """Tokens that each engine computed: of answers, and of prompts as far as they were in no cache."""
+    """Tokens that each engine computed: those of answers, and those of prompts that no cache held."""
     columns = ("engine", "num_output_tokens", "num_prompt_tokens", "num_cached_tokens")
     tokens: Counter[str] = Counter()
     for engine, written, prompt, cached in zip(*(table[name].to_pylist() for name in columns), strict=True):

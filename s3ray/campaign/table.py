@@ -1,4 +1,4 @@
-"""What a campaign comes to: scores on test, how sure the reference's lead over each is, and what each cost. Pure."""
+"""The table of a campaign: test scores, the reference's lead over each with its interval, and costs. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Its values, but for the task."""
+        """Its values, without the task."""
         return " ".join(self.cell.values())
 
     @property
@@ -212,7 +212,7 @@ def _mean_draws(of_tasks: Sequence[Draws | None]) -> Draws | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where one is not known."""
+    """None if any is unknown."""
     known = [value for value in values if value is not None]
     return statistics.mean(known) if len(known) == len(values) else None
 
@@ -229,6 +229,6 @@ def _output_tokens(metrics: Metrics) -> int:
 
 
 def _total(of_rounds: Sequence[float | None]) -> float | None:
-    """None of endpoints, and of runs from before this was measured."""
+    """None for endpoints, and for runs from before this was measured."""
     known = [seconds for seconds in of_rounds if seconds is not None]
     return sum(known) if len(known) == len(of_rounds) else None

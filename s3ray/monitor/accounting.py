@@ -1,8 +1,8 @@
-"""Where the time of engines and train workers went: every second of each is booked once, from the events of a run.
+"""Where the time of engines and train workers went, from the events of a run: each second has exactly one state.
 
 A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
 in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
-what happened between two attempts: that time is not booked.
+what happened between two attempts: that time is left out.
 
 Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
 seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
@@ -17,29 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from s3ray.telemetry.events import (
-    AnswersDealt,
-    CheckerFinished,
-    CheckerStarted,
-    ChunkWritten,
-    EngineAwake,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineStarting,
-    EngineStopped,
-    EngineWaiting,
-    Event,
-    RoundLinked,
-    RunFailed,
-    RunStarted,
-    StageEvent,
-    StageFinished,
-    StageStarted,
-    TrainingFinished,
-    TrainingStarted,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 from s3ray.types import EngineReport
 
 STARTING = "starting"
@@ -115,11 +94,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What the events of a run, or of a campaign, say of its time.
+    """How a run, or a campaign, spent its time.
 
-    Lanes of ``engines`` and ``trainers``; when each attempt ran, and stages and students were made, by name; what was
-    ``written`` when, and all trainings; ``busy_s`` are the seconds in which engines were busy for a run, by round. A
-    round that was copied from another run is charged as if it had been written: that is what it costs alone.
+    ``engines`` holds a lane for each engine, ``trainers`` one for the train workers (of a campaign: one for each run).
+    ``attempts``, ``stages`` and ``students`` (by name) are start and end of each; ``written`` are tokens with the time
+    in which they were written. ``busy_s`` is how long engines were busy for a run, by round; a round that was copied
+    from another run counts as if this run had generated it, as that is what the run would cost alone.
     """
 
     engines: tuple[Lane, ...]
@@ -160,11 +140,11 @@ class Account:
 
 
 def account(events: Iterable[Event], campaign: str = "") -> Account:
-    """Book the time of a run from its events, oldest first; of ``campaign``, where they are of its log.
+    """Account for the time of a run from its events, oldest first; ``campaign``: they are those of this campaign.
 
-    A campaign's engines serve many stages at once and many students train at once: for them it is one run that writes
-    while any of its runs does, and trains while any of its runs does. Train workers are there only while they start
-    and work, so that is all there is to book of them: one lane for each run.
+    A campaign's engines serve many stages at once and many students train at once, so it is treated as one run that
+    writes, and trains, while any of its runs does. Its train workers exist only while they start and work, so they
+    have no idle time: each run has one lane for them.
     """
     attempts: list[_Attempt] = []
     busy_s: dict[int, float] = {}
@@ -197,7 +177,7 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
 
 
 class BusyClock:
-    """How long each engine was busy since it told so last; one that was started again counts from zero."""
+    """Seconds that each engine was busy since its last report; an engine that was restarted counts from zero."""
 
     def __init__(self) -> None:
         self._busy_s: dict[str, float] = {}
@@ -205,14 +185,14 @@ class BusyClock:
     def newly(self, engines: Mapping[str, EngineReport]) -> dict[str, float]:
         """Seconds since the chunk before, by engine."""
         newly = {}
-        for name, told in engines.items():
+        for name, report in engines.items():
             before = self._busy_s.get(name, 0.0)
-            newly[name] = told.busy_s - (before if told.busy_s >= before else 0.0)
-            self._busy_s[name] = told.busy_s
+            newly[name] = report.busy_s - (before if report.busy_s >= before else 0.0)
+            self._busy_s[name] = report.busy_s
         return newly
 
 
-# -- what the events of an attempt say -----------------------------------------------------------------------------
+# -- what the events of an attempt say -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,7 +204,7 @@ class _Life:
     is_process: bool = True
     ready: float | None = None
     end: float | None = None
-    ended: type[EngineEvent] | None = None
+    ended: type[events.EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
 
@@ -250,22 +230,22 @@ class _Attempt:
     def fold(self, event: Event) -> None:
         self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self.num_workers = event.workers
-            case StageStarted() | TrainingStarted():
+            case events.StageStarted() | events.TrainingStarted():
                 self._begin(event)
-            case StageFinished() | TrainingFinished():
+            case events.StageFinished() | events.TrainingFinished():
                 self._end(event)
-            case RoundLinked():
+            case events.RoundLinked():
                 self.busy_s[event.round] = event.busy_s
-            case RunFailed():
+            case events.RunFailed():
                 self.close(event.run)
-            case ChunkWritten() | AnswersDealt():
+            case events.ChunkWritten() | events.AnswersDealt():
                 for name, report in event.engines.items():
                     self._note_report(name, report)
-                if isinstance(event, ChunkWritten):
+                if isinstance(event, events.ChunkWritten):
                     self._note_chunk(event)
-            case EngineEvent():
+            case events.EngineEvent():
                 self._note_engine(event)
 
     def close(self, run: str | None = None) -> None:
@@ -274,19 +254,19 @@ class _Attempt:
             if run in (None, step.run):
                 step.end = min(step.end, self.now)
 
-    def _begin(self, event: StageStarted | TrainingStarted) -> None:
+    def _begin(self, event: events.StageStarted | events.TrainingStarted) -> None:
         step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
-        if isinstance(event, StageStarted):
+        if isinstance(event, events.StageStarted):
             self.stages.append(step)
             self._wrote_at, self._ready = self.now, {}
         else:
             self.trainings.append(replace(step, workers=event.workers))
 
-    def _end(self, event: StageFinished | TrainingFinished) -> None:
+    def _end(self, event: events.StageFinished | events.TrainingFinished) -> None:
         for step in (*self.stages, *self.trainings):
             if step.end == math.inf and (step.run, step.name) == (event.run, _name(event)):
                 step.end = self.now
-                if isinstance(event, TrainingFinished):
+                if isinstance(event, events.TrainingFinished):
                     step.seconds = event.seconds
 
     def _last_life(self, engine: str) -> _Life:
@@ -295,25 +275,25 @@ class _Attempt:
             lives.append(_Life(start=self.now, is_process=False))
         return lives[-1]
 
-    def _note_engine(self, event: EngineEvent) -> None:
+    def _note_engine(self, event: events.EngineEvent) -> None:
         match event:
-            case EngineReady():
+            case events.EngineReady():
                 self._last_life(event.engine).ready = self.now
                 self._ready.setdefault(event.engine, self.now)
-            case EngineAwake():
+            case events.EngineAwake():
                 self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
-            case EngineStarting() | EngineWaiting():
+            case events.EngineStarting() | events.EngineWaiting():
                 lives = self.engines.setdefault(event.engine, [])
                 if lives and lives[-1].end is None:  # it waited for a place and found one
                     lives[-1].end = self.now
-                is_process = isinstance(event, EngineStarting)
-                restarts = event.restarts if isinstance(event, EngineStarting) else -1
+                is_process = isinstance(event, events.EngineStarting)
+                restarts = event.restarts if isinstance(event, events.EngineStarting) else -1
                 lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
-            case EngineLost() | EngineGivenUp() | EngineStopped():
+            case events.EngineLost() | events.EngineGivenUp() | events.EngineStopped():
                 life = self._last_life(event.engine)
                 life.end = self.now if life.end is None else life.end
                 life.ended = type(event)
-                if isinstance(event, EngineLost):
+                if isinstance(event, events.EngineLost):
                     # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
                     self._ready.setdefault(event.engine, self._wrote_at)
 
@@ -323,15 +303,15 @@ class _Attempt:
                 life.reports.append((self.now if life.end is None else life.end, report.busy_s))
                 return
 
-    def _note_chunk(self, event: ChunkWritten) -> None:
+    def _note_chunk(self, event: events.ChunkWritten) -> None:
         """What a chunk holds was written since the chunk before it, or since its engine was ready."""
         for name, report in event.engines.items():
             if report.output_tokens:
                 start = self._ready.get(name, self._wrote_at)
                 self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
         self._wrote_at, self._ready = self.now, {}
-        own = self._clock.newly({name: told for name, told in event.engines.items() if told.own_busy_s is None})
-        shared = sum(told.own_busy_s or 0.0 for told in event.engines.values())
+        own = self._clock.newly({name: each for name, each in event.engines.items() if each.own_busy_s is None})
+        shared = sum(each.own_busy_s or 0.0 for each in event.engines.values())
         self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
 
 
@@ -351,37 +331,37 @@ def _windows(steps: Iterable[Step]) -> list[Window]:
     return [window for _, window in _united(steps)]
 
 
-def _name(event: StageEvent | TrainingStarted | TrainingFinished) -> str:
+def _name(event: events.StageEvent | events.TrainingStarted | events.TrainingFinished) -> str:
     match event:
-        case StageEvent():
+        case events.StageEvent():
             return f"round {event.round} {event.stage}"
-        case CheckerStarted() | CheckerFinished():
+        case events.CheckerStarted() | events.CheckerFinished():
             return CHECKER
     return f"student {event.round}"
 
 
-# -- booking -------------------------------------------------------------------------------------------------------
+# -- spans -----------------------------------------------------------------------------------------------------------
 
 
 def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
-    before: type[EngineEvent] | None = None
+    before: type[events.EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
         end = attempt.now if life.end is None else life.end
         ready = end if life.ready is None else min(life.ready, end)
-        yield Span(state=RECOVERING if before is EngineLost else STARTING, start=life.start, end=ready)
+        yield Span(state=RECOVERING if before is events.EngineLost else STARTING, start=life.start, end=ready)
         yield from _work(attempt, life, ready, end)
         before = life.ended or before
         gap = end, attempt.now if after is None else after.start
-        if life.ended is EngineLost:
+        if life.ended is events.EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
-        elif life.ended is EngineStopped:
+        elif life.ended is events.EngineStopped:
             before = None
             yield from _absence(attempt, gap, is_last=after is None)
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
-    """An engine that has left: for a training, or for good, which is booked no longer."""
+    """An engine that has left: during a training, or for good: then its lane ends."""
     training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:

@@ -1,4 +1,4 @@
-"""How a campaign stands, a line for each of its runs: folded from the campaign's own events, for status and watch.
+"""The state of a campaign, one line for each run, folded from its own events, for status and watch.
 
 A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and of
 each run what begins or ends something.
@@ -46,7 +46,7 @@ class CampaignView:
         return view
 
     def apply(self, event: Event) -> None:
-        """Fold one event in."""
+        """Apply one event."""
         if isinstance(event, CampaignStarted):
             self.name, self.num_runs, self.ended = event.run, event.runs, False
         if event.run == self.name:
@@ -56,7 +56,7 @@ class CampaignView:
             self.runs.setdefault(event.run, RunView()).apply(event)
 
     def state(self, run: str, *, is_held: bool) -> str:
-        """How a run stands; ``is_held`` says whether a driver is at work."""
+        """The state of a run; ``is_held``: a driver is at work."""
         return self.runs[run].ended or ("running" if is_held and not self.ended else "interrupted")
 
     def counts(self, *, is_held: bool) -> str:
@@ -72,7 +72,7 @@ def is_campaign(store: RunStore) -> bool:
 
 
 def campaign_status(store: RunStore, now: float) -> RenderableType:
-    """How a campaign stands by its folder alone, at ``now`` (unix seconds)."""
+    """The state of a campaign at ``now`` (unix seconds), from its folder alone."""
     view = CampaignView.replay(read_events(store))
     _look_into_runs(view, store)
     is_held = driver_is_there(store) is not False
@@ -86,7 +86,7 @@ def campaign_status(store: RunStore, now: float) -> RenderableType:
 
 
 def _look_into_runs(view: CampaignView, store: RunStore) -> None:
-    """Runs whose end the campaign does not know may have gone on alone, or come as a copy: their folders know."""
+    """Read unfinished runs from their own folders: they may have gone on alone, or been copied here finished."""
     for name in sorted(store.entries()):
         if name in view.runs and view.runs[name].ended == "finished":
             continue
@@ -98,7 +98,7 @@ def _look_into_runs(view: CampaignView, store: RunStore) -> None:
 
 
 def live_campaign(view: CampaignView, now: float) -> RenderableType:
-    """What a watcher wants to know of a campaign that is at work, in a screen: the runs that are under way."""
+    """A running campaign on one screen: its state and the runs in progress."""
     under_way = [name for name, run in view.runs.items() if not run.ended]
     return Group(Text(), _head(view, now, is_held=True), runs_table(view, under_way[:_MOST_LINES], is_held=True))
 
@@ -123,7 +123,7 @@ def runs_table(view: CampaignView, names: Iterable[str], is_held: bool) -> Table
         table.add_column(column, no_wrap=column != "run", overflow="fold")
     for name in names:
         run, state = view.runs[name], view.state(name, is_held=is_held)
-        table.add_row(name, Text(state, style=_STYLES.get(state, "")), *(told(run) for told in columns.values()))
+        table.add_row(name, Text(state, style=_STYLES.get(state, "")), *(cell(run) for cell in columns.values()))
     return table
 
 
@@ -159,13 +159,13 @@ def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
 
 LOOK_EVERY_S = 2.0
 GONE_S = 60.0
-"""So long nobody may hold a folder in silence: a driver that starts again, or renews a lease, needs a moment."""
+"""Silence without a driver that is not yet its end: a driver that restarts, or renews a lease, needs a moment."""
 _PATIENCE_S = {True: math.inf, False: GONE_S, None: SILENT_S}
-"""How long to wait for an event, by whether a driver is at work (None: that cannot be told)."""
+"""How long to wait for an event, by whether a driver is at work (None: unknown)."""
 
 
 def watch_run(store: RunStore, console: Console, pause: Callable[[float], None] = time.sleep) -> None:
-    """Show what happened in a run or a campaign and what happens, until it ends.
+    """Show the past and new events of a run or a campaign until it ends.
 
     Raises:
         InputError: the folder is neither a run's nor a campaign's.
@@ -206,7 +206,7 @@ def _watch_campaign(store: RunStore, console: Console, pause: Callable[[float], 
 
 
 def follow(store: RunStore, has_ended: Callable[[], bool], pause: Callable[[float], None]) -> Iterator[Event]:
-    """The events of a folder, those to come included, until all that are there say that it ``has_ended``.
+    """Yield the events of a folder, then new ones as they come, until all are read and ``has_ended()`` is true.
 
     Raises:
         RunError: no driver is at work, and nothing says that it ended.

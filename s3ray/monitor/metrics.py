@@ -1,4 +1,4 @@
-"""metrics.json: what a run came to, in numbers, gathered from the files of its folder.
+"""metrics.json: the results of a run in numbers, gathered from the files of its folder.
 
 Invariant: every round balances (requested = accepted + rejected + failed), or there is no metrics.json.
 """
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import STATES, Account, Lane, account
@@ -15,11 +15,11 @@ from s3ray.monitor.run_view import EngineMetrics, RunView
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
 from s3ray.telemetry.events import Counts, Event
 from s3ray.telemetry.records import from_plain, to_plain
-from s3ray.types import RoundReport
 
 METRICS = "metrics.json"
 SCHEMA = 1
 _PHASES = ("generate", "train", "score", "start")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class RoundMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckerMetrics:
-    """The student that weighs written rows; ``select`` by metric (0 to 1), ``seconds`` by phase."""
+    """The student that checks synthetic rows; ``select`` by metric (0 to 1), ``seconds`` by phase."""
 
     rows: int
     best_epoch: int
@@ -119,7 +119,7 @@ class TimeShares:
 
 
 def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
-    """What the time of some lanes went into."""
+    """How some lanes spent their time."""
     total: Counter[str] = Counter()
     for lane in lanes:
         total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
@@ -130,7 +130,7 @@ def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeMetrics:
-    """What the time of engines and train workers went into, by name and in all."""
+    """How engines and train workers spent their time, by name and in total."""
 
     engines: Mapping[str, TimeShares]
     trainers: Mapping[str, TimeShares]
@@ -139,7 +139,7 @@ class TimeMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What a run came to, finished or so far.
+    """The results of a run, finished or so far.
 
     ``kind`` is ``classification`` or ``span``; ``generator`` is None where none writes. ``metric`` names the score that
     decides; None before the first student. ``test`` holds the last student's scores on the ``num_test`` rows of the
@@ -207,7 +207,7 @@ def read_metrics(store: RunStore) -> Metrics:
 
 
 def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
-    """What a finished run came to, or what there is of an unfinished one; ``events`` are all of the run.
+    """The results of a run, finished or not; ``events`` are all of its events.
 
     A round counts once its round.json or score.json is on disk; scores and mistakes are None while its student is not
     trained. ``checker`` is None where no row is weighed.
@@ -215,11 +215,11 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
     Raises:
         StoreError: a file cannot be read, or a round does not balance.
     """
-    view, booked = RunView.replay(events), account(events)
+    view, time_account = RunView.replay(events), account(events)
     students = _scores(store)
     last = students[max(students)] if students else None
-    checker = _checker(store)
-    rounds = tuple(_rounds(store, view, booked, students))
+    checker = _read(CheckerMetrics, store, CHECKER_SCORE) if store.has(CHECKER_SCORE) else None
+    rounds = tuple(_rounds(store, view, time_account, students))
     all_seconds = [each.seconds for each in rounds] + ([checker.seconds] if checker else [])
     return Metrics(
         **_identity(store),
@@ -237,12 +237,12 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
             },
             total=view.pool.usage,
         ),
-        engine_busy_share=booked.engine_busy_share,
-        engine_start_s=booked.engine_start_s,
+        engine_busy_share=time_account.engine_busy_share,
+        engine_start_s=time_account.engine_start_s,
         time=TimeMetrics(
-            engines={lane.name: shares([lane]) for lane in booked.engines},
-            trainers={lane.name: shares([lane], workers=lane.num) for lane in booked.trainers},
-            total=shares(booked.lanes),
+            engines={lane.name: shares([lane]) for lane in time_account.engines},
+            trainers={lane.name: shares([lane], workers=lane.num) for lane in time_account.trainers},
+            total=shares(time_account.lanes),
         ),
     )
 
@@ -271,10 +271,8 @@ def _task_name(task: str) -> str:
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
-def _checker(store: RunStore) -> CheckerMetrics | None:
-    if not store.has(CHECKER_SCORE):
-        return None
-    return from_plain(CheckerMetrics, store.read_json(CHECKER_SCORE), store.url(CHECKER_SCORE))
+def _read(kind: type[_Value], store: RunStore, name: str) -> _Value:
+    return from_plain(kind, store.read_json(name), store.url(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,13 +284,9 @@ class _Written(StageMetrics):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Score:
-    """What is read of a student's score.json."""
+class _Score(CheckerMetrics):
+    """What is read of a student's score.json: what a checker's holds, and how it did on the other parts of gold."""
 
-    rows: int
-    best_epoch: int
-    select: Mapping[str, float]
-    seconds: Mapping[str, float]
     mistakes: int | None
     mined: int | None
     main: str
@@ -301,21 +295,19 @@ class _Score:
 
 
 def _scores(store: RunStore) -> dict[int, _Score]:
-    names = {num: store.in_student(num, "score.json") for num in store.students()}
-    return {num: from_plain(_Score, store.read_json(name), store.url(name)) for num, name in names.items()}
+    return {num: _read(_Score, store, store.in_student(num, "score.json")) for num in store.students()}
 
 
-def _rounds(store: RunStore, view: RunView, booked: Account, students: Mapping[int, _Score]) -> Iterator[RoundMetrics]:
+def _rounds(
+    store: RunStore, view: RunView, time_account: Account, students: Mapping[int, _Score]
+) -> Iterator[RoundMetrics]:
     config = store.read_config()
     devices, workers = per_engine(config), config["student"]["workers"]
-    written = {}
-    for num in store.rounds():
-        name = store.in_round(num, "round.json")
-        written[num] = from_plain(_Written, store.read_json(name), store.url(name))
+    written = {num: _read(_Written, store, store.in_round(num, "round.json")) for num in store.rounds()}
     for num in sorted({*students, *written}):
         student = students.get(num)
         cost = DeviceSeconds(
-            generate=None if devices is None else booked.busy_s.get(num, 0.0) * devices,
+            generate=None if devices is None else time_account.busy_s.get(num, 0.0) * devices,
             train=training_s(student.seconds, workers) if student else 0.0,
         )
         yield _round(num, written.get(num, _Written()), student, view, cost)
@@ -372,17 +364,7 @@ def training_s(seconds: Mapping[str, float], workers: int) -> float:
 
 
 def _check_balance(num: int, written: _Written) -> None:
-    try:
-        RoundReport(
-            round=num,
-            requested=written.requested,
-            accepted=written.accepted,
-            rejected=written.rejected,
-            failed=written.failed,
-            num_prompt_tokens=written.prompt_tokens,
-            num_cached_tokens=written.cached_tokens,
-            num_output_tokens=written.output_tokens,
-            generate_s=written.seconds,
-        )
-    except ValueError as error:
-        raise StoreError(str(error), hint="This is a defect of s3ray: please report it with the run folder.") from error
+    ended = written.accepted + sum(written.rejected.values()) + sum(written.failed.values())
+    if ended != written.requested:
+        problem = f"round {num} does not balance: {written.requested} requested, {ended} ended"
+        raise StoreError(problem, hint="This is a defect of s3ray: please report it with the run folder.")

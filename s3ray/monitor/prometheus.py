@@ -1,4 +1,4 @@
-"""A run's metrics in the manner of Prometheus: which there are, and what each event does to them. docs/metrics.md.
+"""A run's Prometheus metrics, and how each event changes them (docs/metrics.md).
 
 Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
 """
@@ -10,16 +10,8 @@ from typing import Literal, NamedTuple
 from ray.util.metrics import Counter, Gauge
 
 from s3ray.monitor.run_view import RunView
-from s3ray.telemetry.events import (
-    ChunkWritten,
-    EngineEvent,
-    EngineLost,
-    Event,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    TestScored,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,27 +19,33 @@ class Metric:
     """One metric; each has the tag ``run`` too."""
 
     kind: Literal["counter", "gauge"]
-    says: str
+    description: str
     tags: tuple[str, ...] = ()
 
 
 METRICS: Mapping[str, Metric] = {
     "s3ray_requests_total": Metric(
-        kind="counter", says="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
+        kind="counter", description="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
     ),
-    "s3ray_prompt_tokens_total": Metric(kind="counter", says="Tokens of their prompts.", tags=("stage",)),
-    "s3ray_cached_tokens_total": Metric(kind="counter", says="Those from the prefix cache.", tags=("stage",)),
-    "s3ray_output_tokens_total": Metric(kind="counter", says="Tokens that engines wrote for them.", tags=("stage",)),
-    "s3ray_engine_losses_total": Metric(kind="counter", says="Engines that died."),
-    "s3ray_engines": Metric(kind="gauge", says="Engines by state.", tags=("state",)),
-    "s3ray_sequences": Metric(kind="gauge", says="Sequences in engines: running, waiting.", tags=("state",)),
-    "s3ray_kv_cache_use_ratio": Metric(kind="gauge", says="Share of the KV cache in use, in the fullest engine."),
-    "s3ray_round": Metric(kind="gauge", says="The round in work."),
-    "s3ray_rows_accepted": Metric(kind="gauge", says="Rows that the stage of this round has.", tags=("stage",)),
-    "s3ray_rows_wanted": Metric(kind="gauge", says="Rows that it needs.", tags=("stage",)),
-    "s3ray_student_score": Metric(kind="gauge", says="Score of the last student.", tags=("part", "metric")),
-    "s3ray_phase_seconds": Metric(kind="gauge", says="Seconds of the run by phase.", tags=("phase",)),
-    "s3ray_last_event_timestamp_seconds": Metric(kind="gauge", says="When the last event came, in unix seconds."),
+    "s3ray_prompt_tokens_total": Metric(kind="counter", description="Tokens of their prompts.", tags=("stage",)),
+    "s3ray_cached_tokens_total": Metric(kind="counter", description="Those from the prefix cache.", tags=("stage",)),
+    "s3ray_output_tokens_total": Metric(
+        kind="counter", description="Tokens that engines wrote for them.", tags=("stage",)
+    ),
+    "s3ray_engine_losses_total": Metric(kind="counter", description="Engines that died."),
+    "s3ray_engines": Metric(kind="gauge", description="Engines by state.", tags=("state",)),
+    "s3ray_sequences": Metric(kind="gauge", description="Sequences in engines: running, waiting.", tags=("state",)),
+    "s3ray_kv_cache_use_ratio": Metric(
+        kind="gauge", description="Share of the KV cache in use, in the fullest engine."
+    ),
+    "s3ray_round": Metric(kind="gauge", description="The round in work."),
+    "s3ray_rows_accepted": Metric(kind="gauge", description="Rows that the stage of this round has.", tags=("stage",)),
+    "s3ray_rows_wanted": Metric(kind="gauge", description="Rows that it needs.", tags=("stage",)),
+    "s3ray_student_score": Metric(kind="gauge", description="Score of the last student.", tags=("part", "metric")),
+    "s3ray_phase_seconds": Metric(kind="gauge", description="Seconds of the run by phase.", tags=("phase",)),
+    "s3ray_last_event_timestamp_seconds": Metric(
+        kind="gauge", description="When the last event came, in unix seconds."
+    ),
 }
 
 
@@ -60,16 +58,16 @@ class Sample(NamedTuple):
 
 
 class MetricUpdates:
-    """What the events of one run do to the metrics; those of others are passed over."""
+    """How the events of one run change the metrics; events of other runs are ignored."""
 
     def __init__(self, run: str, view: RunView) -> None:
-        """``view`` is what earlier starts of the run came to."""
+        """``view`` is the state that earlier starts of the run left."""
         self._run = run
         self._view = view
         self._states: set[str] = set()
 
     def samples(self, event: Event) -> list[Sample]:
-        """Fold one event in, and say what it changes."""
+        """Apply one event; returns what it changes."""
         if event.run != self._run:
             return []
         self._view.apply(event)
@@ -81,20 +79,20 @@ class MetricUpdates:
         for phase, seconds in view.seconds().items():
             yield "s3ray_phase_seconds", seconds, {"phase": phase}
         match event:
-            case ChunkWritten():
+            case events.ChunkWritten():
                 yield from _chunk(event)
                 yield from self._stage()
                 yield from self._load()
-            case StageStarted() | StageFinished():
+            case events.StageStarted() | events.StageFinished():
                 yield "s3ray_round", view.round, {}
                 yield from self._stage()
-            case StudentFinished():
+            case events.StudentFinished():
                 yield from _scores("select", event.select)
-            case TestScored():
+            case events.TestScored():
                 yield from _scores("test", event.test)
-            case EngineLost():
+            case events.EngineLost():
                 yield "s3ray_engine_losses_total", 1, {}
-        if isinstance(event, EngineEvent):
+        if isinstance(event, events.EngineEvent):
             yield from self._engines()
 
     def _stage(self) -> Iterator[tuple[str, float, dict[str, str]]]:
@@ -111,14 +109,14 @@ class MetricUpdates:
         yield "s3ray_kv_cache_use_ratio", load.kv_use, {}
 
     def _engines(self) -> Iterator[tuple[str, float, dict[str, str]]]:
-        """A state that no engine is in any more is told once more, as zero."""
+        """A state that no engine is in any more is set to zero."""
         states = list(self._view.engines.values())
         self._states.update(states)
         for state in sorted(self._states):
             yield "s3ray_engines", states.count(state), {"state": state}
 
 
-def _chunk(event: ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
+def _chunk(event: events.ChunkWritten) -> Iterator[tuple[str, float, dict[str, str]]]:
     stage = event.stage
     ended = {"ok": event.ok, "rejected": sum(event.rejected.values()), "failed": sum(event.failed.values())}
     for status, num in ended.items():
@@ -138,12 +136,12 @@ class RayMetrics:
 
     def __init__(self) -> None:
         self._by_name = {
-            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.says, ("run", *metric.tags))
+            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.description, ("run", *metric.tags))
             for name, metric in METRICS.items()
         }
 
     def of(self, run: str, view: RunView) -> Callable[[Event], None]:
-        """A listener on the ``EventLog`` of a run; ``view`` is what earlier starts of it came to."""
+        """A listener on the ``EventLog`` of a run; ``view`` is the state that earlier starts left."""
         meter = MetricUpdates(run, view)
 
         def hear(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What people want to know of a run, folded from its events. Live progress, status and the report read this.
+"""The state of a run, folded from its events, as live progress, status and the report show it.
 
 Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
 repeats is set, not added, and the time between two attempts counts for nothing. An engine counts from zero after each
@@ -12,40 +12,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from s3ray.config.job import STAGES_ASIDE
-from s3ray.telemetry.events import (
-    ChunkWritten,
-    EngineAsleep,
-    EngineAwake,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineStarting,
-    EngineStopped,
-    EngineWaiting,
-    Event,
-    Reparsed,
-    RoundClosed,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StageEvent,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    TestScored,
-    TrainingFinished,
-    TrainingStarted,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event
 from s3ray.types import EngineReport
 
 RATE_WINDOW_S = 30.0
-SILENT_S = 900.0  # a training epoch on a slow machine passes without a word for minutes
+SILENT_S = 900.0  # a training epoch on a slow machine takes minutes, without an event
 
 State = Literal["running", "finished", "failed", "reparsed", "unknown"]
 Phase = Literal["start", "generate", "train", "score"]
 MAX_ENGINES_NAMED = 8
-"""Up to so many engines have a row each where people look; of more, only the pool's totals are shown."""
+"""Up to this many engines are shown with a row each; beyond it, only the pool's totals."""
 
 # An engine process: the attempt of the run, how often the engine had been stopped on purpose, and its restarts by then.
 _Process = tuple[int, int, int]
@@ -98,7 +75,7 @@ class EngineMetrics:
 
 @dataclass(slots=True, kw_only=True)
 class _Life:
-    """What one process of an engine told last; ``open_from`` is the run's generating time when it was ready."""
+    """The last report of one engine process; ``open_from``: seconds that the run had generated when it was ready."""
 
     open_from: float
     prompt_tokens: int = 0
@@ -112,7 +89,7 @@ class _Life:
 class EngineView:
     """One engine. ``has_reported`` is False until a chunk carries its state.
 
-    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` what each process told last.
+    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` the last report of each process.
     """
 
     load: Load = Load()
@@ -126,12 +103,12 @@ class EngineView:
 
     @property
     def usage(self) -> EngineMetrics:
-        """What it did so far."""
+        """Its work so far."""
         return _usage([self], self._peak)
 
-    def note_state(self, state: str, event: EngineEvent, generate_s: float) -> None:
-        """It came to ``state``: what it had in work is gone unless it is ready."""
-        if isinstance(event, EngineStarting):
+    def note_state(self, state: str, event: events.EngineEvent, generate_s: float) -> None:
+        """It is now in ``state``; unless that is ready, nothing is in progress on it any more."""
+        if isinstance(event, events.EngineStarting):
             self.restarts[event.attempt] = event.restarts
         if state == "ready":
             self._life(event, self.restarts.get(event.attempt, 0), generate_s)
@@ -140,7 +117,7 @@ class EngineView:
         self._num_stops += state == "stopped"
 
     def note_report(self, event: Event, report: EngineReport, generate_s: float, *, is_ready: bool) -> None:
-        """Take in its part of a chunk. What a process told before it died still counts, but says nothing of now."""
+        """Add its report from a chunk. A process that has died since still counts, but not for the current load."""
         self.has_reported = True
         self.num_rows += report.rows
         self.num_output_tokens += report.output_tokens
@@ -174,12 +151,12 @@ class PoolView:
 
     @property
     def has_reported(self) -> bool:
-        """Whether any engine told of itself."""
+        """Whether any engine has sent a report."""
         return any(engine.has_reported for engine in self.engines.values())
 
     @property
     def load(self) -> Load:
-        """What all engines together have in work."""
+        """The load of all engines together."""
         loads = [engine.load for engine in self.engines.values()]
         return Load(
             running=sum(load.running for load in loads),
@@ -189,11 +166,11 @@ class PoolView:
 
     @property
     def usage(self) -> EngineMetrics:
-        """What all engines together did so far. The peak is that of the pool at one moment, not the sum of peaks."""
+        """The work of all engines so far. The peak is that of the pool at one moment, not the sum of peaks."""
         return _usage(self.engines.values(), self._peak)
 
     def engine(self, name: str) -> EngineView:
-        """What is known of an engine; of a new one, nothing."""
+        """The view of an engine; a new one if it was unknown."""
         return self.engines.setdefault(name, EngineView())
 
     def begin_attempt(self) -> None:
@@ -201,8 +178,8 @@ class PoolView:
         for engine in self.engines.values():
             engine.load = Load()
 
-    def note_chunk(self, event: ChunkWritten, ready: Set[str], generate_s: float) -> None:
-        """Take in what a chunk says of its engines.
+    def note_chunk(self, event: events.ChunkWritten, ready: Set[str], generate_s: float) -> None:
+        """Add the engines' reports that came with a chunk.
 
         ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
         """
@@ -262,7 +239,7 @@ class RunView:
     mistakes of a student that is still being scored, a second counts for both.
     """
 
-    about: RunStarted | None = None
+    about: events.RunStarted | None = None
     attempt: int = 0
     updated: float | None = None
     attempt_started: float = 0.0
@@ -276,8 +253,8 @@ class RunView:
     engines: dict[str, str] = field(default_factory=dict)
     pool: PoolView = field(default_factory=PoolView)
     num_lost: int = 0
-    closed: dict[int, RoundClosed] = field(default_factory=dict)
-    students: dict[int, StudentFinished] = field(default_factory=dict)
+    closed: dict[int, events.RoundClosed] = field(default_factory=dict)
+    students: dict[int, events.StudentFinished] = field(default_factory=dict)
     test: Mapping[str, float] | None = None
     spent: defaultdict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
     _student_s: float = 0.0
@@ -293,7 +270,7 @@ class RunView:
         return view
 
     def apply(self, event: Event) -> None:
-        """Fold one event in. An event of a name unknown to this version only moves the clock."""
+        """Apply one event; one that this version does not know only moves the clock."""
         if event.attempt != self.attempt:
             self._begin_attempt(event)
         elif self.updated is not None:
@@ -302,7 +279,7 @@ class RunView:
         self._fold(event)
 
     def state(self, now: float) -> State:
-        """Whether the run goes on at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without a word."""
+        """The state at ``now`` (unix seconds); ``unknown`` after ``SILENT_S`` without an event."""
         if self.ended:
             return self.ended
         return "running" if self.updated is not None and now - self.updated < SILENT_S else "unknown"
@@ -392,30 +369,30 @@ class RunView:
 
     def _fold(self, event: Event) -> None:
         match event:
-            case EngineEvent():
+            case events.EngineEvent():
                 self._note_engine(event)
-            case StageEvent():
+            case events.StageEvent():
                 self._note_stage(event)
-            case TrainingStarted():
+            case events.TrainingStarted():
                 self.round = self.student = event.round
                 self._student_s = 0.0
-            case TrainingFinished():
+            case events.TrainingFinished():
                 self._note_training(event)
-            case RunStarted():
+            case events.RunStarted():
                 self.about = event
-            case RoundClosed():
+            case events.RoundClosed():
                 self.closed[event.round] = event
                 self.stage = None
-            case TestScored():
+            case events.TestScored():
                 self.test = event.test
-            case Reparsed():
+            case events.Reparsed():
                 self.ended = "reparsed"
-            case RunFinished():
+            case events.RunFinished():
                 self.ended = "finished"
-            case RunFailed():
+            case events.RunFailed():
                 self.ended, self.problem = "failed", event.problem
 
-    def _note_engine(self, event: EngineEvent) -> None:
+    def _note_engine(self, event: events.EngineEvent) -> None:
         state = _ENGINE_STATES[type(event)]
         self.engines[event.engine] = state
         self.pool.engine(event.engine).note_state(state, event, self._generate_s)
@@ -424,23 +401,23 @@ class RunView:
             # The rate of a stage that waited for its engines is measured from the first one that could work.
             self._points[0] = (event.time, *self._points[0][1:])
 
-    def _note_stage(self, event: StageEvent) -> None:
+    def _note_stage(self, event: events.StageEvent) -> None:
         key = (event.round, event.stage)
         stage = self.stages.setdefault(key, StageView(round=key[0], name=key[1]))
         match event:
-            case StageStarted():
+            case events.StageStarted():
                 stage.target, stage.finished = event.target, False
                 self.stage, self.round = stage, stage.round
                 self._points = deque([(event.time, stage.accepted, stage.output_tokens)])
-            case ChunkWritten() if event.chunk not in stage.chunks:
+            case events.ChunkWritten() if event.chunk not in stage.chunks:
                 self._note_chunk(event, stage)
-            case StageFinished():
+            case events.StageFinished():
                 stage.accepted, stage.outcomes = event.accepted, event.requested
                 stage.rejected, stage.failed = Counter(event.rejected), Counter(event.failed)
                 stage.output_tokens, stage.finished = event.output_tokens, True
                 stage.starving = ()
 
-    def _note_chunk(self, event: ChunkWritten, stage: StageView) -> None:
+    def _note_chunk(self, event: events.ChunkWritten, stage: StageView) -> None:
         stage.chunks.add(event.chunk)
         stage.accepted = event.accepted
         stage.outcomes += event.rows
@@ -455,9 +432,9 @@ class RunView:
         while len(points) > 2 and points[1][0] <= event.time - RATE_WINDOW_S:
             points.popleft()
 
-    def _note_training(self, event: TrainingFinished) -> None:
+    def _note_training(self, event: events.TrainingFinished) -> None:
         self.student = None
-        if isinstance(event, StudentFinished):
+        if isinstance(event, events.StudentFinished):
             self.students[event.round] = event
         # The trainer knows better than the clock between two events what of that time was start, training and scoring.
         self.spent[event.round, "train"] -= self._student_s
@@ -466,13 +443,13 @@ class RunView:
         self._student_s = 0.0
 
 
-_ENGINE_STATES: dict[type[EngineEvent], str] = {
-    EngineStarting: "starting",
-    EngineReady: "ready",
-    EngineAwake: "ready",
-    EngineLost: "lost",
-    EngineWaiting: "waiting",
-    EngineGivenUp: "given up",
-    EngineAsleep: "asleep",
-    EngineStopped: "stopped",
+_ENGINE_STATES: dict[type[events.EngineEvent], str] = {
+    events.EngineStarting: "starting",
+    events.EngineReady: "ready",
+    events.EngineAwake: "ready",
+    events.EngineLost: "lost",
+    events.EngineWaiting: "waiting",
+    events.EngineGivenUp: "given up",
+    events.EngineAsleep: "asleep",
+    events.EngineStopped: "stopped",
 }

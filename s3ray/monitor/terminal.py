@@ -1,4 +1,4 @@
-"""The terminal: what a run, a model or whoever wrote a folder said is shown as text, and commands nothing."""
+"""Terminal output. Text from models, runs and foreign folders is shown as text and cannot control the terminal."""
 
 import re
 import threading
@@ -19,29 +19,8 @@ from s3ray.config.job import STAGES_ASIDE
 from s3ray.monitor.metrics import Metrics
 from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineView, PoolView, RunView, StageView
 from s3ray.storage.run_folder import METRICS, RunStore
-from s3ray.telemetry.events import (
-    CheckerFinished,
-    CheckerStarted,
-    ChunkWritten,
-    EngineEvent,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineWaiting,
-    Event,
-    RoundLinked,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StageFinished,
-    StageStarted,
-    StudentFinished,
-    StudentLinked,
-    TestScored,
-    TrainingFinished,
-    TrainingStarted,
-    read_events,
-)
+from s3ray.telemetry import events
+from s3ray.telemetry.events import Event, read_events
 from s3ray.text import counts, duration, scores, short_count
 
 # Escape sequences begin with a control character (C0, DEL or C1): they clear screens, rename windows, and make some
@@ -76,10 +55,10 @@ _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
 
 
 class Foldable(Protocol):
-    """A view that events are folded into."""
+    """A view that is kept up to date by events."""
 
     def apply(self, event: Event) -> None:
-        """Fold one event in."""
+        """Apply one event."""
         ...
 
 
@@ -89,7 +68,7 @@ View = TypeVar("View", bound=Foldable)
 def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress[RunView] | PlainProgress":
     """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
 
-    ``view`` is what earlier attempts of the run came to (``RunView.replay``), so that a resumed run shows it.
+    ``view`` is the state that earlier attempts left (``RunView.replay``), for a run that is resumed.
     """
     view = view or RunView()
     if console.is_terminal:
@@ -109,7 +88,7 @@ class PlainProgress:
         """Hear one event."""
         self._view.apply(event)
         line = milestone(event)
-        if line is None and isinstance(event, ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
+        if line is None and isinstance(event, events.ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
             line = stage_line(self._view)
         if line is not None:
             self._said = event.time
@@ -127,11 +106,11 @@ class LiveProgress(Generic[View]):
         console: Console,
         view: View,
         draw: Callable[[View, float], RenderableType],
-        tell: Callable[[Event], str | None],
+        to_line: Callable[[Event], str | None],
     ) -> None:
         self._view = view
         self._picture = draw
-        self._tell = tell
+        self._to_line = to_line
         # Rich redraws from a thread of its own while the driver's thread folds events in.
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
@@ -141,7 +120,7 @@ class LiveProgress(Generic[View]):
         """Hear one event."""
         with self._lock:
             self._view.apply(event)
-            line = self._tell(event)
+            line = self._to_line(event)
         if line is not None:
             say(self._live.console, line)
 
@@ -159,7 +138,7 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- milestones ------------------------------------------------------------------------------------------------------
 
 
 def stage_line(view: RunView) -> str:
@@ -192,61 +171,61 @@ def starving_text(stage: StageView) -> str:
 def milestone(event: Event) -> str | None:
     """The line that stays in the log for this event, or None if it is not worth one."""
     match event:
-        case RunStarted():
+        case events.RunStarted():
             verb = "goes on" if event.resumed else "starts"
             return f"[run] {event.run} {verb}: {event.strategy} on {event.task}, {event.rounds + 1} round(s)"
-        case EngineEvent():
+        case events.EngineEvent():
             said = _say_engine(event)
             return said and f"[engines] {event.engine} {said}"
-        case StageStarted():
+        case events.StageStarted():
             return _say_stage(event)
-        case StageFinished():
+        case events.StageFinished():
             return _say_stage_end(event)
-        case RoundLinked():
+        case events.RoundLinked():
             return f"[round {event.round}] is that of {event.from_run}, and was copied"
-        case StudentLinked():
+        case events.StudentLinked():
             return f"[{event.student}] is that of {event.from_run}, and was copied"
-        case TrainingStarted() | TrainingFinished():
+        case events.TrainingStarted() | events.TrainingFinished():
             return _say_training(event)
-        case TestScored():
+        case events.TestScored():
             return f"[test] {scores(event.test)} on {event.num_examples} examples"
-        case RunFinished():
+        case events.RunFinished():
             return f"[run] finished in {duration(event.seconds)}"
-        case RunFailed():
+        case events.RunFailed():
             return f"[run] failed: {event.problem}"
     return None
 
 
-def _say_engine(event: EngineEvent) -> str | None:
+def _say_engine(event: events.EngineEvent) -> str | None:
     match event:
-        case EngineReady(limits=limits):
+        case events.EngineReady(limits=limits):
             return (
                 f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
                 f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
             )
-        case EngineLost():
+        case events.EngineLost():
             return f"lost with {event.in_flight} request(s) in flight: {event.problem}"
-        case EngineWaiting():
+        case events.EngineWaiting():
             return f"waits: {event.problem}; {_strength(event)}"
-        case EngineGivenUp():
+        case events.EngineGivenUp():
             return f"given up: {event.problem}; {_strength(event)}"
     return None
 
 
-def _strength(event: EngineWaiting | EngineGivenUp) -> str:
+def _strength(event: events.EngineWaiting | events.EngineGivenUp) -> str:
     if not event.running:
         return f"none of {event.wanted} engine(s) runs"
     return f"the run goes on with {event.running} of {event.wanted} engine(s)"
 
 
-def _say_stage(event: StageStarted) -> str:
+def _say_stage(event: events.StageStarted) -> str:
     known = f", {event.known} outcome(s) already on disk" if event.known else ""
     wanted = f"{event.stage} wanted" if event.stage in STAGES_ASIDE else "one example per request wanted"
     target = wanted if event.target is None else f"{event.target} example(s) wanted"
     return f"[round {event.round} {event.stage}] starts: {target}{known}"
 
 
-def _say_stage_end(event: StageFinished) -> str:
+def _say_stage_end(event: events.StageFinished) -> str:
     short = f"; SHORT of {counts(event.short)}" if any(event.short.values()) else ""
     rejected = f"; rejected {counts(event.rejected, 4)}" if any(event.rejected.values()) else ""
     failed = f"; failed {counts(event.failed)}" if any(event.failed.values()) else ""
@@ -255,23 +234,23 @@ def _say_stage_end(event: StageFinished) -> str:
     return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}"
 
 
-def _say_training(event: TrainingStarted | TrainingFinished) -> str:
-    is_checker = isinstance(event, CheckerStarted | CheckerFinished)
+def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> str:
+    is_checker = isinstance(event, events.CheckerStarted | events.CheckerFinished)
     head = "[checker]" if is_checker else f"[round {event.round} student]"
-    if isinstance(event, TrainingStarted):
+    if isinstance(event, events.TrainingStarted):
         of_gold = " of gold" if is_checker else ""
         return f"{head} trains on {event.rows} row(s){of_gold}, {event.workers} worker(s)"
     mistakes = ""
-    if isinstance(event, StudentFinished) and event.mined is not None:
+    if isinstance(event, events.StudentFinished) and event.mined is not None:
         mistakes = f", {event.mistakes} mistake(s) on {event.mined} gold rows"
     return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
 
 
-# -- what is drawn -----------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def live_table(view: RunView, now: float) -> RenderableType:
-    """What a watcher wants to know at ``now`` (unix seconds), in a few lines."""
+    """The state of a run at ``now`` (unix seconds) in a few lines, for live progress."""
     doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -293,7 +272,7 @@ def live_table(view: RunView, now: float) -> RenderableType:
 
 
 def engines_text(view: RunView) -> str:
-    """How many engines are in which state, and what they have in work: ``2 ready, 1 lost; requests: 24 running``."""
+    """How many engines are in which state, and their requests: ``2 ready, 1 lost; requests: 24 running``."""
     by_state = Counter(view.engines.values())
     states = ", ".join(f"{by_state[state]} {state}" for state in _STATES if by_state[state])
     load = view.pool.load
@@ -343,7 +322,7 @@ def summary_table(metrics: Metrics) -> Table:
 
 
 def status_text(store: RunStore, now: float) -> RenderableType:
-    """How a run stands by its folder alone, at ``now`` (unix seconds): running, finished, failed or killed."""
+    """The state of a run at ``now`` (unix seconds), from its folder alone: running, finished, failed or killed."""
     view = RunView.replay(read_events(store))
     state = view.state(now)
     held = driver_is_there(store)
@@ -375,7 +354,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
 
 
 def _engines_table(view: RunView, *, is_running: bool) -> Table:
-    """What the engines did so far, and while the run goes on, how they are; narrow enough for 80 columns."""
+    """The engines' work so far and, while the run goes on, their state and load; at most 80 columns wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("engine", no_wrap=True)
     if is_running:
@@ -428,7 +407,7 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
 
 
 def driver_is_there(store: RunStore) -> bool | None:
-    """Whether a driver holds the folder; None where that cannot be tried (somebody else's folder, NFS from afar)."""
+    """Whether a driver holds the folder; None where that cannot be tried (another user's folder, a remote NFS)."""
     try:
         return store.is_held()
     except OSError:

@@ -1,4 +1,4 @@
-"""The time of a run as people see it, from its account: tokens per second and training, who did what when, a trace.
+"""Timelines of a run from its account: tokens per second, the state of each engine, and a trace for Perfetto.
 
 All but the trace lies along working time: that of all attempts one after the other, without the pauses. Pure.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from s3ray.monitor.accounting import CHECKER, STATES, Account, Lane, Window
 
-NUM_RATES = 72
-NUM_BINS = 200
+NUM_RATES = 72  # points of the throughput plot, about 6 units of its width each
+NUM_BINS = 200  # pieces of a lane: finer ones would be narrower than a pixel on a phone
 MAX_ENGINES_DRAWN = 16
 _PIDS = {"run": 1, "engines": 2, "train workers": 3}
 
@@ -126,7 +126,7 @@ def _complete(name: str, window: Window, origin: float, pid: int, tid: int) -> d
 
 
 def _bins(lane: Lane, account: Account) -> list[str]:
-    """The state of each of ``NUM_BINS`` equal parts of the working time, empty where nothing is booked."""
+    """The state of each of ``NUM_BINS`` equal parts of the working time, empty where its state is unknown."""
     width = max(account.total_s / NUM_BINS, 1e-9)
     counts: list[Counter[str]] = [Counter() for _ in range(NUM_BINS)]
     for span in lane.spans:

@@ -16,7 +16,7 @@ Figures = Mapping[str, Any]
 
 
 def percent(share: float | None) -> str:
-    """A share for people; nothing where it is unknown."""
+    """A share as a percentage; empty where it is unknown."""
     return "" if share is None else f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
@@ -90,22 +90,12 @@ def _deep(part: Figures, *names: str) -> Any:
     return found
 
 
-def _number(*names: str) -> Callable[[Figures], str]:
+def _cell(to_text: Callable[[Any], str], *names: str) -> Callable[[Figures], str]:
+    """Reads the figure at a path of names and words it; empty where it is unknown."""
+
     def cell(part: Figures) -> str:
         value = _deep(part, *names)
-        return "" if value is None else f"{value:.2f}"
-
-    return cell
-
-
-def _share(*names: str) -> Callable[[Figures], str]:
-    return lambda part: percent(_deep(part, *names))
-
-
-def _count(*names: str) -> Callable[[Figures], str]:
-    def cell(part: Figures) -> str:
-        value = _deep(part, *names)
-        return "" if value is None else f"{value:,}"
+        return "" if value is None else to_text(value)
 
     return cell
 
@@ -127,24 +117,24 @@ def _parents(part: Figures) -> str:
 
 
 _MEASURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
-    ("rows", _count("rows")),
-    ("checker agrees", _share("agreement", "value")),
+    ("rows", _cell("{:,}".format, "rows")),
+    ("checker agrees", _cell(percent, "agreement", "value")),
     ("labels right (95 %)", _accuracy),
-    ("checker's exact match", _share("answered", "exact_match")),
-    ("checker's F1", _share("answered", "f1")),
-    ("exact copies", _count("exact_copies")),
-    ("exact or near copies", _count("near_copies")),
-    ("copies of test", _count("copies_of_gold", "test")),
-    ("copies of extrapolation", _count("copies_of_gold", "extrapolate")),
-    ("copies of selection", _count("copies_of_gold", "select")),
+    ("checker's exact match", _cell(percent, "answered", "exact_match")),
+    ("checker's F1", _cell(percent, "answered", "f1")),
+    ("exact copies", _cell("{:,}".format, "exact_copies")),
+    ("exact or near copies", _cell("{:,}".format, "near_copies")),
+    ("copies of test", _cell("{:,}".format, "copies_of_gold", "test")),
+    ("copies of extrapolation", _cell("{:,}".format, "copies_of_gold", "extrapolate")),
+    ("copies of selection", _cell("{:,}".format, "copies_of_gold", "select")),
     ("like its parent (5-95 %)", _parents),
-    ("more than 0.8 like it", _count("parents", "above_0.8")),
-    ("more than 0.9 like it", _count("parents", "above_0.9")),
+    ("more than 0.8 like it", _cell("{:,}".format, "parents", "above_0.8")),
+    ("more than 0.9 like it", _cell("{:,}".format, "parents", "above_0.9")),
     ("words (5-95 %)", _words),
-    ("label drift", _share("label_drift")),
-    ("covers of test rows", _share("coverage")),
-    ("near a test row", _share("precision")),
-    ("told from test rows", _number("told_apart")),
-    ("self-BLEU", _number("self_bleu")),
-    ("distinct-2", _number("distinct_2")),
+    ("label drift", _cell(percent, "label_drift")),
+    ("covers of test rows", _cell(percent, "coverage")),
+    ("near a test row", _cell(percent, "precision")),
+    ("told from test rows", _cell("{:.2f}".format, "told_apart")),
+    ("self-BLEU", _cell("{:.2f}".format, "self_bleu")),
+    ("distinct-2", _cell("{:.2f}".format, "distinct_2")),
 )

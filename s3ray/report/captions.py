@@ -1,4 +1,4 @@
-"""What each plot of the report answers, in a sentence or two beside it. Pure: sentences from numbers.
+"""Captions of the report's plots: what each shows, in a sentence or two. Pure: sentences from numbers.
 
 The five questions of whoever opens a report: did it get better, why were rows rejected, which engine was slow, where
 did the time go, what do the data look like.
@@ -16,7 +16,7 @@ from s3ray.report.examples import DataFigures
 from s3ray.text import duration
 
 MUCH = 0.05
-"""From this share of the requests on, a reason gets its way out said."""
+"""From this share of the requests on, a reason is named with its remedy."""
 SLOW = 0.75
 """An engine below this share of the median rate is called slow."""
 LABEL_DRIFT = 0.10
@@ -155,7 +155,7 @@ def time_caption(rounds: Sequence[RoundMetrics]) -> str:
 
 
 def use_caption(engines: TimeShares, trainers: TimeShares) -> str:
-    """Who worked, and what for did the others wait? Shares of time (``accounting.shares``) of both kinds."""
+    """How busy were engines and train workers, and what did they wait for?"""
     return " ".join(
         _use(name, shares, other)
         for name, shares, other in (("Engines", engines, "training"), ("Train workers", trainers, "generation"))

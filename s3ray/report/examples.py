@@ -1,4 +1,4 @@
-"""Real examples for people: mistakes with what was written from them, seeds, and the data in figures.
+"""Real examples for the report: mistakes with what was written from them, seeds, and the data in figures.
 
 Works from the tables alone. Invariant: rows are chosen without chance, so that a report made twice is the same.
 """
@@ -37,7 +37,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """A gold row, what the student before ``round`` said of it (``predicted``, s3 only), what was written from it."""
+    """A gold row, the prediction of the student before ``round`` (s3 only), and what was written from it."""
 
     round: int
     texts: Mapping[str, str]
@@ -118,7 +118,7 @@ def find_task(store: RunStore, columns: Sequence[str]) -> Task | None:
 
 
 def written_field(tables: Sequence[pa.Table], gold: pa.Table) -> str:
-    """Guess which field was written: the one with the fewest texts of gold, of equals the most varied."""
+    """Guess which field was written: the one with the fewest texts from gold; if equal, the most varied one."""
 
     def rank(name: str) -> tuple[int, int]:
         columns = [table[name] for table in tables or [gold]]
@@ -179,7 +179,7 @@ def _by_value(column: pa.ChunkedArray) -> Counter[str]:
 
 
 def _kept(row: Mapping[str, Any], given: Mapping[str, str]) -> Written:
-    """``given`` are the parent's texts: what a child has in common with it was not written."""
+    """``given`` are the parent's texts: fields that equal them were copied, not written."""
     texts = {
         name: _short(value)
         for name, value in row.items()

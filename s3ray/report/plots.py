@@ -1,4 +1,4 @@
-"""What all plots are drawn with: text, ticks, a grid, and the picture around them. Pure; every text is escaped.
+"""The plots of reports and comparisons, as SVG. Pure; every text is escaped.
 
 Drawn for a width of 460 units. The style sheet gives letters more units on narrow screens, where a unit is less than a
 pixel: room is reckoned for the widest of them (``LETTER``).
@@ -27,7 +27,7 @@ def text_at(x: float, y: float, text: str, style: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many letters: beginning and end, as names often differ in either."""
+    """At most ``most`` letters: the beginning and the end of the text, as names often differ in either."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
@@ -40,7 +40,7 @@ def compact(value: float) -> str:
 
 
 def spaced(values: Iterable[float], place: Callable[[float], float], text: Callable[[float], str]) -> list[float]:
-    """The values, in order, whose texts find room beside those before them."""
+    """The values, in order, whose texts do not overlap those before them."""
     kept: list[float] = []
     free_from = -math.inf
     for value in values:
@@ -54,7 +54,7 @@ def spaced(values: Iterable[float], place: Callable[[float], float], text: Calla
 def grid_lines(
     ticks: Sequence[float], height: int, text: Callable[[float], str], right: float = WIDTH - RIGHT
 ) -> list[str]:
-    """A horizontal line at each tick of the upright axis, up to ``right``, and its number as ``text`` says it."""
+    """A horizontal line at each tick of the upright axis, up to ``right``, and its number beside it."""
     lines = []
     for tick in ticks:
         y = place_y(tick, ticks[0], ticks[-1], height)
@@ -88,7 +88,7 @@ def standalone(plot: Markup, style: str) -> str:
 
 
 def picture(title: str, height: int, body: Sequence[str]) -> Markup:
-    """The whole of it; ``title`` is for those who cannot see it."""
+    """A whole plot; ``title`` is its text for screen readers."""
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
     return Markup("").join([Markup(head), *map(Markup, body), Markup("</svg>")])
 
@@ -304,7 +304,7 @@ class Point:
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """All that has to find room."""
+        """All values that the axis has to cover."""
         return (self.mean, *self.scores, *(self.interval or ()))
 
 
@@ -342,7 +342,7 @@ def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
 
 
 def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
-    """A line for each name along a number, with the intervals of its points; far numbers on a scale of powers."""
+    """A curve for each name along a number, with intervals; numbers far apart are on a logarithmic scale."""
     points = [point for line in lines.values() for point in line]
     ticks, height = _score_ticks(points), 240
     place = _Scale([point.x for point in points], LEFT + 14, WIDTH - RIGHT - 14)
@@ -367,7 +367,7 @@ def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> 
 
 
 def line_look(number: int) -> tuple[str, bool]:
-    """Colour of a curve's line, and whether it is dashed, as those are that find no colour of their own."""
+    """Colour of a curve's line, and whether it is dashed (once all colours are taken)."""
     return _LINE_COLOURS[number % len(_LINE_COLOURS)], number >= len(_LINE_COLOURS)
 
 
@@ -400,7 +400,7 @@ def _score_ticks(points: Sequence[Point]) -> list[float]:
 
 
 class _Scale:
-    """Places numbers from ``start`` to ``end``; by their logarithm if the largest is ten times the least."""
+    """Maps numbers to ``start`` to ``end``: logarithmic if the largest is at least ten times the smallest."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self._low, self._high = min(values), max(values)
@@ -414,7 +414,7 @@ class _Scale:
         return self._start + (value - low) / max(high - low, 1e-9) * (self._end - self._start)
 
     def ticks(self) -> list[float]:
-        """Some round numbers between the least and the largest; these two where there is none."""
+        """Round numbers between the smallest and the largest; these two if there is none."""
         if self._by_powers:
             powers = range(math.floor(math.log10(self._low)), math.ceil(math.log10(self._high)) + 1)
             steps = (1, 3) if self._high <= 100 * self._low else (1,)

@@ -1,4 +1,4 @@
-"""report.html: one page about a run for people, self-contained, made from the files of its folder alone.
+"""report.html: one self-contained page about a run, made from the files of its folder alone.
 
 Invariant: nothing on the page comes from the network, and every text that a model wrote is escaped.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jinja2
-from markupsafe import Markup
 
 from s3ray.monitor.accounting import Account, account
 from s3ray.monitor.metrics import CheckerMetrics, Metrics, PoolMetrics, RoundMetrics, build_metrics, shares
@@ -42,29 +41,31 @@ def write_report(store: RunStore) -> str:
 
 
 def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> str:
-    """Write report.html, and ``timeline.json`` beside it; say where the report lies.
+    """Write report.html, and ``timeline.json`` beside it; returns where the report lies.
 
-    ``metrics`` are what the run came to by its files and all its ``events``.
+    ``metrics`` are the results of the run, ``events`` all of its events.
 
     Raises:
         StoreError: a file of the run cannot be read.
     """
-    view, booked = RunView.replay(events), account(events)
-    rounds, line, data = metrics.rounds, timeline(booked), examples.data_figures(store)
+    view, time_account = RunView.replay(events), account(events)
+    rounds, line, data = metrics.rounds, timeline(time_account), examples.data_figures(store)
     page = page_template("report.html.j2").render(
         m=metrics,
         result=result_sentence(metrics),
         unfinished=_unfinished(view),
         figures=_key_figures(metrics),
         facts=_facts(store, metrics, view),
-        score_plot=_score_plot(metrics),
+        score_plot=plots.score_plot(str(metrics.metric), dict(metrics.scored), metrics.score)
+        if metrics.scored
+        else None,
         yields=_yields(rounds),
         reasons=_reason_rows(rounds),
         spent=_spent(rounds),
         phases=_PHASES,
         line=line,
-        answers=_answers(store, metrics, line, booked, data),
-        lanes=rows(booked),
+        answers=_answers(store, metrics, line, time_account, data),
+        lanes=rows(time_account),
         plots=plots,
         shorts=_shorts(rounds),
         round_columns=_round_columns(metrics.metric),
@@ -80,7 +81,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
         version=view.about.version if view.about else "",
     )
-    store.write_json("timeline.json", trace(booked))
+    store.write_json("timeline.json", trace(time_account))
     return store.write_text("report.html", page)
 
 
@@ -172,9 +173,9 @@ def _checker(checker: CheckerMetrics) -> str:
 
 
 def _answers(
-    store: RunStore, metrics: Metrics, line: Timeline, booked: Account, data: Sequence[DataFigures]
+    store: RunStore, metrics: Metrics, line: Timeline, time_account: Account, data: Sequence[DataFigures]
 ) -> dict[str, str]:
-    """The sentence beside each plot; empty where there is nothing to say yet."""
+    """The caption of each plot; empty where there is no data yet."""
     num_select = store.read_table(store.gold("select")).num_rows if store.has(store.gold("select")) else 0
     rates = {engine: plots.mean_busy(rates) for engine, rates in line.rates.items()}
     return {
@@ -182,14 +183,9 @@ def _answers(
         "yields": captions.yield_caption(metrics.rounds),
         "speed": captions.speed_caption(rates, metrics.pool.engines),
         "time": captions.time_caption(metrics.rounds),
-        "use": captions.use_caption(shares(booked.engines), shares(booked.trainers)),
+        "use": captions.use_caption(shares(time_account.engines), shares(time_account.trainers)),
         "data": captions.data_caption(data) if data else "",
     }
-
-
-def _score_plot(metrics: Metrics) -> Markup | None:
-    scores = dict(metrics.scored)
-    return plots.score_plot(str(metrics.metric), scores, metrics.score) if scores else None
 
 
 def _yields(rounds: Sequence[RoundMetrics]) -> tuple[list[Bar], list[Part]]:

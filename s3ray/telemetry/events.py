@@ -1,8 +1,8 @@
-"""What happened in a run, one JSON line an event: the truth that progress, status and the report are made from.
+"""The events of a run, one JSON line each: progress, status and the report are made from these alone.
 
 There is one class for each event; its name in the files is the class's in snake case, its keys there are the fields.
-A field with a default was added after the first release or says nothing in most events: where an older line lacks it,
-the default holds. Fields of newer versions are passed over (``docs/metrics.md`` lists all).
+A field with a default was added after the first release or is empty in most events: where an older line lacks it, the
+default holds. Fields of newer versions are ignored (``docs/metrics.md`` lists all).
 
 Invariant: an event is in the store's hands before any listener hears of it (in ``events.jsonl``; on an object store
 some wait a moment, see ``segments``).
@@ -30,7 +30,7 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have. ``EventLog`` fills in ``time`` (unix seconds), ``run`` and ``attempt`` (from 1).
+    """The fields of every event. ``EventLog`` fills in ``time`` (unix seconds), ``run`` and ``attempt`` (from 1).
 
     What happens within a round also has its ``round`` and ``phase`` (generate, train, score), and while a stage is
     written its ``stage``.
@@ -197,7 +197,7 @@ class TrainingFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFinished(TrainingFinished):
-    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; None: it was asked none."""
+    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; None: it was not asked for any."""
 
     mistakes: int | None = None
     mined: int | None = None
@@ -251,7 +251,7 @@ class EngineEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStarting(EngineEvent):
-    """It is loading its model on ``nodes``, for the ``restarts``-th time again since this start of the run."""
+    """It is loading its model on ``nodes``; ``restarts`` counts its restarts since this start of the run."""
 
     nodes: tuple[str, ...] = ()
     restarts: int = 0
@@ -326,7 +326,7 @@ class EngineStopped(EngineEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """With what a campaign was run."""
+    """The command, commit and machine that a campaign was run with."""
 
     command: str = ""
     commit: str = ""
@@ -408,7 +408,7 @@ class _At(threading.local):
 
 
 class EventLog:
-    """The pen of one attempt of one run. Several threads may write; listeners hear one event after the other."""
+    """Writes the events of one attempt of one run. Thread-safe; listeners are called with one event at a time."""
 
     def __init__(self, store: RunStore, run: str, attempt: int, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -437,12 +437,12 @@ class EventLog:
             self._at.place = before
 
     def emit(self, event: Event) -> None:
-        """Write one event, with time and place, and tell the listeners; a place that the event has itself stays."""
+        """Write one event with its time and place, then call the listeners; a place set in the event itself is kept."""
         place = {name: value for name, value in self._at.place.items() if getattr(event, name) is None}
         self.pass_on(replace(event, time=self._clock(), run=self._run, attempt=self._attempt, **place))
 
     def pass_on(self, event: Event) -> None:
-        """Write an event of another log, a run's of this campaign, and tell the listeners, as it stands on disk."""
+        """Write an event from the log of a run into its campaign's, unchanged, then call the listeners."""
         record = event_to_dict(event)
         written = event_from_dict(record)
         with self._lock:

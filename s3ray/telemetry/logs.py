@@ -1,4 +1,4 @@
-"""Log lines that say where they come from: run, round, phase and engine.
+"""Log lines with their context: run, round, phase and engine.
 
 A process belongs to one run and mostly to one engine, so the place is the process's own, not a logger's. A campaign
 runs many in one process, each in a thread with a place of its own.
@@ -32,12 +32,12 @@ def log_from(**place: object) -> None:
 
 
 def move_log(**place: object) -> None:
-    """Say where the process is from here on (round, phase); what is not named stays."""
+    """Set the context of later lines (round, phase); what is not named stays."""
     _place().update(place)
 
 
 def log_apart(**place: object) -> None:
-    """Give this thread's lines a place of their own from here on."""
+    """Give later lines of this thread a context of their own."""
     _OWN.place = dict(place)
 
 

@@ -1,4 +1,4 @@
-"""Which version of the code is at work."""
+"""The version of the code that runs."""
 
 import subprocess
 from pathlib import Path

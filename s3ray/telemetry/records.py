@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from what JSON files hold."""
+"""Frozen dataclasses to and from JSON."""
 
 import functools
 from collections.abc import Hashable, Mapping
@@ -28,7 +28,7 @@ def from_plain(kind: type[_Value], plain: object, where: str) -> _Value:
     """The dataclass ``kind`` from JSON: fields that it lacks get their defaults, unknown ones are passed over.
 
     Raises:
-        StoreError: a field without a default is missing, or one has another type; ``where`` says what was read.
+        StoreError: a field without a default is missing, or one has another type; ``where`` names the file.
     """
     try:
         value: _Value = _adapter(cast(Hashable, kind)).validate_python(plain)

@@ -74,7 +74,8 @@ def answer(service: PoolService, name: str, num: int, found: dict[str, Any]) -> 
     texts: list[str] = []
     tokens, busy_s = 0, 0.0
     try:
-        for chunk in RunGenerator(service, name, lambda: (0, num)).generate(stage):  # type: ignore[arg-type]
+        generator = RunGenerator(service=service, served_task=name, urgency=lambda: (0, num))
+        for chunk in generator.generate(stage):  # type: ignore[arg-type]
             outcomes = list(outcomes_from_table(chunk.table))
             stage.settle(outcomes)
             texts += [outcome.text for outcome in outcomes]
@@ -203,10 +204,10 @@ def train_in_two_runs(
         store = RunStore(tmp_path / name)
         counting = CountingTrainer(store)
         trainer = RunTrainer(
-            partial(_the_same, counting),
-            queue,
-            students,
-            store,
+            make_trainer=partial(_the_same, counting),
+            devices=queue,
+            students=students,
+            store=store,
             urgency=partial(tuple, [number]),
             work=lambda job: 1.0,
             training_id=lambda job: "same",

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import logging
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -44,6 +45,7 @@ def names(folder: Path, student: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     """What the notebook has before its first block, in a folder with small jobs."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program that sets no logging up
     small = {**SMALL, "student": {"model": str(student), "epochs": 1, "max_length": 32}}
     job = s3ray.load_job(ROOT / "jobs" / "quickstart.yaml", small)
     (folder / "jobs").mkdir()

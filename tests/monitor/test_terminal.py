@@ -1,4 +1,4 @@
-"""None"""
+"""Terminal output: live progress, milestones, status and the summary table."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""None"""
+"""The audit as a table, in the terminal and in the report."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""None"""
+"""Exported datasets: rows, card and where they may be written."""
 
 from pathlib import Path
 from typing import NoReturn

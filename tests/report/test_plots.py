@@ -1,4 +1,4 @@
-"""None"""
+"""Plots: what they show, and that their texts find room and are escaped."""
 
 import itertools
 import xml.etree.ElementTree as ET

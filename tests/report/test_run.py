@@ -1,4 +1,4 @@
-"""None"""
+"""report.html: what it shows of finished and unfinished runs."""
 
 import html
 import re

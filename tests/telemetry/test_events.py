@@ -1,4 +1,4 @@
-"""None"""
+"""Events: on disk before anyone hears of them, and read again as they were, also those of other versions."""
 
 import json
 import threading

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import logging, sys
-from s3ray.monitor.logs import log_from, move_log, place_text
+from s3ray.telemetry.logs import log_from, move_log, place_text
 log_from(run="imdb", engine="engine-3", phase="start")
 logging.getLogger("s3ray.generator.actor").info("ready")
 move_log(round=2, phase="generate")

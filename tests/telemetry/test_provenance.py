@@ -1,4 +1,4 @@
-"""None"""
+"""The version of the code: the commit in its own repository, elsewhere the version."""
 
 import re
 import subprocess
