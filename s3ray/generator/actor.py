@@ -79,7 +79,7 @@ class EngineHost:
         self, spec: EngineSpec, tasks: Mapping[str, ServedTask], *, run: str, share: int = 0, num_shares: int = 1
     ) -> None:
         """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
-        log_from(run=run, engine=spec.engine, phase="start")
+        move_log(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._spec, self._share, self._num_shares = spec, share, num_shares
         self._tasks = tasks
@@ -272,6 +272,7 @@ class GeneratorActor:
     def __init__(self, *parts: Any, **settings: Any) -> None:
         """The arguments of ``EngineHost``."""
         collect_rarely()
+        log_from()  # the process is the actor's own; where a host lies in another program, the log is that program's
         self._host = EngineHost(*parts, **settings)
 
     async def start(self) -> EngineLimits:

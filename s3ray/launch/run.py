@@ -1,14 +1,11 @@
-"""Puts a run together: the checked job, the cluster, the pool, the trainer, the driver, and what people see of it."""
+"""Puts a run together: the checked job, the cluster, the pool, the trainer and the driver. Prints nothing."""
 
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.text import Text
 
 from s3ray import __version__
 from s3ray.config.job import RunConfig, StudentConfig, to_yaml
@@ -18,29 +15,69 @@ from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
 from s3ray.launch.preflight import Job, check_job, check_placement
-from s3ray.monitor.metrics import Metrics, build_metrics, read_metrics
+from s3ray.monitor.metrics import build_metrics, read_metrics
 from s3ray.monitor.run_view import RunView
-from s3ray.monitor.terminal import make_progress, summary_table
-from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.placement.plan import NodeFacts
+from s3ray.placement.plan import Plan as Placement
 from s3ray.redaction import mask
 from s3ray.report.export import export_dataset
 from s3ray.report.run import write_pages
 from s3ray.rounds.driver import Driver, Generator, Parts
 from s3ray.rounds.students import Trainer
 from s3ray.storage.lineages import choose, lineage_of
+from s3ray.storage.local import Notify
 from s3ray.storage.run_folder import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.check import without_effect
-from s3ray.telemetry.events import EventLog, RunFailed, RunFinished, RunStarted, read_events
-from s3ray.telemetry.logs import log_from
+from s3ray.telemetry.events import EventLog, Listener, RunFailed, RunFinished, RunStarted, read_events
+from s3ray.telemetry.logs import move_log
 
 if TYPE_CHECKING:
     from s3ray.generator.pool import GeneratorPool
     from s3ray.student.ray_trainer import RayStudentTrainer
 
 
-def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False) -> None:
-    """Check a job against the cluster that it names and print what would be started; starts and writes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run of a job would start; ``str`` says it line by line, as ``s3ray plan`` prints it.
+
+    ``config`` is the job with what depends on the cluster resolved. ``folder`` is where it would write, or ``goes_on``
+    with the run that is there. ``lines`` say the rest in words.
+    """
+
+    config: RunConfig
+    cluster: str
+    folder: str
+    goes_on: bool
+    fingerprint: str
+    num_engines: int
+    num_workers: int
+    lines: Sequence[str]
+
+    def __str__(self) -> str:
+        head = f"{self.config.name}: this job can run {self.cluster}."
+        place = f"{'goes on with the run in' if self.goes_on else 'would write to'} {self.folder}"
+        return "\n  ".join((head, *self.lines, place))
+
+
+def _unheard(_: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """Who hears of a run while it goes on.
+
+    ``on_event`` hears every event of this start once it is on disk, ``on_note`` in words what is no event: which
+    cluster it is, and what is waited for. What they raise ends the run.
+    """
+
+    on_event: Listener = _unheard
+    on_note: Notify = _unheard
+
+
+def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
+    """Check a job against the cluster that it names and say what would be started; starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
@@ -49,21 +86,25 @@ def plan_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = 
 
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
-    store = RunStore(folder)
-    known = store.check(job.settings)
+    goes_on = RunStore(folder).check(job.settings)
     with joined(config.cluster.address) as cluster:
-        job, plan = check_placement(job, node_facts() if cluster else local_facts())
+        job, placement = check_placement(job, node_facts() if cluster else local_facts())
         occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
-    head = Text.assemble((job.config.name, "bold"), f": this job can run {cluster or 'on this machine'}.")
-    console.print(head, soft_wrap=True)
-    lines = [*_plan_lines(job, plan), *_forecast(job, plan, folder)]
+    lines = [*_plan_lines(job, placement), *_forecast(job, placement, folder)]
     lines += [f"at this moment {each.in_words()}" for each in occupied if each.held]
-    lines.append(f"{'goes on with the run in' if known else 'would write to'} {folder}")
-    for line in lines:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    return Plan(
+        config=job.config,
+        cluster=cluster or "on this machine",
+        folder=folder,
+        goes_on=goes_on,
+        fingerprint=job.fingerprint,
+        num_engines=len(placement.engines),
+        num_workers=placement.num_workers,
+        lines=lines,
+    )
 
 
-def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
+def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
     config, gold = job.config, job.gold
     yield (
         f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
@@ -87,15 +128,17 @@ def _plan_lines(job: Job, plan: Plan) -> Iterator[str]:
     yield f"fingerprint {job.fingerprint}"
 
 
-def _forecast(job: Job, plan: Plan, folder: str) -> Iterator[str]:
+def _forecast(job: Job, plan: Placement, folder: str) -> Iterator[str]:
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
     if store.has(METRICS):
         figures = measured(read_metrics(store), job.config, plan, figures)
     yield from forecast(job.config, plan, 1 + make_strategy(job.config.strategy).last_round, figures)
 
 
-def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = False, local: bool = False) -> None:
-    """Run a job to the end, or go on with it; then write dataset, metrics and report and print the table of rounds.
+def run_job(
+    config: RunConfig, folder: str, *, fresh: bool = False, local: bool = False, callbacks: Callbacks
+) -> RunStore:
+    """Run a job to the end, or go on with it; then write dataset, metrics and report. Returns the run's folder.
 
     ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
     With ``local`` all is done in this process, without Ray, by one engine and one train worker.
@@ -111,27 +154,21 @@ def run_job(config: RunConfig, folder: str, console: Console, *, fresh: bool = F
     if local:
         job = replace(job, config=alone(job.config))
     with _place(config, local=local) as (where, nodes):
-        console.print(where, style="dim", highlight=False)
-        job, plan = check_placement(job, nodes)
-        with store.lock(lambda text: console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)):
+        callbacks.on_note(where)
+        job, placement = check_placement(job, nodes)
+        with store.lock(callbacks.on_note):
             store.check(job.settings)  # once more, with nobody beside us
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
-            progress = make_progress(console, RunView.replay(read_events(store)))
-            events.listen(progress)
+            events.listen(callbacks.on_event)
             if not local:
                 from s3ray.monitor.prometheus import RayMetrics
 
                 events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
-            try:
-                with failures_told(store, events):
-                    metrics = _run(job, plan, store, events, local=local)
-            finally:
-                progress.close()
-    console.print(summary_table(metrics))
-    console.print(f"Run folder: {store.root}", soft_wrap=True, highlight=False)
-    console.print(f"Report: {store.url('report.html')}", soft_wrap=True, highlight=False)
+            with failures_told(store, events):
+                _run(job, placement, store, events, local=local)
+    return store
 
 
 @contextlib.contextmanager
@@ -146,17 +183,17 @@ def _place(config: RunConfig, *, local: bool) -> Iterator[tuple[str, list[NodeFa
         yield cluster, node_facts()
 
 
-def _run(job: Job, plan: Plan, store: RunStore, events: EventLog, *, local: bool) -> Metrics:
-    log_from(run=job.config.name, phase="start")
-    pool, trainer = _parts_of(job, plan, store, events, local=local)
+def _run(job: Job, placement: Placement, store: RunStore, events: EventLog, *, local: bool) -> None:
+    move_log(run=job.config.name, phase="start")
+    pool, trainer = _parts_of(job, placement, store, events, local=local)
     try:
-        return carry_out(job, plan, store, events, pool, trainer)
+        carry_out(job, placement, store, events, pool, trainer)
     finally:
         pool.close()
 
 
 def _parts_of(
-    job: Job, plan: Plan, store: RunStore, events: EventLog, *, local: bool
+    job: Job, plan: Placement, store: RunStore, events: EventLog, *, local: bool
 ) -> "tuple[LocalPool | GeneratorPool, Trainer]":
     """What writes and what trains: in this process, or on the cluster."""
     config, tasks = job.config, only_task(job.config, job.task)
@@ -171,7 +208,7 @@ def _parts_of(
 
 
 def make_trainer(
-    student: StudentConfig, job: Job, plan: Plan, store: RunStore, run_name: str, num_trainings: int = 1
+    student: StudentConfig, job: Job, plan: Placement, store: RunStore, run_name: str, num_trainings: int = 1
 ) -> "RayStudentTrainer":
     """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
     # Ray Train takes seconds to import, which a plan does without.
@@ -189,8 +226,8 @@ def make_trainer(
 
 
 def carry_out(
-    job: Job, plan: Plan, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
-) -> Metrics:
+    job: Job, plan: Placement, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
+) -> None:
     """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
     started = time.monotonic()
     config = job.config
@@ -228,7 +265,6 @@ def carry_out(
     metrics = build_metrics(store, happened)
     store.write_json(METRICS, metrics.as_dict())
     write_pages(store, happened, metrics)
-    return metrics
 
 
 def next_attempt(store: RunStore) -> int:

@@ -42,16 +42,7 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
         InputError: the run has no finished round, or ``out`` is there and not empty, or cannot be written.
         StoreError: a file of the run cannot be read, or its own ``dataset/`` cannot be written.
     """
-    learned = _learned(store)
-    rounds = [num for num in store.rounds() if num in learned.rounds]
-    tables = [store.read_table(store.accepted(num)) for num in rounds]
-    if not sum(table.num_rows for table in tables):
-        raise InputError(
-            "has no finished round with synthetic rows, so there is no dataset to export",
-            where=store.root,
-            hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
-        )
-    table = join_tables(tables)
+    table = written_rows(store)
     card = dataset_card(table, build_metrics(store, list(read_events(store))), _recipe(store, table))
     if out is None:
         return _write(RunStore(store.url("dataset")), table, card)
@@ -63,6 +54,24 @@ def export_dataset(store: RunStore, out: str | Path | None) -> str:
     except (OSError, StoreError) as error:
         hint = "Give a new folder where you may write."
         raise InputError("cannot be used", where=str(out), field="--out", value=str(error), hint=hint) from error
+
+
+def written_rows(store: RunStore) -> pa.Table:
+    """The accepted rows that the newest student learns from, in the order of their rounds.
+
+    Raises:
+        InputError: the run has no finished round, or none with rows.
+        StoreError: a file of the run cannot be read.
+    """
+    learned = _learned(store)
+    tables = [store.read_table(store.accepted(num)) for num in store.rounds() if num in learned.rounds]
+    if not sum(table.num_rows for table in tables):
+        raise InputError(
+            "has no finished round with synthetic rows, so there is no dataset to export",
+            where=store.root,
+            hint="Let the same `s3ray run` command go on until a round is done; strategy gold never writes any.",
+        )
+    return join_tables(tables)
 
 
 def _learned(store: RunStore) -> TrainingSet:

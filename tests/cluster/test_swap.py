@@ -1,6 +1,5 @@
 """Engines and train workers take turns on the same devices: four pretend GPUs for four of each."""
 
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
-from rich.console import Console
 
+import s3ray
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
-from s3ray.launch.run import plan_job, run_job
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import Event
@@ -43,7 +41,7 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     told = plan_beside_another_job(config, tmp_path / "run")
     assert "split suits this job better" in told  # so short are its phases
     assert "1 of 4 GPU are held (1 by somebody)" in told
-    run_job(config, str(tmp_path / "run"), Console(quiet=True))
+    s3ray.run(config, out=tmp_path / "run")
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 2
     metrics = store.read_json("metrics.json")
@@ -90,15 +88,14 @@ def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
     group = placement_group([{"GPU": 1}], name="somebody", lifetime="detached")
     ray.get(group.ready())
     ray.shutdown()
-    told = io.StringIO()
-    plan_job(config, str(folder), Console(file=told, width=300))
+    told = str(s3ray.plan(config, out=folder))
     deadline = time.monotonic() + WAIT_S
-    while "at this moment" not in told.getvalue() and time.monotonic() < deadline:  # Ray counts with a delay
+    while "at this moment" not in told and time.monotonic() < deadline:  # Ray counts with a delay
         ray.shutdown()
-        plan_job(config, str(folder), Console(file=told, width=300))
+        told = str(s3ray.plan(config, out=folder))
     remove_placement_group(group)
     ray.shutdown()
-    return told.getvalue()
+    return told
 
 
 def holders(store: RunStore) -> list[str]:

@@ -1,0 +1,269 @@
+"""What ``import s3ray`` offers: a job is loaded, planned and run, and a run is read.
+
+Nothing here prints, sets up logging or closes a Ray that it did not start. Ray, torch, transformers and datasets are
+imported by the calls that use them.
+"""
+
+import contextlib
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3ray.config.grid import load_campaign
+from s3ray.config.job import RunConfig
+from s3ray.config.load import read_yaml, set_fields, validate
+from s3ray.errors import InputError, located
+from s3ray.monitor.metrics import Metrics, RoundMetrics, build_metrics, read_metrics
+from s3ray.report.export import written_rows
+from s3ray.report.run import write_report
+from s3ray.storage.local import join
+from s3ray.storage.run_folder import METRICS, RunStore
+from s3ray.tasks.given import write_rows, write_task
+from s3ray.tasks.spec import TaskSpec
+from s3ray.telemetry.events import Event, Listener, read_events
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from s3ray.campaign.run import Comparison
+    from s3ray.launch.run import Callbacks, Plan
+
+JobLike = str | Path | Mapping[str, Any] | RunConfig
+"""A job: the path of its file, its fields, or what ``load_job`` made of them."""
+
+
+def load_job(job: JobLike, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read and check a job: its file, a dict of its fields, or a job that was loaded before.
+
+    ``overrides`` maps dotted fields (``generator.engines``) to values and wins. Beside what a file can say, a strategy
+    or an engine may be given as its class, ``task`` as a ``TaskSpec`` or a dict of its fields (its ``data`` is then
+    relative to the working directory), and ``data`` as rows in memory: a ``datasets.Dataset`` or any dicts of columns,
+    or such by split (train, validation, test). Task and rows in memory are written below ``~/.cache/s3ray/given``
+    (``XDG_CACHE_HOME``) in a folder named by their content, which the job names: given again, they are the same job.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
+    """
+    with _located(job):
+        if isinstance(job, RunConfig):
+            fields = job.model_dump()
+        elif isinstance(job, Mapping):
+            # Rows may be many and are only read; the rest is the caller's and is changed below.
+            fields = {name: value if name == "data" else copy.deepcopy(value) for name, value in job.items()}
+        else:
+            fields = read_yaml(Path(job))
+        set_fields(fields, overrides or {})
+        task, data = fields.get("task"), fields.get("data")
+        if isinstance(task, Mapping):
+            with located("task"):
+                task = validate(TaskSpec, dict(task))
+        if isinstance(task, TaskSpec):
+            fields["task"] = str(write_task(task))
+            data = data if data is not None else task.data
+        if data is not None:
+            fields["data"] = str(data) if isinstance(data, str | Path) else str(write_rows(data))
+        return validate(RunConfig, fields)
+
+
+def plan(job: JobLike, *, out: str | Path | None = None, fresh: bool = False) -> "Plan":
+    """Check a job and say what ``run`` would start (``print`` shows it). Starts and writes nothing.
+
+    Raises:
+        InputError: the job cannot run.
+    """
+    with _located(job):
+        config = load_job(job)
+        bring_ray_token()
+        from s3ray.launch.run import plan_job
+
+        return plan_job(config, _folder(config, out), fresh=fresh)
+
+
+def run(
+    job: JobLike,
+    *,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    local: bool = False,
+    on_event: Listener | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> "Run":
+    """Run a job to the end, or go on where an interrupted start of it stopped.
+
+    ``out`` is the run's folder or URL; default: the job's store and name. ``fresh`` begins a new lineage beside the
+    old ones. ``on_event`` hears every event of this start once it is on disk, in whichever thread it happens, and
+    ``on_note`` in words which cluster is used and what is waited for. A Ray that this process has open is used and
+    stays open; else one is joined or started as ``cluster.address`` says, and left at the end. ``local`` is for a
+    debugger: all is done in this process, by one engine, and without Ray.
+
+    Raises:
+        InputError: the job cannot run; nothing was started and nothing on disk was touched.
+        RunError: the run could not go on; the message says what is safe. The same call goes on from there.
+    """
+    with _located(job):
+        config = load_job(job)
+        bring_ray_token()
+        from s3ray.launch.run import run_job
+
+        callbacks = _callbacks(on_event, on_note)
+        return Run(run_job(config, _folder(config, out), fresh=fresh, local=local, callbacks=callbacks))
+
+
+def compare(
+    grid: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    command: str | None = None,
+    on_event: Listener | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> "Comparison":
+    """Run a grid of jobs on one cluster, with engines that they share, and compare their scores.
+
+    ``overrides`` maps dotted fields of the grid, of a value or (``job.``) of all jobs to values. Goes on where an
+    interrupted start stopped. The page names ``command`` as what made it; default: this call. ``on_event`` hears the
+    events of the runs, each named in ``event.run``, in their threads. A run that cannot go on leaves the others alone:
+    it is among ``failed``, and ``raise_failed()`` raises for it.
+
+    Raises:
+        InputError: the grid or one of its jobs is wrong; nothing was started.
+    """
+    campaign = load_campaign(grid, overrides)
+    bring_ray_token()
+    from s3ray.campaign.run import run_campaign
+
+    folder = str(out) if out is not None else join(campaign.runs[0].config.store, campaign.config.name)
+    call = ", ".join(map(repr, [str(grid), *([dict(overrides)] if overrides else [])]))
+    callbacks = _callbacks(on_event, on_note)
+    return run_campaign(campaign, folder, command=command or f"s3ray.compare({call})", callbacks=callbacks)
+
+
+def open(folder: str | Path) -> "Run":  # as in `s3ray.open`
+    """Open the folder or URL of a run, finished or not, for reading.
+
+    Raises:
+        InputError: there is no such folder, or it is not a run's.
+    """
+    return Run(RunStore.existing(folder))
+
+
+class Run:
+    """A run, read from its folder: what it came to, finished or so far."""
+
+    def __init__(self, store: RunStore) -> None:
+        """Use ``run`` or ``open``."""
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder!r})"
+
+    @property
+    def folder(self) -> str:
+        """Where it lies: an absolute path, or a URL."""
+        return self._store.root
+
+    @property
+    def config(self) -> RunConfig:
+        """The job, with every default and what depended on the cluster spelt out.
+
+        Raises:
+            InputError: config.yaml cannot be read, or another version of s3ray wrote fields that are unknown here.
+        """
+        with located(self._store.url("config.yaml")):
+            return validate(RunConfig, self._store.read_config())
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the run came to: of a finished run its metrics.json, else what there is so far.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        if self._store.has(METRICS):
+            return read_metrics(self._store)
+        return build_metrics(self._store, list(self.events()))
+
+    @property
+    def rounds(self) -> tuple[RoundMetrics, ...]:
+        """The rounds of ``metrics``; round 0 is the seed set."""
+        return self.metrics.rounds
+
+    def events(self) -> Iterator[Event]:
+        """What has happened in all starts of the run, oldest first.
+
+        Raises:
+            StoreError: the events cannot be read.
+        """
+        return read_events(self._store)
+
+    def dataset(self) -> "datasets.Dataset":
+        """The synthetic rows that the newest student learns from, in the order of their rounds.
+
+        Raises:
+            InputError: there is no finished round, or none with rows.
+            StoreError: a file of the run cannot be read.
+        """
+        import datasets
+
+        return datasets.Dataset(written_rows(self._store))
+
+    def student(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """The newest student: a transformers model, and its tokenizer.
+
+        Raises:
+            InputError: no student is trained yet.
+        """
+        students = self._store.students()
+        if not students:
+            hint = "Let the same call of `run` go on until a student is trained."
+            raise InputError("has no trained student", where=self.folder, hint=hint)
+        import transformers
+
+        from s3ray.student.model import saved_student
+
+        is_span = self.metrics.kind == "span"
+        head = (
+            transformers.AutoModelForQuestionAnswering if is_span else transformers.AutoModelForSequenceClassification
+        )
+        runs_code = self.config.student.trust_remote_code
+        with saved_student(self._store.url(self._store.in_student(students[-1], ""))) as folder:
+            model = head.from_pretrained(folder, use_safetensors=True, trust_remote_code=runs_code)
+            return model, transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_code)
+
+    def report(self) -> str:
+        """Write report.html anew from the files of the run; returns where it lies.
+
+        Raises:
+            StoreError: a file of the run cannot be read, or the report cannot be written.
+        """
+        return write_report(self._store)
+
+
+def _located(job: JobLike) -> contextlib.AbstractContextManager[None]:
+    """Errors name the job's file, if it has one."""
+    return located(job) if isinstance(job, str | Path) else contextlib.nullcontext()
+
+
+def _folder(config: RunConfig, out: str | Path | None) -> str:
+    return str(out) if out is not None else join(config.store, config.name)
+
+
+def _callbacks(on_event: Listener | None, on_note: Callable[[str], None] | None) -> "Callbacks":
+    from s3ray.launch.run import Callbacks
+
+    return Callbacks(on_event=on_event or _ignore, on_note=on_note or _ignore)
+
+
+def _ignore(_: object) -> None:
+    """Nobody listens."""
+
+
+def bring_ray_token() -> None:
+    """Clusters of Ray 2.60 ask for a token; Ray shows the one on this machine only in token mode, set before import."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or file.exists()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
