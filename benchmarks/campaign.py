@@ -8,7 +8,6 @@ decisions are the product's, what things take is assumed and stands in the resul
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from benchmarks.campaign_simulation import (
     CampaignSimulation,
     RunShape,
 )
-from benchmarks.provenance import provenance
+from benchmarks.provenance import keep_result
 from s3ray.campaign.sharing import Devices
 from s3ray.config.grid import Campaign, load_campaign
 from s3ray.storage.run_folder import RunStore
@@ -167,8 +166,6 @@ def main() -> None:
     options = parser.parse_args()
     simulated = [simulate(tokens_per_s) for tokens_per_s in TOKENS_PER_S]
     result = {
-        "schema": 1,
-        **provenance(),
         **measure(options.rows, options.seeds),
         "sim_busy_share": simulated[0]["busy_share"],
         "sim_by_speed": simulated,
@@ -183,9 +180,7 @@ def main() -> None:
             "tasks": TASKS,
         },
     }
-    if options.results:
-        options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    keep_result(options.results, result)
 
 
 if __name__ == "__main__":

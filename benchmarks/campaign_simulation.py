@@ -1,7 +1,7 @@
 """A campaign of many runs on many devices in virtual time: the product's own decisions, simulated engines and trainers.
 
 What decides is ``s3ray.campaign.sharing`` and the order of urgency of ``s3ray.campaign.run``; what is simulated is
-how long things take. Engines share a stage's work evenly and a stage ends ``TAIL_S`` after its last request was dealt.
+how long things take. Engines share a stage's work evenly and a stage ends ``TAIL_S`` after its last request was sent.
 An engine takes ``ENGINE_START_S`` to load and ``TAIL_S`` to answer what it holds when it has to leave; a student's
 workers take ``TRAINER_START_S`` to start. Only generating and training count as busy.
 """

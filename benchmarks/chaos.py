@@ -33,7 +33,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.journal import audit
 from benchmarks.processes import below
-from benchmarks.provenance import provenance
+from benchmarks.provenance import keep_result
 from s3ray.storage.run_folder import RunStore
 from tests.models import make_bert
 
@@ -289,8 +289,6 @@ def main() -> None:
     if options.train_schedules:
         totals.update(disturb_training(options, folder, hits))
     result = {
-        "schema": 1,
-        **provenance(),
         "engine": options.engine,
         "schedules": options.schedules,
         "train_schedules": options.train_schedules,
@@ -298,9 +296,7 @@ def main() -> None:
         "kills": dict(hits),
         **totals,
     }
-    if options.results:
-        options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    keep_result(options.results, result)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ request on a full-speed slot; no schedule is shorter. A late death alone costs u
 was lost begins anew: the first run is therefore done with several seeds, its keys are their medians, and
 ``efficiencies`` has them all. ``static_``: request index modulo engines; a dead engine's part
 waits for it. ``barrier_``: batches of 128, the next one when the last is wholly answered. ``driver_us_per_request`` is
-CPU time of one thread in ``settle``, ``report`` and ``deal``, without the source of requests, over the requests. Each
+CPU time of one thread in ``settle``, ``report`` and ``assign``, without the source of requests, over the requests. Each
 run has a process of its own, whose peak memory (interpreter included) is ``peak_rss_mb``.
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -33,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.provenance import provenance
+from benchmarks.provenance import keep_result
 from benchmarks.schedulers import BatchBarrier, StaticShards
 from benchmarks.simulation import TOKENS_PER_S, EngineShape, Scheduler, Simulation, Work
 from s3ray.generator.scheduling.dispatch import Dispatcher
@@ -112,27 +111,11 @@ def run_trial(trial: Trial) -> dict[str, float]:
 
 def trials(num_engines: int, num_requests: int, num_slots: int, seed: int) -> dict[str, Trial]:
     """What is run, by the prefix of its keys."""
-
-    def trial(scheduler: str, num: int, *, is_blind: bool = False) -> Trial:
-        return Trial(
-            scheduler=scheduler,
-            num_engines=num_engines,
-            num_requests=num,
-            num_slots=num_slots,
-            seed=seed,
-            is_blind=is_blind,
-        )
-
-    small = num_requests // 10
-    return {
-        "": trial("pull", num_requests),
-        "static_": trial("static", num_requests),
-        "barrier_": trial("barrier", num_requests),
-        "blind_": trial("pull", num_requests, is_blind=True),
-        "small_": trial("pull", small),
-        "small_static_": trial("static", small),
-        "small_barrier_": trial("barrier", small),
-    }
+    pull = Trial(scheduler="pull", num_engines=num_engines, num_requests=num_requests, num_slots=num_slots, seed=seed)
+    sizes = {"": pull, "small_": replace(pull, num_requests=num_requests // 10)}
+    names = {"": "pull", "static_": "static", "barrier_": "barrier"}
+    planned = {size + name: replace(sizes[size], scheduler=names[name]) for size in sizes for name in names}
+    return planned | {"blind_": replace(pull, is_blind=True)}
 
 
 def main() -> None:
@@ -166,10 +149,7 @@ def main() -> None:
                 flush=True,
             )
     parameters = {name: getattr(options, name) for name in ("engines", "requests", "slots", "seed", "repeats")}
-    result = {"schema": 1, **provenance(), **parameters, **measured}
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    keep_result(options.results, parameters | measured)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.journal import audit
 from benchmarks.processes import below
-from benchmarks.provenance import provenance
+from benchmarks.provenance import keep_result
 from s3ray.storage.run_folder import RunStore
 
 JOB = "jobs/quickstart.yaml"
@@ -119,8 +119,6 @@ def main() -> None:
     kills = run_with_kills(options.out, options.out.with_suffix(".log"))
     metrics = json.loads((options.out / "metrics.json").read_text(encoding="utf-8"))
     result = {
-        "schema": 1,
-        **provenance(),
         "kills": kills,
         "attempts": metrics["attempts"],
         "engines_lost": metrics["engines_lost"],
@@ -128,11 +126,9 @@ def main() -> None:
         "test": metrics["test"],
         **audit(options.out),
     }
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for kill in kills:
         print(f"killed {kill['killed']} during {kill['during']}")
-    print(json.dumps(result))
+    keep_result(options.results, result)
 
 
 if __name__ == "__main__":

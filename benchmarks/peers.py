@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -43,26 +43,12 @@ class Measured:
     num_cached_tokens: int | None = None
 
 
-class Peer(Protocol):
-    """Something that answers requests. Made from the config and all parts, which are then answered in their order."""
-
-    def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None: ...
-
-    def answer(self, part: Part) -> Measured:
-        """Answer every request of a part."""
-        ...
-
-    def limits(self) -> Mapping[str, Any] | None:
-        """The fields of ``EngineLimits`` that its engine resolved, where the peer tells them."""
-        ...
-
-    def close(self) -> None:
-        """Stop the engine."""
-        ...
-
-
 class PoolPeer:
-    """s3ray's pool of one engine, on a Ray of its own."""
+    """s3ray's pool of one engine, on a Ray of its own.
+
+    Every peer is made from the config and all parts, which it then answers in their order. ``limits`` gives the fields
+    of ``EngineLimits`` that its engine resolved, if the peer says.
+    """
 
     def __init__(self, config: RunConfig, parts: Sequence[Part]) -> None:
         start_local()
@@ -233,6 +219,7 @@ def _keep_answer(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("num_input_tokens", "num_generated_tokens", "generated_text")}
 
 
+Peer = PoolPeer | VLLMPeer | RayDataPeer
 PEERS: dict[str, type[Peer]] = {"pool": PoolPeer, "vllm": VLLMPeer, "ray_data": RayDataPeer}
 
 

@@ -10,7 +10,6 @@ their number costs, few fast ones how much one driver carries. The last line is 
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import psutil
 
 from benchmarks.processes import below
-from benchmarks.provenance import provenance
+from benchmarks.provenance import keep_result
 from benchmarks.stages import unjudged_stage
 from s3ray.cluster import node_facts, start_local
 from s3ray.config.job import RunConfig
@@ -155,8 +154,6 @@ def main() -> None:
     fastest = max(points, key=lambda point: point["requests_s"])
     unhindered = [point for point in points if point["efficiency"] >= 0.95]
     result = {
-        "schema": 1,
-        **provenance(),
         "slots": options.slots,
         "requests_s": fastest["requests_s"],
         "limit": limit_of(fastest, len(os.sched_getaffinity(0))),
@@ -164,8 +161,7 @@ def main() -> None:
         "actors_at_0_95": max((point["actors"] for point in unhindered), default=0),
         "points": points,
     }
-    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    keep_result(options.results, result)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The simpler ways to deal requests that the dispatcher is compared with. First come, first served, and no endgame."""
+"""The simpler schedulers that the dispatcher is compared with: first come, first served, and no endgame."""
 
 import math
 from collections import deque
 from collections.abc import Sequence
 
-from s3ray.generator.scheduling.dispatch import Deal, Loss
+from s3ray.generator.scheduling.dispatch import Assignment, Loss
 from s3ray.generator.scheduling.estimates import Expectations, Feedback
-from s3ray.generator.scheduling.ledger import Entry, Ledger
+from s3ray.generator.scheduling.ledger import Ledger, LedgerEntry
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
 from s3ray.types import EngineLimits, EngineStats
 
@@ -18,7 +18,7 @@ class StaticShards:
     """
 
     def __init__(self, num_shards: int) -> None:
-        self._shards = [deque[Entry]() for _ in range(num_shards)]
+        self._shards = [deque[LedgerEntry]() for _ in range(num_shards)]
         self._numbers: dict[str, int] = {}
         self._members: dict[str, Feedback] = {}
         self._ledger = Ledger()
@@ -31,7 +31,7 @@ class StaticShards:
         self._ledger.open(engine)
 
     def leave(self, engine: str, *, is_blamed: bool) -> Loss:
-        """An engine died; what it held is dealt again before any other."""
+        """An engine died; what it held is assigned again before any other."""
         del self._members[engine]
         lost = self._ledger.close(engine)
         for entry in reversed(lost):
@@ -54,30 +54,30 @@ class StaticShards:
         """Requests that an engine holds."""
         return self._ledger.num_held_by(engine)
 
-    def deal(self, engine: str, source: RequestSource) -> Deal:
+    def assign(self, engine: str, source: RequestSource) -> Assignment:
         """What an engine gets next."""
         feedback = self._members[engine]
         shard = self._shard(self._numbers[engine])
         self._draw(source, shard, math.ceil(feedback.capacity * feedback.allowance))
         room = self._room(feedback, self.num_in_flight(engine))
         entries = [shard.popleft() for _ in range(max(0, min(room, len(shard))))]
-        holding = self._ledger.holding(engine)
-        self._ledger.hand_out(holding, entries, feedback.position)
-        feedback.note_deal(len(holding.entries), is_full=bool(shard))
-        return Deal(requests=[(entry.request, entry.num_attempts) for entry in entries], cancel=[])
+        load = self._ledger.load_of(engine)
+        self._ledger.assign(load, entries, feedback.position)
+        feedback.note_assigned(len(load.entries), is_full=bool(shard))
+        return Assignment(requests=[(entry.request, entry.num_attempts) for entry in entries], cancel=[])
 
     def _room(self, feedback: Feedback, num_in_flight: int) -> int:
         """How many more requests an engine may get now."""
         return math.ceil(feedback.capacity * feedback.allowance) - num_in_flight
 
-    def _shard(self, number: int) -> deque[Entry]:
+    def _shard(self, number: int) -> deque[LedgerEntry]:
         return self._shards[number % len(self._shards)]
 
-    def _draw(self, source: RequestSource, shard: deque[Entry], num_held: int) -> None:
+    def _draw(self, source: RequestSource, shard: deque[LedgerEntry], num_held: int) -> None:
         """As far ahead as the dispatcher draws at the least."""
         num = MIN_AHEAD + (num_held - len(shard)) * len(self._shards)
         for request in source.take(num) if num > 0 else ():
-            self._shard(request.index).append(Entry(request, self._lengths.kind(request)))
+            self._shard(request.index).append(LedgerEntry(request, self._lengths.kind(request)))
 
 
 class BatchBarrier(StaticShards):

@@ -13,10 +13,9 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from s3ray.generator.scheduling.dispatch import Deal, Loss
-from s3ray.generator.scheduling.queue import RequestSource
+from benchmarks.schedulers import StaticShards
+from s3ray.generator.scheduling.dispatch import Assignment, Dispatcher
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 TOKENS_PER_S = 40.0
@@ -92,12 +91,12 @@ class _Engine:
         self._busy_s = 0.0
         self._busy_since = 0.0
 
-    def accept(self, now: float, deal: Deal) -> float:
-        """Take a deal; returns when the answer is ready."""
+    def accept(self, now: float, assignment: Assignment) -> float:
+        """Take an assignment; returns when the answer is ready."""
         self._advance(now, None)
-        for index in deal.cancel:
+        for index in assignment.cancel:
             self._give_up(index, now)
-        self._queue.extend(request.index for request, _ in deal.requests)
+        self._queue.extend(request.index for request, _ in assignment.requests)
         self._fill(now)
         under_way = len(self._running) + len(self._queue)
         return self._advance(now + REPLY_AFTER_S, max(1, under_way // 5)) if under_way else now
@@ -166,34 +165,7 @@ class Result:
         return self.ideal_s / self.makespan_s
 
 
-class Scheduler(Protocol):
-    """Who gets which request: ``Dispatcher``, or what it is compared with."""
-
-    def join(self, engine: str, limits: EngineLimits) -> None:
-        """See ``Dispatcher.join``."""
-        ...
-
-    def leave(self, engine: str, *, is_blamed: bool) -> Loss:
-        """See ``Dispatcher.leave``."""
-        ...
-
-    def report(self, engine: str, stats: EngineStats) -> None:
-        """See ``Dispatcher.report``."""
-        ...
-
-    def settle(
-        self, engine: str, indexes: Sequence[int], *, prompt_tokens: Sequence[int], output_tokens: Sequence[int]
-    ) -> list[bool] | None:
-        """See ``Dispatcher.settle``."""
-        ...
-
-    def num_in_flight(self, engine: str) -> int:
-        """See ``Dispatcher.num_in_flight``."""
-        ...
-
-    def deal(self, engine: str, source: RequestSource) -> Deal:
-        """See ``Dispatcher.deal``."""
-        ...
+Scheduler = Dispatcher | StaticShards
 
 
 class Simulation:
@@ -233,7 +205,7 @@ class Simulation:
         return Result(makespan_s=now, ideal_s=ideal_s, driver_s=self._driver_s, num_attempts=self._num_attempts)
 
     def _exchange(self, now: float, number: int, engine: _Engine, *, is_answer: bool) -> None:
-        """An answer arrives at the driver and brings the next deal, or an idle engine asks again."""
+        """An answer arrives at the driver and brings the next assignment, or an idle engine asks again."""
         finished, stats = engine.answer(now - LATENCY_S) if is_answer else ([], None)
         lengths = [self._work.lengths[index] for index in finished]
         before = self._work.seconds
@@ -245,14 +217,14 @@ class Simulation:
             self._scheduler.report(engine.name, stats)
         else:
             ends = None
-        deal = self._scheduler.deal(engine.name, self._work)
+        assignment = self._scheduler.assign(engine.name, self._work)
         self._driver_s += time.thread_time() - started - (self._work.seconds - before)
         for place, index in enumerate(finished):
             if ends is None or ends[place]:
                 self._end(index)
-        self._num_attempts += len(deal.requests)
-        if deal.cancel or self._scheduler.num_in_flight(engine.name):
-            ready = engine.accept(now + LATENCY_S, deal)
+        self._num_attempts += len(assignment.requests)
+        if assignment.cancel or self._scheduler.num_in_flight(engine.name):
+            ready = engine.accept(now + LATENCY_S, assignment)
             self._plan(ready + LATENCY_S, number, is_answer=True)
         else:
             self._plan(now + ASK_AGAIN_S, number, is_answer=False)

@@ -17,33 +17,13 @@ The last line is a JSON object.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.processes import run_peer
+from benchmarks.provenance import keep_result
 from benchmarks.student_peers import MODEL, PEERS, TASK
-
-LIMIT_S = 1800.0
-
-
-def run_peer(peer: str, seed: int, settings: dict[str, int]) -> dict[str, Any]:
-    """One training in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="s3ray-student-") as folder:
-        report, log = Path(folder) / "report.json", Path(folder) / "log"
-        options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-        command = [sys.executable, "-m", "benchmarks.student_peers", peer, "--seed", str(seed), *options]
-        with log.open("w") as sink:
-            whole = [*command, "--out", str(report)]
-            ended = subprocess.run(whole, stdout=sink, stderr=sink, timeout=LIMIT_S, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{peer} ended with code {ended.returncode}:\n{log.read_text(errors='replace')[-5000:]}")
-        content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-        return content
 
 
 def samples_s(run: dict[str, Any], num_rows: int) -> float:
@@ -84,21 +64,14 @@ def main() -> None:
     for seed in range(options.repeats):
         order = [*PEERS][seed % len(PEERS) :] + [*PEERS][: seed % len(PEERS)]
         for peer in order:
-            run = run_peer(peer, seed, settings)
+            options_of = {"seed": seed, **settings}
+            flags = [str(part) for name, value in options_of.items() for part in (f"--{name}", value)]
+            run = run_peer("benchmarks.student_peers", peer, flags)
             runs[peer].append(run)
             speed = samples_s(run, options.rows)
             print(f"seed {seed}, {peer}: {speed:.1f} samples/s, test {run['test']:.3f}", flush=True)
-    result = {
-        "schema": 1,
-        **provenance(),
-        "task": TASK,
-        "model": MODEL,
-        **settings,
-        **summarise(runs, options.rows),
-        "runs": runs,
-    }
-    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    summary = summarise(runs, options.rows)
+    keep_result(options.results, {"task": TASK, "model": MODEL, **settings, **summary, "runs": runs})
 
 
 if __name__ == "__main__":

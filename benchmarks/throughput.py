@@ -13,38 +13,19 @@ who sorts the rows by context first. The last line is a JSON object.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.processes import run_peer
+from benchmarks.provenance import keep_result
 from benchmarks.workload import BATCH, NUM_VARIANTS, engine_environment, make_config
 
 PARTS = {"pool": ("uneven", "prefix"), "vllm": ("uneven",), "ray_data": ("uneven", "prefix", "sorted")}
-LIMIT_S = 1800.0
 TOLERANCE = 0.03  # of the output tokens: sums of bfloat16 depend on the batch, and so a few texts end elsewhere
 
 Report = dict[str, Any]
-
-
-def run_peer(peer: str, num_requests: int) -> Report:
-    """Start one peer in a process of its own and read its report."""
-    with tempfile.TemporaryDirectory(prefix="s3ray-throughput-") as folder:
-        report, log = Path(folder) / "report.json", Path(folder) / "log"
-        options = ["--requests", str(num_requests), "--out", str(report)]
-        command = [sys.executable, "-m", "benchmarks.peers", peer, *PARTS[peer], *options]
-        environment = os.environ | engine_environment(make_config())
-        with log.open("w") as sink:
-            ended = subprocess.run(command, stdout=sink, stderr=sink, env=environment, timeout=LIMIT_S, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{peer} ended with code {ended.returncode}:\n{log.read_text(errors='replace')[-5000:]}")
-        content: Report = json.loads(report.read_text(encoding="utf-8"))
-        return content
 
 
 def check(runs: dict[str, list[Report]]) -> None:
@@ -109,20 +90,13 @@ def main() -> None:
     for repeat in range(options.repeats):
         order = [*PARTS][repeat % len(PARTS) :] + [*PARTS][: repeat % len(PARTS)]
         for peer in order:
-            runs[peer].append(run_peer(peer, options.requests))
+            flags = [*PARTS[peer], "--requests", str(options.requests)]
+            runs[peer].append(run_peer("benchmarks.peers", peer, flags, engine_environment(make_config())))
             speeds = ", ".join(f"{part} {tok_s(runs[peer][-1:], part)[0]:.1f} tok/s" for part in PARTS[peer])
             print(f"repetition {repeat + 1}, {peer}: {speeds}", flush=True)
     check(runs)
-    result = {
-        "schema": 1,
-        **provenance(),
-        **summarise(runs),
-        "limits": runs["pool"][0]["limits"],
-        "runs": runs,
-    }
-    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print_table(runs)
-    print(json.dumps(result))
+    keep_result(options.results, {**summarise(runs), "limits": runs["pool"][0]["limits"], "runs": runs})
 
 
 if __name__ == "__main__":

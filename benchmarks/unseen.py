@@ -50,8 +50,8 @@ def answers(run: GridRun, store: RunStore, task: Task, rows: Sequence[Example]) 
     folder = store.path(store.in_student(max(store.students()), "config.json")).parent
     ranks = SingleProcess()
     student = load_student(run.config.student.model_copy(update={"model": str(folder)}), task, ranks.device)
-    told = predict(student, rows, ranks)
-    right = [float(answer.text == row.label) for answer, row in zip(told, rows, strict=True)]
+    given = predict(student, rows, ranks)
+    right = [float(answer.text == row.label) for answer, row in zip(given, rows, strict=True)]
     return Answers(ids=tuple(row.id for row in rows), scores=np.array(right, dtype=np.float64))
 
 
@@ -66,13 +66,13 @@ def compare_unseen(campaign: Path, task_name: str, data: str) -> list[dict[str, 
         if not runs:
             continue
         rows = unseen_rows(task, data, runs[0].config.gold, stores[runs[0].name])
-        told = {run.cell["strategy"]: answers(run, stores[run.name], task, rows) for run in runs}
-        draws = redraw_rows("accuracy", told, task_name)
-        for method, own in told.items():
+        given = {run.cell["strategy"]: answers(run, stores[run.name], task, rows) for run in runs}
+        draws = redraw_rows("accuracy", given, task_name)
+        for method, own in given.items():
             entry: dict[str, Any] = {"seed": seed, "method": method, "rows": len(rows)}
             entry["score"] = float(own.scores.mean())
-            if grid.reference in told and method != grid.reference:
-                entry["lead"] = float(told[grid.reference].scores.mean()) - entry["score"]
+            if grid.reference in given and method != grid.reference:
+                entry["lead"] = float(given[grid.reference].scores.mean()) - entry["score"]
                 entry["interval"] = interval(draws[grid.reference] - draws[method])
             found.append(entry)
     return found

@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and what its nodes have."""
+"""Joining or starting a Ray cluster, and reading what its nodes have."""
 
 import contextlib
 import os

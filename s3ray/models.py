@@ -1,10 +1,11 @@
-"""Where a model's weights are: hub ids, folders, GGUF files, and weights that an installed package carries.
+"""Finding a model's weights: hub ids, folders, GGUF files, and weights inside installed packages.
 
-What comes out is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
+The result is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
 safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache, named
 by the file's sha256, so that it is whole or absent whoever else converts it at the same moment.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,18 @@ from s3ray.storage.local import put_in_place
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
+_CHAT_HINT = "Use an instruction-tuned model, or the completion style."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _PLACES_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-"""Model types that count places from ``pad_token_id + 1``, so that they read fewer tokens than they have places."""
+"""Model types whose positions begin at ``pad_token_id + 1``, so that they read fewer tokens than they have."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
-
-Problem = Callable[[str, str], InputError]
-"""Makes the error from a problem and a way out; knows field, value and file already."""
 
 
 def resolve_model(model: str) -> str:
-    """Turn what a job file names into what ``from_pretrained`` takes.
+    """Turn the model named in a job into what ``from_pretrained`` takes.
 
     A hub id comes back unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
     converted first where the cache does not have it (about 20 s for 135M parameters).
@@ -46,8 +45,8 @@ def resolve_model(model: str) -> str:
         InputError: there is no such folder, file or package, or it carries no weights.
         RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
     """
-    problem = _problem_of(model, "model")
-    place = _locate(model, problem)
+    with _named(model, "model"):
+        place = _locate(model)
     if place is None:
         return model
     return str(convert_once(place, _cache_root(), _convert) if place.is_file() else place)
@@ -61,7 +60,8 @@ def local_weights(model: str) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    place = _locate(model, _problem_of(model, "model"))
+    with _named(model, "model"):
+        place = _locate(model)
     config = try_to_load_from_cache(model, "config.json") if place is None else None
     return Path(config).parent if isinstance(config, str) else place
 
@@ -83,24 +83,24 @@ def check_model(
     Raises:
         InputError: with the way out.
     """
-    problem = _problem_of(model, field)
-    place = _locate(model, problem)
-    if place is None:
-        place = _cached_snapshot(model, problem)
-    if place is None:
-        return
-    if place.is_file():
-        _check_gguf(place, needs_chat_template, problem)
-        return
-    config = _read_json(place / "config.json", problem)
-    _check_weights(place, problem)
-    if needs_tokenizer and not any((place / name).is_file() for name in _TOKENIZER_FILES):
-        raise problem("the folder has no tokenizer", f"Put one of {', '.join(_TOKENIZER_FILES)} beside config.json.")
-    if needs_chat_template and not _has_chat_template(place, problem):
-        raise problem("the tokenizer has no chat template", "Use an instruction-tuned model, or the completion style.")
-    room = _room(config)
-    if max_length is not None and room is not None and max_length > room:
-        raise problem(f"reads at most {room} tokens, and {max_length} are asked for", f"Ask for {room} at most.")
+    with _named(model, field):
+        place = _locate(model) or _cached_snapshot(model)
+        if place is None:
+            return
+        if place.is_file():
+            _check_gguf(place, needs_chat_template)
+            return
+        config = _read_json(place / "config.json")
+        _check_weights(place)
+        if needs_tokenizer and not any((place / name).is_file() for name in _TOKENIZER_FILES):
+            hint = f"Put one of {', '.join(_TOKENIZER_FILES)} beside config.json."
+            raise InputError("the folder has no tokenizer", hint=hint)
+        if needs_chat_template and not _has_chat_template(place):
+            raise InputError("the tokenizer has no chat template", hint=_CHAT_HINT)
+        room = _room(config)
+        if max_length is not None and room is not None and max_length > room:
+            problem = f"reads at most {room} tokens, and {max_length} are asked for"
+            raise InputError(problem, hint=f"Ask for {room} at most.")
 
 
 def _room(config: dict[str, Any]) -> int | None:
@@ -123,39 +123,44 @@ def make_tokenizer_portable(folder: Path) -> None:
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _problem_of(model: str, field: str) -> Problem:
-    def problem(text: str, hint: str) -> InputError:
-        return InputError(text, field=field, value=repr(model), hint=hint)
+@contextlib.contextmanager
+def _named(model: str, field: str) -> Iterator[None]:
+    """Name the setting and its value in every ``InputError`` from the block."""
+    try:
+        yield
+    except InputError as error:
+        error.field, error.value = field, repr(model)
+        raise
 
-    return problem
 
-
-def _locate(model: str, problem: Problem) -> Path | None:
+def _locate(model: str) -> Path | None:
     """The folder or GGUF file that a model names; None for a hub id."""
     if model.startswith(PACKAGE):
-        return _in_package(model.removeprefix(PACKAGE), problem)
+        return _in_package(model.removeprefix(PACKAGE))
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise problem("is a file, but no GGUF file", "Name a .gguf file, or the folder that holds config.json.")
+            raise InputError(
+                "is a file, but no GGUF file", hint="Name a .gguf file, or the folder that holds config.json."
+            )
         return path.resolve()
     if model.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        raise problem("there is no such file or folder", "Check the path; every node must have it.")
+        raise InputError("there is no such file or folder", hint="Check the path; every node must have it.")
     if not _HUB_ID.fullmatch(model):
-        raise problem(
-            "is neither a path nor a hub id", "A hub id looks like `org/name`; a package like `package:NAME`."
+        raise InputError(
+            "is neither a path nor a hub id", hint="A hub id looks like `org/name`; a package like `package:NAME`."
         )
     return None
 
 
-def _in_package(name: str, problem: Problem) -> Path:
+def _in_package(name: str) -> Path:
     """The one GGUF file or model folder among a distribution's files; its code is not imported."""
     try:
         listed = importlib.metadata.files(name)
     except importlib.metadata.PackageNotFoundError:
-        raise problem(f"no package `{name}` is installed here", f"pip install {name}") from None
+        raise InputError(f"no package `{name}` is installed here", hint=f"pip install {name}") from None
     files = [Path(str(file.locate())) for file in listed or ()]
     folders = {file.parent for file in files if file.suffix == ".safetensors"}
     found = sorted(
@@ -164,87 +169,89 @@ def _in_package(name: str, problem: Problem) -> Path:
     )
     if len(found) != 1:
         what = ", ".join(str(place) for place in found) or "none"
-        raise problem(
+        raise InputError(
             f"package `{name}` does not carry exactly one model ({what})",
-            "Name the folder with config.json and safetensors, or the .gguf file, by its path.",
+            hint="Name the folder with config.json and safetensors, or the .gguf file, by its path.",
         )
     if not found[0].exists():
-        raise problem(f"package `{name}` lacks {found[0]}", f"pip install --force-reinstall {name}")
+        raise InputError(f"package `{name}` lacks {found[0]}", hint=f"pip install --force-reinstall {name}")
     return found[0].resolve()
 
 
-def _cached_snapshot(model: str, problem: Problem) -> Path | None:
+def _cached_snapshot(model: str) -> Path | None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     if not constants.HF_HUB_OFFLINE:
         return None
     config = try_to_load_from_cache(model, "config.json")
     if not isinstance(config, str):
-        raise problem(
+        raise InputError(
             "is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it",
-            f"Run `hf download {model}` where the hub can be reached, or name a folder.",
+            hint=f"Run `hf download {model}` where the hub can be reached, or name a folder.",
         )
     return Path(config).parent
 
 
-def _read_json(path: Path, problem: Problem) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise problem(f"the folder has no {path.name}", "Name the folder that `save_pretrained` wrote.")
+        raise InputError(f"the folder has no {path.name}", hint="Name the folder that `save_pretrained` wrote.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise problem(f"{path.name} is not valid JSON: {error}", "Fetch the model again.") from error
+        raise InputError(f"{path.name} is not valid JSON: {error}", hint="Fetch the model again.") from error
     if not isinstance(content, dict):
-        raise problem(f"{path.name} holds no settings", "Fetch the model again.")
+        raise InputError(f"{path.name} holds no settings", hint="Fetch the model again.")
     return content
 
 
-def _check_weights(folder: Path, problem: Problem) -> None:
+def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = _shards(_read_json(index, problem).get("weight_map"))
+        shards = _shards(_read_json(index).get("weight_map"))
         strange = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if strange:
             hint = "An index names .safetensors files beside it. Fetch the model again, from somewhere that you trust."
-            raise problem(f"{index.name} names what are no weights of this folder: {', '.join(strange[:3])}", hint)
+            raise InputError(
+                f"{index.name} names what are no weights of this folder: {', '.join(strange[:3])}", hint=hint
+            )
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
-            raise problem(f"weights are missing: {', '.join(missing)}", "Fetch the model again.")
+            raise InputError(f"weights are missing: {', '.join(missing)}", hint="Fetch the model again.")
     elif not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")):
-            raise problem(
+            raise InputError(
                 "holds its weights only as pickle (.bin), which can run code when it is read",
-                "Load it once where you trust it and `save_pretrained` it again: that writes safetensors.",
+                hint="Load it once where you trust it and `save_pretrained` it again: that writes safetensors.",
             )
-        raise problem("the folder has no safetensors weights", "Name the folder that `save_pretrained` wrote.")
+        raise InputError("the folder has no safetensors weights", hint="Name the folder that `save_pretrained` wrote.")
 
 
 def _shards(weight_map: object) -> set[str]:
     return {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
-def _has_chat_template(folder: Path, problem: Problem) -> bool:
+def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(_read_json(settings, problem).get("chat_template"))
+    return settings.is_file() and bool(_read_json(settings).get("chat_template"))
 
 
-def _check_gguf(path: Path, needs_chat_template: bool, problem: Problem) -> None:
+def _check_gguf(path: Path, needs_chat_template: bool) -> None:
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise problem(f"reading GGUF needs the package `{package}`", "pip install 's3ray[gguf]'")
+            raise InputError(f"reading GGUF needs the package `{package}`", hint="pip install 's3ray[gguf]'")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise problem("is not a GGUF file", "Fetch the file again.")
+            raise InputError("is not a GGUF file", hint="Fetch the file again.")
     if not needs_chat_template:
         return
     try:
         has_one = _gguf_has_chat_template(path, path.stat().st_mtime_ns)
     except Exception as error:  # the reader raises whatever it stumbles over
-        raise problem(f"is not a GGUF file that can be read: {error}", "Fetch the file again.") from error
+        raise InputError(f"is not a GGUF file that can be read: {error}", hint="Fetch the file again.") from error
     if not has_one:
-        raise problem("the file has no chat template", "Use an instruction-tuned model, or the completion style.")
+        raise InputError("the file has no chat template", hint=_CHAT_HINT)
 
 
 @functools.cache
@@ -302,9 +309,9 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def model_identity(model: str) -> str:
-    """A local model by its content, not by its place: name, and a hash of its configuration and its files' sizes.
+    """Identify a local model by content, not by path: its name, and a hash of its configuration and file sizes.
 
-    Any other model goes by its name.
+    Any other model is identified by its name.
     """
     place = Path(model)
     if not place.exists():

@@ -47,7 +47,7 @@ def _masked(value: Any, hidden: Sequence[str]) -> Any:
 
 
 def secret_in(text: str) -> str:
-    """What a text holds that it should not, in words; empty: nothing."""
+    """A description of the first secret found in a text; empty if there is none."""
     for name, value in secrets().items():
         if value in text:
             return f"the value of the environment variable {name}"

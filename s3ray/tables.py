@@ -1,6 +1,7 @@
-"""How outcomes travel and lie on disk: Arrow tables, a row per request, made in the actor and journalled as they come.
+"""Arrow tables of outcomes, examples, mistakes and answers: the form in which they are sent and stored.
 
-The driver looks at columns; it makes a Python object of a row only when the row's turn to be judged has come.
+Tables of outcomes are made in the actors, one row per request. The driver reads their columns, and makes a Python
+object of a row only when it is that row's turn to be judged.
 """
 
 from collections import Counter
@@ -46,7 +47,7 @@ OUTCOME_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What a pool hands to the journal at once: outcomes (``OUTCOME_SCHEMA``), and what each engine told."""
+    """A batch that a pool returns: outcomes (``OUTCOME_SCHEMA``), and the latest report of each engine."""
 
     table: pa.Table
     engines: Mapping[str, EngineReport]
@@ -77,7 +78,7 @@ def outcomes_from_table(table: pa.Table) -> Iterator[Outcome]:
 
 
 def count_outcomes(table: pa.Table) -> dict[str, Any]:
-    """What a chunk of outcomes comes to: rows by status and reason, and tokens."""
+    """Counts of a chunk of outcomes: rows by status and reason, and tokens."""
     ended = Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
     by_status = {status: {reason: num for (of, reason), num in ended.items() if of == status} for status in _STATUS}
     tokens = {name.removeprefix("num_"): pc.sum(table[name]).as_py() or 0 for name in _TOKENS}
@@ -177,4 +178,4 @@ PROBE_SCHEMA = pa.schema(
 )
 """``target_probability`` is what the student gives to the row's own label or to its first reference answer (first times
 last token, in the best window), ``probabilities`` to each label (empty for span tasks), ``features`` are what its head
-reads (``student.probe``)."""
+reads (``student.evaluate``)."""

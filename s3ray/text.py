@@ -1,13 +1,10 @@
-"""Progress for people who watch a run: a live table on a terminal, plain lines in a log.
-
-Invariant: shows only what the events say, so that a resumed run shows the same as an undisturbed one.
-"""
+"""How numbers are written in messages, tables and reports: durations, counts, scores."""
 
 from collections.abc import Mapping
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``35 s``, ``4 min 10 s``, ``2 h 05 min``."""
+    """Seconds in words: ``35 s``, ``4 min 10 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

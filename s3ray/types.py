@@ -39,14 +39,14 @@ class RejectionReason(StrEnum):
 class FailureReason(StrEnum):
     """Why a request never became a generation. The list is closed, and each reason has an action before it is final.
 
-    A lost engine is no reason by itself: what it held is asked again elsewhere, and alone once it was in flight at two
-    deaths.
+    The loss of an engine is no reason by itself: its requests are asked again of other engines. A request that was in
+    flight at two such deaths is then asked alone.
     """
 
     REFUSED_BY_ENGINE = "refused_by_engine"  # final at once: the engine will refuse it again
-    TIMEOUT = "timeout"  # asked once more, elsewhere where there is an elsewhere
+    TIMEOUT = "timeout"  # asked once more before, of another engine if there is one
     POISON = "poison"  # was in flight at two deaths, then ended an engine when it ran alone
-    ERROR = "error"  # final at once: rendering or reading it fails the same way again
+    ERROR = "error"  # final at once: rendering or reading it would fail in the same way again
 
 
 class OutcomeStatus(StrEnum):
@@ -105,7 +105,7 @@ class Mistake:
 
 
 class GenerationRequest(NamedTuple):
-    """What to write, not how to word it: the actor renders the prompt from the task's template.
+    """What to write, not how to word it: the actor renders the prompt from the template of the task.
 
     ``template`` names the prompt of the task (``seed``, ``extrapolate``, a note's); ``index`` is the place in the
     stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
@@ -113,8 +113,8 @@ class GenerationRequest(NamedTuple):
     tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
     description of such mistakes, ``shown`` other examples for the prompt, ``near`` the given fields of another row that
     are most like ``context``, ``max_tokens`` a limit of its own instead of the job's. ``served_task`` names the prompts
-    and rules that the actor takes, where several runs share its engine. A tuple, because millions of them travel
-    (``generator.wire``).
+    and rules that the actor takes, where several runs share its engine. A tuple, because millions of them are
+    sent (``generator.actor.pack``).
     """
 
     id: str
@@ -140,16 +140,16 @@ class GenerationRequest(NamedTuple):
 
 
 NOT_YET = GenerationRequest(id="", index=-1, stage="", round=-1, template="", group="", seed=0)
-"""Stands in a stage's sequence where the next request is not known for now; it takes no place and is never sent."""
+"""In the sequence of a stage: the next request is not known yet. It takes no position and is never sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A rendered prompt: chat messages (``system`` may be empty) or, for base and tiny models, a text to continue.
 
-    Exactly one of ``user`` and ``text`` is set. With ``choices`` the answer is one of them, and wanted are their
-    probabilities. ``stop`` are strings at which the completion ends; what one says beyond
-    quotes and white space stays (``". "`` leaves the full stop).
+    Exactly one of ``user`` and ``text`` is set. With ``choices`` the answer is one of them, and the engine is asked for
+    their probabilities. ``stop`` are strings at which the completion ends; the punctuation of the one that was matched
+    is kept, without quotes and whitespace (``". "`` leaves the full stop).
     """
 
     user: str | None = None
@@ -186,22 +186,20 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A generation that cannot be used, and why; ``detail`` is for people."""
+    """A generation that cannot be used, and why; ``detail`` is human-readable."""
 
     reason: RejectionReason
     detail: str = ""
 
 
 class Outcome(NamedTuple):
-    """How one request ended at an engine, as it is journalled.
+    """How one request ended at an engine, as it is written to the journal.
 
     ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
     can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
-    order of ``index``, by the checks that need its neighbours (duplicates, copies of gold, the target).
-    ``label_probabilities`` is
-    the probability that the generator itself gives to each label of what it wrote, where it was asked.
-    Token counts cover every try, ``seconds`` the time at the engine that answered. A tuple, because millions of them
-    become Arrow columns and back (``outcomes``).
+    order of ``index``, by the checks that need other rows (duplicates, copies of gold, quotas). ``label_probabilities``
+    are what the generator itself gives to each label, if it was asked. Token counts cover every try, ``seconds`` the
+    time at the engine that answered. A tuple, because millions of them become Arrow columns and back (``tables``).
     """
 
     request_id: str
@@ -223,7 +221,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The limits that an engine resolved, and its device; ``device_name`` is its maker's, empty where not known."""
+    """The limits that an engine resolved, and its device; ``device_name`` is the model name, empty if unknown."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -239,9 +237,9 @@ class EngineStats:
     """What an engine reports of itself.
 
     ``num_running`` and ``num_waiting`` are sequences at this moment, ``kv_use`` the share of the KV cache in use (0 to
-    1); the other counts and ``busy_s`` (time with a request under way) have grown since its start. Of an endpoint,
-    ``num_replies`` counts what it said, errors too: a sign of life. ``capacity`` is how many sequences the engine wants
-    at once, where that moves (an endpoint that answers 429); None means its resolved limit.
+    1); the other counts and ``busy_s`` (seconds with a request under way) accumulate from its start. ``num_replies``
+    counts all answers of an endpoint, also errors, as a sign of life. ``capacity`` is how many sequences the engine
+    wants at once, if that changes (an endpoint that answers 429); None means its resolved limit.
     """
 
     num_running: int = 0
@@ -258,12 +256,12 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """What an engine tells with a chunk: the chunk's ``rows`` and ``output_tokens``, and how it is at that moment.
+    """An engine's part in a chunk (``rows`` and ``output_tokens``), and its state at that moment.
 
-    ``running`` and ``waiting`` are sequences, ``kv_use`` is from 0 to 1; ``prompt_tokens``, ``cached_tokens``,
-    ``preemptions`` and ``busy_s`` (seconds with a request under way) have grown since its process started, which was
-    its ``restarts``-th restart. ``own_busy_s``, where runs share the engine, is what this chunk cost of its newly busy
-    seconds; None where the engine is the run's own.
+    ``running`` and ``waiting`` are sequences, ``kv_use`` is from 0 to 1. ``prompt_tokens``, ``cached_tokens``,
+    ``preemptions`` and ``busy_s`` (seconds with a request under way) accumulate from the start of its process, after
+    ``restarts`` restarts. ``own_busy_s`` is the run's share of the engine's busy seconds since the last chunk if runs
+    share the engine, else None.
     """
 
     rows: int = 0
@@ -298,10 +296,11 @@ class StudentJob:
     """One student to train from the base checkpoint, as paths that every worker can reach.
 
     The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on ``mine_path``,
-    and scored on ``test_path`` where that is given (the last student's alone). Files are example tables
-    (``dataset.table_from_examples``). The folder ``output`` receives model and tokenizer. ``checker`` is the folder of
-    a student trained on gold, by whose word rows are weighed (``student.weigh``). ``probes`` are example tables by
-    name; how the student sees each is written to ``probes/NAME.parquet`` in ``output`` (``probes.PROBE_SCHEMA``).
+    and it is scored on ``test_path`` if that is given (for the last student only). Files are example tables
+    (``tables.table_from_examples``). The folder ``output`` receives model and tokenizer. ``checker`` is the folder of a
+    student trained on gold, by whose probabilities rows are weighed (``student.weigh``). ``probes`` are example tables
+    by name; what the student predicts for each is written to ``probes/NAME.parquet`` in ``output``
+    (``tables.PROBE_SCHEMA``).
     """
 
     round: int
@@ -327,7 +326,7 @@ class EpochReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a student answered to one example: label name or text, its probability, and the deciding metric of it."""
+    """A student's answer to one example: label name or text, its probability, and the main metric of this row."""
 
     id: str
     predicted: str
@@ -337,9 +336,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentResult:
-    """A trained student: scores, and where the seconds went (``start``, ``train``, ``score``). Mistakes lie on disk.
+    """A trained student: its scores, and the seconds of each phase (``start``, ``train``, ``score``).
 
-    Seconds count from the last start of the workers; what a worker's death took is in ``start``.
+    ``train`` and ``score`` count from the last start of the workers; the time that a worker's death cost is in
+    ``start``. Mistakes lie on disk.
     """
 
     round: int
@@ -355,7 +355,7 @@ class StudentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReport:
-    """What became of a round's requests. ``requested = accepted + sum(rejected) + sum(failed)``, or it is refused."""
+    """How the requests of a round ended; ``requested = accepted + sum(rejected) + sum(failed)`` is enforced."""
 
     round: int
     requested: int

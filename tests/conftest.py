@@ -19,7 +19,6 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so often Ray Train looks whether a training has ended
     "VLLM_NO_USAGE_STATS": "1",
 }
 

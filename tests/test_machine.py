@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3ray.errors import DeviceMemoryError
-from s3ray.machine import LIMIT_S, MemoryWatch, cpu_flags, cpu_name, has_bfloat16, student_bytes, wait_for_memory
+from s3ray.machine import LIMIT_S, cpu_flags, cpu_name, has_bfloat16, student_bytes, wait_for_memory
 
 GIB = 2**30
 
@@ -28,8 +28,8 @@ class Card:
         self.now += seconds
 
     def wait(self, needed_gib: float) -> None:
-        watch = MemoryWatch(who="a student", where="cuda:0 on node-7", needed=int(needed_gib * GIB), started=0.0)
-        wait_for_memory(watch, self.read, clock=lambda: self.now, sleep=self.sleep)
+        needed = int(needed_gib * GIB)
+        wait_for_memory("a student", "cuda:0 on node-7", needed, self.read, clock=lambda: self.now, sleep=self.sleep)
 
 
 def test_a_free_card_is_not_waited_for() -> None:

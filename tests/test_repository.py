@@ -1,4 +1,4 @@
-"""The tree itself: what lies where, how long it is, what travels between processes, and that every test is run."""
+"""The tree itself: what lies where, how long it is, how typed, what travels between processes, which tests are run."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ import subprocess
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,30 @@ TOP_LEVEL = {
 # One file is one idea that can be read in one sitting; one function fits a screen, docstring included.
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
+# A smaller module with one importer is a splinter of it, not an idea: put it there, or say here why it stands alone.
+MIN_LINES_OF_A_SPLINTER = 60
+# Readers look for these by their name: one strategy, kind of task or engine a file.
+FOLDERS_OF_ONE_THING_A_FILE = ("s3ray/strategies", "s3ray/tasks", "s3ray/generator/engines")
+SMALL_WITH_A_REASON: dict[str, str] = {}
+# Folders of tests that are about something else than a folder of s3ray/.
+TESTS_OF_THE_WHOLE = {
+    *("contract", "engine", "cluster", "browser", "security", "docs", "cluster_files"),
+    "recorded",  # run folders that earlier commits wrote
+}
+# Events and metrics are classes. Plain values of any kind stand only where they are written or read.
+FILES_OF_EVENTS = (
+    "s3ray/telemetry/events.py",
+    "s3ray/monitor/metrics.py",
+    "s3ray/monitor/run_view.py",
+    "s3ray/monitor/accounting.py",
+)
+PLAIN_WITH_A_REASON = {
+    "s3ray/telemetry/events.py: event_to_dict": "a line of events.jsonl",
+    "s3ray/telemetry/events.py: event_from_dict": "a line of events.jsonl",
+    "s3ray/monitor/metrics.py: as_dict": "metrics.json as it is written",
+    "s3ray/monitor/metrics.py: _identity": "fingerprint.json as it is",
+    "s3ray/monitor/metrics.py: per_engine": "config.yaml of any version",
+}
 
 
 def _ours() -> list[str]:
@@ -58,6 +82,91 @@ def test_files_and_functions_are_short() -> None:
                 if num_lines > MAX_FUNCTION_LINES:
                     too_long.append(f"{path.relative_to(ROOT)}: {node.name} has {num_lines} lines")
     assert not too_long
+
+
+def _imported(path: Path, modules: Mapping[str, Path]) -> set[str]:
+    """The modules of s3ray that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in inner}
+    return found & modules.keys()
+
+
+def test_no_small_module_has_a_single_importer() -> None:
+    paths = {path.relative_to(ROOT): path for path in _sources("s3ray")}
+    modules = {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in paths.items()}
+    imports = [(path, _imported(path, modules)) for path in modules.values()]
+    splinters = set()
+    for module, path in modules.items():
+        name = str(path.relative_to(ROOT))
+        if path.name == "__init__.py" or name.startswith(FOLDERS_OF_ONE_THING_A_FILE):
+            continue
+        num_importers = sum(module in imported for importer, imported in imports if importer != path)
+        if num_importers <= 1 and path.read_text().count("\n") < MIN_LINES_OF_A_SPLINTER:
+            splinters.add(name)
+    assert splinters == set(SMALL_WITH_A_REASON)
+
+
+def _annotations(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Parameters, results and fields: the function that one belongs to ("": a field), its name, its type as written."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            typed = [(each.arg, each.annotation) for each in parameters] + [(node.name, node.returns)]
+            yield from ((node.name, name, ast.unparse(hint)) for name, hint in typed if hint)
+        elif isinstance(node, ast.ClassDef):
+            fields_ = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+            yield from (("", ast.unparse(each.target), ast.unparse(each.annotation)) for each in fields_)
+
+
+def _plain(files: list[Path], is_meant: Callable[[str], bool]) -> set[str]:
+    """Where something whose name is meant is a mapping of anything: FILE: FUNCTION, or FILE: FIELD."""
+    mapping = re.compile(r"\b(dict|Mapping|MutableMapping)\[str, (Any|object)\]")
+    return {
+        f"{path.relative_to(ROOT)}: {function or name}"
+        for path in files
+        for function, name, hint in _annotations(path)
+        if mapping.search(hint) and is_meant(name)
+    }
+
+
+def test_events_and_metrics_are_typed() -> None:
+    plain = _plain([ROOT / name for name in FILES_OF_EVENTS], lambda name: True)
+    assert plain == set(PLAIN_WITH_A_REASON)
+
+
+def test_whoever_takes_events_or_metrics_takes_classes() -> None:
+    """But for the store, which keeps lines and does not know what they say."""
+    files = [path for path in _sources("s3ray") if path.parent != ROOT / "s3ray" / "storage"]
+    plain = _plain(files, lambda name: re.search(r"(^|_)(events?|metrics)$", name) is not None)
+    assert not plain
+
+
+def test_what_docstrings_name_is_there() -> None:
+    """``module.Name`` in a docstring or comment: one of the modules of that name has it."""
+    sources = {path: path.read_text() for path in _sources("s3ray")}
+    missing = [
+        f"{path.relative_to(ROOT)}: {module}.{name}"
+        for path, text in sources.items()
+        for module, name in re.findall(r"``([a-z_]+)\.([A-Z]\w*)", text)
+        if module != "datasets"  # the library
+        and not any(re.search(rf"\b{name}\b", found) for other, found in sources.items() if other.stem == module)
+    ]
+    assert not missing
+
+
+def test_tests_lie_as_what_they_test() -> None:
+    """Folder by folder; a test beside the folders is about a module beside the folders, or about the whole tree."""
+    folders = {Path(name).parts[1] for name in _ours() if name.startswith("s3ray/") and Path(name).parts[2:]}
+    names = [Path(name).parts[1:] for name in _ours() if name.startswith("tests/")]
+    assert {first for first, *rest in names if rest} <= folders | TESTS_OF_THE_WHOLE
+    modules = {path.stem for path in (ROOT / "s3ray").glob("*.py")} | {"layers", "repository"}
+    beside = {first for first, *rest in names if not rest and first.startswith("test_")}
+    assert {name.removeprefix("test_").removesuffix(".py") for name in beside} <= modules
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:

@@ -1,6 +1,6 @@
 """One phase of a benchmark as the dispatcher records it, and sums over it. Pure but for a clock.
 
-The dispatcher hears of everything that the pool does: which engine joined or left, what it was dealt, what it finished
+The dispatcher hears of everything that the pool does: which engine joined or left, what it was given, what it finished
 and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
 
 Engines report their counters with every exchange, from a few times a second to once in two seconds; between two
@@ -89,7 +89,7 @@ class PhaseRecorder:
         """See ``Recorder``."""
         self.record.timings += timings
 
-    def dealt(self, indexes: Collection[int], *, is_dry: bool) -> None:
+    def assigned(self, indexes: Collection[int], *, is_dry: bool) -> None:
         """See ``Recorder``; ``is_dry``: the engine could hold more, and there are no more."""
         record, now = self.record, self._now()
         if indexes and record.started_at is None:

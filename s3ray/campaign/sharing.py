@@ -1,4 +1,4 @@
-"""Divides a campaign's devices between generation and training, and its engines between runs.
+"""How the runs of a campaign share engines and devices: the pool that serves them all, and their turns to train.
 
 Training goes before: it ends soon, and what it ends is the next round's generation. But engines that leave must be
 loaded again, so they keep the part of the devices that generation has cost so far, and only what they have beyond that

@@ -10,14 +10,14 @@ from typing import Any, TypeGuard
 
 from pydantic import Field, PositiveInt
 
-from s3ray.config.job import NAME_PATTERN, RunConfig, Section
+from s3ray.config.job import NAME_PATTERN, RunConfig, StrictModel
 from s3ray.config.load import load_config, read_yaml, validate
 from s3ray.errors import InputError, located
 
 _WITH = "with"
 
 
-class CampaignConfig(Section):
+class CampaignConfig(StrictModel):
     """What `s3ray compare` runs."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=100)
@@ -81,7 +81,7 @@ class Campaign:
         return None if axis is None else self.config.reference or list(self.config.axes[axis])[-1]
 
     def numbers(self, axis: str) -> dict[str, float] | None:
-        """The number that each value of a numeric axis stands for.
+        """The number that each value of a numeric axis stands for; None: the axis is not numeric.
 
         An axis is numeric if there is a field that all its values set, each to another number.
         """
@@ -108,27 +108,20 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         InputError: the grid, a change or one of its jobs is wrong; says which.
     """
     with located(path):
-        return _load(Path(path), changes or {})
-
-
-def _load(path: Path, changes: Mapping[str, Any]) -> Campaign:
-    config, of_job = _changed(read_yaml(path), changes)
-    _check_names(config)
-    runs = [
-        _run(config, path, of_job, dict(zip(config.axes, values, strict=True)), seed)
-        for seed in config.seeds
-        for values in itertools.product(*config.axes.values())
-        if not _is_skipped(config, dict(zip(config.axes, values, strict=True)))
-    ]
-    if not runs:
-        raise InputError("leaves no run", field="skip", hint="Leave out fewer combinations.")
-    twice = [name for name, num in Counter(run.name for run in runs).items() if num > 1]
-    if twice:
-        hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
-        raise InputError("would give two runs one name", field="axes", value=twice[0], hint=hint)
-    campaign = Campaign(file=str(path), config=config, runs=runs)
-    _check_reference(campaign)
-    return campaign
+        config, of_job = _changed(read_yaml(Path(path)), changes or {})
+        _check_names(config)
+        cells = [dict(zip(config.axes, values, strict=True)) for values in itertools.product(*config.axes.values())]
+        kept = [cell for cell in cells if not _is_skipped(config, cell)]
+        runs = [_run(config, Path(path), of_job, cell, seed) for seed in config.seeds for cell in kept]
+        if not runs:
+            raise InputError("leaves no run", field="skip", hint="Leave out fewer combinations.")
+        twice = [name for name, num in Counter(run.name for run in runs).items() if num > 1]
+        if twice:
+            hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
+            raise InputError("would give two runs one name", field="axes", value=twice[0], hint=hint)
+        campaign = Campaign(file=str(path), config=config, runs=runs)
+        _check_reference(campaign)
+        return campaign
 
 
 def _changed(raw: dict[str, Any], changes: Mapping[str, Any]) -> tuple[CampaignConfig, dict[str, Any]]:
@@ -163,17 +156,14 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
     try:
         job = load_config(path.parent / config.job, {**settings, "name": name})
     except InputError as error:
-        raise InputError(f"run {name}: {error.problem}", where=f"{path}: {error.where}", **_rest(error)) from None
+        error.problem, error.where = f"run {name}: {error.problem}", f"{path}: {error.where}"
+        raise
     if job.placement.sleep_level:
         problem = f"run {name}: engines of a campaign make way one by one, and stop"
         leave = job.placement.leave
         raise InputError(problem, field="placement.leave", value=leave, hint="Leave it out.")
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
     return GridRun(name=name, cell=cell, seed=seed, priority=priority, config=job)
-
-
-def _rest(error: InputError) -> dict[str, str]:
-    return {"field": error.field, "value": error.value, "hint": error.hint}
 
 
 def _check_names(config: CampaignConfig) -> None:
@@ -209,7 +199,7 @@ def _is_skipped(config: CampaignConfig, cell: Mapping[str, str]) -> bool:
 
 
 def _check_combinations(config: CampaignConfig) -> None:
-    """What is said of several values at once must be of values that there are."""
+    """`skip` and `with` may name only values that exist."""
     for number, each in enumerate(config.skip):
         for axis, value in each.items():
             if value not in config.axes.get(axis, {}):

@@ -1,4 +1,4 @@
-"""What all files that users write have in common: strict sections, where every field says what it is for."""
+"""The fields of a job file with their descriptions, presets, and the fingerprint of what shapes the data."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
-"""Marks a field that may change between two starts of the same run; all others shape the data."""
+"""Marks a field that may change between two starts of a run; all other fields shape the data."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that become names of folders."""
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     """A part of a file that users write: strict, and unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
@@ -29,8 +29,10 @@ METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "s3plus": {"curation": {"verify": "drop"}, "student": {"weigh": "dimp"}},
     "llm2llm": {"curation": {"rouge_l": 0.95}},
 }
-"""What a strategy fills in beyond its own section where a job says nothing: section by section."""
+"""Defaults that a strategy sets in other sections of a job, by section."""
 
+# The paper's are those of its released scripts (S3, arXiv 2310.13671). They warm up for 100, 300, 100 and 0 steps; here
+# it is the share that these are of its last student's steps.
 STUDENT_PRESETS: dict[str, dict[str, Any]] = {
     "paper-imdb": _PAPER
     | {"learning_rate": 5.0e-6, "weight_decay": 2.0e-8, "batch_size": 8, "epochs": 6, "warmup": 0.006},
@@ -51,7 +53,7 @@ STAGES_ASIDE = (*NOTE_STAGES, VERDICTS)
 """Stages that write no examples."""
 
 
-class PlusConfig(Section):
+class PlusConfig(StrictModel):
     """The parts of s3plus, each a switch, so that its worth can be measured. With all of them off it is s3."""
 
     contrast: bool = True
@@ -74,7 +76,7 @@ class PlusConfig(Section):
     a text that must not go with its own context is written for that one, which a weak generator can do."""
 
 
-class StrategyConfig(Section):
+class StrategyConfig(StrictModel):
     """Where the prompts come from (docs/strategies.md)."""
 
     name: Annotated[
@@ -134,7 +136,7 @@ class StrategyConfig(Section):
         return self
 
 
-class CurationConfig(Section):
+class CurationConfig(StrictModel):
     """Which generations are kept."""
 
     clean: bool = True
@@ -158,7 +160,7 @@ MIN_SPAN_LENGTH = 32
 """Tokens that a student of a span task must read at least: question and passage share them."""
 
 
-class GoldConfig(Section):
+class GoldConfig(StrictModel):
     """The labelled data and how it is split. The three parts share no row."""
 
     extrapolate: PositiveInt | Literal["all"] = 300
@@ -172,7 +174,7 @@ class GoldConfig(Section):
     """Which rows are drawn to extrapolate and select. Test rows are the same for every seed."""
 
 
-class SamplingConfig(Section):
+class SamplingConfig(StrictModel):
     """How the generator decodes (paper: nucleus sampling at temperature 0.9)."""
 
     temperature: float = Field(default=0.9, ge=0, le=5)
@@ -186,7 +188,7 @@ class SamplingConfig(Section):
     `max_tokens`: no second try."""
 
 
-class FakeConfig(Section):
+class FakeConfig(StrictModel):
     """The fake engine's script, for plumbing and chaos; it proves nothing about quality or speed."""
 
     tokens_per_s: float = Field(default=0.0, ge=0, json_schema_extra=EXECUTION)
@@ -205,7 +207,7 @@ class FakeConfig(Section):
     """Reserve GPUs as a real engine does, to try a placement on a cluster (pretend GPUs will do)."""
 
 
-class EndpointConfig(Section):
+class EndpointConfig(StrictModel):
     """A server that speaks OpenAI's protocol."""
 
     url: str
@@ -216,7 +218,7 @@ class EndpointConfig(Section):
     """The environment variable (capitals) that holds the key where the engine runs. Servers without keys need none."""
 
 
-class GeneratorConfig(Section):
+class GeneratorConfig(StrictModel):
     """The large language model and the engines that host it."""
 
     engine: Annotated[str, BuiltinOrImportPath(("vllm", "openai", "fake"))] = "vllm"
@@ -270,6 +272,11 @@ class GeneratorConfig(Section):
     """Script of the fake engine."""
 
     @property
+    def world_size(self) -> int:
+        """GPUs of one engine, where ``gpu_share`` is 1."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
     def needs_devices(self) -> bool:
         """Whether an engine gets GPUs, or cores of its own where there are none."""
         return self.fake.takes_gpus or self._is("needs_devices")
@@ -280,13 +287,13 @@ class GeneratorConfig(Section):
         return self._is("loads_model")
 
     def _is(self, what: str) -> bool:
-        """What the class of an engine says of it. Builtin ones are known without their imports."""
+        """A flag of the engine's class. Builtin engines are known without importing them."""
         if is_import_path(self.engine):
             return bool(getattr(load_class(self.engine, "generator.engine"), what, False))
         return self.engine == "vllm"
 
 
-class StudentConfig(Section):
+class StudentConfig(StrictModel):
     """The small model and its training. It starts from the base checkpoint in every round."""
 
     preset: Literal["paper-imdb", "paper-qnli", "paper-rte", "paper-adversarial_qa"] | None = Field(
@@ -340,7 +347,7 @@ class StudentConfig(Section):
         return self.min_workers or self.workers
 
 
-class PlacementConfig(Section):
+class PlacementConfig(StrictModel):
     """Who holds which devices when."""
 
     mode: Literal["split", "swap"] = Field(default="swap", json_schema_extra=EXECUTION)
@@ -355,7 +362,7 @@ class PlacementConfig(Section):
         return {"stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
 
 
-class ClusterConfig(Section):
+class ClusterConfig(StrictModel):
     """The Ray cluster to run on."""
 
     address: str = Field(default="auto", json_schema_extra=EXECUTION)
@@ -363,7 +370,7 @@ class ClusterConfig(Section):
     local: always start one here. HOST:PORT: that cluster."""
 
 
-class RunConfig(Section):
+class RunConfig(StrictModel):
     """One run: one task, one strategy, one generator, one student, one seed."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=100, json_schema_extra=EXECUTION)
@@ -412,16 +419,10 @@ def data_shaping(section: BaseModel) -> dict[str, Any]:
     """The settings of a config that shape the data, as plain values; execution settings are left out."""
     shaping: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("execution"):
-            continue
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            nested = data_shaping(value)
-            if nested:
-                shaping[name] = nested
-        else:
-            shaping[name] = value
+        if info.json_schema_extra == EXECUTION or (isinstance(value, BaseModel) and not data_shaping(value)):
+            continue
+        shaping[name] = data_shaping(value) if isinstance(value, BaseModel) else value
     return shaping
 
 

@@ -1,9 +1,9 @@
-"""Strategies and engines of other packages: named by import path (``my_package.mine:Surest``), checked before use."""
+"""Strategies and engines of other packages: named by an import path (``my_package.mine:Surest``), checked at load."""
 
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,14 +112,10 @@ def _missing(found: type, contract: type) -> Iterator[str]:
         elif not (is_property or callable(own) or isinstance(own, classmethod)):
             yield f"`{name}` must be a method"
         elif inspect.isfunction(own):
-            yield from _unlike(name, own, member)
-
-
-def _unlike(name: str, own: Callable[..., Any], member: Callable[..., Any]) -> Iterator[str]:
-    if problem := _refuses(inspect.signature(own), inspect.signature(member)):
-        yield f"`{name}` cannot be called with {problem}"
-    if inspect.iscoroutinefunction(member) and not inspect.iscoroutinefunction(own):
-        yield f"`{name}` must be `async def`"
+            if problem := _refuses(inspect.signature(own), inspect.signature(member)):
+                yield f"`{name}` cannot be called with {problem}"
+            if inspect.iscoroutinefunction(member) and not inspect.iscoroutinefunction(own):
+                yield f"`{name}` must be `async def`"
 
 
 def _refuses(own: inspect.Signature, asked: inspect.Signature, skipped: int = 0) -> str:

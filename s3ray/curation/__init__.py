@@ -1,1 +1,1 @@
-"""Which generations are kept: cleaning of one text, and copies among many."""
+"""Which generations are kept: cleaning of one text, copies among many, how far a verdict is believed."""

@@ -1,4 +1,4 @@
-"""Setting right what a generator says of labels, by what it says of gold rows, whose labels are known.
+"""Calibrating a generator's label probabilities on gold rows, whose labels are known.
 
 A small model's "yes" is often likely whatever it is shown. Vector scaling with a full matrix (Guo et al., *On
 Calibration of Modern Neural Networks*, ICML 2017) is a logistic regression on the logarithms of its probabilities;
@@ -6,14 +6,14 @@ classes weigh the same, because rows of all labels are asked for.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 LEAST_ROWS = 10
-"""Judged gold rows of a label below which nothing is set right."""
+"""Fewest judged gold rows of each label; with fewer there is no calibration."""
 _TINY = 1e-6
 
 
@@ -31,14 +31,14 @@ class Calibration:
     accuracy: tuple[float, float]
 
     def of(self, verdict: Sequence[float]) -> tuple[float, ...]:
-        """A verdict, set right; both sum to 1."""
+        """Calibrated label probabilities; input and result each sum to 1."""
         scores = np.array(self.weights) @ _logarithms([verdict])[0] + np.array(self.bias)
         shares = np.exp(scores - scores.max())
         return tuple((shares / shares.sum()).tolist())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for ``from_dict``."""
-        return {"weights": self.weights, "bias": self.bias, "num": self.num, "accuracy": self.accuracy}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Calibration":
@@ -59,17 +59,15 @@ def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_lab
     weights, bias = model.coef_, model.intercept_
     if num_labels == 2:  # there it has the difference alone
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
-    raw = Calibration(weights=_rows(weights), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0))
+    raw = Calibration(
+        weights=tuple(map(tuple, weights.tolist())), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0)
+    )
     before, after = (_accuracy(rows, truth) for rows in (verdicts, [raw.of(verdict) for verdict in verdicts]))
-    return Calibration(weights=raw.weights, bias=raw.bias, num=raw.num, accuracy=(before, after))
+    return replace(raw, accuracy=(before, after))
 
 
 def _logarithms(verdicts: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
     return np.log(np.clip(np.asarray(verdicts, dtype=np.float64), _TINY, 1.0))
-
-
-def _rows(matrix: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in matrix.tolist())
 
 
 def _accuracy(verdicts: Sequence[Sequence[float]], truth: Sequence[int]) -> float:

@@ -65,28 +65,28 @@ _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def normalise(text: str) -> str:
-    """Fold what does not make two texts different: case, punctuation, white space, Unicode forms."""
+    """Remove differences that do not count: case, punctuation, white space, Unicode forms."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def has_word(text: str) -> bool:
-    """Whether a text says anything: of one that does not, ``normalise`` leaves nothing."""
+    """Whether a text has a letter or digit; without one, ``normalise`` returns an empty text."""
     return _WORD.search(text) is not None
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a model declines to write. A text that itself refuses something ("I can't recommend it") is none."""
+    """Whether a model declines to write. A review that declines something ("I can't recommend it") is no refusal."""
     return _REFUSAL.match(text.strip().replace("\u2019", "'")) is not None
 
 
 def clean_text(raw: str) -> str:
-    """Take away what surrounds a generated text; the rest keeps its words, letter case and paragraphs.
+    """Remove what surrounds a generated text; its words, letter case and paragraphs stay.
 
     Removed: prefaces ("Sure! Here is a review:"), role labels, list marks (of a list, the first item stays), trailing
     notes, enclosing quotation marks and emphasis, superfluous white space.
     """
     text = _fold_space(raw)
-    # Most texts are one clean line. What a rule cannot match without is looked for first: that costs next to nothing.
+    # Most texts are one clean line: a cheap search for the character that a rule needs saves running the rule.
     if "\n" in text:
         text = _OBLIGING.sub("", text, count=1)
     if ":" in text:

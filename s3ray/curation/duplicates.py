@@ -1,4 +1,4 @@
-"""Texts that share most of their words in the same order: ROUGE-L (Lin, 2004) between each new text and all before.
+"""Finding copies and near copies among many texts: by edits (Levenshtein), and by ROUGE-L (Lin, 2004).
 
 ROUGE-L's F-measure of two texts of m and n words is 2 L / (m + n), where L words is their longest common subsequence:
 the normalised similarity of an alignment by insertions and deletions alone.
@@ -16,7 +16,7 @@ from s3ray.curation.clean import normalise
 from s3ray.types import RejectionReason
 
 # Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
-_ROUGE_ROUNDING = 1e-6
+_ROUNDING = 1e-6
 
 
 class WordIndex:
@@ -47,34 +47,30 @@ class WordIndex:
     def most_similar(self, normal: str) -> str | None:
         """The id of the text that is most alike, the earliest of equals; None if none is alike enough."""
         words = normal.split()
-        shortest, longest = self._fewest(len(words)), math.floor(len(words) / self._ratio + _ROUGE_ROUNDING)
+        shortest, longest = self._fewest(len(words)), math.floor(len(words) / self._ratio + _ROUNDING)
         positions = {place for key in self._first(words) for place in self._places.get(key, ())}
         best = process.extractOne(
             words,
             {n: self._texts[n][1] for n in sorted(positions) if shortest <= len(self._texts[n][1]) <= longest},
             scorer=Indel.normalized_similarity,
-            score_cutoff=self._threshold - _ROUGE_ROUNDING,
+            score_cutoff=self._threshold - _ROUNDING,
         )
         return None if best is None else self._texts[best[2]][0]
 
     def _first(self, words: list[str]) -> list[tuple[str, int]]:
-        """The words of which a text that is alike has one; of a word that comes again, the second is another one."""
+        """The words of which every similar text has at least one, numbered where a word repeats."""
         seen: defaultdict[str, int] = defaultdict(int)
         keys = []
         for word in words:
             keys.append((word, seen[word]))
             seen[word] += 1
         keys.sort(key=lambda key: (-len(key[0]), key))
-        num_shared = math.ceil(self._threshold * (len(words) + self._fewest(len(words))) / 2 - _ROUGE_ROUNDING)
+        num_shared = math.ceil(self._threshold * (len(words) + self._fewest(len(words))) / 2 - _ROUNDING)
         return keys[: len(words) - num_shared + 1]
 
     def _fewest(self, num_words: int) -> int:
-        """The fewest words that a text alike to one of ``num_words`` can have."""
-        return math.ceil(num_words * self._ratio - _ROUGE_ROUNDING)
-
-
-# Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
-_ROUNDING = 1e-6
+        """The fewest words of a text that is similar to one of ``num_words``."""
+        return math.ceil(num_words * self._ratio - _ROUNDING)
 
 
 class DuplicateIndex:

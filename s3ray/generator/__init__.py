@@ -1,1 +1,1 @@
-"""The pool of engines: pure decisions (ledger, dispatch, placement), engines, and the Ray code that runs them."""
+"""The pool of engines: pure decisions (``scheduling``), engines (``engines``), and the Ray code that runs them."""

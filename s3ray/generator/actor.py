@@ -1,4 +1,4 @@
-"""Requests on their way to an actor: plain rows in one pickle, because the driver writes millions of them."""
+"""The actor that hosts one engine: takes requests, answers with outcomes, and says when its engine has died."""
 
 import asyncio
 import logging
@@ -22,9 +22,12 @@ from s3ray.telemetry.logs import log_from, move_log, pass_on_to_vllm
 from s3ray.types import EngineLimits, EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
 
 
-def pack(dealt: Sequence[tuple[GenerationRequest, int]]) -> bytes:
-    """Requests, each with its attempt number, as bytes; a parent that several share is written once."""
-    return pickle.dumps([(tuple(request), attempt) for request, attempt in dealt], protocol=pickle.HIGHEST_PROTOCOL)
+def pack(requests: Sequence[tuple[GenerationRequest, int]]) -> bytes:
+    """Requests, each with its attempt number, as bytes: plain rows in one pickle, since the driver sends millions.
+
+    A parent that several requests share is written once.
+    """
+    return pickle.dumps([(tuple(request), attempt) for request, attempt in requests], protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def unpack(packed: bytes) -> Iterator[tuple[GenerationRequest, int]]:
@@ -34,7 +37,7 @@ def unpack(packed: bytes) -> Iterator[tuple[GenerationRequest, int]]:
 
 
 _EXIT_DELAY_S = 0.5  # long enough for the last answer to leave this process before it ends
-_REPLY_AFTER_S = 2.0
+_REPLY_AFTER_S = 2.0  # a sign of life, well before the pool loses patience (``pool._SILENCE_S``)
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +81,7 @@ class EngineHost:
         """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
         move_log(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
-        self._spec = replace(spec, num_threads=_keep_to_own_cores(spec, share, num_shares))
+        self._spec, self._share, self._num_shares = spec, share, num_shares
         self._tasks = tasks
         self._engine: Engine
         self._worker: Worker
@@ -101,8 +104,9 @@ class EngineHost:
         Raises:
             InputError: the engine cannot be imported in this process, or cannot do what the job asks of it.
         """
-        # Not in __init__: of what ends that one Ray tells a driver the traceback alone.
-        self._engine = make_engine(self._spec)
+        # Not in __init__: an error raised there reaches the driver as a traceback text only.
+        num_threads = _keep_to_own_cores(self._spec, self._share, self._num_shares)
+        self._engine = make_engine(replace(self._spec, num_threads=num_threads))
         self._open.push_async_callback(self._engine.close)
         self._worker = Worker(self._engine, self._tasks, self._config, self._name)
         self._limits = await self._engine.start()
@@ -128,10 +132,11 @@ class EngineHost:
         return self._limits
 
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int] = ()) -> Exchange:
-        """Take requests (``wire.pack``), give up those in ``cancel`` (indexes), give back finished outcomes.
+        """Take requests (``pack``), give up those in ``cancel`` (indexes), and return finished outcomes.
 
-        Answers once a fifth of what is under way is finished, which is what waits for a slot (``policy.PullPolicy``),
-        at the latest after two seconds. After the engine's death it gives back what was finished.
+        Answers once a fifth of the requests under way is finished, since that many wait for a slot
+        (``estimates.START_ALLOWANCE``), and at the latest after two seconds. After the engine's death it returns what
+        was finished and ends the process.
         """
         self._begin(epoch)
         if epoch != self._epoch:
@@ -162,7 +167,7 @@ class EngineHost:
         )
 
     async def abort(self, epoch: int) -> None:
-        """Give up everything of an epoch that is under way: the stage needs no more."""
+        """Give up all requests of an epoch: the stage needs no more."""
         self._begin(epoch + 1)
 
     async def close(self) -> None:

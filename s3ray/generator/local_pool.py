@@ -80,7 +80,7 @@ class LocalPool:
         self._epoch += 1
         pending = PendingChunk()
         while not source.finished:
-            deal = self._dispatcher.deal(_ENGINE, source)
+            deal = self._dispatcher.assign(_ENGINE, source)
             if self._dispatcher.num_in_flight(_ENGINE):
                 answer = self._call(host.exchange(self._epoch, pack(deal.requests), deal.cancel))
                 pending.take_in(answer, _ENGINE, self._dispatcher, time.monotonic())

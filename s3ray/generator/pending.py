@@ -1,4 +1,4 @@
-"""Answers on their way into the journal: many small tables become one chunk. Pure: times come in as facts."""
+"""Collects many small answers into chunks for the journal. Pure: callers give the time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from s3ray.generator.scheduling.dispatch import Dispatcher
-from s3ray.generator.scheduling.ledger import Entry
+from s3ray.generator.scheduling.ledger import LedgerEntry
 from s3ray.tables import Chunk, table_from_outcomes
 from s3ray.types import EngineReport, EngineStats, FailureReason, Outcome, OutcomeStatus
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from s3ray.generator.actor import Exchange
 
 _CHUNK_ROWS = 4096
-_CHUNK_S = 2.0  # what a killed driver may lose; it is computed again
+_CHUNK_S = 2.0  # a killed driver loses at most so many seconds of answers, which are computed again
 
 
 class PendingChunk:
-    """Collects answers until they are worth a file of their own; a file costs a wait for the disk."""
+    """Collects answers until they are worth a file of their own: each file costs a wait for the disk."""
 
     def __init__(self) -> None:
         self.num_rows = 0
@@ -34,7 +34,7 @@ class PendingChunk:
         self.num_rows += table.num_rows
         self._tables.append(table)
 
-    def add_poisoned(self, poisoned: Sequence[Entry], engine: str, now: float) -> None:
+    def add_poisoned(self, poisoned: Sequence[LedgerEntry], engine: str, now: float) -> None:
         """End requests that ended too many engines, the last of them ``engine``."""
         self.add(table_from_outcomes([_poison(entry, engine) for entry in poisoned]), now)
 
@@ -65,11 +65,11 @@ class PendingChunk:
         return late
 
     def is_due(self, now: float, *, nothing_else: bool) -> bool:
-        """Whether there is a chunk worth a file; what is answered last does not wait."""
+        """Whether a chunk is worth a file; the last answers do not wait."""
         return bool(self.num_rows) and (nothing_else or self.num_rows >= _CHUNK_ROWS or now - self._since >= _CHUNK_S)
 
     def take(self) -> Chunk:
-        """All that waits, as one chunk."""
+        """All collected answers as one chunk."""
         engines = {
             engine: _report(rows, tokens, *self._states[engine]) for engine, (rows, tokens) in self._counts.items()
         }
@@ -93,7 +93,7 @@ def _report(rows: int, output_tokens: int, stats: EngineStats, num_restarts: int
     )
 
 
-def _poison(entry: Entry, engine: str) -> Outcome:
+def _poison(entry: LedgerEntry, engine: str) -> Outcome:
     return Outcome(
         request_id=entry.request.id,
         index=entry.request.index,

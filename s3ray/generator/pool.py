@@ -1,7 +1,7 @@
 """The pool of engines on Ray: starts them, feeds them, replaces them when they die.
 
-Called by the driver. Engines pull: each holds one ``exchange`` call, and every answer brings it as many new requests
-as the dispatcher has for it. What a dead engine held goes to the others.
+Called by the driver. Engines pull: each has one ``exchange`` call under way, and after every answer it gets as many new
+requests as the dispatcher assigns to it. The requests of a dead engine go to the others.
 """
 
 import time
@@ -17,6 +17,7 @@ from s3ray.generator.pending import PendingChunk
 from s3ray.generator.replica import (
     Replica,
     ReplicaState,
+    Supervisor,
     answers_in_time,
     close_in_time,
     no_engine_left,
@@ -25,7 +26,6 @@ from s3ray.generator.replica import (
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
-from s3ray.generator.scheduling.restarts import Supervisor
 from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
 from s3ray.placement.place import place_engine
@@ -47,16 +47,16 @@ from s3ray.types import EngineLimits, GenerationRequest
 Emit = Callable[[Event], None]
 
 _NO_ROOM = "no node has room for it"
-# Answers end a wait at once; nothing else that happens (a node came, a back-off is over) needs to be seen sooner.
+# Answers end a wait at once; no other event (a new node, the end of a back-off) needs to be noticed sooner.
 _POLL_S = 1.0
-# Engines answer every two seconds at the latest (``actor``): this is no pause of a busy process, nor of a network.
+# Engines answer at least every two seconds (``actor``): no busy process or network pauses for so long.
 _SILENCE_S = 120.0
-# Asking Ray for its nodes costs a call to its head, and a node takes longer than that to come or go.
+# Listing the nodes costs a call to Ray's head, and a node takes longer than this to come or go.
 _NODES_EVERY_S = 3.0
 
 
 class _NoRequests:
-    """A source that has no request while engines are waited for."""
+    """A source without requests, for waiting until engines are ready."""
 
     finished = False
     is_waiting = True
@@ -79,9 +79,9 @@ class GeneratorPool:
         sharing: Sharing | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """``tasks`` by the name that requests give; ``sharing`` if the pool serves many runs at once.
+        """``tasks`` by the name that requests give; ``sharing`` if the pool serves several runs at once.
 
-        With a ``recorder``, which hears of all that the pool does, engines say when they wrote each text.
+        With a ``recorder``, which is told of all that the pool does, engines time each text.
         """
         self._config = config
         self._tasks = tasks
@@ -89,6 +89,7 @@ class GeneratorPool:
         self._plan = plan
         self.works_while_training = not (plan.engines_leave or plan.sleep_level)
         placements = {placement.engine: placement for placement in plan.engines}
+        self._num_wanted = plan.num_wanted
         names = [f"engine-{number}" for number in range(plan.num_wanted)]
         is_timed = recorder is not None
         self._replicas = [
@@ -96,7 +97,7 @@ class GeneratorPool:
         ]
         self._sharing = sharing
         self._recorder = recorder
-        # What is drawn far ahead of need could not make way for a stage that is more urgent.
+        # Requests drawn far ahead of need would delay those of a more urgent stage.
         self._dispatcher = Dispatcher(min_ahead=0 if sharing else MIN_AHEAD, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._nodes: list[NodeFacts] = []
@@ -126,14 +127,14 @@ class GeneratorPool:
             self._tend()
 
     def pause(self) -> None:
-        """Make way for training: engines on GPUs leave or sleep in swap mode, others only stay idle."""
+        """Make way for training: in swap mode engines on GPUs stop or sleep, others only stay idle."""
         if self._plan.engines_leave:
             self.close()
         elif self._plan.sleep_level:
             self._put_to_sleep()
 
     def _put_to_sleep(self) -> None:
-        """First all get ready: a GPU without an engine would be given to two train workers."""
+        """Wait until all have started, then let them sleep: a GPU without an engine would get two train workers."""
         loading = {replica.call: replica for replica in self._replicas if replica.state is ReplicaState.STARTING}
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
@@ -156,7 +157,7 @@ class GeneratorPool:
             self._emit(EngineStopped(engine=replica.engine))
 
     def _running(self) -> list[Replica]:
-        """Those that hold their place."""
+        """The replicas that hold their place."""
         return [replica for replica in self._replicas if replica.holds_place]
 
     @property
@@ -197,13 +198,13 @@ class GeneratorPool:
         elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
             self._emit(
                 EngineWaiting(
-                    engine=replica.engine, problem=_NO_ROOM, running=len(self._running()), wanted=len(self._replicas)
+                    engine=replica.engine, problem=_NO_ROOM, running=self.num_holding, wanted=self._num_wanted
                 )
             )
         return place is not None
 
     def _make_room(self, num_allowed: int) -> None:
-        """Let engines go that are more than ``num_allowed``, those with the least to do first."""
+        """Drain the engines beyond ``num_allowed``, those with the least to do first."""
         others = [replica for replica in self._running() if not replica.is_draining]
         others.sort(
             key=lambda replica: (replica.state is ReplicaState.READY, self._dispatcher.num_in_flight(replica.engine))
@@ -249,11 +250,11 @@ class GeneratorPool:
         self._abort()
 
     def refresh_stats(self, limit_s: float) -> None:
-        """Exchange nothing with every engine while nothing is under way: what it says of itself comes with the answer.
+        """Ask every idle engine for its statistics, by an exchange without requests.
 
         Engines that do not answer within ``limit_s`` seconds are left alone.
         """
-        self._epoch += 1  # the epoch of the last stage was aborted, and engines say nothing of it any more
+        self._epoch += 1  # the epoch of the last stage was aborted, and engines no longer answer for it
         now = time.monotonic()
         calls: dict[ray.ObjectRef | None, Replica] = {}
         for replica in self._replicas:
@@ -264,7 +265,7 @@ class GeneratorPool:
             self._receive(calls[call])
 
     def _feed(self, source: RequestSource) -> None:
-        """Give every engine that waits for work what the dispatcher has for it."""
+        """Give every engine that waits for work what the dispatcher assigns to it."""
         for replica in self._replicas:
             if replica.state is not ReplicaState.READY or replica.call is not None:
                 continue
@@ -272,14 +273,14 @@ class GeneratorPool:
             if replica.is_held_back:
                 replica.exchange(self._epoch, pack([]), [], now)
                 continue
-            deal = self._dispatcher.deal(replica.engine, source)
-            if deal.requests or deal.cancel or self._dispatcher.num_in_flight(replica.engine):
-                replica.exchange(self._epoch, pack(deal.requests), deal.cancel, now)
+            assignment = self._dispatcher.assign(replica.engine, source)
+            if assignment.requests or assignment.cancel or self._dispatcher.num_in_flight(replica.engine):
+                replica.exchange(self._epoch, pack(assignment.requests), assignment.cancel, now)
             else:
                 replica.note_idle(now)
 
     def _wait(self, source: RequestSource) -> None:
-        """Wait for answers and take in all that are there; look after those that are overdue."""
+        """Wait for an answer and take in all that have come; look after those that are overdue."""
         calls = {replica.call: replica for replica in self._replicas if replica.call is not None}
         if calls:
             done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
@@ -337,13 +338,13 @@ class GeneratorPool:
                 engine=replica.engine,
                 seconds=replica.waited_s(now),
                 limits=limits,
-                running=len(self._running()),
-                wanted=len(self._replicas),
+                running=self.num_holding,
+                wanted=self._num_wanted,
             )
         )
 
     def _take_in(self, replica: Replica, answer: Exchange) -> None:
-        """Book what an engine finished; see whether it moves."""
+        """Settle what an engine finished, and check that it makes progress."""
         now = self._alive_at = time.monotonic()
         if self._recorder is not None:
             self._recorder.timed(answer.timings)
@@ -390,19 +391,17 @@ class GeneratorPool:
         if is_final or not_before is None:
             replica.give_up()
             self._emit(
-                EngineGivenUp(
-                    engine=replica.engine, problem=problem, running=len(self._running()), wanted=len(self._replicas)
-                )
+                EngineGivenUp(engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted)
             )
         else:
             replica.retry(not_before)
             self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed
 
     def _ask_again(self, replica: Replica, problem: str) -> None:
-        """The line to an engine is broken: either the network stumbled, or its node died and Ray does not know it yet.
+        """The connection to an engine broke: either the network failed, or its node died and Ray does not know it yet.
 
         Asking again finds out which, and saves a healthy engine from being loaded once more. Requests or answers may
-        have fallen into the gap: it gets nothing new until what it still has is answered; what is missing then is
+        have been lost meanwhile: the engine gets nothing new until it has answered what it has; what is missing then is
         taken back.
         """
         now = time.monotonic()
@@ -413,13 +412,13 @@ class GeneratorPool:
             replica.exchange(self._epoch, pack([]), [], now)
 
     def _raise_if_stranded(self, waiting: list[Replica]) -> None:
-        """Engines may wait for a node, but not for ever, if none of them is running."""
+        """Raise if no engine runs and all have waited too long for a node."""
         limit = self._config.generator.ready_s
         if not any(replica.placement for replica in waiting) and time.monotonic() - self._alive_at > limit:
             raise no_engine_left(self._replicas, f" for {limit:.0f} s (generator.ready_s)")
 
     def _abort(self) -> None:
-        """Give up what is still under way; its answers are not wanted."""
+        """Give up all requests under way; their answers are not wanted."""
         holders = set(self._dispatcher.drop())
         for replica in self._replicas:
             if replica.state is ReplicaState.READY and (replica.engine in holders or replica.call is not None):

@@ -4,7 +4,8 @@ Knows Ray's calls and nothing of requests; the pool decides.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ _NODE_DIED = "its node has died"  # Ray has no class of its own for it
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 _STOP_S = 20.0
 _SLEEP_S = 120.0
+_WINDOW_S = 3600.0  # older deaths say nothing of how an engine or a node is now
+_FIRST_BACK_OFF_S = 1.0
+_LONGEST_BACK_OFF_S = 60.0
+_DEATHS_PER_NODE = 2
 
 
 class ReplicaState(Enum):
@@ -36,9 +41,11 @@ class ReplicaState(Enum):
 
 
 class Replica:
-    """Its name ``engine`` stays for the whole run; placement, group, actor and call come and go with its lives.
+    """Its name ``engine`` stays for the whole run; placement, group, actor and call change whenever it starts again.
 
-    All times are on the caller's clock. Only the methods here change what it is.
+    All times are on the caller's clock. Attributes are set by the methods here alone: ``placement`` (None while no node
+    has room), ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes
+    what it has and then leaves), ``num_restarts``, and ``problem`` (human-readable: why it does not work).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
@@ -46,15 +53,15 @@ class Replica:
         self.engine = engine
         self._number = number
         self._is_timed = is_timed
-        self._placement = placement
-        self._state = ReplicaState.WAITING
+        self.placement = placement
+        self.state = ReplicaState.WAITING
         self._not_before = 0.0
         self._is_homeless = False
-        self._num_restarts = 0
-        self._problem = ""
+        self.num_restarts = 0
+        self.problem = ""
         self._actor: Any = None
         self._group: PlacementGroup | None = None
-        self._call: ray.ObjectRef | None = None
+        self.call: ray.ObjectRef | None = None
         self._called = 0.0
         self._progress: object = None
         self._progress_at = 0.0
@@ -63,64 +70,29 @@ class Replica:
     def _forget_life(self) -> None:
         self._unreachable_since = 0.0
         self._has_gap = False
-        self._is_waking = False
-        self._is_draining = False
+        self.is_waking = False
+        self.is_draining = False
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> ReplicaState:
-        """Where it is in its life."""
-        return self._state
-
-    @property
     def holds_place(self) -> bool:
         """Whether it holds devices."""
-        return self._state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.ASLEEP)
-
-    @property
-    def placement(self) -> EnginePlacement | None:
-        """Where it is, or will be started; None while no node has room."""
-        return self._placement
+        return self.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.ASLEEP)
 
     @property
     def nodes(self) -> set[str]:
         """The nodes that it is placed on."""
-        return set(self._placement.node_ids) if self._placement else set()
-
-    @property
-    def call(self) -> ray.ObjectRef | None:
-        """The call that is under way."""
-        return self._call
-
-    @property
-    def is_waking(self) -> bool:
-        """Whether it starts from sleep."""
-        return self._is_waking
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether it only answers what it has, to leave then."""
-        return self._is_draining
+        return set(self.placement.node_ids) if self.placement else set()
 
     @property
     def is_held_back(self) -> bool:
-        """Whether it gets no new requests: it drains, or some may have been lost on the line to it."""
-        return self._is_draining or self._has_gap
-
-    @property
-    def num_restarts(self) -> int:
-        """How often it died and may start again."""
-        return self._num_restarts
-
-    @property
-    def problem(self) -> str:
-        """Why it is not working; human-readable."""
-        return self._problem
+        """Whether it gets no new requests: it drains, or some may have been lost when its connection broke."""
+        return self.is_draining or self._has_gap
 
     def is_due(self, now: float) -> bool:
-        """Whether it waits for nothing but a place."""
-        return self._state is ReplicaState.WAITING and self._not_before <= now
+        """Whether it may start as soon as it has a place."""
+        return self.state is ReplicaState.WAITING and self._not_before <= now
 
     def waited_s(self, now: float) -> float:
         """How long the last call has been under way."""
@@ -134,22 +106,22 @@ class Replica:
 
     def settle(self, placement: EnginePlacement) -> None:
         """A node has room for it."""
-        self._placement, self._is_homeless = placement, False
+        self.placement, self._is_homeless = placement, False
 
     def wait_for_room(self, until: float, problem: str) -> bool:
         """No node has room; returns whether that is news. It is not due before ``until``."""
         is_new = not self._is_homeless
         if is_new:
-            self._problem = problem
-        self._placement, self._is_homeless, self._not_before = None, True, until
+            self.problem = problem
+        self.placement, self._is_homeless, self._not_before = None, True, until
         return is_new
 
     # -- its lives -------------------------------------------------------------------------------------------------
 
     def launch(self, config: GeneratorConfig, tasks: Mapping[str, ServedTask], *, run: str, now: float) -> None:
         """Reserve the place and start the engine there; its resolved limits answer the call."""
-        assert self._placement is not None, "a replica is launched where it is placed"
-        placement = self._placement
+        assert self.placement is not None, "a replica is launched where it is placed"
+        placement = self.placement
         spec = EngineSpec(
             engine=self.engine,
             number=self._number,
@@ -164,32 +136,32 @@ class Replica:
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, tasks, run=run, **shares)
-        self._state = ReplicaState.STARTING
+        self.state = ReplicaState.STARTING
         self._begin(self._actor.start.remote(), now)
 
     def become_ready(self, now: float) -> None:
         """It has started, or is awake again."""
-        self._state, self._problem, self._is_waking = ReplicaState.READY, "", False
+        self.state, self.problem, self.is_waking = ReplicaState.READY, "", False
         self._progress_at = now
 
     def begin_sleep(self, level: int) -> ray.ObjectRef:
         """Ask the engine to free its GPU's memory; returns the call to wait for."""
-        self._call = None
+        self.call = None
         call: ray.ObjectRef = self._actor.sleep.remote(level)
         return call
 
     def fall_asleep(self) -> None:
         """Its GPU's memory is free."""
-        self._state = ReplicaState.ASLEEP
+        self.state = ReplicaState.ASLEEP
 
     def wake(self, now: float) -> None:
         """Let the engine take its GPU's memory back; its limits answer the call, as they do at a start."""
-        self._state, self._is_waking = ReplicaState.STARTING, True
+        self.state, self.is_waking = ReplicaState.STARTING, True
         self._begin(self._actor.wake.remote(), now)
 
     def drain(self) -> None:
         """Give it nothing new; it is to leave when it has answered what it has."""
-        self._is_draining = True
+        self.is_draining = True
 
     def begin_close(self) -> ray.ObjectRef:
         """Ask the engine to stop; returns the call to wait for."""
@@ -202,23 +174,23 @@ class Replica:
             ray.kill(self._actor)
         if self._group is not None:
             remove_placement_group(self._group)
-        self._actor = self._group = self._call = None
+        self._actor = self._group = self.call = None
         self._forget_life()
-        self._state = ReplicaState.WAITING
+        self.state = ReplicaState.WAITING
 
     def die(self, problem: str) -> None:
         """It is lost; ``retry`` or ``give_up`` says what follows."""
         self.remove()
-        self._problem = problem
+        self.problem = problem
 
     def retry(self, not_before: float) -> None:
         """It starts again when ``not_before`` has come."""
-        self._num_restarts += 1
+        self.num_restarts += 1
         self._not_before = not_before
 
     def give_up(self) -> None:
         """It never starts again, and needs no place."""
-        self._state, self._placement = ReplicaState.GIVEN_UP, None
+        self.state, self.placement = ReplicaState.GIVEN_UP, None
 
     # -- its calls -------------------------------------------------------------------------------------------------
 
@@ -228,12 +200,12 @@ class Replica:
 
     def abort(self, epoch: int) -> None:
         """Make the engine give up everything of an epoch; the answer of the call under way is not wanted."""
-        self._call = None
+        self.call = None
         self._actor.abort.remote(epoch)
 
     def take_call(self) -> ray.ObjectRef | None:
         """The call that was under way; its answer is read now."""
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         return call
 
     def note_idle(self, now: float) -> None:
@@ -247,7 +219,7 @@ class Replica:
         self._unreachable_since = 0.0
 
     def note_unreachable(self, now: float) -> float:
-        """The line to it is broken, and requests or answers may be lost; returns for how many seconds it has been."""
+        """The connection broke, and requests or answers may be lost; returns how many seconds ago it first broke."""
         self._unreachable_since = self._unreachable_since or now
         self._has_gap = True
         return now - self._unreachable_since
@@ -257,15 +229,55 @@ class Replica:
         self._has_gap = False
 
     def _begin(self, call: ray.ObjectRef, now: float) -> None:
-        self._call = call
+        self.call = call
         self._called = now
 
 
-class Ending(NamedTuple):
-    """Why a call to an engine came to nothing.
+@dataclass(slots=True)
+class Supervisor:
+    """When an engine that died may start again, and which nodes it had better avoid.
 
-    ``may_live``: only the line may be broken. ``is_blamed``: the engine or a request may have done it. ``is_final``: it
-    will be the same at every start.
+    Each engine may start again a few times within an hour, the second time later than the first. A node on which
+    engines died twice is left alone as long as another one has room.
+    """
+
+    max_restarts: int
+    _by_engine: dict[str, list[float]] = field(default_factory=dict)
+    _by_node: dict[str, list[float]] = field(default_factory=dict)
+
+    def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> float | None:
+        """When an engine may start again, on the caller's clock; None if it died too often.
+
+        ``is_blamed`` is False where the cause lies outside (its node was lost, or it was told to leave): such a death
+        costs neither a restart nor the node's good name.
+        """
+        if not is_blamed:
+            return now
+        self._by_node.setdefault(node_id, []).append(now)
+        deaths = _recent(self._by_engine.setdefault(engine, []), now)
+        deaths.append(now)
+        if len(deaths) > self.max_restarts:
+            return None
+        # The first restart is at once: most deaths are single ones.
+        wait_s = 0.0 if len(deaths) == 1 else min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (len(deaths) - 2))
+        return now + wait_s
+
+    def shunned(self, now: float) -> Collection[str]:
+        """The nodes on which engines died twice within the hour."""
+        return {node for node, deaths in self._by_node.items() if len(_recent(deaths, now)) >= _DEATHS_PER_NODE}
+
+
+def _recent(deaths: list[float], now: float) -> list[float]:
+    """Drop, in place, the deaths that are older than the window."""
+    deaths[:] = [died for died in deaths if died > now - _WINDOW_S]
+    return deaths
+
+
+class Ending(NamedTuple):
+    """Why a call to an engine failed.
+
+    ``may_live``: perhaps only the connection broke. ``is_blamed``: the engine or a request may have caused it.
+    ``is_final``: every later start would fail in the same way.
     """
 
     problem: str
@@ -275,7 +287,7 @@ class Ending(NamedTuple):
 
 
 def why_lost(error: ray.exceptions.RayError) -> Ending:
-    """Read Ray's error."""
+    """What Ray's error says about the engine."""
     is_task = isinstance(error, ray.exceptions.RayTaskError)
     cause = (error.cause or error) if is_task else error
     is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
@@ -288,12 +300,12 @@ def why_lost(error: ray.exceptions.RayError) -> Ending:
 
 
 def close_in_time(replicas: Sequence[Replica]) -> None:
-    """Ask replicas to stop, all at once; whoever removes them ends those that have not after a while."""
+    """Ask replicas to stop, all at once, and wait for a while; ``remove`` ends those that have not."""
     answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
 
 
 def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
-    """Let replicas sleep; returns those that do. The others died of it or take too long."""
+    """Let replicas sleep; returns those that do. The others died or took too long."""
     calls = {replica.begin_sleep(level): replica for replica in replicas}
     return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
 
@@ -315,7 +327,7 @@ def _is_good(call: ray.ObjectRef) -> bool:
 
 
 def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError:
-    """What to raise when nobody can work, with each engine's problem."""
+    """The error when no engine can work, with the problem of each."""
     problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas)
     return PoolError(
         f"no engine is left{since} ({problems})",

@@ -1,7 +1,7 @@
-"""One source of requests made of many: the stages of runs that share a pool. Pure but for a lock.
+"""One source of requests for a pool that runs share, made of the runs' stages. Pure but for a lock.
 
-Runs join and leave while the pool draws. Each stage has a block of indexes of its own, so that answers find their way
-back. The most urgent stage is drawn from first; the others fill what it leaves.
+Stages join and leave while the pool draws. Each stage has its own block of indexes, which tells whose an answer is. The
+most urgent stage is drawn from first; the others get the engines that it leaves idle.
 """
 
 import threading
@@ -30,7 +30,7 @@ class _Customer:
 
 
 class SharedSource:
-    """What the pool draws from. ``finished`` is said once, when the campaign closes."""
+    """What the pool draws from. ``finished`` becomes true when the campaign closes it."""
 
     def __init__(self) -> None:
         self.finished = False
@@ -54,7 +54,7 @@ class SharedSource:
             self._withdrawn.append(range(number * _BLOCK, (number + 1) * _BLOCK))
 
     def close(self) -> None:
-        """Nobody will join any more."""
+        """No stage will join any more."""
         with self._lock:
             self.finished = True
 

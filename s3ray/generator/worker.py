@@ -1,4 +1,4 @@
-"""One request at one engine: its prompt is rendered, what was written is read, cleaned and, if asked for, verified."""
+"""One request at one engine: render the prompt, read and clean the text, and verify it if the job asks for that."""
 
 import time
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from s3ray.config.job import GeneratorConfig, RunConfig
 from s3ray.errors import InputError, RequestRefusedError
-from s3ray.generator.engines.base import Engine
+from s3ray.generator.engines.base import Choice, Engine
 from s3ray.tasks import Task
 from s3ray.types import (
     Generation,
@@ -25,9 +25,9 @@ _WRITE_EXAMPLES = ("seed", "extrapolate")  # other prompts ask for notes, which 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedTask:
-    """What an actor needs of each run whose requests it answers.
+    """What an actor needs to know of each run whose requests it answers.
 
-    The run's task, whether what is written is cleaned (``curation.clean``), and whether its label is asked for.
+    The run's task, whether texts are cleaned (``curation.clean``), and whether the generator is asked for their label.
     """
 
     task: Task
@@ -50,7 +50,7 @@ class Worker:
         self._name = name
 
     async def try_out(self) -> None:
-        """Ask once, for each task that verifies, what will be asked of every text.
+        """Ask one trial question for each task that verifies its texts.
 
         Raises:
             InputError: the engine cannot answer: it has no probabilities, or cannot tell the choices apart.
@@ -66,7 +66,7 @@ class Worker:
                     raise InputError(problem, field="curation.verify", hint=hint) from None
 
     async def answer(self, request: GenerationRequest, attempt: int) -> Outcome:
-        """How the request ended; tokens and seconds cover everything that was asked for it.
+        """How the request ended; tokens and seconds cover all calls of the engine for it.
 
         Raises:
             RequestRefusedError: the engine does not take it.
@@ -82,7 +82,7 @@ class Worker:
         return outcome._replace(seconds=time.monotonic() - started)
 
     async def _write(self, request: GenerationRequest, prompt: Prompt) -> tuple[Generation, Parsed | Rejection]:
-        """Generate and read; what was cut at its limit is written once more with a larger one."""
+        """Generate and read; a text that was cut at its limit is generated once more with a larger one."""
         sampling = self._config.sampling
         limit = request.max_tokens or sampling.max_tokens
         first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)
@@ -107,7 +107,7 @@ class Worker:
         return served.task.read(request, generation.text, generation.finish_reason, clean=served.clean)
 
     async def _verify(self, request: GenerationRequest, outcome: Outcome) -> Outcome:
-        """Ask for the label of what was written; where there is no answer, ``detail`` says why and nothing is lost."""
+        """Ask for the label of a text. Without an answer the outcome stays as it is and ``detail`` says why."""
         served = self._tasks[request.served_task]
         is_example = outcome.status is OutcomeStatus.ACCEPTED and request.template in _WRITE_EXAMPLES
         if not (served.verify and is_example):
@@ -118,26 +118,26 @@ class Worker:
             choice = await self._engine.choose(f"{request.id}?", question)
         except RequestRefusedError as error:
             return outcome._replace(detail=f"not verified: {error}")
-        told = bool(choice.probabilities)
+        probabilities = _label_probabilities(task, request, choice)
         return outcome._replace(
-            label_probabilities=task.target.label_probabilities(request, choice.probabilities) if told else (),
-            detail="" if told else "not verified: the generator named no label",
+            label_probabilities=probabilities,
+            detail="" if probabilities else "not verified: the generator named no label",
             num_prompt_tokens=outcome.num_prompt_tokens + choice.num_prompt_tokens,
             num_cached_tokens=outcome.num_cached_tokens + choice.num_cached_tokens,
             num_output_tokens=outcome.num_output_tokens + choice.num_output_tokens,
         )
 
     async def _judge(self, request: GenerationRequest, attempt: int) -> Outcome:
-        """The label of a finished example, which nobody wrote just now: a gold row."""
+        """Ask for the label of a gold row."""
         task = self._tasks[request.served_task].task
         choice = await self._engine.choose(request.id, self._question(task, request))
-        told = bool(choice.probabilities)
+        probabilities = _label_probabilities(task, request, choice)
         return Outcome(
             request_id=request.id,
             index=request.index,
             status=OutcomeStatus.ACCEPTED,
-            detail="" if told else "the generator named no label",
-            label_probabilities=task.target.label_probabilities(request, choice.probabilities) if told else (),
+            detail="" if probabilities else "the generator named no label",
+            label_probabilities=probabilities,
             num_prompt_tokens=choice.num_prompt_tokens,
             num_cached_tokens=choice.num_cached_tokens,
             num_output_tokens=choice.num_output_tokens,
@@ -174,8 +174,13 @@ def only_task(config: RunConfig, task: Task) -> dict[str, ServedTask]:
     return {"": ServedTask.of(config, task)}
 
 
+def _label_probabilities(task: Task, request: GenerationRequest, choice: Choice) -> tuple[float, ...]:
+    """The probability of each label; empty if the generator named none."""
+    return task.target.label_probabilities(request, choice.probabilities) if choice.probabilities else ()
+
+
 def _trial(task: Task) -> GenerationRequest:
-    """A request for the label of an example that says nothing."""
+    """A request for the label of a meaningless example."""
     return GenerationRequest(
         id="trial",
         index=0,

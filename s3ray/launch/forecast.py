@@ -21,7 +21,7 @@ _ALIKE = 0.05  # a forecast is no better than this
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What the forecast reckons with, per device: a GPU or a core. ``source`` says where it comes from.
+    """The figures that the forecast is computed from, per device (a GPU or a core), and their ``source`` in words.
 
     ``tokens_s`` and ``samples_s`` are rates of one device at work, ``engine_start_s`` and ``worker_start_s`` the
     seconds until all engines or all train workers are ready, ``tokens_per_row`` what a kept row costs, ``mistakes`` how
@@ -41,10 +41,9 @@ class Figures:
 class Prediction:
     """One mode: the devices of engines and of train workers, seconds in all, and the idle share of all devices' time.
 
-    Idle is who neither writes nor trains: waiting and starting.
+    A device is idle while it waits or starts.
     """
 
-    mode: str
     engine_devices: float
     worker_devices: float
     seconds: float
@@ -114,13 +113,13 @@ def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -
         for num in range(1, int(num_devices / step) + 1)
         if num_devices - num * step >= 1
     ]
-    said = f"forecast ({figures.source}): swap {duration(swap.seconds)}, {swap.idle_share:.0%} of device time idle"
+    line = f"forecast ({figures.source}): swap {duration(swap.seconds)}, {swap.idle_share:.0%} of device time idle"
     if not splits:
-        yield f"{said}; split needs more than these {num_devices:g} {unit}"
+        yield f"{line}; split needs more than these {num_devices:g} {unit}"
         return
     split = min(splits, key=lambda prediction: prediction.seconds)
     yield (
-        f"{said}; split ({split.engine_devices:g} + {split.worker_devices:g} {unit}) {duration(split.seconds)}, "
+        f"{line}; split ({split.engine_devices:g} + {split.worker_devices:g} {unit}) {duration(split.seconds)}, "
         f"{split.idle_share:.0%} idle"
     )
     yield _advice(swap, split, num_rounds, figures)
@@ -152,7 +151,6 @@ def predict(
     at_work = engine_devices * sum(write_s) + worker_devices * sum(train_s)
     num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)
     return Prediction(
-        mode=mode,
         engine_devices=engine_devices,
         worker_devices=worker_devices,
         seconds=seconds,

@@ -5,13 +5,13 @@ Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from s3ray.config.job import MIN_SPAN_LENGTH, EndpointConfig, RunConfig, fingerprint, seed_fingerprint, to_yaml
+from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype
@@ -76,8 +76,7 @@ def check_job(config: RunConfig) -> Job:
         if generator.engine == "openai":
             hint = "The name under which the endpoints serve it."
         raise InputError("is missing", field="generator.model", hint=hint)
-    if generator.endpoints or (config.generates and generator.engine == "openai"):
-        check_endpoints(generator.endpoints)
+    check_endpoints(config)
     check_secrets(config, task.spec)
     if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
@@ -96,8 +95,7 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
         dtype = resolve_dtype(generator.dtype, plan.device, cpu_flags())
         generator = generator.model_copy(update={"dtype": dtype})
     config = job.config.model_copy(update={"generator": generator})
-    resolved = Job(config=config, task=job.task, gold=job.gold, settings=job.settings, fingerprint=job.fingerprint)
-    return resolved, plan
+    return replace(job, config=config), plan
 
 
 def check_secrets(*written: BaseModel) -> None:
@@ -137,13 +135,14 @@ def _check_lengths(config: RunConfig) -> None:
         )
 
 
-def check_endpoints(endpoints: Sequence[EndpointConfig]) -> None:
-    """Refuse endpoints that cannot be asked. No value is shown here: what lies in the wrong field may be a key.
+def check_endpoints(config: RunConfig) -> None:
+    """Refuse endpoints that cannot be used. No value is shown in the error: it may be a key in the wrong field.
 
     Raises:
-        InputError: there are none, or one of them is no plain URL or names no variable.
+        InputError: engine openai has none, or one of them is no plain URL or names no variable.
     """
-    if not endpoints:
+    endpoints = config.generator.endpoints
+    if not endpoints and config.generates and config.generator.engine == "openai":
         hint = "The openai engine asks servers: give the url of one or more."
         raise InputError("is missing", field="generator.endpoints", hint=hint)
     for number, endpoint in enumerate(endpoints):

@@ -1,4 +1,4 @@
-"""Reading the kept generations of a run again: today's parsing and curation, no engine, a new lineage.
+"""Parsing and curating the stored generations of a run again, without an engine, into a new lineage.
 
 The requests are made once more, with the fingerprint, the notes and the mistakes that they were made with, so every
 journalled outcome finds its own. Its raw text is read again, and the rounds are judged and closed by the same driver
@@ -62,7 +62,7 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
             task=task.spec.model_dump(mode="json"),
             requests=old.requests,
         )
-    _tell(old, new, console)
+    _print_summary(old, new, console)
     return place
 
 
@@ -151,7 +151,7 @@ def _write_rounds(
 
 
 class _NothingMore:
-    """A generator whose engines have answered all they ever will."""
+    """A generator without engines: all outcomes are in the journal already."""
 
     works_while_training = False
 
@@ -169,7 +169,7 @@ class _NoTrainer:
 
 
 class _OldJournal:
-    """What a new lineage takes from the old one: the inputs of its rounds, and outcomes read by today's rules."""
+    """What a new lineage takes over from the old one: inputs of its rounds, and outcomes parsed by today's rules."""
 
     def __init__(self, old: RunStore, new: RunStore, config: RunConfig, task: Task) -> None:
         self._old = old
@@ -179,7 +179,7 @@ class _OldJournal:
         self._strategy = make_strategy(config.strategy)
 
     def bring_inputs(self, round_: int) -> None:
-        """What the round's requests were made from, beside its outcomes."""
+        """Copy what the round's requests were made from: mistakes, probes, rows and notes."""
         if round_:
             whole = self._old.mistakes_before(round_)
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
@@ -232,7 +232,7 @@ def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clea
     return outcome._replace(status=OutcomeStatus.ACCEPTED, reason="", detail="", text=read.text)
 
 
-def _tell(old: RunStore, new: RunStore, console: Console) -> None:
+def _print_summary(old: RunStore, new: RunStore, console: Console) -> None:
     for num in new.rounds():
         was, now = (store.read_json(store.round_report(num)) for store in (old, new))
         line = f"round {num}: {now['accepted']} of {now['requested']} accepted, {was['accepted']} before"
@@ -241,6 +241,5 @@ def _tell(old: RunStore, new: RunStore, console: Console) -> None:
             f"; {name} is short of {', '.join(f'{num} {label}'.strip() for label, num in missing.items())}"
             for name, missing in short.items()
         )
-        console.print(line + lacks, markup=False, highlight=False, soft_wrap=True)
-    text = f"New lineage: {new.root}\n`s3ray run` with these settings goes on with it: it trains the students."
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, line + lacks)
+    say(console, f"New lineage: {new.root}\n`s3ray run` with these settings goes on with it: it trains the students.")

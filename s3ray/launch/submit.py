@@ -1,4 +1,4 @@
-"""The attempts of a submitted job: their names, what their ends mean, and what they may know of the environment."""
+"""Sending a job to a Ray cluster: what is sent with it, following its log, and further attempts when it fails."""
 
 import asyncio
 import os
@@ -25,6 +25,7 @@ from s3ray.config.load import load_config, parse_settings, read_yaml
 from s3ray.errors import InputError, RunError, located
 from s3ray.launch.preflight import check_endpoints, check_secrets
 from s3ray.models import PACKAGE
+from s3ray.monitor.terminal import say
 from s3ray.storage.local import is_url, join, local_path
 from s3ray.storage.object_store import refuse_password
 from s3ray.tasks import load_task
@@ -46,9 +47,9 @@ def next_id(name: str, known: Iterable[str | None]) -> str:
 
 
 def end_of(status: str, exit_code: int | None) -> End:
-    """What the end of an attempt means. Only ``failed`` is worth another one.
+    """How an attempt ended. Only after ``failed`` is another attempt worth it.
 
-    ``exit_code`` is that of its command; None where the driver's node died with it.
+    ``exit_code`` is that of its command; None if the driver's node died.
     """
     if status == "SUCCEEDED":
         return "done"
@@ -84,7 +85,7 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobBundle:
-    """A checked job on its way to a cluster.
+    """A checked job, ready to be sent to a cluster.
 
     ``folder`` is that of its run or campaign, ``files`` are relative to the working directory, ``key_variables`` name
     the environment variables that hold keys.
@@ -106,37 +107,32 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
         InputError: the job is wrong, or names something that the cluster would not have.
     """
     with located(job):
-        return _pack(job, out, settings)
-
-
-def _pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
-    changes = parse_settings(settings)
-    if "axes" in read_yaml(job):
-        campaign = load_campaign(job, changes)
-        name, configs = campaign.config.name, [run.config for run in campaign.runs]
-        jobs, verb, prefix = [job, job.parent / campaign.config.job], "compare", "job."
-    else:
-        config = load_config(job, changes)
-        name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
-    for config in configs:
-        _check_models(config)
-        if config.generator.endpoints or (config.generates and config.generator.engine == "openai"):
-            check_endpoints(config.generator.endpoints)  # here, before a URL with a password is sent in clear
-        check_secrets(config)
-    folder = out if out is not None else join(configs[0].store, name)
-    _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
-    files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
-    words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
-    # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
-    joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
-    words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
-    return JobBundle(
-        name=name,
-        folder=folder,
-        command=shlex.join(words),
-        files=tuple(files),
-        key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
-    )
+        changes = parse_settings(settings)
+        if "axes" in read_yaml(job):
+            campaign = load_campaign(job, changes)
+            name, configs = campaign.config.name, [run.config for run in campaign.runs]
+            jobs, verb, prefix = [job, job.parent / campaign.config.job], "compare", "job."
+        else:
+            config = load_config(job, changes)
+            name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
+        for config in configs:
+            _check_models(config)
+            check_endpoints(config)  # here, before a URL with a password is sent in clear
+            check_secrets(config)
+        folder = out if out is not None else join(configs[0].store, name)
+        _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
+        files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
+        words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
+        # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
+        joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
+        words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
+        return JobBundle(
+            name=name,
+            folder=folder,
+            command=shlex.join(words),
+            files=tuple(files),
+            key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
+        )
 
 
 def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
@@ -225,23 +221,23 @@ def submit_job(
             if left == retries:
                 raise
             raise RunError(f"no further attempt: {error}") from error
-        _say(console, f"Submitted {attempt}: {bundle.command}")
-        _say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
+        say(console, f"Submitted {attempt}: {bundle.command}")
+        say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
         if not wait:
             return
         try:
             ended = _follow(client, attempt, console)
         except KeyboardInterrupt:
-            _say(console, f"{attempt} goes on; nobody waits for it any more.")
-            _say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
+            say(console, f"{attempt} goes on; nobody waits for it any more.")
+            say(console, _how_to_see(attempt, client.get_address(), bundle.folder))
             raise
         end = end_of(ended.status, ended.exit_code)
         if end == "done":
-            _say(console, f"{attempt} is finished. Run folder: {bundle.folder}")
+            say(console, f"{attempt} is finished. Run folder: {bundle.folder}")
             return
         if end != "failed" or not left:
             raise _error(end, attempt, ended, bundle)
-        _say(console, f"{attempt} failed: {ended}; another attempt goes on where it stopped.")
+        say(console, f"{attempt} failed: {ended}; another attempt goes on where it stopped.")
 
 
 def _connect(address: str) -> JobSubmissionClient:
@@ -291,7 +287,7 @@ def _send(client: JobSubmissionClient, bundle: JobBundle, variables: Mapping[str
 
 
 def _follow(client: JobSubmissionClient, attempt: str, console: Console) -> _Ended:
-    """Show an attempt's log until it ends; a line to the cluster that breaks is taken up again."""
+    """Show an attempt's log until it ends; reconnects when the connection to the cluster breaks."""
     log = _Log(lambda text: _write(console, text))
     seen_at = time.monotonic()
     while True:
@@ -299,7 +295,7 @@ def _follow(client: JobSubmissionClient, attempt: str, console: Console) -> _End
         try:
             asyncio.run(log.tail(client, attempt))
         except TimeoutError:
-            pass  # nothing was said for a while: is it still there?
+            pass  # silent for a while: is it still there?
         except _BROKEN:
             is_broken = True
         try:
@@ -321,17 +317,17 @@ def _follow(client: JobSubmissionClient, attempt: str, console: Console) -> _End
 
 
 class _Log:
-    """An attempt's log as far as it was shown. Ray sends it from its beginning each time."""
+    """Shows each part of an attempt's log once, though Ray sends the log from its beginning each time."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
         self._num_shown = 0
 
     async def tail(self, client: Any, attempt: str) -> None:
-        """Show what comes until the attempt ends or the line breaks.
+        """Show what comes until the attempt ends or the connection breaks.
 
         Raises:
-            TimeoutError: nothing came for ``_SILENCE_S``; a line that went dead says nothing either.
+            TimeoutError: nothing came for ``_SILENCE_S``: the attempt is silent, or the connection dead.
         """
         num_received = 0
         clock = asyncio.get_running_loop().time
@@ -371,10 +367,6 @@ def _how_to_see(attempt: str, address: str, folder: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(console: Console, text: str) -> None:

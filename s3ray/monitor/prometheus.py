@@ -1,6 +1,6 @@
 """A run's Prometheus metrics, and how each event changes them (docs/metrics.md).
 
-Invariant: pure. Counters count what this start of the driver did; gauges say how the run stands, all starts included.
+Counters count what this start of the driver did; gauges say how the run stands, all starts included.
 """
 
 from collections.abc import Callable, Iterator, Mapping

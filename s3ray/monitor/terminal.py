@@ -1,4 +1,8 @@
-"""Terminal output. Text from models, runs and foreign folders is shown as text and cannot control the terminal."""
+"""What people see of a run on a terminal: live progress, plain lines in a log, status, and the table at the end.
+
+Shows what the events say and no more, so a resumed run shows the same as an undisturbed one. What a run, a model or
+whoever wrote a folder said is shown as text, and commands nothing.
+"""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""Which free GPUs one more engine takes: arithmetic on counts, to which ``placement`` gives words.
+"""Which free GPUs one more engine takes: arithmetic on counts, from which ``place`` makes placements.
 
 An engine of one GPU, or of a part of one, goes where most is free, so that such engines spread. A larger engine goes
 where least would be left, so that the next one finds whole nodes. Whatever an engine takes leaves room for the train
@@ -8,12 +8,15 @@ workers that hold GPUs of their own.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from s3ray.config.job import GeneratorConfig
+from s3ray.placement.plan import EnginePlacement
+
 ENGINE_CPUS = 1
 """CPUs that an engine on GPUs reserves, on the node of its actor."""
 WORKER_CPUS = 1
 """CPUs that a train worker with a GPU reserves."""
 SLEEPER_SHARE = 0.6
-"""What an engine that sleeps reserves of its GPU all along: so much (more than half) that no second one fits."""
+"""Part of its GPU that an engine which can sleep keeps reserved: more than half, so that no second one fits."""
 BESIDE_SLEEPER_SHARE = 0.4
 """What is left of that GPU for a train worker."""
 _UNITS = 10_000
@@ -21,11 +24,6 @@ _UNITS = 10_000
 
 GpusByNode = tuple[tuple[str, int], ...]
 """An engine's nodes with the GPUs that it takes on each; its actor is on the first."""
-
-
-def per_gpu(gpu_share: float) -> int:
-    """How many engines of this share one GPU holds."""
-    return _UNITS // round(gpu_share * _UNITS)
 
 
 def is_countable(gpu_share: float) -> bool:
@@ -55,30 +53,20 @@ class FreeNode:
         return max(0, min(self.num_gpus - less_gpus, int((self.num_cpus - less_cpus) // WORKER_CPUS)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineShape:
-    """The GPUs of one engine: ``pipeline_parallel`` stages of ``tensor_parallel`` GPUs, or a part of one GPU."""
-
-    tensor_parallel: int
-    pipeline_parallel: int
-    gpu_share: float
-
-    @property
-    def world_size(self) -> int:
-        """GPUs of one engine."""
-        return self.tensor_parallel * self.pipeline_parallel
-
-
 class Packing:
-    """The free GPUs of a cluster while engines of one shape take them.
+    """The free GPUs of a cluster while equal engines take them one by one.
 
-    ``nodes`` are given with all that they have; room for ``num_workers`` train workers is never taken.
+    ``nodes`` are given with all that they have. An engine of one GPU takes ``gpu_share`` of it. Room for
+    ``num_workers`` train workers is never taken.
     """
 
-    def __init__(self, nodes: Sequence[FreeNode], shape: EngineShape, num_workers: int) -> None:
+    def __init__(
+        self, nodes: Sequence[FreeNode], generator: GeneratorConfig, gpu_share: float, num_workers: int
+    ) -> None:
         self._nodes = {node.node_id: node for node in nodes}
-        self._shape = shape
-        self._per_gpu = per_gpu(shape.gpu_share)
+        self._tensor_parallel = generator.tensor_parallel
+        self._world_size = generator.world_size
+        self._per_gpu = _UNITS // round(gpu_share * _UNITS)
         self._largest = max((node.num_gpus for node in nodes if node.for_engines), default=0)
         self._spare = self.room_for_workers - num_workers
 
@@ -87,8 +75,13 @@ class Packing:
         """How many train workers fit into what is free."""
         return sum(node.room_for_workers() for node in self._nodes.values())
 
-    def hold(self, node_id: str, num_gpus: float, num_cpus: float) -> None:
-        """Count these GPUs (whole ones, or one engine's part of one) and CPUs as taken, unless their node is lost."""
+    def reserve(self, placement: EnginePlacement) -> None:
+        """Count an engine's GPUs and CPUs as taken, except on nodes that are lost."""
+        for bundle in placement.bundles:
+            self._reserve(bundle.node_id, bundle.num_gpus, bundle.num_cpus)
+
+    def _reserve(self, node_id: str, num_gpus: float, num_cpus: float) -> None:
+        """``num_gpus`` are whole GPUs, or one engine's part of one."""
         node = self._nodes.get(node_id)
         if node is None:
             return
@@ -110,7 +103,7 @@ class Packing:
         return found or (self._find_among(usable) if avoid else None)
 
     def _find_among(self, nodes: Sequence[FreeNode]) -> GpusByNode | None:
-        tensor_parallel, world_size = self._shape.tensor_parallel, self._shape.world_size
+        tensor_parallel, world_size = self._tensor_parallel, self._world_size
         if world_size == 1:
             fitting = [
                 node for node in nodes if self._num_free(node) and self._may_take(node, 0 if node.num_parts else 1)
@@ -126,7 +119,7 @@ class Packing:
 
         vLLM numbers the GPUs of an engine node by node, so a stage of ``unit`` GPUs stays on one node.
         """
-        missing, spare = self._shape.world_size, self._spare
+        missing, spare = self._world_size, self._spare
         parts: list[tuple[FreeNode, int]] = []
         # The first node hosts the actor, which needs a CPU; the workers of vLLM on the others need none.
         for node in sorted(nodes, key=lambda node: (node.num_cpus < ENGINE_CPUS, -node.num_gpus)):

@@ -1,6 +1,7 @@
-"""Walks a plan through a round with Ray's arithmetic: who would wait for devices for ever is found before the start.
+"""Decides on which node and device each engine and train worker runs, and checks that none would wait for ever. Pure.
 
-Independent of how ``placement`` packs: engines and train workers are put on the nodes one by one. Pure.
+The check (``who_would_wait``) is independent of how engines are packed: it puts engines and train workers on the nodes
+one by one, with Ray's arithmetic.
 """
 
 from collections import Counter
@@ -13,7 +14,6 @@ from s3ray.placement.packing import (
     BESIDE_SLEEPER_SHARE,
     ENGINE_CPUS,
     SLEEPER_SHARE,
-    EngineShape,
     FreeNode,
     GpusByNode,
     Packing,
@@ -143,7 +143,7 @@ def place_engine(
     *,
     device: str,
 ) -> EnginePlacement | None:
-    """Where one engine could go at this moment beside those in ``taken``; None where nothing fits.
+    """Find a place for one more engine beside those in ``taken``; None if nothing fits now.
 
     Used while a run is under way, when an engine has lost its node or a node has joined. ``device`` is the plan's: a
     cluster whose last node with GPUs is lost is no CPU cluster. Nodes to ``avoid`` are used only where nothing else
@@ -164,7 +164,7 @@ def place_engine(
 
 
 def _num_beside(config: RunConfig) -> int:
-    """Train workers that hold devices beside the engines."""
+    """Number of train workers that hold devices at the same time as the engines."""
     return config.student.least_workers if config.placement.mode == "split" else 0
 
 
@@ -188,7 +188,7 @@ def _place_on_gpus_beside(
 ) -> EnginePlacement | None:
     packing = _packing(config, nodes, _num_beside(config))
     for item in taken:
-        _hold(packing, item)
+        packing.reserve(item)
     found = packing.find(avoid)
     return _on_gpus(config, found) if found else None
 
@@ -199,17 +199,12 @@ def _pack(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, num_worker
     placed: list[EnginePlacement] = []
     while len(placed) < wanted and (found := packing.find()):
         placed.append(_on_gpus(config, found))
-        _hold(packing, placed[-1])
+        packing.reserve(placed[-1])
     return placed
 
 
 def _packing(config: RunConfig, nodes: Sequence[NodeFacts], num_workers: int) -> Packing:
     generator, student = config.generator, config.student
-    shape = EngineShape(
-        tensor_parallel=generator.tensor_parallel,
-        pipeline_parallel=generator.pipeline_parallel,
-        gpu_share=_gpu_share(config),
-    )
     free = [
         FreeNode(
             node_id=node.node_id,
@@ -220,12 +215,7 @@ def _packing(config: RunConfig, nodes: Sequence[NodeFacts], num_workers: int) ->
         )
         for node in nodes
     ]
-    return Packing(free, shape, num_workers)
-
-
-def _hold(packing: Packing, placement: EnginePlacement) -> None:
-    for bundle in placement.bundles:
-        packing.hold(bundle.node_id, bundle.num_gpus, bundle.num_cpus)
+    return Packing(free, generator, _gpu_share(config), num_workers)
 
 
 def _gpu_share(config: RunConfig) -> float:
@@ -234,8 +224,7 @@ def _gpu_share(config: RunConfig) -> float:
 
 
 def _on_gpus(config: RunConfig, found: GpusByNode) -> EnginePlacement:
-    generator = config.generator
-    world_size = generator.tensor_parallel * generator.pipeline_parallel
+    generator, world_size = config.generator, config.generator.world_size
     if len(found) == 1:
         [(node_id, num_gpus)] = found
         gpus = num_gpus if world_size > 1 else _gpu_share(config)
@@ -263,7 +252,7 @@ def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_
     if len(alone) == least:
         rest = _packing(config, nodes, 0)
         for item in alone:
-            _hold(rest, item)
+            rest.reserve(item)
         return workers_refused(config, rest.room_for_workers, "GPUs", least, num_fitting)
     rich = [replace(node, num_cpus=_PLENTY) for node in nodes]
     wants_cpus = len(_pack(config, rich, least, beside)) > num_fitting

@@ -1,4 +1,4 @@
-"""The words of placement: what the nodes have, and who holds what. ``placement`` decides, ``pool`` carries it out."""
+"""The values of placement: what nodes have, and who holds which devices. ``place`` decides, the pool carries out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

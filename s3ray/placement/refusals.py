@@ -1,4 +1,4 @@
-"""Refusals of placements: which field, the arithmetic, and what would fit. ``placement`` finds out; this words it."""
+"""The errors of placements that are refused: the field, the arithmetic, and what would fit instead."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def needs_device(config: RunConfig) -> bool:
 
 
 def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> None:
-    """Refuse what means nothing for these engines or on these nodes.
+    """Refuse settings that have no meaning for these engines or nodes.
 
     Raises:
         InputError: a setting contradicts another one, speaks of GPUs where there are none, or names an absent type.
@@ -50,8 +50,7 @@ def _check_generator(generator: GeneratorConfig, device: str) -> None:
             raise InputError(problem, field=field, value=str(value), hint="Leave it out.")
         if device == "cpu":
             raise _gpus_missing(field, str(value))
-    world_size = generator.tensor_parallel * generator.pipeline_parallel
-    share = generator.gpu_share
+    world_size, share = generator.world_size, generator.gpu_share
     if share < 1 and world_size > 1:
         problem = f"cannot be below 1 for engines of {world_size} GPUs (tensor_parallel x pipeline_parallel)"
         hint = "Set it to 1, or let an engine have one GPU."
@@ -75,7 +74,7 @@ def _check_sleep(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> 
     problem = hint = ""
     if config.placement.mode != "swap" or device == "cpu" or not needs_device(config):
         problem, hint = "means nothing where engines do not make way on GPUs", "Leave it out."
-    elif generator.tensor_parallel * generator.pipeline_parallel > 1 or generator.gpu_share < 1:
+    elif generator.world_size > 1 or generator.gpu_share < 1:
         problem, hint = "needs engines of one whole GPU each", "Set it to stop, or let each engine have one GPU."
     elif generator.engines != num_gpus or generator.min_engines:
         problem = f"needs an engine on each of the {_count(num_gpus, 'GPU')}, or two train workers may get the same one"
@@ -111,7 +110,7 @@ def gpu_engines_refused(
     if generator.tensor_parallel > 1:
         facts.append(f"{'a stage' if stages > 1 else 'an engine'} spans nodes only where no node has {need}")
     hint = f"At most {_count(num_fitting, 'such engine')} fit. Lower `engines`"
-    hint += " or its GPUs (`tensor_parallel`, `pipeline_parallel`)" if generator.tensor_parallel * stages > 1 else ""
+    hint += " or its GPUs (`tensor_parallel`, `pipeline_parallel`)" if generator.world_size > 1 else ""
     return InputError(
         f"{_count(least, 'engine')} of {f'{stages} x ' if stages > 1 else ''}{need} do not fit: {', '.join(facts)}",
         field="generator.engines",

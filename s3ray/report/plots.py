@@ -1,4 +1,4 @@
-"""The plots of reports and comparisons, as SVG. Pure; every text is escaped.
+"""The plots of reports and comparisons as SVG, and what they are drawn with. Pure; every text is escaped.
 
 Drawn for a width of 460 units. The style sheet gives letters more units on narrow screens, where a unit is less than a
 pixel: room is reckoned for the widest of them (``LETTER``).

@@ -1,7 +1,7 @@
 """The rounds, in the order of the paper (S3, arXiv 2310.13671, Algorithms 1 to 3). No Ray, torch or vLLM import.
 
-Every step leaves its result on disk before the next begins and is passed over if it is there, so the same command
-goes on after any interruption. Only the driver writes the run folder's rounds and students.
+Every step leaves its result on disk before the next begins, and is skipped if that result exists, so the same command
+continues after any interruption. Only the driver writes the rounds and students of the run folder.
 """
 
 import time
@@ -36,7 +36,7 @@ from s3ray.telemetry.events import ChunkWritten, Event, EventLog, RoundClosed, S
 from s3ray.types import Example
 
 ROWS_BEFORE = "before.parquet"
-"""In a round that was read again: the rows from which its requests were made, where they depend on any."""
+"""In a round of ``reparse``: the rows from which its requests were made, if they depend on any."""
 
 
 class Generator(Protocol):
@@ -58,7 +58,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the driver puts together. ``requests`` are the fingerprints for request ids, see ``RunStore.requests``."""
+    """What a run consists of. ``requests`` are the fingerprints for request ids, see ``RunStore.requests``."""
 
     config: RunConfig
     task: Task
@@ -71,7 +71,7 @@ class Parts:
 
 
 class JournalSource(Protocol):
-    """Outcomes that another lineage has of the requests of this one (``reparse``)."""
+    """Outcomes of this run's requests that another lineage has already (``reparse``)."""
 
     def fill(self, round_: int, plan: StagePlan) -> StagePlan:
         """Write a stage's journal before the stage reads it; returns the plan with all its requests still to come."""
@@ -82,7 +82,7 @@ class Driver:
     """Runs the rounds of one run to the end, from wherever the folder stands."""
 
     def __init__(self, parts: Parts, journal: JournalSource | None = None) -> None:
-        """``journal``: where the outcomes are that need no engine, if there are any beside the run's own."""
+        """``journal`` has outcomes that need no engine, in addition to the run's own."""
         self._parts = parts
         self._journal = journal
         self._store = parts.store
@@ -194,7 +194,7 @@ class Driver:
         return asks and self._task.has_labels
 
     def _calibrate(self, context: RoundContext, journal: RoundJournal) -> dict[str, Any]:
-        """What the generator says of gold, and what follows from it, on disk."""
+        """Ask the generator for the labels of gold rows, and write the calibration that follows."""
         judge = CalibrationJudge(self._task)
         plan = calibration_stage(context, self._parts.config.curation.calibrate)
         summary = self._run_stage(context.round, plan, judge, journal)
@@ -211,7 +211,7 @@ class Driver:
     def _write_notes(
         self, round_: int, stage: NoteStage, journal: RoundJournal
     ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """One note stage to its end; what it left is read from disk, where it is once."""
+        """One note stage to its end; its notes are read from disk if they are there."""
         judge = NoteJudge(self._task, stage.keys, stage.num_each)
         summary = self._run_stage(round_, stage.plan, judge, journal)
         name = self._store.notes(round_, stage.plan.name)
@@ -280,7 +280,7 @@ class Driver:
 
 
 def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
-    """The written rows that the student before a round learned from, or had when what was read again was asked."""
+    """The synthetic rows on which the student before a round was trained, or those at the time of the original run."""
     own = store.in_round(round_, ROWS_BEFORE)
     rounds = strategy.training(round_ - 1).rounds
     names = [own] if store.has(own) else [store.accepted(num) for num in rounds]

@@ -1,7 +1,7 @@
-"""The journal of a round: every request and how it ended, every text that was not kept and why, every example.
+"""The tables of a round: every request and how it ended, every text that was not kept and why, every example.
 
-Rows go to disk as they come, so that a round of any size needs no more memory than a page of it. The tables appear
-under their names, whole, when the journal are closed; a round that is interrupted is booked again from its journal.
+Rows are written page by page, so that memory does not grow with the round. The tables appear under their names, whole,
+when they are closed; an interrupted round writes them again from the chunks on disk.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ REQUESTS_SCHEMA = pa.schema(
 )
 _REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
 REJECTED_SCHEMA = pa.schema([(name, _TEXT) for name in _REJECTED])
-_PAGE = 4096
+_PAGE = 4096  # rows that are written at once
 
 
 @dataclass(slots=True)

@@ -1,12 +1,4 @@
-"""The training set of a round: which texts are kept, and how rows lie in Parquet.
-
-Example tables are the same for gold, synthetic and exported data.
-
-Columns: ``id``, one string column per input field of the task, ``label`` (classification) or ``answers`` (span: a
-list of ``{text, start}``), then ``source``, ``round`` and ``parent`` of the row's origin. Where the generator's
-verdicts are learned (``curation.verify: soft``) there is ``soft`` too: the probability of each label, in the task's
-order, null in rows that have none. Tables with and without it are joined by ``join_tables``.
-"""
+"""What is kept of a stage's texts: examples, notes, or the labels that the generator gives to gold rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,19 +9,13 @@ from s3ray.curation.duplicates import DuplicateIndex
 from s3ray.strategies.base import RoundContext, StagePlan
 from s3ray.strategies.requests import make_request
 from s3ray.tasks import Task
-from s3ray.types import (
-    Example,
-    GenerationRequest,
-    Outcome,
-    Rejection,
-    RejectionReason,
-)
+from s3ray.types import Example, GenerationRequest, Outcome, Rejection, RejectionReason
 
 
 class ExampleJudge:
-    """Keeps texts that are neither copies of gold (any part of it) nor of synthetic rows kept before.
+    """Keeps texts that copy neither gold (any part of it) nor a synthetic row that was kept before.
 
-    With ``curation.verify`` the generator must also stand by their labels.
+    With ``curation.verify`` the generator must also confirm their labels.
     """
 
     def __init__(
@@ -43,7 +29,7 @@ class ExampleJudge:
     ) -> None:
         """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one.
 
-        ``calibration`` sets the generator's verdicts right.
+        ``calibration`` corrects the generator's label probabilities.
         """
         self._task = task
         self._curation = curation
@@ -57,7 +43,7 @@ class ExampleJudge:
             self._synthetic.add(example.id, example.fields[task.written], scope=self._scope(example.fields))
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """Keep the text as an example, or say which row it copies or what the generator thinks of it."""
+        """Keep the text as an example, or reject it as a copy, or because the generator doubts its label."""
         label_probabilities = outcome.label_probabilities
         if label_probabilities and self._calibration is not None:
             label_probabilities = self._calibration.of(label_probabilities)
@@ -77,7 +63,7 @@ class ExampleJudge:
         return None
 
     def _doubt(self, request: GenerationRequest, label_probabilities: Sequence[float], detail: str) -> str:
-        """Why the generator does not stand by what it wrote; empty if it does. ``detail``: why there is no verdict."""
+        """Why the generator doubts what it wrote; empty if it does not. ``detail``: why it gave no probabilities."""
         if not label_probabilities:
             return detail or "the generator was not asked for its label"
         certainty = self._task.target.certainty(request, label_probabilities)
@@ -93,9 +79,9 @@ class ExampleJudge:
 
 
 class NoteJudge:
-    """Collects what a note stage lists, by key, until there is enough of each: K reasons per label, say (Algorithm 1).
+    """Collects the notes that a stage lists, until there are enough for each key: K reasons per label (Algorithm 1).
 
-    The keys take turns over the stage's sequence (``strategies.base.NoteStage``).
+    The requests of the stage take the keys in turn (``strategies.base.NoteStage``).
     """
 
     def __init__(self, task: Task, keys: Sequence[str], num_each: int) -> None:
@@ -118,9 +104,6 @@ class NoteJudge:
         return None
 
 
-"""In round 0: what ``Calibration.as_dict`` says, or null where gold has too few rows of a label."""
-
-
 def calibration_stage(context: RoundContext, num: int) -> StagePlan:
     """Ask for the labels of the first ``num`` rows of the extrapolation part, whose order is random."""
     requests = (
@@ -131,21 +114,21 @@ def calibration_stage(context: RoundContext, num: int) -> StagePlan:
 
 
 class CalibrationJudge:
-    """Keeps what the generator says of gold rows."""
+    """Collects the label probabilities that the generator gives to gold rows."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._verdicts: list[Sequence[float]] = []
+        self._probabilities: list[Sequence[float]] = []
         self._truth: list[int] = []
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """Keep a verdict; where the generator named no label there is none."""
+        """Keep the probabilities, unless the generator named no label."""
         if not outcome.label_probabilities:
             return Rejection(reason=RejectionReason.UNPARSABLE, detail=outcome.detail)
-        self._verdicts.append(outcome.label_probabilities)
+        self._probabilities.append(outcome.label_probabilities)
         self._truth.append(self._task.labels.index(request.label or ""))
         return None
 
     def calibration(self) -> Calibration | None:
-        """What was learned; None: there were too few verdicts on rows of a label."""
-        return calibrate(self._verdicts, self._truth, len(self._task.labels))
+        """The calibration; None if the generator answered for too few rows of a label."""
+        return calibrate(self._probabilities, self._truth, len(self._task.labels))

@@ -1,8 +1,8 @@
 """One stage of a round: which requests still have to be sent, and which outcomes become examples.
 
 A stage has a fixed sequence of requests. Outcomes arrive in any order, but they are *judged* in the order of the
-sequence, so that duplicates, quotas and the final set depend neither on the number of engines nor on time. Called by
-the driver; the pool sees it as a source of requests only.
+sequence, so that duplicates, quotas and the final set depend neither on the number of engines nor on time. The driver
+runs stages; the pool sees them as sources of requests only.
 """
 
 import math
@@ -17,20 +17,20 @@ from s3ray.strategies.base import ANY, StagePlan
 from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 _ENOUGH_TO_TELL = 20
-"""Judged requests of a label from which its yield says something."""
+"""So many requests of a label must have been judged before its yield is taken as known."""
 
 
 class Judge(Protocol):
-    """Decides, in sequence order, whether what was written is kept; keeps it if so."""
+    """Decides, in sequence order, whether a text is kept, and keeps it."""
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
-        """None if the outcome was kept, else why not."""
+        """None if the outcome was kept, else the reason why not."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How one request finally ended: the engine's outcome, then the judge's word on it."""
+    """How one request finally ended: the engine's outcome, and the judge's decision on it."""
 
     request: GenerationRequest
     outcome: Outcome
@@ -40,15 +40,15 @@ class Ending:
 
 
 class Stage:
-    """A stage under way. ``take`` hands out requests, ``settle`` brings their outcomes back, each exactly once.
+    """A stage under way. ``take`` gives out requests, ``settle`` takes their outcomes back, each exactly once.
 
-    ``is_waiting``: it has no request for now, but others will come although nothing is under way.
-    Memory is bounded by what is under way: a ending is handed on as soon as it is reached. ``take`` and ``settle`` may
-    be called from different threads: where runs share a pool, it draws while a run's driver settles.
+    ``is_waiting``: temporarily empty; more requests will come even though none is in flight. Memory is bounded by what
+    is in flight, since each ending is passed on at once. ``take`` and ``settle`` may be called from different threads:
+    a pool that runs share draws while a run's driver settles.
     """
 
     def __init__(self, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
-        """``record`` takes every ending, in the order of the sequence (surplus after the end in any order)."""
+        """``record`` is called with every ending in the order of the sequence, and at last with the surplus."""
         self.plan = plan
         self.finished = False
         self.is_waiting = False
@@ -93,11 +93,11 @@ class Stage:
 
     @property
     def num_under_way(self) -> int:
-        """Requests that were handed out and have not come back."""
+        """Requests in flight."""
         return len(self._in_flight)
 
     def take(self, num: int) -> list[GenerationRequest]:
-        """Up to ``num`` requests to send. Few or none do not mean the end: ``finished`` says that."""
+        """Up to ``num`` requests to send. Few or none do not mean that the stage has finished."""
         with self._lock:
             return self._take(num)
 
@@ -122,9 +122,9 @@ class Stage:
         return taken
 
     def replay(self, journal: Iterable[Outcome]) -> None:
-        """Settle what earlier starts left on disk, in their order, so that a stage that is whole needs no engine.
+        """Settle the outcomes that earlier starts of the run left on disk; a complete stage then needs no engine.
 
-        Requests on the way that have no outcome were lost with their start: they are sent again before any other,
+        Requests before them that have no outcome were lost when that start ended: they are sent again before any other,
         since later outcomes wait for them.
 
         Raises:
@@ -162,7 +162,7 @@ class Stage:
             self._judge_in_order()
 
     def end(self) -> None:
-        """No answer will come any more: what waits behind requests without one is judged, and the stage ends short."""
+        """No answer will come any more: judge the outcomes that wait behind missing ones, and end short of quota."""
         for request in self._resend:
             self._waiting[request.index] = (request, None)
         self._resend.clear()
@@ -186,7 +186,7 @@ class Stage:
         return request
 
     def _draw_up_to(self, index: int, unanswered: dict[int, GenerationRequest]) -> GenerationRequest | None:
-        """The request at a place of the sequence; those before it have no outcome so far."""
+        """The request at a position of the sequence; those before it are noted as unanswered."""
         while self._num_drawn <= index and (request := self._draw()) is not None:
             if request.index == index:
                 return request
@@ -194,7 +194,7 @@ class Stage:
         return None
 
     def _pass_over_full(self, unanswered: dict[int, GenerationRequest], passed: dict[int, GenerationRequest]) -> None:
-        """Whoever waits for a label whose quota is full waits for nothing; its outcome, if it has one, is surplus."""
+        """Do not wait for requests of a label whose quota is full; an outcome of theirs that still comes is surplus."""
         blocking = unanswered.get(self._next_index)
         while blocking is not None and not self.finished and self._is_full(self._key(blocking)):
             passed[blocking.index] = unanswered.pop(blocking.index)
@@ -228,12 +228,12 @@ class Stage:
         return quota is not None and self._accepted[key] >= quota.get(key, 0)
 
     def _wants(self, key: str) -> bool:
-        """Whether what is under way for a label will, at the yield measured so far, fall short of its quota."""
+        """Whether the requests in flight for a label will not fill its quota at the yield measured so far."""
         quota = self.plan.quota
         if quota is None:
             return True
-        # As if four more had been judged and kept: before anything is known just the quota is asked for, and one early
-        # rejection does not multiply what is sent. One to spare, so that a single rejection costs no round trip.
+        # Four more count as judged and kept: at the start just the quota is sent, and one early rejection does not
+        # multiply the requests. One more than needed is sent, so that a single rejection costs no round trip.
         measured = (self._accepted[key] + 4) / (self._judged[key] + 4)
         needed = math.ceil((quota[key] - self._accepted[key]) / measured) + 1
         return self._outstanding[key] < needed

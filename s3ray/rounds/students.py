@@ -1,4 +1,4 @@
-"""The mistakes that a round is written from, in the blocks in which they were mined, also while that goes on."""
+"""The students of a run: trained one after the other, the last one possibly while the next round is written."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +24,14 @@ from s3ray.telemetry.records import to_plain
 from s3ray.types import Mistake, StudentJob, StudentResult
 
 
-class StudentUnderWay:
-    """A student that is made in a thread, while the next round is written from its mistakes so far.
+class BackgroundTraining:
+    """A student that is trained in a thread, while the next round is written from the mistakes mined so far.
 
-    The wait for it is as long as its making, whose own limits are the trainer's.
+    Waiting for it has no limit of its own: the trainer has limits.
     """
 
     def __init__(self, make: Callable[[], None], read_blocks: Callable[[int], Iterator[Sequence[Mistake]]]) -> None:
-        """``make`` trains, scores and keeps the student; ``read_blocks`` gives the blocks on disk after so many."""
+        """``make`` trains and keeps the student; ``read_blocks`` reads the blocks on disk after the first so many."""
         self.mistakes = Mistakes(is_complete=False)
         self._make = make
         self._read_blocks = read_blocks
@@ -43,10 +43,10 @@ class StudentUnderWay:
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def finish(self) -> None:
-        """Wait until the student is made.
+        """Wait until the student is finished.
 
         Raises:
-            BaseException: what stopped it.
+            BaseException: the error that stopped it.
         """
         self.mistakes.all()
 
@@ -79,13 +79,13 @@ class Trainer(Protocol):
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student from the base checkpoint and mine its mistakes.
 
-        Its mistakes lie in blocks in ``mistakes/`` below ``job.output``: some before all are mined, then all of them.
+        Blocks of mistakes appear one by one in ``mistakes/`` below ``job.output``, and are complete when this returns.
         """
         ...
 
 
 class Students:
-    """Makes the students of one run, one after the other; the last may be under way in a thread."""
+    """Trains the students of one run, one after the other; the latest may still be in training in a thread."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Students:
         last_round: int,
         probes: Sequence[str] = (),
     ) -> None:
-        """``probes`` are what each student but the last is to look at: ``gold`` (the extrapolation part), ``train``."""
+        """``probes``: the tables that each student but the last probes, ``gold`` (extrapolation part) or ``train``."""
         self._config = config
         self._task = task
         self._store = store
@@ -106,28 +106,28 @@ class Students:
         self._trainer = trainer
         self._last_round = last_round
         self._probes = probes
-        self._under_way: StudentUnderWay | None = None
+        self._background: BackgroundTraining | None = None
         self._has_ended = False
 
     def make(self, round_: int, *, beside: bool) -> None:
         """Train, score and keep a student.
 
-        With ``beside`` it is still being made when this returns, in a thread; ``finish`` waits for it. It returns once
-        the student's first mistake is there, or none will come.
+        With ``beside`` this happens in a thread: the call returns once the first mistake is known (or none will come),
+        and ``finish`` waits for the rest.
         """
         if not beside:
             self._train(round_)
             return
-        self._under_way = StudentUnderWay(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
-        self._under_way.mistakes.wait_for_first()
+        self._background = BackgroundTraining(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
+        self._background.mistakes.wait_for_first()
 
     def mistakes(self, round_: int) -> Mistakes:
-        """What a round is written from: mistakes on gold, so that what is extrapolated stays anchored in real data.
+        """The mistakes that a round is written from.
 
-        Never mistakes on synthetic rows.
+        They are mistakes on gold, never on synthetic rows, so that extrapolation stays anchored in real data.
         """
-        if self._under_way is not None:
-            return self._under_way.mistakes
+        if self._background is not None:
+            return self._background.mistakes
         return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
 
     def probes(self, round_: int, name: str) -> Probes:
@@ -139,18 +139,18 @@ class Students:
         return probes_from_table(self._store.read_table(self._store.source(round_, f"probes/{name}.parquet")))
 
     def check(self) -> None:
-        """End the run soon, not when all is written that was asked before, if the student under way has failed."""
-        if self._under_way is not None:
-            self._under_way.mistakes.check()
+        """Raise if the student in training has failed, so that the run ends now and not after the current stage."""
+        if self._background is not None:
+            self._background.mistakes.check()
 
     def finish(self) -> None:
-        """Wait until the student under way is kept, if there is one."""
-        if self._under_way is not None:
-            self._under_way.finish()
-            self._under_way = None
+        """Wait until the student in training, if there is one, is kept."""
+        if self._background is not None:
+            self._background.finish()
+            self._background = None
 
     def end(self) -> None:
-        """The run is over: a student that is still under way keeps nothing any more."""
+        """The run is over: a student that is still in training is not kept any more."""
         self._has_ended = True
 
     def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:

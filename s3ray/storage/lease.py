@@ -2,10 +2,11 @@
 
     .lease/000003.json    owner, host, pid, time of the last beat, number of beats, released
 
-A driver takes the run by creating the next number, which only one can where the store creates an object only if it is
-absent (S3: ``If-None-Match``); elsewhere the later one wins. The earlier one sees a higher number, or another owner,
-at its next beat, and stops. Numbers are never used twice, so a holder that slept can not take itself for the present
-one. Who waits goes by its own clock: a lease that does not beat for ``LEASE_S`` is dead.
+A driver takes the run by creating the object with the next number. Where the store can create an object only if it is
+absent (S3: ``If-None-Match``), only one driver succeeds; elsewhere the later one wins, and the earlier one finds a
+higher number or another owner at its next beat, and stops. Numbers are never used twice, so a driver that slept cannot
+mistake itself for the present holder. A waiting driver measures by its own clock: a lease that was not renewed for
+``LEASE_S`` is dead.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import socket
 import threading
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,46 +24,41 @@ from s3ray.errors import LeaseLostError, StoreError
 from s3ray.storage.local import Lock, Notify, running_elsewhere
 
 LEASE_S = 60.0
-"""A lease that was not renewed for so long belongs to a driver that is dead."""
+"""Seconds without renewal after which the holder of a lease counts as dead."""
 BEAT_S = 10.0
-"""How often a driver renews its lease."""
+"""Seconds between two renewals of a lease."""
 LONG_DEAD_S = 3600.0
-"""A lease whose last beat is so old by its own words needs no watching: no two clocks differ by that."""
-_LOOK_S = 2.0
-_LOOKS_AT_ONCE = 16
+"""Age in seconds from which a lease is dead by its own time stamp: no two machines' clocks differ by so much."""
+_LOOK_S = 2.0  # between two looks at a lease that is waited for
+_LOOKS_AT_ONCE = 16  # requests to the store in parallel, where a campaign has many runs
 
 
 class LeaseObjects(Protocol):
-    """What a lease needs of a store: small objects below one folder, and creation that fails where there is one."""
+    """What a lease needs of a store: small numbered objects, and creation that fails if the object exists."""
 
     root: str
 
     def lease_numbers(self) -> list[int]:
         """The numbers of the leases that are there, in order."""
-        ...
 
     def read_lease(self, number: int) -> dict[str, Any] | None:
         """A lease's content; None if it is gone."""
-        ...
 
     def write_lease(self, number: int, content: dict[str, Any]) -> None:
         """Replace a lease's content."""
-        ...
 
     def create_lease(self, number: int, content: dict[str, Any]) -> bool:
         """Write a lease that is not there yet; False if it is."""
-        ...
 
     def remove_lease(self, number: int) -> None:
         """Remove a lease; one that is gone already is fine."""
-        ...
 
 
 @contextlib.contextmanager
 def held(locks: Sequence[Lock], notify: Notify) -> Iterator[None]:
-    """Hold all locks, or none. Holders that may be dead are watched side by side, for ``LEASE_S`` at most.
+    """Hold all locks, or none. Leases whose holder may be dead are watched at the same time, for ``LEASE_S`` at most.
 
-    ``notify`` hears at once of all that are waited for.
+    ``notify`` is told at once which ones are waited for.
 
     Raises:
         InputError: another process is running one of the runs.
@@ -77,23 +72,19 @@ def held(locks: Sequence[Lock], notify: Notify) -> Iterator[None]:
                 taken.callback(lock.release)
             return holder
 
-        waiting, is_told = list(locks), False
-        while True:
-            silent: dict[str, list[Lock]] = defaultdict(list)
+        waiting, has_notified = list(locks), False
+        while waiting:
             with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
                 # Of several starts that wait for the same runs, the one that gets the first lock gets all.
-                for part in (waiting[:1], waiting[1:]):
-                    for lock, holder in zip(part, threads.map(attempt, part), strict=True):
-                        if holder is not None:
-                            silent[holder].append(lock)
-            waiting = [lock for theirs in silent.values() for lock in theirs]
-            if not waiting:
-                break
-            for holder, theirs in silent.items() if not is_told else ():
-                names = ", ".join(lock.root for lock in theirs)
-                notify(f"The driver on {holder} holds {names}; waiting up to {LEASE_S:.0f} s for a sign of it.")
-            is_told = True
-            time.sleep(min(_LOOK_S, LEASE_S / 10))
+                holders = [*threads.map(attempt, waiting[:1]), *threads.map(attempt, waiting[1:])]
+            silent = [(lock, holder) for lock, holder in zip(waiting, holders, strict=True) if holder is not None]
+            waiting = [lock for lock, _ in silent]
+            for host in () if has_notified else dict.fromkeys(holder for _, holder in silent):
+                runs = ", ".join(lock.root for lock, holder in silent if holder == host)
+                notify(f"The driver on {host} holds {runs}; waiting up to {LEASE_S:.0f} s for a sign of it.")
+            has_notified = True
+            if waiting:
+                time.sleep(min(_LOOK_S, LEASE_S / 10))
         yield
 
 
@@ -103,8 +94,13 @@ class _Seen:
     content: dict[str, Any]
 
 
+def _newest(objects: LeaseObjects) -> _Seen | None:
+    numbers = objects.lease_numbers()
+    return _Seen(numbers[-1], objects.read_lease(numbers[-1]) or {"released": True}) if numbers else None
+
+
 class Lease:
-    """The right of this process to write one run: ``take`` until it is ours, then ``check`` before every write."""
+    """The right of this process to write one run: call ``take`` until it is ours, then ``check`` before every write."""
 
     def __init__(
         self, objects: LeaseObjects, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
@@ -125,14 +121,14 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name="s3ray-lease", daemon=True)
 
     def take(self) -> str | None:
-        """Become the holder; see ``files.Lock``. A holder is dead once it was watched for ``LEASE_S`` without a sign.
+        """See ``Lock``. A holder that was watched for ``LEASE_S`` without a renewal is dead.
 
         Raises:
             InputError: another process is running this run.
             StoreError: the store cannot be reached.
         """
         looked = self._clock()
-        seen = self._newest()
+        seen = _newest(self._objects)
         if self._watched is not None and seen != self._watched[0] and not self._has_let_go(seen):
             raise running_elsewhere(self.root)
         if seen is not None and not self._is_free(seen):
@@ -172,9 +168,9 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Beat once, or find that the lease is lost."""
+        """Renew the lease, or note that it is lost."""
         with self._mutex:
-            seen = self._newest()
+            seen = _newest(self._objects)
             if seen is None or seen.number != self._number or seen.content.get("owner") != self._owner:
                 self._is_lost = True
             if not self._is_lost:
@@ -195,17 +191,11 @@ class Lease:
             try:
                 self.renew()
             except StoreError:
-                continue  # the next write finds out by itself, and tells
+                continue  # the next write fails by itself and reports it
 
     def _content(self) -> dict[str, Any]:
         who = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
         return who | {"time": self._wall(), "beats": self._beats, "released": False}
-
-    def _newest(self) -> _Seen | None:
-        numbers = self._objects.lease_numbers()
-        if not numbers:
-            return None
-        return _Seen(numbers[-1], self._objects.read_lease(numbers[-1]) or {"released": True})
 
     def _is_free(self, seen: _Seen) -> bool:
         return bool(seen.content.get("released")) or self._wall() - seen.content.get("time", 0.0) > LONG_DEAD_S
@@ -217,9 +207,6 @@ class Lease:
 
 
 def is_alive(objects: LeaseObjects, wall: float) -> bool:
-    """Whether a lease was renewed within ``LEASE_S``, by the clocks of two machines: good enough to tell people."""
-    numbers = objects.lease_numbers()
-    content = objects.read_lease(numbers[-1]) if numbers else None
-    if content is None or content.get("released"):
-        return False
-    return wall - float(content.get("time", 0.0)) < LEASE_S
+    """Whether a lease was renewed within ``LEASE_S``, by the clocks of two machines: good enough for a display."""
+    seen = _newest(objects)
+    return seen is not None and not seen.content.get("released") and wall - seen.content.get("time", 0.0) < LEASE_S

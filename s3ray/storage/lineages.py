@@ -1,7 +1,7 @@
-"""The lineages of a run: NAME, NAME.2, NAME.3 ... beside each other. A new one never touches an old one.
+"""The lineages of a run: folders NAME, NAME.2, NAME.3 ... beside each other. A new one never touches an old one.
 
-A folder is a lineage of NAME if its ``fingerprint.json`` says so; another run that happens to be called NAME.2 is
-passed over, and its number with it.
+A folder is a lineage of NAME if its ``fingerprint.json`` says so. Another run that happens to be called NAME.2 is
+skipped, and so is its number.
 """
 
 import re
@@ -32,7 +32,7 @@ class Lineage:
 
 
 def choose(first: str, *, fresh: bool) -> tuple[str, Lineage]:
-    """Where a start of a run goes on, or begins anew: the lineage's place and what it is.
+    """The lineage that a start of a run goes on with, or begins (``fresh``): its place, and what it is.
 
     Raises:
         InputError: no run can lie there.
@@ -78,14 +78,14 @@ def _of_store(store: RunStore) -> Lineage | None:
         known = store.identity()
     except StoreError:
         return None
-    said = known.get("lineage") or {"of": store.name, "number": 1, "parent": None}
+    written = known.get("lineage") or {"of": store.name, "number": 1, "parent": None}
     # A folder that was copied to another place or name is the first of its own.
-    lineage = Lineage(of=said["of"], number=said["number"], parent=said["parent"])
+    lineage = Lineage(of=written["of"], number=written["number"], parent=written["parent"])
     return lineage if lineage.name == store.name else Lineage(of=store.name, number=1, parent=None)
 
 
 def _beside(first: str) -> list[RunStore]:
-    """The folders NAME and NAME.N that hold something to be seen."""
+    """The folders NAME and NAME.N that hold a file that is not hidden."""
     parent, name = split(first)
     found = [entry for entry in RunStore(parent).entries() if _number(name, entry)]
     stores = [RunStore(join(parent, entry)) for entry in sorted(found)]

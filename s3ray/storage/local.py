@@ -1,7 +1,7 @@
-"""Where the files of a run lie: one small protocol, and the backend for a folder of this machine.
+"""The protocol of a run's files, and its implementation in a folder of this machine.
 
-Invariant of every backend: under its name a file is either absent or whole, and what lies under a hidden name (a
-leading dot) is never listed.
+Invariants of every implementation: a file is either absent or complete, and files with a hidden name (a leading dot)
+are never listed.
 """
 
 import contextlib
@@ -30,80 +30,65 @@ _EVENTS = "events.jsonl"
 
 
 class Files(Protocol):
-    """The files below one root. Names are relative to it, with slashes."""
+    """The files below one root. Names are relative to the root, with slashes."""
 
     root: str
-    """The root as people write it: an absolute path, or a URL."""
+    """An absolute path, or a URL."""
 
     def url(self, name: str) -> str:
-        """Where a file lies, for people and for other processes."""
-        ...
+        """The absolute path or URL of a file, valid in other processes too."""
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file, or a folder with one."""
-        ...
 
     def names(self, folder: str) -> list[str]:
         """The names of all files below a folder, in order."""
-        ...
 
     def entries(self) -> list[str]:
-        """What lies directly in the root, hidden or not: files and folders."""
-        ...
+        """The names of all files and folders directly in the root, hidden ones included."""
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        ...
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents of many files, in order."""
-        ...
 
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
-        """Put a whole file under its name, in place of an older one."""
-        ...
+        """Write a whole file; an older one of that name is replaced."""
 
     def begin(self, name: str) -> Path:
-        """A local file to write in parts, which ``finish`` puts under its name."""
-        ...
+        """The path of a local file to be written in parts; ``finish`` then gives it its name."""
 
     def finish(self, name: str, written: Path) -> None:
-        """Put what ``begin`` gave under its name."""
-        ...
+        """Give the file that ``begin`` returned its name."""
 
     def on_disk(self) -> AbstractContextManager[Path]:
-        """A folder of this machine with the files that lie directly in the root."""
-        ...
+        """Read access through a folder of this machine that holds the files directly in the root."""
 
     def rewritten(self, last: str) -> AbstractContextManager[Path]:
-        """An empty folder of this machine whose files take the place of what is there when the block ends.
+        """An empty folder of this machine; when the block ends, its files replace everything in the root.
 
-        They appear all at once, or where that cannot be, ``last`` comes last: what has none is not finished.
+        All appear at once. Where the backend cannot do that, ``last`` is written last, and without it the root counts
+        as unfinished.
         """
-        ...
 
     def append_events(self, events: Iterable[Event]) -> None:
         """Add events to those of the run."""
-        ...
 
     def event_lines(self, position: Position | None = None) -> Iterator[str]:
-        """The lines of all events, oldest first; one that a crash cut short is among them.
+        """The lines of all events, oldest first, also a line that a crash cut short.
 
-        With a ``position`` only those after it that are whole; it moves on.
+        With a ``position``, only the complete lines after it; the position is moved behind them.
         """
-        ...
 
     def check_writable(self) -> None:
-        """Refuse a root where nothing can be written; leaves nothing behind."""
-        ...
+        """Raise ``InputError`` if nothing can be written below the root; leaves nothing behind."""
 
     def lock(self) -> "Lock":
-        """The right of one driver to write below the root, to be taken."""
-        ...
+        """A lock that one driver takes before it writes below the root."""
 
     def is_held(self) -> bool:
         """Whether a driver holds the root."""
-        ...
 
 
 class Lock(Protocol):
@@ -112,20 +97,18 @@ class Lock(Protocol):
     root: str
 
     def take(self) -> str | None:
-        """Become the holder. Returns who may still be it, where only waiting can tell: ask again soon.
+        """Try to become the holder; None: done. Else returns who may hold it still: if it stays silent, try again.
 
         Raises:
             InputError: another process is running this run.
         """
-        ...
 
     def release(self) -> None:
         """Let the next driver in at once."""
-        ...
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is somewhere else than in a folder of this machine."""
+    """Whether a place is a URL, not a path of this machine (``file://`` counts as one)."""
     return "://" in place and place.partition("://")[0].lower() not in _LOCAL
 
 
@@ -170,7 +153,7 @@ class LocalFiles:
 
     def entries(self) -> list[str]:
         """See ``Files``."""
-        with _told(self.folder, "read"):
+        with store_errors(self.folder, "read"):
             return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
 
     def names(self, folder: str) -> list[str]:
@@ -180,7 +163,7 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes:
         """See ``Files``."""
-        with _told(self.folder / name, "read"):
+        with store_errors(self.folder / name, "read"):
             return (self.folder / name).read_bytes()
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
@@ -190,19 +173,15 @@ class LocalFiles:
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
         """Write beside the name, wait for the disk, rename."""
         written = self.begin(name)
-        with _told(self.folder / name, "written"):
-            with written.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            written.replace(self.folder / name)
-            sync((self.folder / name).parent)
+        with store_errors(self.folder / name, "written"):
+            written.write_bytes(content)
+        self.finish(name, written)
 
     def begin(self, name: str) -> Path:
         """A hidden file beside the name."""
         target = self._own(name)
         written = target.with_name(f".{target.name}.writing")
-        with _told(target, "written"):
+        with store_errors(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             written.unlink(missing_ok=True)  # whoever left a link there chose what would be overwritten
         return written
@@ -210,7 +189,7 @@ class LocalFiles:
     def finish(self, name: str, written: Path) -> None:
         """Wait for the disk, rename."""
         target = self.folder / name
-        with _told(target, "written"):
+        with store_errors(target, "written"):
             sync(written)
             written.replace(target)
             sync(target.parent)
@@ -234,7 +213,7 @@ class LocalFiles:
         """Append to ``events.jsonl``; a line that a crash cut short is closed first."""
         path = self._own(_EVENTS)
         text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
-        with _told(path, "written"), path.open("ab") as handle:
+        with store_errors(path, "written"), path.open("ab") as handle:
             if handle.tell() and not _ends_line(path):
                 handle.write(b"\n")
             handle.write(text.encode())
@@ -253,7 +232,7 @@ class LocalFiles:
             yield from handle
 
     def _own(self, name: str) -> Path:
-        """Where to write a file: a folder that somebody else made may hold links to the files of whoever opens it.
+        """Where to write a file. Somebody else's folder may hold links to files of whoever opens it; they are refused.
 
         Raises:
             StoreError: a link leads out of the folder.
@@ -317,14 +296,14 @@ class _FileLock:
 
 
 def whole_lines(content: bytes, name: str, position: Position) -> list[str]:
-    """The whole lines of what a file holds from its position on, which moves behind them."""
+    """The complete lines in ``content`` (a file from its position on); moves the position behind them."""
     end = content.rfind(b"\n") + 1
     position[name] = position.get(name, 0) + end
     return content[:end].decode(errors="replace").splitlines()
 
 
 def running_elsewhere(root: str) -> InputError:
-    """The error of a start that finds another driver at work."""
+    """The error for a second driver of a run that is under way."""
     hint = "Wait for it or stop it. `s3ray status` shows what it is doing."
     return InputError("another process is running this run", where=root, hint=hint)
 
@@ -365,7 +344,8 @@ def _ends_line(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(path: Path, verb: str) -> Iterator[None]:
+def store_errors(path: str | Path, verb: str) -> Iterator[None]:
+    """Turn every ``OSError`` from the block into a ``StoreError`` that names the file and what could not be done."""
     try:
         yield
     except OSError as error:

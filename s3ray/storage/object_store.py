@@ -1,6 +1,8 @@
-"""Events where nothing can be appended: whole objects that grow until they are large enough.
+"""The files of a run on an object store, and which of the two backends a path or URL needs (``open_folder``).
 
-events/000003-1f2e3d4c.jsonl    a number that rises from start to start and from object to object; who wrote it
+Object stores cannot append, so events are written as whole objects, each rewritten until it is large enough:
+
+    events/000003-1f2e3d4c.jsonl    the number rises with each object and each start; then who wrote it
 """
 
 import contextlib
@@ -25,9 +27,9 @@ from s3ray.storage.lease import Lease, is_alive
 from s3ray.storage.local import Event, Files, LocalFiles, Lock, Position, absolute, is_url, join, split, whole_lines
 
 FLUSH_S = 2.0
-"""An event is in the store so many seconds after it happened, at the latest."""
+"""Seconds after which an event is in the store at the latest."""
 SEGMENT_BYTES = 256 * 1024
-"""Size from which events go on in another object."""
+"""Size from which a new object is begun."""
 _AT_ONCE = {
     *("run_started", "stage_started", "stage_finished", "round_closed", "student_started", "student_finished"),
     *("checker_started", "checker_finished"),
@@ -36,7 +38,7 @@ _AT_ONCE = {
 
 
 class EventWriter:
-    """The events of one start of the driver: collected, and put as whole objects under names that nobody else uses."""
+    """Collects the events of one start of the driver and writes them as whole objects, under names of its own."""
 
     def __init__(self, put: Callable[[str, bytes], None], names: Callable[[], list[str]]) -> None:
         """``put`` writes a whole object, ``names`` lists those of all events."""
@@ -50,7 +52,7 @@ class EventWriter:
         self._timer: threading.Timer | None = None
 
     def add(self, events: list[Event]) -> None:
-        """Take events; flush if one of them must not wait."""
+        """Collect events; flush at once if one of them must not wait."""
         with self._mutex:
             self._segment += "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events).encode()
             self._is_written = False
@@ -60,10 +62,10 @@ class EventWriter:
                 self._flush_later()
 
     def flush(self) -> None:
-        """Put what was collected.
+        """Write the collected events.
 
         Raises:
-            StoreError: the store does not take it; it is kept, and tried again.
+            StoreError: the store refuses them; they are kept for the next try.
         """
         with self._mutex:
             if self._is_written:
@@ -119,7 +121,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def refuse_password(url: str) -> None:
-    """Refuse a URL that says more than a place.
+    """Refuse a URL that holds more than a place.
 
     Raises:
         InputError: it holds a password or a query, or is chained and may hold one.
@@ -134,7 +136,7 @@ def refuse_password(url: str) -> None:
 
 
 def arrow_files(place: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
-    """A place for pyarrow: its path, and the file system that it is on where that is not this machine's."""
+    """A place as pyarrow takes it: the path, and its file system (None: this machine's)."""
     if not is_url(place):
         return absolute(place), None
     fs, path = filesystem(place)
@@ -161,7 +163,7 @@ def read_file(place: str) -> bytes:
 
 
 class ObjectFiles:
-    """See ``files.Files``."""
+    """The files below a URL, through fsspec; see ``Files``."""
 
     def __init__(self, url: str) -> None:
         self.root = url.rstrip("/")
@@ -175,14 +177,14 @@ class ObjectFiles:
         return join(self.root, name) if name else self.root
 
     def exists(self, name: str) -> bool:
-        """See ``files.Files``."""
-        with self._told("read", name):
+        """See ``Files``."""
+        with self._store_errors("read", name):
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self._at(name)))
 
     def entries(self) -> list[str]:
-        """See ``files.Files``."""
-        with self._told("read", ""):
+        """See ``Files``."""
+        with self._store_errors("read", ""):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._base, detail=False)
@@ -191,24 +193,24 @@ class ObjectFiles:
         return [path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != self._base]
 
     def names(self, folder: str) -> list[str]:
-        """See ``files.Files``."""
+        """See ``Files``."""
         return [name for name in self._find(folder) if not any(part.startswith(".") for part in name.split("/"))]
 
     def read(self, name: str) -> bytes:
-        """See ``files.Files``."""
-        with self._told("read", name):
+        """See ``Files``."""
+        with self._store_errors("read", name):
             return bytes(self._fs.cat_file(self._at(name)))
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """Reads some files at once where the file system can."""
         waiting = iter(names)
         while some := [self._at(name) for name in itertools.islice(waiting, _READ_AT_ONCE)]:
-            with self._told("read", some[0].removeprefix(f"{self._base}/")):
+            with self._store_errors("read", some[0].removeprefix(f"{self._base}/")):
                 contents = self._fs.cat(some) if len(some) > 1 else {some[0]: self._fs.cat_file(some[0])}
             yield from (bytes(contents[path]) for path in some)
 
     def write(self, name: str, content: "bytes | pa.Buffer") -> None:
-        """See ``files.Files``; only the holder of the lease writes, once there is one."""
+        """See ``Files``; only the holder of the lease writes, once there is one."""
         self._check_lease()
         self._put(name, content.to_pybytes() if isinstance(content, pa.Buffer) else content)
 
@@ -226,7 +228,7 @@ class ObjectFiles:
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[Path]:
-        """They are fetched for the block."""
+        """A temporary folder, filled by a download and removed after the block."""
         with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
             names = [name for name in self.names("") if "/" not in name]
             for name, content in zip(names, self.read_all(names), strict=True):
@@ -235,7 +237,7 @@ class ObjectFiles:
 
     @contextlib.contextmanager
     def rewritten(self, last: str) -> Iterator[Path]:
-        """See ``files.Files``; what is there is removed first, and of that ``last``."""
+        """See ``Files``; old files are removed first, beginning with ``last``."""
         with tempfile.TemporaryDirectory(prefix="s3ray-") as temporary:
             folder = Path(temporary)
             yield folder
@@ -247,21 +249,21 @@ class ObjectFiles:
 
     def put_file(self, name: str, file: Path) -> None:
         """Put a local file under its name, whole."""
-        with self._told("written", name), self._shown_whole(name) as path:
+        with self._store_errors("written", name), self._shown_whole(name) as path:
             self._fs.put_file(str(file), path)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        with self._told("removed", name):
+        with self._store_errors("removed", name):
             self._fs.rm_file(self._at(name))
 
     def append_events(self, events: Iterable[Event]) -> None:
-        """Collect events; they go to the store soon, or at once (``segments``)."""
+        """Collect events; they are written within ``FLUSH_S``, some kinds at once."""
         self._check_lease()
         self._events.add(list(events))
 
     def event_lines(self, position: Position | None = None) -> Iterator[str]:
-        """See ``files.Files``; what this process has collected is written first."""
+        """See ``Files``; events that this process has collected are written first."""
         self._events.flush()
         # Only the last of the objects grows.
         names = [name for name in self.names("events") if not position or name >= max(position)]
@@ -294,8 +296,8 @@ class ObjectFiles:
         """A lease."""
         return _WriteLease(self)
 
-    def hold(self, lease: Lease | None) -> None:
-        """Write from now on only while this process has the lease."""
+    def write_under(self, lease: Lease | None) -> None:
+        """From now on, write only while this process holds the lease; None: write without one."""
         self._lease = lease
 
     def flush_events(self) -> None:
@@ -309,26 +311,26 @@ class ObjectFiles:
     # -- the objects of the lease ------------------------------------------------------------------------------------
 
     def lease_numbers(self) -> list[int]:
-        """See ``lease.LeaseObjects``."""
+        """See ``LeaseObjects``."""
         stems = (name.rpartition("/")[2].removesuffix(".json") for name in self._find(".lease"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def read_lease(self, number: int) -> dict[str, Any] | None:
-        """See ``lease.LeaseObjects``."""
-        with self._told("read", _lease(number)):
+        """See ``LeaseObjects``."""
+        with self._store_errors("read", _lease(number)):
             try:
                 return dict(json.loads(self._fs.cat_file(self._at(_lease(number)))))
             except FileNotFoundError:
                 return None
 
     def write_lease(self, number: int, content: dict[str, Any]) -> None:
-        """See ``lease.LeaseObjects``."""
+        """See ``LeaseObjects``."""
         self._put(_lease(number), json.dumps(content).encode())
 
     def create_lease(self, number: int, content: dict[str, Any]) -> bool:
-        """See ``lease.LeaseObjects``; the store itself decides where it can (S3), else the file system looks first."""
+        """See ``LeaseObjects``; the store itself decides where it can (S3), else the file system looks first."""
         path = self._at(_lease(number))
-        with self._told("written", _lease(number)):
+        with self._store_errors("written", _lease(number)):
             try:
                 if not self._puts_whole:
                     self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -341,19 +343,19 @@ class ObjectFiles:
         return True
 
     def remove_lease(self, number: int) -> None:
-        """See ``lease.LeaseObjects``."""
-        with self._told("written", _lease(number)), contextlib.suppress(FileNotFoundError):
+        """See ``LeaseObjects``."""
+        with self._store_errors("written", _lease(number)), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(_lease(number)))
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _put(self, name: str, content: bytes) -> None:
-        with self._told("written", name), self._shown_whole(name) as path:
+        with self._store_errors("written", name), self._shown_whole(name) as path:
             self._fs.pipe_file(path, content)
 
     @contextlib.contextmanager
     def _shown_whole(self, name: str) -> Iterator[str]:
-        """The path to put at, so that the name shows the file when it is whole."""
+        """The path to write to: a hidden one, renamed after the block, where a store shows half-written files."""
         path = self._at(name)
         if self._puts_whole:
             yield path
@@ -369,7 +371,7 @@ class ObjectFiles:
             self._fs.mv(beside, path)
 
     def _find(self, folder: str) -> list[str]:
-        with self._told("read", folder):
+        with self._store_errors("read", folder):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(self._at(folder))
@@ -386,8 +388,8 @@ class ObjectFiles:
             self._lease.check()
 
     @contextlib.contextmanager
-    def _told(self, verb: str, name: str) -> Iterator[None]:
-        """Whatever a file system raises, and each raises its own, is a ``StoreError`` here."""
+    def _store_errors(self, verb: str, name: str) -> Iterator[None]:
+        """Turn every exception from the block into a ``StoreError``: each file system raises its own."""
         try:
             yield
         except StoreError:
@@ -397,7 +399,7 @@ class ObjectFiles:
 
 
 class _WriteLease:
-    """The lease of a run's driver; whoever lost it writes nothing more."""
+    """The lease of a run's driver: a driver that has lost it can write nothing more."""
 
     def __init__(self, files: ObjectFiles) -> None:
         self.root = files.root
@@ -408,12 +410,12 @@ class _WriteLease:
         """See ``Lease.take``."""
         holder = self._lease.take()
         if holder is None:
-            self._files.hold(self._lease)
+            self._files.write_under(self._lease)
         return holder
 
     def release(self) -> None:
-        """Write what was collected and let go of the lease."""
-        self._files.hold(None)
+        """Write the collected events and give up the lease."""
+        self._files.write_under(None)
         # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
         with contextlib.suppress(StoreError):
             self._files.flush_events()

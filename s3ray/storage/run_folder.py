@@ -9,8 +9,8 @@
     checker/     the student that weighs written rows: model and tokenizer, trained.json, score.json
     dataset/     the final synthetic set
 
-It lies in a folder of this machine (``files``) or on an object store (``objects``), where ``events/`` takes the place
-of ``events.jsonl``.
+It lies in a folder of this machine (``local``) or on an object store (``object_store``), where ``events/`` takes the
+place of ``events.jsonl``.
 
 Invariant: a file is either absent or whole; ``round.json`` and ``score.json`` come last and mean that a step is over.
 """
@@ -29,7 +29,7 @@ from s3ray.config.job import data_changes, fingerprint
 from s3ray.config.load import parse_yaml
 from s3ray.errors import InputError, StoreError, located
 from s3ray.storage.lease import held
-from s3ray.storage.local import Files, LocalFiles, Notify, Position, split
+from s3ray.storage.local import Files, LocalFiles, Notify, Position, split, store_errors
 from s3ray.storage.object_store import open_folder, read_file
 
 _FINGERPRINT = "fingerprint.json"
@@ -83,7 +83,7 @@ class RunStore:
         return store
 
     def check(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the folder already belongs to a run with these data-shaping settings; changes nothing.
+        """Whether the folder already belongs to a run with these data-shaping settings. Changes nothing.
 
         Raises:
             InputError: the folder is foreign, unwritable, or belongs to a run with other settings.
@@ -117,10 +117,10 @@ class RunStore:
     def create(
         self, settings: Mapping[str, Any], config_yaml: str, *, requests: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        """Say in the folder whose it is, once; of a known run only execution settings in ``config.yaml`` change.
+        """Write whose folder it is, once; for a known run only ``config.yaml`` is written again (execution settings).
 
-        ``requests`` is what the property says (None: the settings' own fingerprint); ``more`` goes beside it:
-        ``lineage``, ``task``.
+        ``requests`` are the fingerprints of request ids (None: the settings' own); ``more`` is written beside them
+        (``lineage``, ``task``).
         """
         self.write_text(_CONFIG, config_yaml)
         if not self.has(_FINGERPRINT):
@@ -141,10 +141,10 @@ class RunStore:
         return dict(self.identity()["requests"])
 
     def lock(self, notify: Notify = lambda text: None) -> AbstractContextManager[None]:
-        """Hold the folder for one driver; ``notify`` hears of what has to be waited for.
+        """Hold the folder for one driver; ``notify`` is told which drivers have to be waited for.
 
-        On this machine the lock goes with the process, however it ends. On an object store it is a lease, and a driver
-        that lost it can write no more (``LeaseLostError``).
+        On this machine the lock ends with the process, however that ends. On an object store it is a lease, and a
+        driver that lost it can write no more (``LeaseLostError``).
 
         Raises:
             InputError: another process is running this run.
@@ -347,7 +347,7 @@ class RunStore:
     # -- events ----------------------------------------------------------------------------------------------------
 
     def append_events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append events to those of the run; on an object store most of them wait a moment (``objects``)."""
+        """Append events to those of the run; on an object store most of them wait a moment (``FLUSH_S``)."""
         self._files.append_events(events)
 
     def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
@@ -358,7 +358,7 @@ class RunStore:
 
 
 def locked(stores: Sequence[RunStore], notify: Notify) -> AbstractContextManager[None]:
-    """Hold several folders for one driver, or none; see ``RunStore.lock``. What has to be waited for is so at once."""
+    """Hold several folders for one driver, or none; see ``RunStore.lock``. Waits for all of them at the same time."""
     return held([store._files.lock() for store in stores], notify)
 
 
@@ -378,10 +378,8 @@ class TableWriter:
         self._files = files
         self._name = name
         self._unfinished = files.begin(name)
-        try:
+        with store_errors(files.url(name), "written"):
             self._writer = pq.ParquetWriter(self._unfinished, schema)
-        except OSError as error:
-            raise self._failed(error) from error
 
     def write(self, table: pa.Table) -> None:
         """Append rows.
@@ -389,19 +387,12 @@ class TableWriter:
         Raises:
             StoreError: the disk does not take them.
         """
-        if table.num_rows:
-            try:
+        with store_errors(self._files.url(self._name), "written"):
+            if table.num_rows:
                 self._writer.write_table(table)
-            except OSError as error:
-                raise self._failed(error) from error
 
     def close(self) -> None:
         """Finish the file and give it its name."""
-        try:
+        with store_errors(self._files.url(self._name), "written"):
             self._writer.close()
-        except OSError as error:
-            raise self._failed(error) from error
         self._files.finish(self._name, self._unfinished)
-
-    def _failed(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._files.url(self._name)} cannot be written: {error.strerror or error}")

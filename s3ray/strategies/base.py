@@ -1,9 +1,4 @@
-"""One stage of a round: which requests still have to be sent, and which outcomes become examples.
-
-A stage has a fixed sequence of requests. Outcomes arrive in any order, but they are *judged* in the order of the
-sequence, so that duplicates, quotas and the final set depend neither on the number of engines nor on time. Called by
-the driver; the pool sees it as a source of requests only.
-"""
+"""The contract of a strategy: what it may look at in a round, and the stages of requests that it plans."""
 
 import random
 from abc import ABC, abstractmethod
@@ -25,7 +20,7 @@ ANY = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """What a strategy asks of one stage.
+    """The requests of one stage.
 
     ``requests`` is lazy and may be endless where ``quota`` ends the stage: accepted outcomes wanted per label (or in
     all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage. Where
@@ -51,17 +46,9 @@ def _no_probes(name: str) -> Probes:
     raise LookupError(f"no student saw the table {name!r}")
 
 
-def _nothing() -> Sequence[Example]:
-    return ()
-
-
-def _no_history() -> Sequence[Set[str]]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundContext:
-    """What a strategy may look at in one round.
+    """What a strategy can see in one round.
 
     ``gold`` is the extrapolation part; the other parts stay out of sight. ``contexts`` are what seed examples are
     written for, where the generator writes only one of several fields. ``prompts`` are the notes that the task can ask
@@ -82,8 +69,8 @@ class RoundContext:
     prompts: Set[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     probes: Callable[[str], Probes] = _no_probes
-    synthetic: Callable[[], Sequence[Example]] = _nothing
-    history: Callable[[], Sequence[Set[str]]] = _no_history
+    synthetic: Callable[[], Sequence[Example]] = tuple
+    history: Callable[[], Sequence[Set[str]]] = tuple
     fingerprint: str
     seed: int
 
@@ -121,7 +108,7 @@ class Strategy(ABC):
     @property
     @abstractmethod
     def seed_settings(self) -> Mapping[str, object]:
-        """All that shapes round 0, beside task, gold, generator and curation; runs that agree in it share round 0."""
+        """Everything that shapes round 0 besides task, gold, generator and curation. Runs with equal ones share it."""
 
     @property
     def last_round(self) -> int:
@@ -130,40 +117,30 @@ class Strategy(ABC):
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """What each student is to look at for the next round: ``gold`` (the extrapolation part), ``train``, both."""
+        """The tables that each student predicts on for the next round: ``gold`` (extrapolation part) and ``train``."""
         return ()
 
     def training(self, round_: int) -> TrainingSet:
-        """What the student of a round learns from: all that was written so far (Algorithm 3)."""
+        """What the student of a round is trained on: by default all rows written so far (Algorithm 3)."""
         return TrainingSet(gold=self.config.train_on_gold, rounds=range(round_ + 1))
 
     @abstractmethod
     def num_rows(self, round_: int, num_mistakes: int) -> int:
-        """Rows that a round is to add, if the student before it makes so many mistakes."""
+        """Number of rows that a round should add, given how many mistakes the student before it makes."""
 
     @property
     def reads_rows(self) -> bool:
-        """Whether later rounds depend on which rows were kept, beside mistakes, probes and notes."""
+        """Whether later rounds also read the rows that were kept, besides mistakes, probes and notes."""
         return False
 
     @abstractmethod
     def in_words(self) -> str:
-        """How much is written when, for people."""
+        """How many rows are written, and in how many rounds: part of a line that users read."""
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """The stages with which a round begins: what the generator writes down for its examples' prompts."""
+        """The stages that a round begins with, in which the generator writes lists that prompts of examples quote."""
         return iter(())
 
     @abstractmethod
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The stages of a round that write examples."""
-
-    def _share(self, round_: int) -> int | None:
-        """This round's part of the rows that the seed set leaves, shared evenly over the rounds; None: no such limit.
-
-        ``rows`` must leave something after ``seed_examples``.
-        """
-        if self.config.rows is None:
-            return None
-        share, rest = divmod(self.config.rows - self.config.seed_examples, self.config.rounds)
-        return share + (round_ <= rest)

@@ -39,19 +39,19 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
 def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
     """A line for each part of a strategy that this task's prompts or labels give nothing to do."""
 
-    def says(name: str) -> bool:
+    def uses(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
 
     config = like_builtin(config)
     yield from _notes_without_prompt(config, task, form)
     prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus
-    if config.name == "llm2llm" and not says("predicted"):
+    if config.name == "llm2llm" and not uses("predicted"):
         yield f"strategy.name: {prompt} does not say `predicted`, so the wrong answer is not shown"
     if config.name != "s3plus":
         return
-    if plus.contrast and not says("predicted") and not says("shown"):
+    if plus.contrast and not uses("predicted") and not uses("shown"):
         yield f"strategy.plus.contrast has no effect: {prompt} says neither `predicted` nor `shown`"
-    if plus.clusters and not (says("pattern") and "patterns" in task.note_prompts(form)):
+    if plus.clusters and not (uses("pattern") and "patterns" in task.note_prompts(form)):
         yield f"strategy.plus.clusters has no effect: {prompt} does not say `pattern`, or there is no prompt `patterns`"
     if (
         plus.near

@@ -6,17 +6,13 @@ that a comparison with S3 at the same seed size differs in the parents alone.
 
 from collections.abc import Iterator, Mapping
 
-from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.strategies.base import RoundContext, StagePlan
 from s3ray.strategies.requests import Parent, rewrite_plan
-from s3ray.strategies.seed import SeedSet, with_rationales
+from s3ray.strategies.seed import SeededStrategy
 
 
-class GoldGen(Strategy):
+class GoldGen(SeededStrategy):
     """A seed set (possibly empty), then imitations of gold rows."""
-
-    @property
-    def _seeds(self) -> SeedSet:
-        return with_rationales(self.config)
 
     @property
     def _num_imitated(self) -> int:
@@ -35,13 +31,8 @@ class GoldGen(Strategy):
         """All rows."""
         return f"{self.config.rows} rows, {self.config.seed_examples} of them seed rows"
 
-    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Reasons, as S3 asks for them, if there is a seed set to use them."""
-        return self._seeds.note_stages(context) if self._seeds.num else iter(())
-
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The seed set, then the imitations."""
-        if self._seeds.num:
-            yield from self._seeds.example_stages(context)
+        yield from super().example_stages(context)
         parents = [Parent(example=example) for example in context.gold]
         yield rewrite_plan(context, "imitate", parents, self._num_imitated, self.config.candidates_per_row)

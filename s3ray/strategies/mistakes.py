@@ -1,4 +1,4 @@
-"""The mistakes that a round is written from, in the blocks in which they were mined, also while that goes on."""
+"""The mistakes that a round is written from, in the blocks in which they are mined; readable during the mining."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +18,21 @@ class Mistakes:
         self._changed = threading.Condition()
 
     def add(self, block: Sequence[Mistake]) -> None:
-        """One more block was mined."""
+        """Add a block that was just mined."""
         with self._changed:
             self._blocks.append(block)
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No block will come any more: all are there, or ``error`` stopped the mining."""
+        """Mark the mining as complete, or as stopped by ``error``."""
         with self._changed:
             self._error, self._is_complete = error, True
             self._changed.notify_all()
 
     def blocks(self) -> Iterator[Sequence[Mistake] | None]:
-        """Each block once, and None as often as the next is asked for before it is there. Never waits.
+        """Yield each block once, and None whenever the next one is not ready yet. Never blocks.
 
-        Ends where the mining ended, also by an error: ``check`` tells.
+        Ends when the mining has ended, also by an error: see ``check``.
         """
         num = 0
         while True:

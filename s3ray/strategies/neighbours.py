@@ -6,6 +6,7 @@ by construction, and a hard one: negatives mined so train retrievers on written 
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from s3ray.curation.clean import normalise
@@ -27,7 +28,6 @@ class Neighbours:
         self._fields = [distinct[name] for name in names]
         self._places = {name: place for place, name in enumerate(names)}
         self._known: dict[str, Mapping[str, str]] = {}
-        self._index: tuple[Any, Any] | None = None
 
     def of(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         """The context most like ``fields``; empty where there is no other one."""
@@ -39,18 +39,19 @@ class Neighbours:
     def _find(self, name: str) -> Mapping[str, str]:
         if self._names in ([], [name]):
             return {}
-        vectorizer, vectors = self._index or self._build()
+        vectorizer, vectors = self._index
         likeness = (vectors @ vectorizer.transform([name]).T).toarray()[:, 0]
         if name in self._places:
             likeness[self._places[name]] = -1
         return self._fields[int(likeness.argmax())]
 
-    def _build(self) -> tuple[Any, Any]:
+    @cached_property
+    def _index(self) -> tuple[Any, Any]:
+        """The vectorizer, and the vectors of all contexts."""
         from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import, and few strategies ask for it
 
         vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
-        self._index = vectorizer, vectorizer.fit_transform(self._names)
-        return self._index
+        return vectorizer, vectorizer.fit_transform(self._names)
 
 
 def _normalised(fields: Mapping[str, str]) -> str:

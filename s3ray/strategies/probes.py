@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from s3ray.types import Example
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
@@ -21,6 +23,11 @@ class Probes:
     target_probability: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float64]
     features: npt.NDArray[np.float32]
+
+    def places(self, rows: Sequence[Example]) -> list[int]:
+        """The places of these rows in the table."""
+        place = {id_: number for number, id_ in enumerate(self.ids)}
+        return [place[row.id] for row in rows]
 
 
 def probes_from_table(table: pa.Table) -> Probes:

@@ -1,4 +1,9 @@
-"""Which written rows help a student most: influence on a synthetic validation set (ProGen, arXiv 2210.12329). Pure.
+"""ProGen (arXiv 2210.12329): the rows that helped the student most are shown in the prompts of the next ones.
+
+Round 0 is zero-shot. Each later round ranks the written rows by influence on a held-out part of them; of each label the
+best 50 that help at all are the pool. Half of the prompts show 8 of the label's pool, half none. The last student
+learns from all rows. As in the authors' code at most 1000 rows are held out; here they are a tenth, and the student
+has seen them, since it is trained on all rows.
 
 The influence of a training row z on the validation loss is ``-g_val . H^-1 . g_z`` (Koh and Liang, 2017), where g are
 gradients of the loss and H is its Hessian. Validation labels are synthetic too and may be wrong, so ProGen takes the
@@ -10,15 +15,15 @@ eigenvalues of H are small beside 50.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.strategies.base import NoteStage, RoundContext, StagePlan
 from s3ray.strategies.probes import Probes
 from s3ray.strategies.requests import seed_plan
-from s3ray.strategies.seed import SeedSet, zero_shot
+from s3ray.strategies.seed import SeededStrategy, SeedSet, zero_shot
 from s3ray.types import Example
 
 Matrix = npt.NDArray[np.float64]
@@ -56,17 +61,12 @@ _VALIDATION_SHARE = 0.1
 _MAX_VALIDATION = 1000
 
 
-class ProGen(Strategy):
+class ProGen(SeededStrategy):
     """A zero-shot set, then rounds in which helpful rows are examples for more of their label. Labels only."""
 
     @property
     def _seeds(self) -> SeedSet:
         return zero_shot(self.config, self.config.seed_examples, two_stage=False)
-
-    @property
-    def seed_settings(self) -> Mapping[str, object]:
-        """Those of the zero-shot set."""
-        return self._seeds.settings
 
     @property
     def last_round(self) -> int:
@@ -98,7 +98,7 @@ class ProGen(Strategy):
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """One stage a round."""
         if context.round == 0:
-            yield from self._seeds.example_stages(context)
+            yield from super().example_stages(context)
             return
         pool = best_rows(context, context.synthetic(), context.probes("train"))
         draw = context.generator("shown")
@@ -116,8 +116,7 @@ def best_rows(context: RoundContext, rows: Sequence[Example], probes: Probes) ->
     labels = context.task.labels
     held_out = min(_MAX_VALIDATION, math.ceil(_VALIDATION_SHARE * len(rows)))
     validation = set(context.generator("validation").sample(range(len(rows)), held_out))
-    place = {id_: number for number, id_ in enumerate(probes.ids)}
-    seen = [place[row.id] for row in rows]
+    seen = probes.places(rows)
     scores = helpfulness(
         probes.probabilities[seen],
         probes.features[seen],

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
@@ -20,7 +20,7 @@ Near = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """A gold row to write from, and what its prompt says beside it: see ``GenerationRequest``."""
+    """A gold row to write from, and what else its prompt shows: see ``GenerationRequest``."""
 
     example: Example
     predicted: str | None = None
@@ -45,13 +45,14 @@ def make_request(
     near: Mapping[str, str] | None = None,
     variant: int = 0,
 ) -> GenerationRequest:
-    """A request whose id and sampling seed come from its content, never from engines, order or time."""
+    """Make a request. Its id and sampling seed depend on its content alone, never on engines, order or time."""
     given, attributes = dict(given or {}), dict(attributes or {})
     parent_id = parent.example.id if parent else None
     predicted, pattern = (parent.predicted, parent.pattern) if parent else (None, "")
     shown = (*(parent.shown if parent else ()), *shown)
     near = dict(near or (parent.near if parent else {}))
     content = (label, sorted(given.items()), answer, tuple(reasons), sorted(attributes.items()), parent_id, variant)
+    # Left out of the id where empty, so that requests without them keep the ids that earlier versions gave them.
     beside = (predicted, pattern, [example.id for example in shown])
     beside = (*(beside if any(beside) or near else ()), *([sorted(near.items())] if near else ()))
     identity = (context.fingerprint, context.round, stage, template, index, content, *beside)
@@ -138,26 +139,12 @@ def _seed_requests(
 def mistakes_plan(
     context: RoundContext, config: StrategyConfig, num: int | None, as_parent: Callable[[Mistake], Parent]
 ) -> StagePlan:
-    """Extrapolate mistakes: ``num`` rows in all, or ``per_mistake`` of each, and then before all of them are known."""
+    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` of each, beginning while they are mined."""
     if num is not None:
         # How often each mistake is shown depends on how many there are.
         parents = [as_parent(mistake) for mistake in context.mistakes.all()]
         return rewrite_plan(context, "extrapolate", parents, num, config.candidates_per_row)
-    blocks = (
-        None if block is None else [as_parent(mistake) for mistake in block] for block in context.mistakes.blocks()
-    )
-    return rewrite_each_plan(context, "extrapolate", blocks, config.per_mistake)
-
-
-def rewrite_each_plan(
-    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
-) -> StagePlan:
-    """Write ``per_parent`` examples like each parent, with its label and context (Algorithms 2 and 3).
-
-    A block that is None is not known yet. Parents are shuffled within their block, so that the sequence is the same
-    whenever the blocks come.
-    """
-    return StagePlan(name=stage, requests=_each_once(context, stage, blocks, per_parent))
+    return StagePlan(name="extrapolate", requests=_each_mistake(context, config.per_mistake, as_parent))
 
 
 def rewrite_plan(
@@ -205,17 +192,21 @@ def _merged(sequences: Mapping[str, Iterator[_Turn]], quota: Mapping[str, int]) 
         yield next(sequences[key])
 
 
-def _each_once(
-    context: RoundContext, stage: str, blocks: Iterable[Sequence[Parent] | None], per_parent: int
+def _each_mistake(
+    context: RoundContext, num_each: int, as_parent: Callable[[Mistake], Parent]
 ) -> Iterator[GenerationRequest]:
+    """Requests from each mistake, and ``NOT_YET`` while the next block is not mined (Algorithms 2 and 3).
+
+    Parents are shuffled within their block, so that the sequence is the same whenever the blocks come.
+    """
     index = num_block = 0
-    for parents in blocks:
-        if parents is None:
+    for block in context.mistakes.blocks():
+        if block is None:
             yield NOT_YET
             continue
-        draw = context.generator(stage, num_block)
-        for turn in _turns(context, parents, range(per_parent), draw):
-            yield _rewrite(context, stage, index, turn)
+        draw = context.generator("extrapolate", num_block)
+        for turn in _turns(context, [as_parent(mistake) for mistake in block], range(num_each), draw):
+            yield _rewrite(context, "extrapolate", index, turn)
             index += 1
         num_block += 1
 

@@ -4,24 +4,16 @@ Two rows of the paper's tables are settings of it. Seed only (Table 3): ``rounds
 S3 ends with. From ZeroGen's rows, by the student's own errors (Table 5): ``rationales: false, two_stage: true``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.strategies.base import RoundContext, StagePlan
 from s3ray.strategies.requests import Parent, mistakes_plan
-from s3ray.strategies.seed import SeedSet, with_rationales
+from s3ray.strategies.seed import SeededStrategy
+from s3ray.types import Mistake
 
 
-class S3(Strategy):
+class S3(SeededStrategy):
     """Round 0 writes the seed set; every later round writes from the mistakes of the student before it."""
-
-    @property
-    def _seeds(self) -> SeedSet:
-        return with_rationales(self.config)
-
-    @property
-    def seed_settings(self) -> Mapping[str, object]:
-        """Those of the seed set."""
-        return self._seeds.settings
 
     @property
     def last_round(self) -> int:
@@ -29,9 +21,9 @@ class S3(Strategy):
         return self.config.rounds
 
     def num_rows(self, round_: int, num_mistakes: int) -> int:
-        """The seed set, then one row per mistake (``per_mistake``) or the round's share of ``rows``."""
+        """The seed set, then ``per_mistake`` rows for each mistake or the round's share of ``rows``."""
         if round_ == 0:
-            return self.config.seed_examples
+            return self._seeds.num
         share = self._share(round_)
         return self.config.per_mistake * num_mistakes if share is None else share
 
@@ -41,14 +33,13 @@ class S3(Strategy):
         size = f"{config.rows} rows" if config.rows else f"{config.seed_examples} seed rows"
         return size + (f", {config.rounds} rounds of extrapolation" if config.rounds else "")
 
-    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Reasons behind each label, before the seed set."""
-        return self._seeds.note_stages(context) if context.round == 0 else iter(())
-
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
-        """The seed set in round 0, extrapolations of mistakes afterwards; the wrong answer is not shown."""
+        """The seed set in round 0, extrapolations of mistakes afterwards."""
         if context.round == 0:
-            yield from self._seeds.example_stages(context)
+            yield from super().example_stages(context)
         else:
-            num = self._share(context.round)
-            yield mistakes_plan(context, self.config, num, lambda mistake: Parent(example=mistake.example))
+            yield mistakes_plan(context, self.config, self._share(context.round), self._parent)
+
+    def _parent(self, mistake: Mistake) -> Parent:
+        """What the prompt for a mistake is written from; the student's wrong answer is not shown."""
+        return Parent(example=mistake.example)

@@ -1,8 +1,22 @@
-"""Which gold rows to write from (s3plus), as arithmetic on how a student sees them. Pure; equal input, equal choice."""
+"""S3 with parts of later work, each a switch of ``strategy.plus``. With all of them off it makes S3's requests.
+
+- contrast: the wrong answer is shown (LLM2LLM, arXiv 2403.15042), and the gold row most like the mistake that really
+  has the label which the student gave: the two show where the border runs. A row of the mistake's own label would not.
+- skip_persistent: what students get wrong again and again is often mislabelled. In the paper's released RTE files 69 %
+  of the premises of the second round had been wrong in the first.
+- coverage: errors alone stress rare patterns, so a share of the rows is written from gold rows that the student got
+  right, but not surely (CondenseLM, ACL 2025.emnlp-main.65). They are *imitated*, not extrapolated, and counted apart.
+- clusters: the pattern of a group of mistakes, in words (PaDA-Agent, arXiv 2510.18143).
+- near: prompts get the context most like their own, from the seed set on (``neighbours``).
+- variants and balance are ours.
+
+A round has as many rows as S3's would have, whichever parents it is written from. Which those are is arithmetic on how
+a student sees gold: equal input, equal choice.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +25,7 @@ import numpy.typing as npt
 from s3ray.config.job import PlusConfig
 from s3ray.strategies.base import ANY, NoteStage, RoundContext, StagePlan
 from s3ray.strategies.neighbours import Neighbours
+from s3ray.strategies.probes import Probes
 from s3ray.strategies.requests import Parent, rewrite_plan
 from s3ray.strategies.s3 import S3
 from s3ray.strategies.seed import SeedSet, pattern_stage
@@ -98,23 +113,6 @@ _MAX_MEMBERS = 6
 _OFF = PlusConfig(contrast=False, skip_persistent=None, coverage=0.0, variants=1, balance=False, clusters=0, near=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """How the last student sees gold; ``features`` are of length 1."""
-
-    place: Mapping[str, int]
-    features: Matrix
-    target_probability: Matrix
-
-    def features_of(self, rows: Sequence[Example]) -> Matrix:
-        """Shape (rows, width)."""
-        return self.features[[self.place[row.id] for row in rows]]
-
-    def probabilities_of(self, rows: Sequence[Example]) -> Matrix:
-        """The probability that the student gives to the truth of each row."""
-        return self.target_probability[[self.place[row.id] for row in rows]]
-
-
 class S3Plus(S3):
     """S3, whose later rounds choose their parents and say more about them."""
 
@@ -200,13 +198,13 @@ class S3Plus(S3):
 
     def _contrasts(self, context: RoundContext, mistakes: Sequence[Mistake]) -> dict[str, tuple[Example, ...]]:
         """For each mistake the most similar row that the student rightly gave the label of its wrong answer."""
-        view, right = _view(context), _right(context)
+        probes, right = context.probes("gold"), _right(context)
         found: dict[str, tuple[Example, ...]] = {}
         for label in context.task.labels:
             taken = [mistake.example for mistake in mistakes if mistake.predicted == label]
             rows = [row for row in right if row.label == label]
             if taken and rows:
-                places = nearest(view.features_of(taken), view.features_of(rows))
+                places = nearest(_features(probes, taken), _features(probes, rows))
                 found |= {row.id: (rows[place],) for row, place in zip(taken, places, strict=True)}
         return found
 
@@ -214,7 +212,7 @@ class S3Plus(S3):
         """Mistakes by the number of their cluster, the most typical first."""
         if not mistakes:
             return {}
-        features = _view(context).features_of([mistake.example for mistake in mistakes])
+        features = _features(context.probes("gold"), [mistake.example for mistake in mistakes])
         groups = clusters(features, self._plus.clusters, context.generator("clusters").randrange(2**31))
         return {str(number): [mistakes[place] for place in group] for number, group in enumerate(groups)}
 
@@ -224,10 +222,10 @@ class S3Plus(S3):
         for label, num in quota.items():
             group = [row for row in rows if label in (ANY, row.label)]
             if group and num:
-                view = _view(context)
-                weights = moderately_hard(view.probabilities_of(group))
+                probes = context.probes("gold")
+                weights = moderately_hard(probes.target_probability[probes.places(group)])
                 num_parents = -(-num // self._plus.variants)
-                chosen += [group[place] for place in representatives(view.features_of(group), weights, num_parents)]
+                chosen += [group[place] for place in representatives(_features(probes, group), weights, num_parents)]
         return [Parent(example=row) for row in chosen]
 
     # -- how many --------------------------------------------------------------------------------------------------
@@ -254,13 +252,9 @@ class S3Plus(S3):
         return quotas
 
 
-def _view(context: RoundContext) -> _View:
-    probes = context.probes("gold")
-    return _View(
-        place={id_: number for number, id_ in enumerate(probes.ids)},
-        features=unit_rows(probes.features),
-        target_probability=np.asarray(probes.target_probability, dtype=np.float64),
-    )
+def _features(probes: Probes, rows: Sequence[Example]) -> Matrix:
+    """How a student sees these rows, shape (rows, width), each of length 1."""
+    return unit_rows(probes.features[probes.places(rows)])
 
 
 def _given(context: RoundContext, row: Example) -> dict[str, str]:

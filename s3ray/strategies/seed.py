@@ -1,11 +1,12 @@
-"""What the generator writes down before examples: reasons behind labels, subjects, patterns of mistakes."""
+"""Seed sets, and what the generator lists before it writes examples: reasons, subjects, patterns of mistakes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from s3ray.config.job import StrategyConfig
-from s3ray.strategies.base import ANY, NoteStage, RoundContext, StagePlan
+from s3ray.strategies.base import ANY, NoteStage, RoundContext, StagePlan, Strategy
 from s3ray.strategies.neighbours import Neighbours
 from s3ray.strategies.requests import make_request, seed_plan
 from s3ray.tasks import NUM_LISTED
@@ -21,60 +22,28 @@ _PATTERN_TRIES = 3
 _PHRASES_PER_PATTERN = 2
 
 
-def reason_stage(context: RoundContext, config: StrategyConfig) -> NoteStage:
-    """Ask often enough for K reasons per label (Algorithm 1, step 1)."""
-    labels = context.task.labels
-    num = _num_requests(config.reasons_per_label) * len(labels)
+def _note_stage(
+    context: RoundContext,
+    name: str,
+    keys: Sequence[str],
+    num_requests: int,
+    num_each: int,
+    fields: Callable[[str], Mapping[str, Any]],
+) -> NoteStage:
+    """A note stage whose keys take turns; ``fields`` gives what a key's request says, as ``make_request`` takes it."""
     requests = (
-        make_request(
-            context,
-            "reasons",
-            index,
-            template="reasons",
-            label=labels[index % len(labels)],
-            variant=index // len(labels),
-        )
-        for index in range(num)
+        make_request(context, name, index, template=name, variant=index // len(keys), **fields(keys[index % len(keys)]))
+        for index in range(num_requests)
     )
-    plan = StagePlan(name="reasons", requests=requests)
-    return NoteStage(plan=plan, keys=labels, num_each=config.reasons_per_label)
-
-
-def subject_stage(context: RoundContext, num_rows: int) -> NoteStage:
-    """Ask often enough for the subjects of ``num_rows`` seed examples (ZeroGen, arXiv 2202.07922, its first stage)."""
-    num_subjects = max(_MIN_SUBJECTS, math.ceil(num_rows / _ROWS_PER_SUBJECT))
-    draw = context.generator("subjects")
-    requests = (
-        make_request(
-            context,
-            "subjects",
-            index,
-            template="subjects",
-            attributes={name: draw.choice(values) for name, values in context.task.attributes.items()},
-            variant=index,
-        )
-        for index in range(_num_requests(num_subjects))
-    )
-    plan = StagePlan(name="subjects", requests=requests)
-    return NoteStage(plan=plan, keys=[ANY], num_each=num_subjects)
+    return NoteStage(plan=StagePlan(name=name, requests=requests), keys=keys, num_each=num_each)
 
 
 def pattern_stage(context: RoundContext, members: Mapping[str, Sequence[Example]]) -> NoteStage:
     """Ask what the members of each cluster of mistakes have in common; a pattern is one phrase or two."""
-    keys = list(members)
-    requests = (
-        make_request(
-            context,
-            "patterns",
-            index,
-            template="patterns",
-            shown=members[keys[index % len(keys)]],
-            variant=index // len(keys),
-        )
-        for index in range(_PATTERN_TRIES * len(keys))
+    keys, num_requests = list(members), _PATTERN_TRIES * len(members)
+    return _note_stage(
+        context, "patterns", keys, num_requests, _PHRASES_PER_PATTERN, lambda key: {"shown": members[key]}
     )
-    plan = StagePlan(name="patterns", requests=requests)
-    return NoteStage(plan=plan, keys=keys, num_each=_PHRASES_PER_PATTERN)
 
 
 def _num_requests(num_kept: int) -> int:
@@ -107,11 +76,19 @@ class SeedSet:
         } | ({"near": True} if self.has_near else {})
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Reasons and subjects, where they are wanted and the task has prompts for them."""
+        """Reasons (Algorithm 1, step 1) and subjects (ZeroGen's first stage), where wanted and the task has prompts."""
+        labels, num_reasons = context.task.labels, self.config.reasons_per_label
         if self.has_reasons and "reasons" in context.prompts:
-            yield reason_stage(context, self.config)
+            num_requests = _num_requests(num_reasons) * len(labels)
+            yield _note_stage(context, "reasons", labels, num_requests, num_reasons, lambda label: {"label": label})
         if self.has_subjects and "subjects" in context.prompts:
-            yield subject_stage(context, self.num)
+            num_subjects = max(_MIN_SUBJECTS, math.ceil(self.num / _ROWS_PER_SUBJECT))
+            draw = context.generator("subjects")
+
+            def fields(key: str) -> Mapping[str, Any]:
+                return {"attributes": {name: draw.choice(values) for name, values in context.task.attributes.items()}}
+
+            yield _note_stage(context, "subjects", [ANY], _num_requests(num_subjects), num_subjects, fields)
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
         """The one stage that writes it."""
@@ -124,8 +101,41 @@ def zero_shot(config: StrategyConfig, num: int, *, two_stage: bool) -> SeedSet:
     return SeedSet(config=config, num=num, has_reasons=False, has_subjects=wanted)
 
 
-def with_rationales(config: StrategyConfig) -> SeedSet:
-    """As S3 writes them (Algorithm 1), unless the job leaves out its reasons."""
-    return SeedSet(
-        config=config, num=config.seed_examples, has_reasons=config.rationales, has_subjects=bool(config.two_stage)
-    )
+class SeededStrategy(Strategy):
+    """A strategy whose round 0 is a seed set, by default as S3 writes it (Algorithm 1); without more, that is all."""
+
+    @property
+    def _seeds(self) -> SeedSet:
+        return SeedSet(
+            config=self.config,
+            num=self.config.seed_examples,
+            has_reasons=self.config.rationales,
+            has_subjects=bool(self.config.two_stage),
+        )
+
+    @property
+    def seed_settings(self) -> Mapping[str, object]:
+        """Those of the seed set."""
+        return self._seeds.settings
+
+    def num_rows(self, round_: int, num_mistakes: int) -> int:
+        """The seed set."""
+        return self._seeds.num
+
+    def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
+        """Those of the seed set, unless it is empty."""
+        return self._seeds.note_stages(context) if context.round == 0 and self._seeds.num else iter(())
+
+    def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
+        """The seed set, unless it is empty."""
+        return self._seeds.example_stages(context) if self._seeds.num else iter(())
+
+    def _share(self, round_: int) -> int | None:
+        """This round's part of the rows that the seed set leaves, shared evenly over the rounds; None: no such limit.
+
+        ``rows`` must leave something after the seed set.
+        """
+        if self.config.rows is None:
+            return None
+        share, rest = divmod(self.config.rows - self._seeds.num, self.config.rounds)
+        return share + (round_ <= rest)

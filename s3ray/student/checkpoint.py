@@ -1,7 +1,6 @@
-"""Fitting a student to its training set, so that a training that dies goes on from its last checkpoint.
+"""The state of a training between two epochs, and how it lies on disk: tensors as safetensors, all else as JSON.
 
-Everything that is random in an epoch follows from the seed, the epoch and the worker, so a training that is begun again
-from the state after any epoch ends in the same student as one that was never disturbed.
+Nothing is pickled, so reading a checkpoint executes nothing.
 """
 
 import json
@@ -13,24 +12,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 State = dict[str, Any]
-"""A training between two epochs: tensors and plain values in dicts and lists, nothing that a reader must execute."""
+"""Tensors and plain values in dicts, lists and tuples."""
 
 
 class Checkpoints(Protocol):
-    """Where a training keeps what it must not lose."""
+    """Where a training keeps its state, so that it can continue after it died."""
 
     def load(self) -> State | None:
-        """The state to go on from; None at the very beginning. The same for every worker."""
+        """The state to continue from, the same for every worker; None at the very beginning."""
 
     def save(self, make_state: Callable[[], State]) -> None:
-        """Keep the state after an epoch, or leave it if keeping it now is not worth its time.
+        """Keep the state after an epoch, or skip it if writing it now costs too much time.
 
-        All workers call this after every epoch; the state of the first one counts.
+        All workers call this after every epoch; only the first one's state is kept.
         """
 
 
 class NoCheckpoints:
-    """Keeps nothing: a training that dies begins anew."""
+    """Keeps nothing: a training that dies starts from the beginning."""
 
     def load(self) -> State | None:
         """Nothing."""
@@ -45,7 +44,7 @@ PLAIN = "state.json"
 
 
 def write_state(state: State, folder: Path) -> None:
-    """Write a state to a folder; a tensor that stands in several places is written once.
+    """Write a state to a folder; a tensor that occurs several times is written once.
 
     Raises:
         TypeError: it holds something other than tensors, plain values, and dicts, lists and tuples of them.
@@ -65,7 +64,7 @@ def read_state(folder: Path) -> State:
 
 
 def _without_tensors(value: Any, tensors: dict[str, Tensor], names: dict[int, str]) -> Any:
-    """The value for JSON; its tensors go to ``tensors``, under ``names`` by their identity."""
+    """The value as JSON can hold it; tensors are moved to ``tensors``, and ``names`` maps their ``id()`` to a key."""
     match value:
         case Tensor():
             if id(value) not in names:

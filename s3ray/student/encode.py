@@ -20,7 +20,7 @@ from s3ray.types import Example, Span
 NO_ANSWER = (0, 0)
 """Target of a window that does not hold the answer: the position of the classification token."""
 BATCHES_PER_POOL = 50
-"""Batches' worth of random rows that are sorted by length together: enough to pad little and still mix well."""
+"""So many batches of random rows are sorted by length together: enough to pad little and still mix well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,10 @@ class Encoded:
     """One input of the student.
 
     ``row`` is the place of its example. ``target`` is ``(label,)``, or the positions ``(first, last)`` of the
-    answer's tokens, or empty where the answer is not known. ``offsets`` (span only) gives each context token's
+    answer's tokens, or empty if the answer is unknown. ``offsets`` (span only) gives each context token's
     characters in the context as ``(start, end)``, and None for all other tokens. ``soft`` is the probability of each
-    label where the target is not certain, ``believed`` the probability that a checker gives to the target; None: the
-    input weighs 1 (``losses``).
+    label if the target is not certain. ``checker_probability`` is what a checker gives to the target;
+    None means that the input has weight 1 (``train.weights``).
     """
 
     row: int
@@ -40,7 +40,7 @@ class Encoded:
     target: tuple[int, ...]
     offsets: list[tuple[int, int] | None] | None = None
     soft: tuple[float, ...] = ()
-    believed: float | None = None
+    checker_probability: float | None = None
 
 
 def encode(
@@ -149,7 +149,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int)
 
 
 def batches_by_length(inputs: Sequence[Encoded], batch_size: int) -> Iterator[Sequence[Encoded]]:
-    """All inputs, shortest first: the order in which answering them pads least."""
+    """All inputs in batches, shortest first, so that little is padded."""
     order = sorted(inputs, key=lambda item: len(item.input_ids))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -1,4 +1,9 @@
-"""What a student answers. The rows are dealt out over the workers, and every worker ends with all answers."""
+"""What a student answers: to score it, to find its mistakes on gold, and to see how it sees rows (probes).
+
+The rows are dealt out over the workers, and every worker ends with all answers. Mistakes are mined in blocks: each is
+on disk before the next is scored, so that what extrapolates them need not wait, and is not scored again. A probe's
+features are what the last linear layer multiplies, so logits = features x weights + bias.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +20,7 @@ from s3ray.storage.run_folder import RunStore, read_table
 from s3ray.student.encode import NO_ANSWER, Encoded, batches_by_length
 from s3ray.student.model import Student
 from s3ray.student.ranks import Ranks, agreed, by_first, gather_rows
-from s3ray.student.train import target_probabilities
+from s3ray.student.train import Logits, target_probabilities
 from s3ray.tables import PROBE_SCHEMA, examples_from_table, mistakes_from_table, table_from_mistakes
 from s3ray.tasks import Task
 from s3ray.types import Example, Mistake
@@ -38,7 +43,7 @@ def predict(
 ) -> list[Prediction]:
     """Answer examples, in their order. All workers must call this together.
 
-    ``inputs`` are this worker's share of the examples, ``[rank::world_size]``, where they are encoded already.
+    ``inputs`` are this worker's examples, ``[rank::world_size]``, if they are encoded already.
     """
     mine = examples[ranks.rank :: ranks.world_size]
     inputs = student.encode(mine) if inputs is None else inputs
@@ -61,7 +66,7 @@ def _labels(student: Student, examples: Sequence[Example], inputs: Sequence[Enco
 def _spans(student: Student, examples: Sequence[Example], inputs: Sequence[Encoded]) -> list[Prediction]:
     """The likeliest span of every context over all its windows, by the product of first and last token's probability.
 
-    The probabilities include the window's share for "no answer here", so that windows can be compared.
+    In each window the "no answer" position takes part in the softmax, so that windows can be compared.
     """
     found = [Prediction(text="", confidence=0.0) for _ in examples]
     context = student.task.fields[1]
@@ -75,7 +80,7 @@ def _spans(student: Student, examples: Sequence[Example], inputs: Sequence[Encod
 
 
 def best_spans(batch: Sequence[Encoded], starts: torch.Tensor, ends: torch.Tensor) -> Iterable[tuple[int, int, float]]:
-    """The best ``(first token, last token, probability)`` of every window that lies in the context, in order.
+    """For every window the best ``(first token, last token, probability)`` within the context, in order.
 
     ``starts`` and ``ends`` are probabilities of shape ``(len(batch), longest)``.
     """
@@ -92,7 +97,7 @@ def best_spans(batch: Sequence[Encoded], starts: torch.Tensor, ends: torch.Tenso
 
 
 def characters(item: Encoded, first: int, last: int) -> slice:
-    """Where the tokens ``first`` to ``last`` of a window stand in its context."""
+    """The characters of the context that the tokens ``first`` to ``last`` of a window cover."""
     offsets = item.offsets or []
     start, end = offsets[first], offsets[last]
     if start is None or end is None:
@@ -104,10 +109,10 @@ MISTAKE_BLOCK_ROWS = 1024
 
 
 def mine(student: Student, examples: Sequence[Example], output: str, block_rows: int, ranks: Ranks) -> list[str]:
-    """Mine the mistakes on all examples; returns what was answered to each. All workers call this together.
+    """Find the mistakes on all examples; returns the answer to each. All workers call this together.
 
-    Writes ``mistakes/*.parquet`` in the student's folder, one file for each ``block_rows`` examples, also where there
-    is no mistake. A right answer of a block that was on disk is given back as gold's own.
+    Writes ``mistakes/*.parquet`` in the student's folder, one file for each ``block_rows`` examples, even if it has no
+    mistake. For a block that is on disk already, the answer to a row without a mistake is taken from gold.
 
     Raises:
         StoreError: a block can be neither read nor written.
@@ -147,7 +152,7 @@ def _write(store: RunStore, name: str, task: Task, mistakes: Sequence[Mistake]) 
 
 
 def _answered(task: Task, block: Sequence[Example], mistakes: Sequence[Mistake]) -> list[str]:
-    """What a student that makes these mistakes answers; rows with one id have one text, and one answer."""
+    """The answers of a student that makes these mistakes; rows with the same id have the same text and answer."""
     wrong = {mistake.example.id: mistake.predicted for mistake in mistakes}
     return [wrong.get(row.id, row.label or "" if task.has_labels else row.answers[0].text) for row in block]
 
@@ -156,15 +161,18 @@ PROBE_BLOCK_ROWS = 4096
 """Rows whose features the workers exchange at once."""
 
 
+Features = npt.NDArray[np.float32]
+
+
 @dataclass(slots=True, kw_only=True)
-class _Seen:
-    """What the student makes of one row; ``confidence`` is that of its answer."""
+class _ProbeRow:
+    """What the student predicts for one example; ``confidence`` is the probability of its answer."""
 
     predicted: str = ""
     confidence: float = 0.0
     target_probability: float = -1.0
     probabilities: Sequence[float] = ()
-    features: npt.NDArray[np.float32] | None = None
+    features: Features | None = None
 
 
 def probe(student: Student, name: str, path: str, output: str, ranks: Ranks) -> None:
@@ -183,7 +191,7 @@ def probe(student: Student, name: str, path: str, output: str, ranks: Ranks) -> 
     tables = [PROBE_SCHEMA.empty_table()]
     for first in range(0, len(examples), PROBE_BLOCK_ROWS):
         block = examples[first : first + PROBE_BLOCK_ROWS]
-        seen = gather_rows(ranks, _look(student, block[ranks.rank :: ranks.world_size]), len(block))
+        seen = gather_rows(ranks, _probe_rows(student, block[ranks.rank :: ranks.world_size]), len(block))
         if ranks.rank == 0:
             tables.append(_table(block, seen))
     by_first(ranks, partial(store.write_table, file, pa.concat_tables(tables)))
@@ -206,7 +214,7 @@ def head_of(student: Student) -> torch.nn.Linear:
 
 @contextmanager
 def _head_inputs(student: Student) -> Iterator[list[torch.Tensor]]:
-    """What the head reads in each forward pass of the block, the newest last."""
+    """Collect the inputs of the head in each forward pass of the block, the newest last."""
     read: list[torch.Tensor] = []
     handle = head_of(student).register_forward_pre_hook(lambda layer, given: read.append(given[0]))
     try:
@@ -215,19 +223,19 @@ def _head_inputs(student: Student) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _look(student: Student, examples: Sequence[Example]) -> list[_Seen]:
-    seen = [_Seen() for _ in examples]
-    note = _note_labels if student.task.has_labels else _note_spans
+def _probe_rows(student: Student, examples: Sequence[Example]) -> list[_ProbeRow]:
+    rows = [_ProbeRow() for _ in examples]
+    note = _note_labels if student.task.has_labels else partial(_note_spans, examples)
     student.model.train(mode=False)
     with torch.inference_mode(), _head_inputs(student) as read:
         for batch in batches_by_length(student.encode(examples), BATCH_SIZE):
             logits = student.logits(batch)
             features = _at_one_place(student, read.pop(), batch)
-            note(student, examples, batch, logits, features, seen)
-    return seen
+            note(student, batch, logits, features, rows)
+    return rows
 
 
-def _at_one_place(student: Student, read: torch.Tensor, batch: Sequence[Encoded]) -> npt.NDArray[np.float32]:
+def _at_one_place(student: Student, read: torch.Tensor, batch: Sequence[Encoded]) -> Features:
     """Features of shape ``(batch, width)``; of a head that reads every token, those of the one that decides."""
     if read.ndim == 3:
         places = [len(item.input_ids) - 1 if student.task.has_labels else NO_ANSWER[0] for item in batch]
@@ -236,38 +244,33 @@ def _at_one_place(student: Student, read: torch.Tensor, batch: Sequence[Encoded]
 
 
 def _note_labels(
-    student: Student,
-    examples: Sequence[Example],
-    batch: Sequence[Encoded],
-    logits: tuple[torch.Tensor, ...],
-    features: npt.NDArray[np.float32],
-    seen: Sequence[_Seen],
+    student: Student, batch: Sequence[Encoded], logits: Logits, features: Features, rows: Sequence[_ProbeRow]
 ) -> None:
     probabilities = logits[0].softmax(dim=-1).tolist()
     for item, of_labels, row in zip(batch, probabilities, features, strict=True):
-        found = seen[item.row]
+        found = rows[item.row]
         found.predicted = student.task.labels[int(np.argmax(of_labels))]
         found.target_probability = of_labels[item.target[0]]
         found.probabilities, found.features = of_labels, row
 
 
 def _note_spans(
-    student: Student,
     examples: Sequence[Example],
+    student: Student,
     batch: Sequence[Encoded],
-    logits: tuple[torch.Tensor, ...],
-    features: npt.NDArray[np.float32],
-    seen: Sequence[_Seen],
+    logits: Logits,
+    features: Features,
+    rows: Sequence[_ProbeRow],
 ) -> None:
-    """Of a row's windows the one counts in which its first reference answer is likeliest; 0 where none holds all of it.
+    """Take for each row the window in which its first reference answer is likeliest.
 
-    Then the features are those of its shortest window.
+    If no window holds the whole answer, the target probability is 0 and the features are those of the shortest window.
     """
     context = student.task.fields[1]
     spans = best_spans(batch, *(scores.softmax(dim=-1) for scores in logits))
     targets = target_probabilities(logits, batch).tolist()
     for item, (first, last, confidence), target, row in zip(batch, spans, targets, features, strict=True):
-        found = seen[item.row]
+        found = rows[item.row]
         if confidence > found.confidence:
             found.predicted = examples[item.row].fields[context][characters(item, first, last)]
             found.confidence = confidence
@@ -276,7 +279,7 @@ def _note_spans(
             found.target_probability, found.features = target, row
 
 
-def _table(examples: Sequence[Example], seen: Sequence[_Seen]) -> pa.Table:
+def _table(examples: Sequence[Example], seen: Sequence[_ProbeRow]) -> pa.Table:
     columns = {
         "id": [example.id for example in examples],
         "predicted": [found.predicted for found in seen],

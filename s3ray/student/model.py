@@ -1,4 +1,4 @@
-"""The student: a pretrained encoder with a new head, its tokenizer, and what it is to answer."""
+"""The student: a pretrained encoder with a new head, its tokenizer, and its task."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ class Student:
     device: torch.device
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Inputs of examples; a span example may give several."""
+        """The model inputs of examples; a span example may give several."""
         return encode(self.tokenizer, self.task, examples, self.max_length)
 
     def logits(self, inputs: Sequence[Encoded], through: torch.nn.Module | None = None) -> tuple[torch.Tensor, ...]:
@@ -99,16 +99,16 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
 
 @contextlib.contextmanager
 def saved_student(output: str) -> Iterator[str]:
-    """The folder of a saved student on this node, for ``load_student``; that of a URL is fetched for the block."""
+    """The folder of a saved student, for ``load_student``. A student at a URL is downloaded while the block runs."""
     with open_folder(output).on_disk() as folder:
         yield str(folder)
 
 
 def save_student(student: Student, output: str | Path, about: Mapping[str, Any]) -> None:
-    """Write model (safetensors), tokenizer and ``about`` to a folder or URL, in place of what is there.
+    """Save model (safetensors), tokenizer and ``about`` (``trained.json``), replacing what is there.
 
-    A folder appears whole or not at all. On an object store ``trained.json``, which holds ``about``, comes last: what
-    has none is not finished.
+    A folder appears whole or not at all. On an object store ``trained.json`` is written last: a student without it is
+    not finished.
     """
     with open_folder(str(output)).rewritten(last=TRAINED) as folder:
         student.model.save_pretrained(folder)

@@ -1,6 +1,6 @@
-"""How training sees the other workers: one process by default, a torch process group under Ray Train.
+"""The workers of a training, as its code sees them: one process by default, a torch process group under Ray Train.
 
-The loop is written against ``Ranks`` alone, so that it runs without Ray in a debugger.
+The training code uses ``Ranks`` alone, so that it also runs in a debugger without Ray.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,14 +32,14 @@ class Ranks(Protocol):
         """Where this worker computes."""
 
     def share_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model whose backward pass leaves the mean of all workers' gradients in every worker."""
+        """The model, wrapped so that its backward pass gives every worker the mean of all workers' gradients."""
 
     def gather(self, value: Value) -> list[Value]:
         """Every worker's value, in the order of ranks, on every worker."""
 
 
 def by_first(ranks: Ranks, make: Callable[[], Value]) -> Value:
-    """What the first worker makes, on every worker; its S3RayError is everybody's: none waits for one that gave up."""
+    """Call ``make`` on the first worker; all workers get its value, or raise its S3RayError, so that none waits."""
     made: Value | S3RayError | None = None
     if ranks.rank == 0:
         try:
@@ -53,7 +53,7 @@ def by_first(ranks: Ranks, make: Callable[[], Value]) -> Value:
 
 
 def agreed(ranks: Ranks, make: Callable[[], Value]) -> Value:
-    """What ``make`` gives, or the first worker's S3RayError for all: none waits for one that has given up."""
+    """Call ``make`` on every worker; if any fails with S3RayError, all raise the first one, so that none waits."""
     made: Value | None = None
     problem = None
     try:
@@ -66,9 +66,9 @@ def agreed(ranks: Ranks, make: Callable[[], Value]) -> Value:
     return made  # type: ignore[return-value]
 
 
-def gather_rows(ranks: Ranks, dealt: Sequence[Value], num_rows: int) -> list[Value]:
-    """One value for each of ``num_rows`` rows, in their order; each worker brings those of ``[rank::world_size]``."""
-    values = ranks.gather(dealt)
+def gather_rows(ranks: Ranks, own: Sequence[Value], num_rows: int) -> list[Value]:
+    """One value for each of ``num_rows`` rows, in order; each worker gives those of its rows ``[rank::world_size]``."""
+    values = ranks.gather(own)
     return [values[row % ranks.world_size][row // ranks.world_size] for row in range(num_rows)]
 
 

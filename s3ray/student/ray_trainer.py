@@ -1,11 +1,11 @@
 """Training students on a Ray cluster: the only file that knows Ray Train.
 
-Every student is a Ray Train run whose name tells what it is trained on and with which settings. Ray Train continues a
-run whose name it finds on the storage path: a training that died (its workers, its controller, the driver) goes on from
-its last checkpoint, and any other training begins at the base checkpoint. Once a student is finished, the notes go.
+Every student is a Ray Train run whose name contains its training id. Ray Train continues a run whose name it finds on
+the storage path: a training that died (its workers, its controller, the driver) goes on from its last checkpoint, and
+any other training begins at the base checkpoint. Ray Train's files are removed once the student is finished.
 
-Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker: what imports
-transformers is imported where it is used.
+Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker. So modules that
+import transformers are imported where they are used.
 """
 
 import os
@@ -28,7 +28,7 @@ import ray.train.torch
 from s3ray.cluster import occupancy, remove_groups
 from s3ray.config.job import StudentConfig
 from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
-from s3ray.machine import MemoryWatch, student_bytes, wait_for_memory
+from s3ray.machine import student_bytes, wait_for_memory
 from s3ray.models import resolve_model
 from s3ray.storage.local import absolute
 from s3ray.storage.object_store import arrow_files
@@ -44,13 +44,19 @@ if TYPE_CHECKING:
 MAX_FAILURES = 4
 """How often a student goes on from its last checkpoint after a worker died."""
 MAX_PREEMPTIONS = 50
-"""How often it goes on after a node with a worker was announced to go."""
+"""How often it goes on after the cluster announced that a worker's node will be removed."""
 MAX_STARTS = 5
-"""How often Ray Train is started for a student, where its controller died, or a worker while they all started."""
+"""How often Ray Train is started for a student if its controller dies, or a worker while all are starting."""
 ROOM_ATTEMPTS = 3
-"""How often Ray Train may wait for its workers, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
+"""How often Ray Train waits for free devices, for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S (60) seconds each time."""
+POLL_S = 0.5
+"""How often Ray Train looks at its workers, unless RAY_TRAIN_HEALTH_CHECK_INTERVAL_S says otherwise.
+
+Only then does it learn that a training has ended, and it takes one checkpoint each time. With its own two seconds a
+student that trains for seconds waits as long again; a look costs one short call to each worker.
+"""
 CHECKPOINT_SHARE = 0.1
-"""Share of the time that checkpoints may take; epochs too short for one each share one."""
+"""Share of the time that checkpoints may take; short epochs get a checkpoint only now and then."""
 
 
 class RayStudentTrainer:
@@ -80,7 +86,8 @@ class RayStudentTrainer:
         self._storage_path, self._storage = arrow_files(storage_path)
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._num_trainings = num_trainings
-        # Ray Train's placement groups have no names: so many bytes, which nothing else reserves, tell which are ours.
+        # Ray Train's placement groups have no names. A random number of bytes of memory, which nothing else reserves,
+        # marks ours.
         self._mark = random.randrange(1, 2**24)
 
     def train(self, job: StudentJob) -> StudentResult:
@@ -93,6 +100,7 @@ class RayStudentTrainer:
             InputError: the model cannot serve the task.
         """
         start = time.monotonic()
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))  # handed on to Ray Train's controller
         job = _with_absolute_paths(job)
         result = self._fit(job)
         self._forget(job)
@@ -102,10 +110,10 @@ class RayStudentTrainer:
         return replace(result, seconds={**result.seconds, "start": time.monotonic() - start - at_work})
 
     def _fit(self, job: StudentJob) -> StudentResult | S3RayError:
-        """What rank 0 brings home.
+        """Run Ray Train until it returns the result of rank 0.
 
-        Ray Train itself goes on after the death of a worker that trains, but neither after its controller's nor after
-        that of a worker while all are started. The checkpoints are left, so it is started again.
+        Ray Train itself survives the death of a worker that trains, but not that of its controller, nor of a worker
+        while all are starting. The checkpoints are kept, so it is started again.
         """
         trainer = self._trainer(job)
         # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
@@ -123,7 +131,7 @@ class RayStudentTrainer:
                 raise _died_too_often(error) from error
             except ray.exceptions.RayActorError as error:
                 problem = error
-                if error.actor_init_failed:  # it died while it wrote its notes, and nobody can read them
+                if error.actor_init_failed:  # it died while it wrote its files, which cannot be read now
                     self._forget(job)
             finally:
                 if threading.current_thread() is threading.main_thread():
@@ -151,7 +159,7 @@ class RayStudentTrainer:
                 use_gpu=gpus > 0,
                 resources_per_worker={name: amount for name, amount in self._resources.items() if amount}
                 | {"memory": self._mark},
-                label_selector=_of_type(self._config.accelerator),
+                label_selector={"ray.io/accelerator-type": kind} if (kind := self._config.accelerator) else None,
             ),
             run_config=ray.train.RunConfig(
                 name=self._prefix(job) + training_id(self._config, job),
@@ -171,7 +179,7 @@ class RayStudentTrainer:
         return f"{self._run_name}-student-{job.round}-"
 
     def _forget(self, job: StudentJob) -> None:
-        """Remove Ray Train's notes on this round's students."""
+        """Remove Ray Train's files about this round's students."""
         files = self._storage or pyarrow.fs.LocalFileSystem()
         for entry in files.get_file_info(pyarrow.fs.FileSelector(self._storage_path, allow_not_found=True)):
             if entry.base_name.startswith(self._prefix(job)):
@@ -199,7 +207,7 @@ class RayCheckpoints:
     """Keeps a training's state with Ray Train, on its storage path.
 
     The first epoch is always kept, and every epoch at whose end a node is known to go. Others are kept as long as that
-    takes no more than CHECKPOINT_SHARE of the time: Ray Train takes no more than one checkpoint every two seconds.
+    takes no more than CHECKPOINT_SHARE of the time: a checkpoint waits for Ray Train's next look at its workers.
     """
 
     def __init__(self, ranks: "Ranks") -> None:
@@ -278,7 +286,7 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
 
 
 def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
-    """Train; an error of our own comes back as a value, since Ray Train would try again whatever is raised."""
+    """Train. An error of ours is returned as a value, since Ray Train tries again after any exception."""
     import torch
 
     from s3ray.student.ranks import ProcessGroup
@@ -300,15 +308,14 @@ def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
 
 
 def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
-    """Wait until the engine that was on this GPU has left its memory too; says if it does not."""
+    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not."""
     import torch
 
     # A model of the hub may not be here yet: then the least that any student takes is waited for.
     weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
     where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
-    watch = MemoryWatch(who="a student", where=where, needed=student_bytes(weights), started=time.monotonic())
     try:
-        wait_for_memory(watch, lambda: torch.cuda.mem_get_info(device))
+        wait_for_memory("a student", where, student_bytes(weights), lambda: torch.cuda.mem_get_info(device))
     except DeviceMemoryError as error:
         return error
     return None
@@ -319,7 +326,3 @@ def _num_threads(num_local_workers: int) -> int:
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)
-
-
-def _of_type(accelerator: str | None) -> dict[str, str] | None:
-    return {"ray.io/accelerator-type": accelerator} if accelerator else None

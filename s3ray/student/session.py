@@ -1,10 +1,9 @@
-"""One student, from its rows to its answers: trained, saved, asked. A checker may weigh its rows before."""
+"""A training from start to end, written against ``Ranks``: what every train worker runs, with or without Ray."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from transformers.utils import logging
@@ -26,30 +25,27 @@ from s3ray.types import Answer, Example, Score, Source, StudentJob, StudentResul
 def ask_checker(
     config: StudentConfig, task: Task, place: str, inputs: Sequence[Encoded], asked: Sequence[int], ranks: Ranks
 ) -> list[Encoded]:
-    """The inputs, those at the places ``asked`` with the probability that the checker gives to their targets.
+    """The inputs; those at the positions ``asked`` with the probability that the checker gives to their targets.
 
-    All workers call this together. The checker in the folder ``place`` has the student's tokenizer and is forgotten
-    afterwards. Batches are the same whatever the number of workers, and so are the answers.
+    All workers call this together. The checker is the student in the folder ``place``, which has the same tokenizer; it
+    is freed afterwards. Batches do not depend on the number of workers, and so the answers do not either.
     """
-    checker = agreed(ranks, lambda: _load(config, task, place, ranks.device))
+    checker = agreed(ranks, lambda: _load_saved(config, task, place, ranks))
     order = sorted(asked, key=lambda number: len(inputs[number].input_ids))
     batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
-    believed: dict[int, float] = {}
+    found: dict[int, float] = {}
     checker.model.train(mode=False)
     with torch.inference_mode():
         for numbers in batches[ranks.rank :: ranks.world_size]:
             batch = [inputs[number] for number in numbers]
-            believed.update(zip(numbers, target_probabilities(checker.logits(batch), batch).tolist(), strict=True))
-    answers = {number: answer for part in ranks.gather(believed) for number, answer in part.items()}
-    return [replace(item, believed=answers.get(number)) for number, item in enumerate(inputs)]
+            found.update(zip(numbers, target_probabilities(checker.logits(batch), batch).tolist(), strict=True))
+    answers = {number: answer for part in ranks.gather(found) for number, answer in part.items()}
+    return [replace(item, checker_probability=answers.get(number)) for number, item in enumerate(inputs)]
 
 
-def _load(config: StudentConfig, task: Task, place: str, device: torch.device) -> Student:
+def _load_saved(config: StudentConfig, task: Task, place: str, ranks: Ranks) -> Student:
     with saved_student(place) as folder:
-        return load_student(config.model_copy(update={"model": folder}), task, device)
-
-
-Value = TypeVar("Value")
+        return load_student(config.model_copy(update={"model": folder}), task, ranks.device)
 
 
 def train_student(
@@ -59,11 +55,11 @@ def train_student(
     ranks: Ranks | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> StudentResult:
-    """Train, choose the best epoch on the selection part, save, and answer the parts that the job names.
+    """Train a student, keep the epoch that is best on the selection part, save it, and answer the job's parts with it.
 
     All workers call this together and get the same result; the first one writes ``job.output``. Of epochs with equal
-    scores the earliest is kept. With ``checkpoints`` a training that died goes on after its last kept epoch. A student
-    whose training is over is not trained again: it is loaded, and answers what it has not answered yet.
+    scores the earliest is kept. With ``checkpoints`` a training that died continues after its last kept epoch. If the
+    training is finished already, the student is loaded and only answers what is not on disk yet.
 
     Raises:
         InputError: the model cannot serve the task.
@@ -80,7 +76,7 @@ def train_student(
         student, trained = _train(config, task, job, ranks, checkpoints or NoCheckpoints(), clock)
     else:
         with clock.measure("start"):
-            student = agreed(ranks, lambda: _load_trained(config, task, job, ranks))
+            student = agreed(ranks, lambda: _load_saved(config, task, job.output, ranks))
     with clock.measure("score"):
         mined = _read(job.mine_path, task) if job.mine_path else []
         answers = mine(student, mined, job.output, trained.block_rows, ranks)
@@ -104,7 +100,7 @@ def train_student(
 def _train(
     config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock"
 ) -> tuple[Student, Trained]:
-    """The first step of a student; its marker lies beside the weights."""
+    """Train and save a student, with its marker beside the weights."""
     with clock.measure("start"):
         parts = agreed(ranks, lambda: _begin(config, task, job, ranks))
     inputs = parts.inputs
@@ -131,13 +127,8 @@ def _train(
         return parts.student, by_first(ranks, keep)
 
 
-def _load_trained(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> Student:
-    with saved_student(job.output) as folder:
-        return load_student(config.model_copy(update={"model": folder}), task, ranks.device)
-
-
 class LocalStudentTrainer:
-    """Trains students in this process, one after the other: for a debugger, for tests, for one small machine."""
+    """Trains students in this process, one after the other, without Ray: for a debugger or for tests."""
 
     def __init__(self, config: StudentConfig, task: Task) -> None:
         self._config = config
@@ -150,9 +141,10 @@ class LocalStudentTrainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a training begins with; ``questions`` are this worker's share of the selection part, encoded once.
+    """What a training begins with.
 
-    ``written`` are the places among ``inputs`` of those that are not gold's.
+    ``questions`` are this worker's rows of the selection part, encoded once for all epochs. ``written`` are the
+    positions in ``inputs`` of synthetic rows.
     """
 
     student: Student

@@ -1,4 +1,8 @@
-"""What a row costs the student: cross entropy with hard or soft labels, weighed by what a checker thinks of the row."""
+"""The epochs and steps of a training, and its loss: cross entropy with hard or soft labels, weighed by a checker.
+
+All randomness of an epoch follows from seed, epoch and worker, so a training that continues from the state after any
+epoch ends in the same student as one that was never interrupted.
+"""
 
 import contextlib
 import math
@@ -30,21 +34,24 @@ def row_losses(logits: Logits, batch: Sequence[Encoded], max_weight: float) -> t
     """
     parts = [cross_entropy(scores, _goal(scores, batch, part), reduction="none") for part, scores in enumerate(logits)]
     losses = torch.stack(parts).mean(dim=0)
-    return losses if all(item.believed is None for item in batch) else losses * weights(logits, batch, max_weight)
+    return (
+        losses
+        if all(item.checker_probability is None for item in batch)
+        else losses * weights(logits, batch, max_weight)
+    )
 
 
 def weights(logits: Logits, batch: Sequence[Encoded], max_weight: float) -> torch.Tensor:
     """How much each input's loss counts, shape ``(batch,)``: the dynamic importance weights of DIMP (arXiv 2410.21526).
 
-    ``w = min(max_weight, P_checker(y | x) / P_student(y | x))``, where y is the row's own label or answer, P_student
-    is of the very forward pass whose loss is weighed, and no gradient flows through it. Inputs that the checker was
-    not asked about, gold's, have weight 1. The weights are not normalised: a step minimises the mean over its rows of
-    weight times loss.
+    ``w = min(max_weight, P_checker(y | x) / P_student(y | x))``, where y is the row's own label or answer. P_student is
+    taken from the forward pass whose loss is weighed, and no gradient flows through it. Gold has weight 1: the checker
+    is not asked about it. The weights are not normalised: a step minimises the mean over its rows of weight times loss.
     """
-    believed = torch.tensor([nan if item.believed is None else item.believed for item in batch])
-    believed = believed.to(logits[0].device)
+    asked = [nan if item.checker_probability is None else item.checker_probability for item in batch]
+    checker = torch.tensor(asked, device=logits[0].device)
     own = target_probabilities(logits, batch).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.where(believed.isnan(), 1.0, (believed / own).clamp(max=max_weight))
+    return torch.where(checker.isnan(), 1.0, (checker / own).clamp(max=max_weight))
 
 
 @torch.no_grad()
@@ -67,14 +74,15 @@ def _goal(scores: torch.Tensor, batch: Sequence[Encoded], part: int) -> torch.Te
     return shares
 
 
-MAX_GRADIENT_NORM = 1.0
+MAX_GRADIENT_NORM = 1.0  # the usual clipping of fine-tuning
+# Primes, so that no two pairs of epoch and worker give the same seed.
 _RANK_STRIDE = 1_000_003
 _EPOCH_STRIDE = 7_919
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How many steps a training takes: whole epochs, so that every input is used equally often."""
+    """The steps of a training: whole epochs, so that every input is used equally often."""
 
     epochs: int
     steps_per_epoch: int
@@ -111,7 +119,7 @@ class Best:
 
 
 class Fit:
-    """One training under way: model, optimiser, schedule, and what the epochs so far have brought."""
+    """One training: model, optimiser, schedule, and the reports of the epochs so far."""
 
     def __init__(
         self, student: Student, config: StudentConfig, inputs: Sequence[Encoded], seed: int, ranks: Ranks
@@ -132,7 +140,7 @@ class Fit:
 
     @property
     def best(self) -> Best:
-        """The best epoch so far, of equal ones the earliest; at least one must be over."""
+        """The best epoch so far, of equal ones the earliest; at least one must be finished."""
         assert self._best is not None
         return self._best
 
@@ -143,11 +151,11 @@ class Fit:
         return done >= self._plan.epochs or (patience is not None and done > 0 and done - self.best.epoch >= patience)
 
     def run_epoch(self, score: Callable[[], Score]) -> None:
-        """Train one epoch further, and let ``score`` say what it is worth. All workers call this together."""
+        """Train one more epoch and score it with ``score``. All workers call this together."""
         start = time.monotonic()
         epoch = len(self.reports) + 1
-        # Of seed, epoch and worker, so that an epoch that is begun again is the same one. Every worker drops other
-        # units: with one seed for all, the rows of a batch would not be dropped independently.
+        # The seed depends on the epoch, so that a repeated epoch is the same, and on the worker: with one seed for all,
+        # dropout would drop the same units for rows that different workers compute.
         torch.manual_seed(self._seed + _EPOCH_STRIDE * epoch + _RANK_STRIDE * self._ranks.rank)
         self._student.model.train()
         total = torch.zeros((), device=self._ranks.device)
@@ -167,21 +175,21 @@ class Fit:
     def _step(self, batch: Sequence[Encoded]) -> torch.Tensor:
         """One optimiser step on a global batch; returns the sum of losses over this worker's rows.
 
-        A worker without a row in the batch repeats the first row with weight zero: all workers must take part in the
-        exchange of gradients, which happens once, after the last of ``rows_at_once`` rows.
+        Gradients are exchanged once, with the last part of ``rows_at_once`` rows. All workers must take part: one that
+        has no row in the batch computes the batch's first row with weight zero.
         """
         share = batch[self._ranks.rank :: self._ranks.world_size]
         size = self._config.rows_at_once or len(batch)
         parts = [share[first : first + size] for first in range(0, len(share), size)] or [batch[:1]]
-        # The exchange averages over the workers; the mean over the batch's rows is wanted.
-        weight = bool(share) * self._ranks.world_size / len(batch)
+        # Averaging over the workers, as the exchange does, must give the mean over the rows of the whole batch.
+        weight = self._ranks.world_size / len(batch) if share else 0.0
         total = torch.zeros((), device=self._ranks.device)
         for number, part in enumerate(parts, start=1):
             with self._kept_local() if number < len(parts) else contextlib.nullcontext():
                 logits = self._student.logits(part, self._model)
                 summed = row_losses(logits, part, self._config.max_weight).sum()
                 torch.autograd.backward(summed * weight)
-            total += summed.detach() * bool(share)
+            total += summed.detach() if share else 0.0
         torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), MAX_GRADIENT_NORM)
         self._optimiser.step()
         self._schedule.step()
@@ -189,13 +197,13 @@ class Fit:
         return total
 
     def _kept_local(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients are added up in this worker and not exchanged yet."""
+        """Add gradients up in this worker without exchanging them yet."""
         if isinstance(self._model, DistributedDataParallel):
             return self._model.no_sync()
         return contextlib.nullcontext()
 
     def state(self) -> State:
-        """Everything that a training begun again needs; a few times the size of the model."""
+        """All that a training needs to continue; a few times the size of the model."""
         best = self.best
         weights = _on_cpu(self._student.model.state_dict())
         return {
@@ -211,7 +219,7 @@ class Fit:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a ``state``."""
         self.reports = [EpochReport(**report) for report in state["reports"]]
         self._student.model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])

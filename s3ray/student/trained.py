@@ -1,4 +1,4 @@
-"""What is known of a student whose training is over: the marker beside its weights, from which its scoring goes on."""
+"""The marker that a finished training leaves beside the weights, and the ids of trainings. Loads no torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ TRAINED = "trained.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """How a training went. ``training id`` names what shaped the student (``training id``).
+    """How a training went. ``training_id`` names what shaped the student; on disk it is called ``lineage``.
 
-    Its mistakes are mined in blocks of ``block_rows`` rows, also by a version that would take blocks of another size.
+    Its mistakes are mined in blocks of ``block_rows`` rows, even by a later version whose blocks have another size.
     """
 
     training_id: str
@@ -35,15 +35,22 @@ class Trained:
         plain = asdict(self)
         return {"lineage": plain.pop("training_id"), **plain}
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Trained":
+        """What ``as_dict`` gave."""
+        kept = {name: value for name, value in plain.items() if name != "lineage"}
+        epochs = tuple(EpochReport(**epoch) for epoch in plain["epochs"])
+        return cls(**{**kept, "training_id": plain["lineage"], "epochs": epochs, "select": Score(**plain["select"])})
+
 
 def training_id(config: StudentConfig, job: StudentJob) -> str:
-    """A name (16 hex digits) for what shapes a student: settings, seed, the rows that it is trained and chosen on.
+    """An id (16 hex digits) of what shapes a student: settings, seed, and the rows that it is trained and selected on.
 
-    A training may go on from a checkpoint of the same name, and of no other, wherever model and rows lie. The checker
-    that weighs the rows is part of it; without one, how they would be weighed is not.
+    A training continues only from a checkpoint with the same id, wherever model and rows lie. The checker that weighs
+    the rows counts too; without a checker the settings of weighing do not.
 
     Raises:
-        TrainerError: there is no such checker.
+        TrainerError: the job names a checker that does not exist.
     """
     files = [xxhash.xxh64_hexdigest(read_file(path)) for path in (job.train_path, job.select_path)]
     settings = data_shaping(config) | {"model": model_identity(config.model)}
@@ -54,7 +61,7 @@ def training_id(config: StudentConfig, job: StudentJob) -> str:
 
 
 def questions(job: StudentJob) -> str:
-    """A name (16 hex digits) for all that a trained student is asked: equal students answer equal questions equally."""
+    """An id (16 hex digits) of all rows that a job lets the trained student answer."""
     asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
     return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
 
@@ -66,11 +73,11 @@ def find_trained(output: str, training_id: str) -> Trained | None:
         StoreError: it is there and cannot be read.
     """
     found = _marker(output)
-    return _from_dict(found) if found.get("lineage") == training_id else None
+    return Trained.from_dict(found) if found.get("lineage") == training_id else None
 
 
 def training_id_at(output: str) -> str:
-    """What shaped the trained student in a folder (``training id``).
+    """The ``training_id`` of the trained student in a folder.
 
     Raises:
         TrainerError: there is none.
@@ -86,9 +93,3 @@ def _marker(output: str) -> dict[str, Any]:
     """What the marker in a student's folder says; nothing where there is none."""
     files = open_folder(output)
     return dict(json.loads(files.read(TRAINED))) if files.exists(TRAINED) else {}
-
-
-def _from_dict(found: Mapping[str, Any]) -> Trained:
-    plain = dict(found)
-    epochs = tuple(EpochReport(**epoch) for epoch in plain.pop("epochs"))
-    return Trained(training_id=plain.pop("lineage"), epochs=epochs, select=Score(**plain.pop("select")), **plain)

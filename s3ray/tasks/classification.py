@@ -1,4 +1,4 @@
-"""What is particular to classification: any number of texts in, one label out."""
+"""Classification: any number of texts in, one label out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ class Classification:
         return {"label": request.label}
 
     def template_values(self, request: GenerationRequest) -> dict[str, object]:
-        """What the templates may say about the target."""
+        """The target, as values for prompt templates."""
         return {"label": self._words[request.label] if request.label else "", "labels": list(self._words.values())}
 
     def choices(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -56,11 +56,11 @@ class Classification:
         return sorted(self._answers, key=lambda name: name != request.label)
 
     def show(self, example: Example) -> dict[str, object]:
-        """What templates may say about the target of an example that is shown."""
+        """The target of an example that a prompt shows, as values for its template."""
         return {"label": self._words[example.label] if example.label else ""}
 
     def in_words(self, predicted: str) -> str:
-        """How a prompt says what a student answered."""
+        """A student's answer as prompts word it."""
         return self._words.get(predicted, predicted)
 
     def is_correct(self, example: Example, predicted: str) -> bool:
@@ -68,6 +68,6 @@ class Classification:
         return example.label == predicted
 
     def scores(self, examples: Sequence[Example], predicted: Sequence[str]) -> dict[str, float]:
-        """All metrics of this kind."""
+        """All metrics of classification."""
         truth = [example.label or "" for example in examples]
         return {"accuracy": metrics.accuracy(truth, predicted), "macro_f1": metrics.macro_f1(truth, predicted)}

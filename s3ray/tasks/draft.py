@@ -1,6 +1,6 @@
-"""First drafts of a task and a job for a file of labelled rows, to be edited: what `s3ray init` writes.
+"""Drafts of a task and a job for a file of labelled rows: what `s3ray init` writes, to be edited by hand.
 
-Guesses what can be seen in the rows (which column is the label, which text is to be written) and says what it guessed.
+Guesses from the rows which column is the label and which text is to be written, and reports its guesses.
 """
 
 import os
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -25,7 +26,7 @@ _TOKENS_PER_WORD = 2  # of English with punctuation, with room to spare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What the columns of a file are for; ``categories`` are those of ``given`` that repeat, ``left_out`` no texts."""
+    """The roles of a file's columns; ``categories`` are those of ``given`` that repeat, ``left_out`` hold no texts."""
 
     label: str
     writes: str
@@ -36,7 +37,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A task and a job as YAML, under the names of files that go beside each other, and what was guessed, in lines."""
+    """A task and a job: YAML by file name, for one folder; and what was guessed, in lines."""
 
     files: dict[str, str]
     told: tuple[str, ...]
@@ -73,11 +74,11 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
         **_of_sizes(rows, columns),
     }
     files = {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
-    return Draft(files=files, told=tuple(_told(data, rows, columns, values)))
+    return Draft(files=files, told=tuple(_guesses(data, rows, columns, values)))
 
 
 def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> Columns:
-    """Which column is what.
+    """Find the role of each column.
 
     The label is the column of that name, else the last one of those with fewest different values (2 to ``MAX_LABELS``);
     of the texts the longest on average is written. Numbers are no texts.
@@ -100,7 +101,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
         raise InputError("no column looks like a label", field="--label", hint=hint)
     texts = [name for name in names if name != label and not all(map(_is_number, seen[name]))]
     if writes is None:
-        writes = max(texts, key=lambda name: _mean(len(str(row.get(name))) for row in rows), default=None)
+        writes = max(texts, key=lambda name: fmean(len(str(row.get(name))) for row in rows), default=None)
     if writes not in texts:
         hint = "A task needs a column of texts beside the label. The first line of a CSV names the columns."
         raise InputError("holds no text", field="--writes", value=writes or "", hint=hint)
@@ -115,7 +116,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
 
 
 def field_name(column: str) -> str:
-    """A column's name as prompts can say it: small letters, digits, underscores, and none of s3ray's own columns."""
+    """A column's name as prompts can use it: small letters, digits, underscores, and none of s3ray's own columns."""
     name = re.sub(r"\W+", "_", column.strip().lower()).strip("_") or "text"
     name = f"field_{name}" if not name.isidentifier() else name
     return f"{name}_text" if name in TABLE_COLUMNS else name
@@ -143,7 +144,7 @@ def _of_fields(columns: Columns) -> dict[str, Any]:
 
 
 def _of_sizes(rows: Sequence[Row], columns: Columns) -> dict[str, Any]:
-    """Sizes that such a file bears, and that two CPU cores bear."""
+    """Sizes that suit the number and length of the rows, and two CPU cores."""
     lengths = sorted(len(str(row[columns.writes]).split()) for row in rows)
     given = sum(max(len(str(row[name]).split()) for row in rows) for name in columns.given)
     few, most = max(1, lengths[len(lengths) // 20] // 2), 2 * lengths[-1 - len(lengths) // 20] + 5
@@ -162,7 +163,7 @@ def _of_sizes(rows: Sequence[Row], columns: Columns) -> dict[str, Any]:
     }
 
 
-def _told(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
+def _guesses(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
     yield f"{data}: {len(rows)} rows"
     yield f"  label: {columns.label} ({', '.join(f'{value} {num}' for value, num in values.most_common(8))})"
     yield f"  the language model writes: {columns.writes}"
@@ -174,7 +175,7 @@ def _told(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[An
 
 
 def in_words(text: object) -> str:
-    """A name or a value as a prompt may say it."""
+    """A name or value as words for a prompt: no underscores, no punctuation."""
     return " ".join(re.sub(r"[_\W]+", " ", str(text)).split()) or str(text)
 
 
@@ -197,7 +198,7 @@ def _render(name: str, values: dict[str, Any]) -> str:
 
 
 def _in_yaml(value: Any) -> str:
-    """As it may stand in a list or mapping on one line: there more must be quoted than elsewhere."""
+    """A value for a list or mapping written on one line, where YAML needs more quotes than elsewhere."""
     text = str(yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False))
     return text.strip()[1:-1]
 
@@ -208,8 +209,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text in ("", "None")
     return True
-
-
-def _mean(numbers: Iterator[int]) -> float:
-    found = list(numbers)
-    return sum(found) / len(found)

@@ -23,7 +23,7 @@ _TEST_SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What is given to the generator where it writes only one of several fields; ``id`` is that of its gold row."""
+    """The fields that the generator is given where it writes only one of several; ``id`` is that of the gold row."""
 
     id: str
     fields: Mapping[str, str]
@@ -138,7 +138,7 @@ def _first(rows: list[Example], num_rows: int | Literal["all"], part: str) -> li
 
 
 def _distinct(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[list[Example], int]:
-    """Rows of which each text comes once and is in no other part, and how many were passed over."""
+    """The rows without repeated texts and texts of other parts, and how many were left out."""
     seen = {_text_of(example, task.fields) for example in apart_from}
     kept = []
     for example in rows:
@@ -154,7 +154,7 @@ def _text_of(example: Example, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[tuple[Context, ...], int]:
-    """What the rows give to the generator, and how many give nothing because their context is in another part."""
+    """The contexts of the rows, and how many were left out because another part has the same context."""
     names, passages = task.context_fields, task.passage_fields
     if not names:
         return (), 0

@@ -1,4 +1,4 @@
-"""Rows of a task's data as they lie in a folder of files or on the Hugging Face hub. Reads, and changes nothing."""
+"""Reading the rows of a task's data, unchanged, from a folder of files or from the Hugging Face hub."""
 
 import difflib
 import json
@@ -58,7 +58,7 @@ def read_split(place: Path, split: str) -> tuple[list[tuple[int, Row]], str] | N
         if len(rows) < _PARTS:
             hint = f"A file with all rows needs {_PARTS} or more: a fifth of them is the test split."
             raise InputError("too few rows are there", where=str(path), value=str(len(rows)), hint=hint)
-        random.Random("parts").shuffle(rows)
+        random.Random("parts").shuffle(rows)  # a fixed seed: the test rows are the same in every run
         num_test = len(rows) // _PARTS
         rows = rows[:num_test] if split == "test" else rows[num_test:]
     return rows, str(path)
@@ -107,7 +107,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _separator(path: Path) -> str:
-    """What stands between the names in the first line: spreadsheets write a semicolon where numbers have a comma."""
+    """The separator in the first line; spreadsheets write semicolons in countries where numbers have a comma."""
     with path.open(encoding="utf-8-sig") as lines:
         plain = re.sub(r'"[^"]*"', "", lines.readline())
     return max(_SEPARATORS, key=plain.count)

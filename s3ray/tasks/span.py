@@ -1,4 +1,4 @@
-"""What is particular to extractive question answering: the answer is a piece of the context, given to the writer."""
+"""Extractive question answering: the answer is a piece of the context, and the generator writes its question."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +45,7 @@ class SpanAnswers:
         return {"answers": (request.answer,)}
 
     def template_values(self, request: GenerationRequest) -> dict[str, object]:
-        """What the templates may say about the target."""
+        """The target, as values for prompt templates."""
         return {"answer": request.answer.text if request.answer else ""}
 
     def choices(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -61,11 +61,11 @@ class SpanAnswers:
         return label_probabilities[0]
 
     def show(self, example: Example) -> dict[str, object]:
-        """What templates may say about the target of an example that is shown."""
+        """The target of an example that a prompt shows, as values for its template."""
         return {"answer": example.answers[0].text if example.answers else ""}
 
     def in_words(self, predicted: str) -> str:
-        """How a prompt says what a student answered."""
+        """A student's answer as prompts word it."""
         return predicted
 
     def is_correct(self, example: Example, predicted: str) -> bool:
@@ -73,7 +73,7 @@ class SpanAnswers:
         return metrics.exact_match([span.text for span in example.answers], predicted) == 1.0
 
     def scores(self, examples: Sequence[Example], predicted: Sequence[str]) -> dict[str, float]:
-        """All metrics of this kind, means over questions."""
+        """All metrics of span tasks, as means over questions."""
         pairs = [([span.text for span in e.answers], text) for e, text in zip(examples, predicted, strict=True)]
         return {
             "exact_match": sum(metrics.exact_match(*pair) for pair in pairs) / len(pairs),

@@ -1,16 +1,16 @@
-"""What a task's YAML file may say. A new task is such a file and no Python.
+"""The fields of a task's YAML file. A new task is such a file and needs no Python.
 
-A spec that loads is whole: its labels, fields and templates fit together, so a run cannot fail on them later.
+A spec that loads is consistent: its labels, fields and templates fit together, so a run cannot fail on them later.
 """
 
 from collections.abc import Mapping
 from operator import not_
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from s3ray.config.job import NOTE_STAGES, Section
+from s3ray.config.job import NOTE_STAGES, StrictModel
 from s3ray.config.load import read_yaml, validate
 from s3ray.errors import located
 from s3ray.tasks.templates import check_template
@@ -30,7 +30,7 @@ _SPAN_FIELDS = ("question", "context")
 TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
 
 
-class Label(Section):
+class Label(StrictModel):
     """One class of a classification task."""
 
     name: str = Field(min_length=1)
@@ -48,7 +48,7 @@ class Label(Section):
         return self.says or self.words
 
 
-class HubSource(Section):
+class HubSource(StrictModel):
     """A dataset on the Hugging Face hub."""
 
     hub: str
@@ -63,7 +63,7 @@ class HubSource(Section):
     """Split on which the last student is scored."""
 
 
-class ChatTemplate(Section):
+class ChatTemplate(StrictModel):
     """A prompt for chat models: two messages, Jinja2."""
 
     system: str = ""
@@ -72,7 +72,7 @@ class ChatTemplate(Section):
     """The order."""
 
 
-class CompletionTemplate(Section):
+class CompletionTemplate(StrictModel):
     """A prompt for base and tiny models: a text to continue, Jinja2."""
 
     text: str = Field(min_length=1)
@@ -81,41 +81,33 @@ class CompletionTemplate(Section):
     """Strings at which the continuation ends."""
 
 
-class ChatPrompts(Section):
+Template = TypeVar("Template", ChatTemplate, CompletionTemplate)
+
+
+class _PromptSet(StrictModel, Generic[Template]):
+    reasons: Template | None = None
+    """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
+    subjects: Template | None = None
+    """Asks for what seed examples can be about (ZeroGen's first stage); none: they are written in one stage."""
+    patterns: Template | None = None
+    """Asks what gold rows have in common that the student got wrong (s3plus); none: mistakes are not described."""
+    seed: Template
+    """Asks for a new text with a label, from scratch."""
+    extrapolate: Template
+    """Asks for a new text like a gold example."""
+    verify: Template | None = None
+    """Asks for the label of a finished example (span: whether the answer is right); none: `curation.verify` cannot."""
+
+
+class ChatPrompts(_PromptSet[ChatTemplate]):
     """The chat prompts of a task."""
 
-    reasons: ChatTemplate | None = None
-    """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
-    subjects: ChatTemplate | None = None
-    """Asks for what seed examples can be about (ZeroGen's first stage); none: they are written in one stage."""
-    patterns: ChatTemplate | None = None
-    """Asks what gold rows have in common that the student got wrong (s3plus); none: mistakes are not described."""
-    seed: ChatTemplate
-    """Asks for a new text with a label, from scratch."""
-    extrapolate: ChatTemplate
-    """Asks for a new text like a gold example."""
-    verify: ChatTemplate | None = None
-    """Asks for the label of a finished example (span: whether the answer is right); none: `curation.verify` cannot."""
 
-
-class CompletionPrompts(Section):
+class CompletionPrompts(_PromptSet[CompletionTemplate]):
     """The completion prompts of a task."""
 
-    reasons: CompletionTemplate | None = None
-    """Asks for reasons behind a label (paper, Algorithm 1); none: seed prompts go without."""
-    subjects: CompletionTemplate | None = None
-    """Asks for what seed examples can be about (ZeroGen's first stage); none: they are written in one stage."""
-    patterns: CompletionTemplate | None = None
-    """Asks what gold rows have in common that the student got wrong (s3plus); none: mistakes are not described."""
-    seed: CompletionTemplate
-    """Asks for a new text with a label, from scratch."""
-    extrapolate: CompletionTemplate
-    """Asks for a new text like a gold example."""
-    verify: CompletionTemplate | None = None
-    """Asks for the label of a finished example (span: whether the answer is right); none: `curation.verify` cannot."""
 
-
-class Prompts(Section):
+class Prompts(StrictModel):
     """The prompts of a task, in one form or both; a job picks the form that suits its generator."""
 
     chat: ChatPrompts | None = None
@@ -124,7 +116,7 @@ class Prompts(Section):
     """For base and tiny models."""
 
 
-class Limits(Section):
+class Limits(StrictModel):
     """Length of the written text in words; what is outside is rejected."""
 
     min_words: PositiveInt = 1
@@ -139,7 +131,7 @@ class Limits(Section):
         return self
 
 
-class TaskSpec(Section):
+class TaskSpec(StrictModel):
     """What is being learned: the data, the labels, and how a language model is asked for more."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -267,7 +259,7 @@ def _check_labels(spec: TaskSpec) -> None:
 
 
 def _check_answers(spec: TaskSpec) -> None:
-    """Choices are told apart by their first token; whether the generator's tokens do that is known when it starts."""
+    """Answers must differ in the first word. Whether the generator's tokens differ too is checked when it starts."""
     if not any(prompts and prompts.verify for prompts in (spec.prompts.chat, spec.prompts.completion)):
         return
     first = [label.answer.casefold().partition(" ")[0] for label in spec.labels]

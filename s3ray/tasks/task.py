@@ -1,4 +1,4 @@
-"""A task at work: renders prompts, reads what a model wrote, makes examples, scores predictions.
+"""A loaded task: renders prompts, parses what a model wrote, makes examples, scores predictions.
 
 It knows nothing of engines, rounds or the files of a run, and pickles as its spec.
 """
@@ -69,7 +69,7 @@ class Task:
         return getattr(self.spec.prompts, form) is not None
 
     def note_prompts(self, form: Form) -> frozenset[str]:
-        """The notes that the task can ask for in this form (``methods.NOTE_STAGES``)."""
+        """The notes (``NOTE_STAGES``) that the task has prompts of this form for."""
         return frozenset(name for of, name, _ in self._templates if of == form and name in NOTE_STAGES)
 
     def uses(self, form: Form, template: str, name: str) -> bool:
@@ -112,7 +112,7 @@ class Task:
         return Prompt(text=part("text"), stop=getattr(prompts, request.template).stop, choices=choices)
 
     def read(self, request: GenerationRequest, text: str, finish_reason: str, clean: bool) -> Parsed | Rejection:
-        """What a generation says, or why it cannot be used.
+        """Parse a generation, or reject it with a reason.
 
         With ``clean`` off the text is taken as it is, and only what can never be an example is rejected: nothing, no
         word at all, or the parent once more. Of notes, what is parsed holds one per line.

@@ -44,7 +44,7 @@ def _replace(text: object, old: str, new: str) -> str:
 
 
 def _concat(pieces: Iterable[str]) -> str:
-    """What a template renders, given up as soon as it is too long."""
+    """Join what a template renders; stops as soon as it is too long."""
     kept, length = [], 0
     for piece in pieces:
         length += len(piece)
@@ -62,7 +62,7 @@ class _Prompts(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """What a dotted name means: a field that is called as a method of mappings is (`values`) is the field."""
+        """Look a dotted name up; a field named like a method of mappings (`values`) means the field."""
         is_field = isinstance(obj, Mapping) and attribute in obj
         return obj[attribute] if is_field else super().getattr(obj, attribute)
 
@@ -76,7 +76,7 @@ def compile_template(source: str) -> Template:
     """A template that is ready to render; one newline at its end is dropped.
 
     Raises:
-        TemplateSyntaxError: it is none, or says something that prompts do not need.
+        TemplateSyntaxError: it is not a valid template, or uses something that prompts do not need.
     """
     template = _ENVIRONMENT.from_string(_parse(source))
     # Jinja copies the globals at every render, and copying its chain of maps takes longer than most prompts.
@@ -107,10 +107,10 @@ def check_template(source: str, legal: frozenset[str], field: str) -> None:
 
 
 def _parse(source: str) -> nodes.Template:
-    """The template as a tree that holds nothing but what prompts need.
+    """Parse a template and refuse all that prompts do not need.
 
     Raises:
-        TemplateSyntaxError: it is none, or holds something else.
+        TemplateSyntaxError: it is not a valid template, or uses something else.
     """
     try:
         tree = _ENVIRONMENT.parse(source)
@@ -131,7 +131,7 @@ def _parse(source: str) -> nodes.Template:
 
 
 def _is_flat(node: nodes.Node) -> bool:
-    """Lists of lists of lists may be small and their text endless."""
+    """Nested lists are refused: a small one can stand for an endless text."""
     return all(isinstance(part, nodes.Const | nodes.Pair) for part in node.find_all(nodes.Node))
 
 

@@ -5,7 +5,7 @@ A field with a default was added after the first release or is empty in most eve
 default holds. Fields of newer versions are ignored (``docs/metrics.md`` lists all).
 
 Invariant: an event is in the store's hands before any listener hears of it (in ``events.jsonl``; on an object store
-some wait a moment, see ``segments``).
+some wait a moment, see ``object_store.EventWriter``).
 """
 
 import contextlib

@@ -62,7 +62,7 @@ def answer(dispatcher: Dispatcher, engine: str, indexes: list[int], tokens: int 
 
 
 def indexes(dispatcher: Dispatcher, engine: str, source: InsistentSource) -> list[int]:
-    return [request.index for request, _ in dispatcher.deal(engine, source).requests]
+    return [request.index for request, _ in dispatcher.assign(engine, source).requests]
 
 
 def test_the_window_ends_when_the_first_engine_has_room_and_nothing_waits(
@@ -88,7 +88,7 @@ def test_what_an_engine_without_work_is_dealt_before_the_phase_means_nothing(
     watched: Dispatcher, recorder: PhaseRecorder, clock: Clock
 ) -> None:
     record = recorder.begin_record()
-    watched.deal("engine-0", InsistentSource([]))
+    watched.assign("engine-0", InsistentSource([]))
     assert (record.started_at, record.dry_at) == (None, None)
 
 

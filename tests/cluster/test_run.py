@@ -177,7 +177,7 @@ def test_without_engines_left_a_run_says_how_to_go_on_and_goes_on_though_engines
     assert kept
     num_chunks, num_lost = (len(events(out, name)) for name in ("chunk_written", "engine_lost"))
 
-    process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 40"), out)
+    process = start(write_job(tmp_path, student, fake=f"{SLOW}, die_after: 20"), out)
     wait_for(process, lambda: len(events(out, "chunk_written")) >= num_chunks + 2)
     next(below("GeneratorActor", process.pid)).kill()
     text, _ = process.communicate(timeout=WAIT_S)

@@ -62,7 +62,7 @@ def test_three_labels() -> None:
     assert sum(learned.of((0.2, 0.3, 0.5))) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("verdict", [(1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("label_probabilities", [(1.0, 0.0), (0.0, 1.0)])
 def test_certainty_stays_a_number(label_probabilities: tuple[float, float]) -> None:
     learned = calibrate(*biased(100, lean=1.0), 2)
     assert learned is not None

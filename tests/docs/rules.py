@@ -71,7 +71,8 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} plan reviews-gpu\.yaml", options=SMALL_CHAT),
     Rule(pattern=rf"{_S3RAY} plan claims-job\.yaml", options=_sets(*_MODELS, "cluster.address=local")),
     Rule(pattern=rf"PYTHONPATH=\. {_S3RAY} plan claims-own\.yaml", options=_sets(*_STUDENT, "cluster.address=local")),
-    Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SMALL_JOB),
+    Rule(pattern=rf"{_S3RAY} plan jobs/quickstart\.yaml", options=SMALL_JOB),
+    Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SEED_JOB),
     Rule(pattern=r"\.venv/bin/s3ray run reviews-job\.yaml", options=SEED_OWN, needs_ray=True),
     Rule(pattern=r"s3ray run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),  # the tutorial's
     Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml( --set curation.*)?", options=SMALL_JOB, needs_ray=True),

@@ -16,6 +16,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_the_map_of_the_tree_names_what_is_there() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| [^|]+\? \| (`[^|]+) \| ([^|]+) \|$", readme.partition("## Where things are")[2], re.MULTILINE
+    )
+    packages = {f"s3ray/{path.parent.name}/" for path in (ROOT / "s3ray").glob("*/__init__.py")}
+    assert not {folder for folder in packages if not any(f"`{folder}" in places for places, _ in rows)}
+    missing = []
+    for places, files in rows:
+        folders = [ROOT, ROOT / "s3ray", *(ROOT / place for place in re.findall(r"`([\w/]+/)`", places))]
+        named = re.findall(r"`([\w./-]*(?:/|\.\w+))`", f"{places} {files}")
+        missing += [name for name in named if not any((folder / name).exists() for folder in folders)]
+    assert not missing
+
+
 def test_every_job_file_is_valid() -> None:
     from s3ray.config.grid import load_campaign
     from s3ray.config.load import load_config, read_yaml

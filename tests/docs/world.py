@@ -65,7 +65,6 @@ class World:
             "WORLD": str(folder),
             "BERT": str(student),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"],
             **variables,
         }
 

@@ -4,14 +4,17 @@ import asyncio
 import threading
 from typing import Any
 
+import pytest
+
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 from s3ray.devices import local_facts
+from s3ray.errors import PoolError
 from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.placement.place import plan_placement
 from s3ray.tables import outcomes_from_table
-from s3ray.telemetry.events import EngineReady, EngineStarting, EngineStopped, Event
+from s3ray.telemetry.events import EngineLost, EngineReady, EngineStarting, EngineStopped, Event
 from s3ray.types import Outcome
 from tests.sources import TASK, InsistentSource, make_request
 
@@ -65,3 +68,12 @@ def test_what_times_out_is_asked_once_more_and_fails_alone() -> None:
     [failed] = answers(pool, 1)
     assert (failed.reason, failed.attempt) == ("timeout", 2)
     pool.close()
+
+
+def test_an_engine_that_is_not_ready_in_time_is_said_to_be_lost() -> None:
+    events: list[Event] = []
+    pool = make_pool(events, ready_s=0.2, fake={"start_s": 60.0})
+    with pytest.raises(PoolError, match=r"engine-0: was not ready after 0 s \(generator.ready_s\)"):
+        answers(pool, 1)
+    pool.close()
+    assert [type(event) for event in events] == [EngineStarting, EngineLost, EngineStopped]

@@ -287,7 +287,7 @@ def test_a_run_is_looked_at_where_it_lies(
 DRIVER = """
 import os, signal, sys
 import pyarrow as pa
-from s3ray.store import RunStore
+from s3ray.storage.run_folder import RunStore
 store = RunStore(sys.argv[1])
 with store.lock():
     store.create({"task": "imdb", "seed": 0}, "name: x")
@@ -316,7 +316,7 @@ def test_a_driver_killed_between_chunk_and_marker_is_followed(s3: str, monkeypat
 
 CAMPAIGN = """
 import os, signal, sys
-from s3ray.store import RunStore, locked
+from s3ray.storage.run_folder import RunStore, locked
 with locked([RunStore(place) for place in sys.argv[1:]], print):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -65,6 +65,7 @@ def test_two_workers_train_the_student_that_one_process_trains(
     assert [m.example.id for m in mined(job, reviews)] == [m.example.id for m in mined(apart, reviews)]
     assert AutoModelForSequenceClassification.from_pretrained(job.output).config.num_labels == 2
     assert together.seconds["start"] > 0
+    assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5", "Ray Train sees the end of a training soon"
     assert signal.getsignal(signal.SIGINT) is interrupt
     # At the base checkpoint, not where Ray Train left the student of the same rows and settings.
     again = trainer.train(replace(job, output=str(tmp_path / "again")))

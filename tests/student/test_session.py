@@ -1,5 +1,6 @@
 """A student learns, is the same for the same seed, keeps its best epoch and hands back exactly its mistakes."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from s3ray.student.model import load_student, save_student
 from s3ray.student.ranks import SingleProcess
 from s3ray.student.session import LocalStudentTrainer, ask_checker
 from s3ray.student.train import plan_training
-from s3ray.student.trained import training_id
+from s3ray.student.trained import TRAINED, training_id
 from s3ray.tables import examples_from_table, table_from_mistakes
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Metric
@@ -150,15 +151,17 @@ def test_mining_by_blocks_finds_what_mining_at_once_finds(
 def test_a_trained_student_is_not_trained_again_and_its_blocks_are_the_truth(
     config: StudentConfig, reviews: Task, job: StudentJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("s3ray.student.session.BLOCK_ROWS", 10)
-    trainer = LocalStudentTrainer(config.model_copy(update={"epochs": 1}), reviews)
+    monkeypatch.setattr("s3ray.student.session.MISTAKE_BLOCK_ROWS", 10)
+    config = config.model_copy(update={"epochs": 1})
+    trainer = LocalStudentTrainer(config, reviews)
     first, found = trainer.train(job), mined(job, reviews)
+    assert json.loads((Path(job.output) / TRAINED).read_text())["lineage"] == training_id(config, job)
     kept, lost = (Path(job.output) / f"mistakes/{number:06d}.parquet" for number in (0, 1))
     lost.unlink()
     # As if the device had computed something else: the next round may have been written from it.
     invented = Mistake(example=read(job.mine_path, reviews)[4], predicted="positive", confidence=0.25)
     pq.write_table(table_from_mistakes([invented], reviews.fields, reviews.has_labels), kept)
-    monkeypatch.setattr("s3ray.student.session.BLOCK_ROWS", 5)  # a later version's
+    monkeypatch.setattr("s3ray.student.session.MISTAKE_BLOCK_ROWS", 5)  # a later version's
     monkeypatch.delattr("s3ray.student.session.Fit")
     again = trainer.train(job)
     rows = [example.id for example in read(job.mine_path, reviews)]
@@ -332,9 +335,9 @@ def test_wrong_labels_are_doubted_the_same_by_one_worker_and_by_two(
     inputs = load_student(config, reviews, torch.device("cpu")).encode(rows)
     (alone,) = on_workers(1, lambda ranks: ask_checker(config, reviews, checker, inputs, range(80), ranks))
     for together in on_workers(2, lambda ranks: ask_checker(config, reviews, checker, inputs, range(80), ranks)):
-        assert [item.believed for item in together] == [item.believed for item in alone]
-    assert [item.believed for item in alone[80:]] == [None, None], "nobody asks about gold"
-    believed = [item.believed or 0.0 for item in alone[:80]]
+        assert [item.checker_probability for item in together] == [item.checker_probability for item in alone]
+    assert [item.checker_probability for item in alone[80:]] == [None, None], "nobody asks about gold"
+    believed = [item.checker_probability or 0.0 for item in alone[:80]]
     assert mean(believed[::4]) < 0.15
     assert mean(value for place, value in enumerate(believed) if place % 4) > 0.85
 

@@ -1,4 +1,4 @@
-"""What an engine is to its actor."""
+"""The interface between an engine and its actor."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -9,12 +9,12 @@ from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """All that an actor needs to build its engine: the job's settings, and what is this engine's own.
+    """All that an actor needs to build its engine: the job's settings, and those of this engine alone.
 
-    ``number`` counts the engines of the pool from 0. On a CPU the engine computes with ``num_threads`` threads; on GPUs
-    it takes ``memory_share`` of each one's memory and drives them through vLLM's ``executor``: ``uni`` (one GPU),
-    ``mp`` (several of one node) or ``ray`` (several nodes, in the placement group of the actor). One that ``can_sleep``
-    frees that memory while a student is trained there. One that is ``timed`` keeps the ``Timing`` of each answer.
+    ``number`` counts the engines of the pool from 0. On a CPU the engine computes with ``num_threads`` threads. On GPUs
+    it takes ``memory_share`` of the memory of each, and runs through vLLM's ``executor``: ``uni`` (one GPU), ``mp``
+    (several of one node) or ``ray`` (several nodes, in the placement group of the actor). With ``can_sleep`` it can
+    free that memory while a student is trained there. With ``timed`` it keeps the ``Timing`` of each answer.
     """
 
     engine: str
@@ -32,8 +32,8 @@ class EngineSpec:
 class Timing:
     """Where the seconds of one answer went in an engine.
 
-    ``queue_s`` is from its arrival in the engine's queue until it was first computed, ``first_token_s`` from its
-    arrival until its first token, ``per_token_s`` the mean of each later one; None where there was no later one.
+    ``queue_s`` is the time from arrival until the request was first computed, ``first_token_s`` from arrival until its
+    first token, and ``per_token_s`` the mean time of each later token (None if there was only one).
     """
 
     queue_s: float
@@ -43,7 +43,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How likely each of a prompt's choices is, in their order; they sum to 1. None of them: the engine cannot tell."""
+    """The probabilities of a prompt's choices, in their order. They sum to 1, or are empty if the engine has none."""
 
     probabilities: tuple[float, ...]
     num_prompt_tokens: int
@@ -51,22 +51,34 @@ class Choice:
     num_output_tokens: int
 
 
-_NOT_TEXT = "\"' \n\t"  # quotes and white space around what was written
+_NOT_TEXT = "\"' \n\t"  # quotes and white space around a text
 
 
 def kept_of_stop(stop_reason: object) -> str:
-    """What of the stop string that ended a text belongs to it: a full stop does, quotes and white space do not."""
+    """Part of the matched stop string to keep: punctuation, without quotes and whitespace."""
     return stop_reason.strip(_NOT_TEXT) if isinstance(stop_reason, str) else ""
+
+
+def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> EngineLimits:
+    """The limits of an engine that takes them from the job as they are."""
+    return EngineLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        num_kv_tokens=config.max_num_seqs * config.max_model_len,
+        dtype=dtype,
+        device=device,
+    )
 
 
 class Engine(Protocol):
     """Answers prompts one by one, many at a time.
 
     Contract: ``generate`` and ``choose`` return one answer or raise; ``RequestRefusedError`` concerns that request
-    alone, ``EngineDeadError`` means that no request will ever be answered again. ``close`` may be called twice.
+    alone, ``EngineDeadError`` means that the engine will answer no request any more. ``close`` may be called twice.
 
-    A class that ``needs_devices`` is placed as vLLM is: each engine gets its GPUs, or cores of its own where there are
-    none. For one that ``loads_model`` a job must name ``generator.model``, which is checked before anything starts.
+    A class that ``needs_devices`` is placed like vLLM: each engine gets GPUs of its own, or CPU cores if there are no
+    GPUs. If it ``loads_model``, a job must name ``generator.model``, which is checked before anything starts.
     """
 
     needs_devices: ClassVar[bool]
@@ -90,9 +102,9 @@ class Engine(Protocol):
         ...
 
     async def choose(self, request_id: str, prompt: Prompt) -> Choice:
-        """Ask for one of ``prompt.choices``, of which the one that is hoped for comes first.
+        """The probabilities of ``prompt.choices``, of which the expected one comes first.
 
-        Probabilities are the model's own (temperature 1, nothing cut off), among the choices alone.
+        They are the model's own (temperature 1, no truncation), normalised over the choices.
 
         Raises:
             RequestRefusedError: this prompt cannot be answered, or its choices cannot be told apart.
@@ -101,18 +113,18 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> EngineStats:
-        """What the engine can tell of itself at this moment (``busy_s`` is kept by the actor)."""
+        """The engine's statistics at this moment (the actor adds ``busy_s``)."""
         ...
 
     def take_timings(self) -> list[Timing]:
-        """Those of the texts that were answered since the last call; none unless ``timed``, or if it cannot tell."""
+        """Timings of the texts answered since the last call; empty unless ``timed``, or if the engine has none."""
         ...
 
     async def check(self) -> None:
-        """Do nothing while the engine lives; asked for every few seconds.
+        """Raise if the engine is dead; called every few seconds.
 
         Raises:
-            EngineDeadError: the engine is gone, even if its open requests do not know it.
+            EngineDeadError: the engine is gone, even if its open requests have not failed yet.
         """
         ...
 

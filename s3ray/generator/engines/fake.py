@@ -1,8 +1,8 @@
-"""A shipped engine without a model: text that depends on the request's seed alone, with scripted speed and faults.
+"""A shipped engine without a model: its texts depend on the request's seed alone, its speed and faults are scripted.
 
-For plumbing and chaos. The same requests give the same texts on any number of engines, so that the dataset of a
-disturbed run can be compared byte by byte with an undisturbed one's. Time is the script's, not the event loop's: a
-slot is taken again at the moment its request was due, however late the loop notices, as on a device of its own.
+For tests of the system, not of quality. The same requests give the same texts on any number of engines, so that the
+dataset of a disturbed run can be compared byte by byte with that of an undisturbed one. A slot becomes free at the
+moment its request was due, however late the event loop notices, as on a device that computes by itself.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import xxhash
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, Timing
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _VOCABULARY = """
@@ -33,7 +33,7 @@ Answer = asyncio.Future[Generation]
 
 
 class _Job(NamedTuple):
-    """A request that is waiting or running: its answer to be, and what the script has in store for it."""
+    """A request that is waiting or running: its answer, and what the script plans for it."""
 
     generation: Generation
     arrived: float
@@ -42,7 +42,7 @@ class _Job(NamedTuple):
 
 
 def _make_phrases() -> list[str]:
-    """Three words each: a text is drawn in a third of the steps that single words take."""
+    """Phrases of three words: a text takes a third of the steps that single words would."""
     phrases = []
     for place in range(1 << _PHRASE_BITS):
         draw = xxhash.xxh3_64_intdigest(b"phrase %d" % place)
@@ -54,9 +54,9 @@ _PHRASES = _make_phrases()
 
 
 def write_text(seed: int, max_tokens: int) -> tuple[str, int, str]:
-    """The text of a seed (6 to 24 words and a full stop), its number of words, and the reason for its end.
+    """The text of a seed (6 to 24 words and a full stop), its number of words, and its finish reason.
 
-    A word is a token; what ``max_tokens`` cuts has no full stop and ends by ``length``.
+    A word is a token; a text that ``max_tokens`` cuts has no full stop and the finish reason ``length``.
     """
     draw = xxhash.xxh3_128_intdigest(b"%d" % seed)
     num_words = _FEWEST + (draw & 0xFFFF) % (_MOST - _FEWEST + 1)
@@ -72,9 +72,9 @@ def write_text(seed: int, max_tokens: int) -> tuple[str, int, str]:
 
 
 def weigh(request_id: str, num_choices: int) -> tuple[float, ...]:
-    """The probabilities of a request's choices: the first one's lies evenly between 0.4 and 1, others share the rest.
+    """The probabilities of a request's choices: uniform between 0.4 and 1 for the first; the others share the rest.
 
-    So of two labels the generator doubts the one that was asked for in a sixth of its texts.
+    So of two labels the generator doubts the expected one in a sixth of its texts.
     """
     draw = xxhash.xxh3_64_intdigest(request_id.encode()) / 2**64
     rest = 0.6 * draw if num_choices > 1 else 0.0
@@ -105,16 +105,9 @@ class FakeEngine:
         self._num_answered = self._num_prompt_tokens = self._num_output_tokens = 0
 
     async def start(self) -> EngineLimits:
-        """Wait as long as the script says."""
+        """Take the scripted time."""
         await asyncio.sleep(self._script.start_s)
-        return EngineLimits(
-            max_num_seqs=self._config.max_num_seqs,
-            max_num_batched_tokens=self._config.max_num_batched_tokens,
-            max_model_len=self._config.max_model_len,
-            num_kv_tokens=self._config.max_num_seqs * self._config.max_model_len,
-            dtype="none",
-            device="fake",
-        )
+        return configured_limits(self._config, dtype="none", device="fake")
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Write the text that belongs to ``seed``, in the time that the script gives it."""
@@ -149,7 +142,7 @@ class FakeEngine:
         )
 
     async def _answer(self, generation: Generation, *, is_poison: bool) -> Generation:
-        """Give it back when it is due."""
+        """Return it when it is due."""
         await self.check()
         if self._is_asleep:
             raise RequestRefusedError("the engine is asleep")
@@ -170,7 +163,7 @@ class FakeEngine:
             raise
 
     def _fill(self, since: float) -> None:
-        """Start waiting requests in the slots that are free since then."""
+        """Start waiting requests in free slots, as if at the time ``since``."""
         while self._waiting and len(self._running) < self._config.max_num_seqs:
             answer, job = self._waiting.popitem(last=False)
             self._running.add(answer)
@@ -244,7 +237,7 @@ class FakeEngine:
         return []
 
     async def check(self) -> None:
-        """Tell of a scripted death; a scripted hang looks healthy."""
+        """Raise after a scripted death; a scripted hang looks healthy."""
         if self._death:
             raise EngineDeadError(self._death)
 

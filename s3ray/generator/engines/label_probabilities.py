@@ -1,4 +1,4 @@
-"""How likely a model is to answer with each of several choices: they are told apart by the token that comes first."""
+"""The probability of each of several choices as an answer; choices are distinguished by their first token."""
 
 import math
 from collections import Counter
@@ -13,11 +13,11 @@ def first_tokens(
 ) -> tuple[tuple[int, ...], ...]:
     """The tokens with which each choice can begin right after the text ``before``.
 
-    They are the first token of the choice as it is written and, where no other choice has it, that of the choice with
-    its first letter in the other case, as chat models like it ("Yes"). ``encode`` adds no special tokens.
+    They are the first token of the choice as written, and of the choice with its first letter in the other case (chat
+    models like to write "Yes"), unless another choice has that token too. ``encode`` adds no special tokens.
 
     Raises:
-        RequestRefusedError: two choices begin with the same token, or one melts into the end of ``before``.
+        RequestRefusedError: two choices begin with the same token, or a choice merges with the end of ``before``.
     """
     given = list(encode(before))
 
@@ -50,33 +50,33 @@ def shares(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights) if total else ()
 
 
-def told_tokens(told: Any) -> list[tuple[str, float]]:
+def likeliest_tokens(logprobs: Any) -> list[tuple[str, float]]:
     """The likeliest first tokens in the ``logprobs`` of an answer in OpenAI's protocol, as (text, log probability).
 
-    Chat tells them in another form than completions; a server that tells none gives none.
+    Chat has them in another form than completions. Empty if the server sends none.
     """
-    if content := getattr(told, "content", None):
+    if content := getattr(logprobs, "content", None):
         return [(top.token, top.logprob) for top in content[0].top_logprobs or ()]
-    first = next(iter(getattr(told, "top_logprobs", None) or ()), None)
+    first = next(iter(getattr(logprobs, "top_logprobs", None) or ()), None)
     return list((first or {}).items())
 
 
 def read_likeliest(likeliest: Iterable[tuple[str, float]], choices: Sequence[str]) -> tuple[float, ...]:
-    """The probabilities of choices where only the likeliest first tokens are told, as (text, log probability).
+    """The probabilities of choices if only the likeliest first tokens are known, as (text, log probability).
 
-    A token counts for the one choice that it begins, in whatever case and with whatever quotes or space. A choice of
-    which no token is told gets the most that it can have: no more than the least likely of those that are told, nor
-    than all of them leave over. Nothing if there is no token of any choice.
+    A token counts for the one choice that it begins, whatever its case and the quotes or space around it. A choice
+    without a known token gets an upper bound: the probability of the least likely known token, or what all known tokens
+    leave over, whichever is less. Empty if no token begins any choice.
     """
     weights = [0.0] * len(choices)
-    told = []
+    known = []
     for text, log_probability in likeliest:
-        told.append(math.exp(log_probability))
+        known.append(math.exp(log_probability))
         plain = text.strip("\"'` \n\t\u0120\u2581").casefold()  # the last two: blanks as tokenizers write them
         begun = [place for place, choice in enumerate(choices) if plain and choice.casefold().startswith(plain)]
         if len(begun) == 1:
-            weights[begun[0]] += told[-1]
+            weights[begun[0]] += known[-1]
     if not any(weights):
         return ()
-    most = min(min(told), max(0.0, 1 - math.fsum(told)))
+    most = min(min(known), max(0.0, 1 - math.fsum(known)))
     return shares([weight or most for weight in weights])

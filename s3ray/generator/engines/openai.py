@@ -1,8 +1,9 @@
-"""Servers that speak OpenAI's protocol, through the official client: each engine of the pool talks to one of them.
+"""Servers that speak OpenAI's protocol, through the official client; each engine of the pool talks to one of them.
 
-Requests at once adapt to what the server bears (``congestion``); what it is too busy for is asked again until the
-actor's limit for a request ends it. The key is read from the environment of this process and leaves it only in the
-client's header: every text that comes from outside is scrubbed, and errors carry no cause that might hold it.
+The number of concurrent requests adapts to the server (``rate_limit``). A request that finds it busy is sent again
+until the actor's limit for a request (``generator.request_s``) ends it. The key is read from the environment of this
+process and leaves it only in the client's header: every text from outside is scrubbed, and no error has a cause that
+may hold it.
 """
 
 import asyncio
@@ -22,21 +23,21 @@ import httpx2
 import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
-from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
-from s3ray.generator.engines.label_probabilities import read_likeliest, told_tokens
+from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits, kept_of_stop
+from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate
 from s3ray.redaction import hide, scrub
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
-_CONNECT_S = 10.0
-_UNREACHABLE_S = 60.0
+_CONNECT_S = 10.0  # a server that is up accepts a connection within milliseconds, through a busy proxy within seconds
+_UNREACHABLE_S = 60.0  # a server that restarts or is deployed anew is usually back within a minute
 _BACK_OFF_S = 0.5
-_LONGEST_BACK_OFF_S = 15.0
-_PROBE_TOKENS = 16
-_LIKELIEST_IN_CHAT, _LIKELIEST = 20, 5  # the most first tokens of which OpenAI's two interfaces tell
-_LONGEST_TEXT = 300
-_MOST_TOKENS = 2**31  # of one answer
-_NO_KEY = "none"  # the client insists on one
+_LONGEST_BACK_OFF_S = 15.0  # a server that has recovered is noticed within seconds
+_PROBE_TOKENS = 16  # enough for a real answer, and cheap
+_LIKELIEST_IN_CHAT, _LIKELIEST = 20, 5  # the most log probabilities that OpenAI's two interfaces send for a token
+_LONGEST_TEXT = 300  # of a server's message, which may be a whole page of HTML
+_MOST_TOKENS = 2**31  # of one answer: a greater count is a fault of the server
+_NO_KEY = "none"  # the client refuses an empty one
 _KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED)
 _MAY_PASS = (*_KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -45,8 +46,8 @@ _MAY_PASS = (*_KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HT
 class _Trouble:
     """Why a server did not answer.
 
-    ``status`` 0 means that there was no proper HTTP answer. What ``is_final`` concerns this request, and the server
-    will say it again; a server that ``is_busy`` is there and wants fewer requests.
+    ``status`` is 0 if there was no proper HTTP answer. ``is_final``: the server refuses this request, and would again.
+    ``is_busy``: the server works but wants fewer requests.
     """
 
     text: str
@@ -64,7 +65,7 @@ Reader = Callable[[Any], Answer | _Trouble]
 
 
 class OpenAIEngine:
-    """One endpoint of the job, shared with the engines whose number leads to the same one."""
+    """One endpoint of the job; engines take the endpoints in turn, so that several may share one."""
 
     needs_devices = loads_model = False
 
@@ -113,33 +114,26 @@ class OpenAIEngine:
             if answer.is_final or answer.status in _KEY_REFUSED:
                 raise await self._refusal(answer)
             await self._wait(attempt)
-        return EngineLimits(
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_model_len=config.max_model_len,
-            num_kv_tokens=config.max_num_seqs * config.max_model_len,
-            dtype="unknown",
-            device="endpoint",
-        )
+        return configured_limits(config, dtype="unknown", device="endpoint")
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
-        """Complete one prompt; asks again as long as the server is busy or away."""
+        """Complete one prompt; asks again while the server is busy or away."""
         return await self._insist(prompt, self._sampling(seed, max_tokens), partial(self._read, request_id))
 
     async def choose(self, request_id: str, prompt: Prompt) -> Choice:
-        """Read the choices' probabilities from the few likeliest first tokens of which the server tells.
+        """Read the choices' probabilities from the likeliest first tokens, which the server must send (``logprobs``).
 
-        It must tell them (``logprobs``); what is not among them gets a bound (``choices.read_likeliest``).
+        A choice that is not among them gets an upper bound (``label_probabilities.read_likeliest``).
         """
         in_chat = {"logprobs": True, "top_logprobs": _LIKELIEST_IN_CHAT}
-        told = in_chat if prompt.text is None else {"logprobs": _LIKELIEST}
-        # Temperature 1: some servers tell of the probabilities after it was applied.
-        settings = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, **told}
+        logprobs = in_chat if prompt.text is None else {"logprobs": _LIKELIEST}
+        # Temperature 1, since some servers apply the temperature to the probabilities that they send.
+        settings = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, **logprobs}
         return await self._insist(prompt, settings, partial(self._read_choice, prompt.choices))
 
     async def _insist(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer:
         if not self._num_open:
-            self._failing_since = None  # nothing was asked for a while: earlier failures say nothing of this moment
+            self._failing_since = None  # nothing was asked for a while: earlier failures say nothing about now
         self._num_open += 1
         try:
             for attempt in itertools.count():
@@ -159,7 +153,7 @@ class OpenAIEngine:
 
     async def _wait(self, attempt: int) -> None:
         await self.check()
-        # Without chance: what came back together was held back together, and the gate lets it in one by one.
+        # No random jitter is needed: the gate lets requests in one by one, even if they all wait equally long.
         await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2.0 ** min(attempt, 10)))
 
     async def _ask(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer | _Trouble:
@@ -173,7 +167,7 @@ class OpenAIEngine:
             answer = await self._attempt(prompt, settings, read)
             self._note(answer, sent)
         finally:
-            self._gate.leave()  # after the note: what the answer says of the server holds for who comes next
+            self._gate.leave()  # after the note, so that the next request is held back if the answer says so
         return answer
 
     async def _attempt(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer | _Trouble:
@@ -204,12 +198,10 @@ class OpenAIEngine:
         if isinstance(choice, _Trouble):
             return choice
         written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
-        written += kept_of_stop(getattr(choice, "stop_reason", None))  # vLLM's server tells it, others do not
+        written += kept_of_stop(getattr(choice, "stop_reason", None))  # only vLLM's server sends it
         return Generation(
             request_id=request_id,
-            text=hide(
-                written, [self._secret]
-            ),  # an answer goes into the dataset, and a server may say what it was sent
+            text=hide(written, [self._secret]),  # it goes into the dataset, and a server may repeat what it was sent
             finish_reason=choice.finish_reason,
             **_usage(answer),
         )
@@ -218,7 +210,7 @@ class OpenAIEngine:
         choice = self._only_choice(answer)
         if isinstance(choice, _Trouble):
             return choice
-        if not (likeliest := told_tokens(getattr(choice, "logprobs", None))):
+        if not (likeliest := likeliest_tokens(getattr(choice, "logprobs", None))):
             return _Trouble(text="the endpoint tells no probabilities (logprobs)", is_final=True)
         return Choice(probabilities=read_likeliest(likeliest, choices), **_usage(answer))
 
@@ -238,13 +230,13 @@ class OpenAIEngine:
             text=self._scrub(error.message),
             status=status,
             is_final=400 <= status < 500 and status not in _MAY_PASS,
-            # Who has used up his credit is told so with the status of who asks too fast.
+            # The same status also says that the credit is used up; then fewer requests do not help.
             is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and error.code != "insufficient_quota",
             retry_after_s=read_retry_after(error.response.headers.get("retry-after", ""), datetime.now(UTC)),
         )
 
     def _note(self, answer: Generation | Choice | _Trouble, sent: float) -> None:
-        """Learn from an answer: how many requests to have under way, and whether the endpoint is there at all."""
+        """Learn from an answer how many requests to send at once, and whether the endpoint is reachable."""
         now = time.monotonic()
         self._num_replies += not isinstance(answer, _Trouble) or bool(answer.status)
         if not isinstance(answer, _Trouble) or answer.is_final:
@@ -256,14 +248,14 @@ class OpenAIEngine:
             self._failing_since = None
             self._gate.cut(sent, now)
         elif self._failing_since is None:
-            # The first of a row alone: a server that is away does not want ever fewer requests.
+            # Only at the first failure in a row: fewer requests do not bring back a server that is away.
             self._failing_since = now
             self._gate.cut(sent, now)
         elif now - self._failing_since >= _UNREACHABLE_S:
             self._death = f"{self._endpoint.url} has failed for {now - self._failing_since:.0f} s ({answer})"
 
     async def _refusal(self, trouble: _Trouble) -> InputError:
-        """What is wrong with the endpoint's settings, as far as its answer tells."""
+        """What is wrong with the endpoint's settings, judged by its answer."""
         field, value = f"generator.endpoints.{self._place}", self._endpoint.url
         if trouble.status in _KEY_REFUSED:
             has_key = "does not take the key" if self._secret else "wants a key"
@@ -278,7 +270,7 @@ class OpenAIEngine:
         return InputError(f"the endpoint refuses what is asked of it ({trouble})", field=field, value=value, hint=hint)
 
     async def _list_models(self) -> list[str]:
-        """The first few models of the endpoint; none where it does not tell."""
+        """The first few models of the endpoint; empty if it does not list them."""
         assert self._client is not None  # made by ``start``
         try:
             page = await self._client.models.list(timeout=_CONNECT_S)
@@ -290,7 +282,7 @@ class OpenAIEngine:
         return scrub(" ".join(text.split()), self._secret)[:_LONGEST_TEXT]
 
     def stats(self) -> EngineStats:
-        """Requests under way and held back here, tokens as the endpoint counts them, and the limit of the moment."""
+        """Requests sent and held back, tokens as the endpoint counts them, and the current limit."""
         return EngineStats(
             num_running=self._gate.num_running,
             num_waiting=max(0, self._num_open - self._gate.num_running),
@@ -324,19 +316,19 @@ class OpenAIEngine:
 
 
 def _usage(answer: Any) -> dict[str, int]:
-    """The tokens of an answer, as the fields of ours; 0 where the server does not tell."""
+    """The token counts of an answer by our names; 0 if the server does not send them."""
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
-    told = {
+    counts = {
         "num_prompt_tokens": getattr(usage, "prompt_tokens", None),
         "num_cached_tokens": getattr(details, "cached_tokens", None),
         "num_output_tokens": getattr(usage, "completion_tokens", None),
     }
-    return {name: num if isinstance(num, int) and 0 <= num < _MOST_TOKENS else 0 for name, num in told.items()}
+    return {name: num if isinstance(num, int) and 0 <= num < _MOST_TOKENS else 0 for name, num in counts.items()}
 
 
 def read_retry_after(header: str, now: datetime) -> float:
-    """Seconds that a ``Retry-After`` header (RFC 9110: seconds or a date) asks to wait; 0 where it says nothing."""
+    """Seconds to wait by a ``Retry-After`` header (RFC 9110: seconds or a date); 0 if it is missing or broken."""
     try:
         seconds = float(header)
     except ValueError:

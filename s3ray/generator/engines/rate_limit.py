@@ -1,10 +1,10 @@
-"""How many requests to have under way at a server that does not say how many it takes.
+"""How many requests to send at once to a server that does not say how many it takes.
 
-``Congestion`` decides and is pure: callers give it the time. ``Gate`` lets requests through as it says.
+``Congestion`` computes the limit and is pure: callers give it the time. ``Gate`` holds requests back accordingly.
 
-Additive increase, multiplicative decrease, as TCP finds its window (RFC 5681): doubling until the first trouble, then
-one more per limit's worth of answers; half at each trouble, once per round trip, because all that were under way at
-the same moment tell of the same trouble.
+The limit follows TCP's congestion window (RFC 5681): it doubles with each round of answers until the first trouble,
+then grows by one each round. Trouble halves it, at most once per round trip, because all requests that were under way
+at the same moment meet the same trouble.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ import statistics
 import time
 from collections import deque
 
-_START = 16
-_WINDOW = 32
-_HISTORY = 256
-_SLOWER = 3.0
+_START = 16  # a small server bears it, and doubling soon finds the limit of a large one
+_WINDOW = 32  # answers whose median latency is compared: fewer would react to a few long texts
+_HISTORY = 256  # earlier answers that they are compared with
+_SLOWER = 3.0  # lengths of texts alone do not make a median three times as long
 
 
 class Congestion:
@@ -32,7 +32,7 @@ class Congestion:
         self._history: deque[float] = deque(maxlen=_HISTORY)
 
     def answered(self, sent: float, now: float, *, is_full: bool) -> None:
-        """One request was answered. The limit grows only where it was used (``is_full``), and so proven."""
+        """One request was answered. The limit grows only while it is used up (``is_full``): unused, it is unproven."""
         if is_full:
             self._num_answered += 1
         if is_full and (self._is_doubling or self._num_answered >= self.limit):
@@ -42,7 +42,7 @@ class Congestion:
             self._watch(sent, now)
 
     def cut(self, sent: float, now: float) -> None:
-        """A request sent at ``sent`` was too much for the server: half as many from here on."""
+        """A request sent at ``sent`` was too much for the server: halve the limit."""
         if sent <= self._cut_at:
             return
         self._cut_at = now
@@ -52,19 +52,19 @@ class Congestion:
         self.limit = max(1, self.limit // 2)
 
     def _watch(self, sent: float, now: float) -> None:
-        """A server may queue instead of refusing: cut when a window of answers took far longer than those before."""
+        """Cut when a window of answers took far longer than those before: a server may queue instead of refusing."""
         self._recent.append(now - sent)
         if len(self._recent) < _WINDOW:
             return
         window, self._recent = self._recent, []
         if self._history and statistics.median(window) > _SLOWER * statistics.median(self._history):
-            self._history.clear()  # if fewer requests do not make it faster, so slow is what it is
+            self._history.clear()  # if fewer requests do not make it faster, this is its normal speed
             self.cut(sent, now)
         self._history.extend(window)
 
 
 class Gate:
-    """Lets as many requests through as the endpoint bears; the others wait in the order in which they came."""
+    """Lets as many requests through as the limit allows; the others wait in the order of arrival."""
 
     def __init__(self, ceiling: int) -> None:
         self._congestion = Congestion(ceiling)
@@ -79,7 +79,7 @@ class Gate:
         return self._congestion.limit
 
     async def enter(self) -> None:
-        """Wait for a place; who enters must leave."""
+        """Wait for a place; must be followed by ``leave``."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._admit()
@@ -91,16 +91,16 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Make room for the next."""
+        """Free a place."""
         self.num_running -= 1
         self._admit()
 
     def answered(self, sent: float, now: float) -> None:
-        """One request, which is about to leave, was answered; times are those of ``time.monotonic``."""
+        """A request, which is about to leave, was answered; times are those of ``time.monotonic``."""
         self._congestion.answered(sent, now, is_full=bool(self._waiting))
 
     def cut(self, sent: float, now: float) -> None:
-        """The server had too much, or was away."""
+        """The server had too many requests, or was away."""
         self._congestion.cut(sent, now)
 
     def pause(self, until: float) -> None:

@@ -11,7 +11,6 @@ import gc
 import math
 import os
 import platform
-import time
 from collections.abc import Collection
 from functools import lru_cache, partial
 from types import SimpleNamespace
@@ -20,11 +19,11 @@ from typing import Any
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
-from s3ray.machine import MemoryWatch, cpu_flags, cpu_name, has_bfloat16, wait_for_memory
+from s3ray.machine import cpu_flags, cpu_name, has_bfloat16, wait_for_memory
 from s3ray.models import resolve_model
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
-_ENDING = 48  # characters of a prompt's end that decide how what follows is cut into tokens
+_ENDING = 48  # characters at the end of a prompt that decide how the text after it is tokenised
 
 
 class VLLMEngine:
@@ -58,14 +57,14 @@ class VLLMEngine:
         self._engine = self._api.AsyncLLM.from_engine_args(
             self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
         )
-        # Beside it vLLM keeps Prometheus metrics, a histogram entry per token, that nobody collects.
+        # vLLM also keeps Prometheus metrics, a histogram entry per token, which nobody collects.
         loggers = self._engine.logger_manager.stat_loggers
         loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
         self._api.enable_envs_cache()  # vLLM asks for a variable at each token
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        # Half the time of calling the tokenizer: no offsets, no word numbers, no lists that nobody reads.
+        # Takes half the time of calling the tokenizer: no offsets and word numbers that nobody reads.
         self._encoder = self._tokenizer.backend_tokenizer if self._tokenizer.is_fast else None
-        # What is loaded stays: without this each full collection walks through all of torch, for tenths of a second.
+        # Without this each full garbage collection walks through all of torch, which takes tenths of a second.
         gc.collect()
         gc.freeze()
         limits = read_limits(self._engine.vllm_config, self._spec.device)
@@ -98,7 +97,7 @@ class VLLMEngine:
         }
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
-        """Complete one prompt; vLLM's errors are translated here, so that nobody else needs vLLM to read them."""
+        """Complete one prompt. vLLM's errors are translated, so that no other process needs vLLM to unpickle them."""
         token_ids = self._encode(*self._text_of(prompt))
         output = await self._complete(
             request_id,
@@ -122,16 +121,16 @@ class VLLMEngine:
         )
 
     async def choose(self, request_id: str, prompt: Prompt) -> Choice:
-        """Read the probabilities of the choices' first tokens off one step; what is sampled there does not matter."""
+        """Read the probabilities of the choices' first tokens from one decoding step; its sampled token is ignored."""
         text, is_whole = self._text_of(prompt)
         begins = self._first_tokens(text[-_ENDING:], prompt.choices)
         token_ids = self._encode(text, is_whole)
         wanted = [token for tokens in begins for token in tokens]
         output = await self._complete(request_id, token_ids, temperature=0.0, max_tokens=1, logprob_token_ids=wanted)
         completion = output.outputs[0]
-        told = completion.logprobs[0]
+        logprobs = completion.logprobs[0]
         return Choice(
-            probabilities=shares([sum(math.exp(told[token].logprob) for token in tokens) for tokens in begins]),
+            probabilities=shares([sum(math.exp(logprobs[token].logprob) for token in tokens) for tokens in begins]),
             num_prompt_tokens=len(token_ids),
             num_cached_tokens=output.num_cached_tokens or 0,
             num_output_tokens=len(completion.token_ids),
@@ -161,20 +160,20 @@ class VLLMEngine:
         return output
 
     def _text_of(self, prompt: Prompt) -> tuple[str, bool]:
-        """What the model reads, and whether it is whole: has its special tokens already."""
+        """The text for the model, and whether it has its special tokens already."""
         if prompt.text is not None:
             return prompt.text, False
         return self._tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False), True
 
     def _encode(self, text: str, is_whole: bool) -> list[int]:
-        """Token ids; what is ``whole`` gets no special tokens."""
+        """Token ids; special tokens are added unless the text ``is_whole``."""
         if self._encoder is None:
             return list(self._tokenizer(text, add_special_tokens=not is_whole)["input_ids"])
         (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=not is_whole)
         return list(encoding.ids)
 
     def stats(self) -> EngineStats:
-        """What vLLM said of itself after its last step."""
+        """VLLM's statistics after its last step."""
         num_open = self._engine.get_num_unfinished_requests() if self._engine is not None else 0
         counts = self._counts
         # A request that ends at a stop string leaves vLLM between two steps.
@@ -250,7 +249,7 @@ class _Counts:
 
 
 def _import_vllm() -> SimpleNamespace:
-    """What is used of vLLM. It reads the environment when it is imported."""
+    """All names of vLLM that are used here. It reads the environment when it is imported."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.envs import enable_envs_cache
@@ -287,13 +286,12 @@ def _wait_for_memory(spec: EngineSpec) -> None:
     nvml = import_pynvml()
     nvml.nvmlInit()
     try:
-        for number in range(spec.config.tensor_parallel * spec.config.pipeline_parallel):
+        for number in range(spec.config.world_size):
             physical = current_platform.device_id_to_physical_device_id(number)
             handle = nvml.nvmlDeviceGetHandleByIndex(physical)
             needed = int(spec.memory_share * nvml.nvmlDeviceGetMemoryInfo(handle).total)
             where = f"GPU {physical} on {platform.node()}"
-            watch = MemoryWatch(who=spec.engine, where=where, needed=needed, started=time.monotonic())
-            wait_for_memory(watch, partial(_read_memory, nvml, handle))
+            wait_for_memory(spec.engine, where, needed, partial(_read_memory, nvml, handle))
     finally:
         nvml.nvmlShutdown()
 
@@ -329,13 +327,13 @@ def _gpu_name() -> str:
     return str(current_platform.get_device_name())
 
 
-def _timing(told: Any) -> Timing:
+def _timing(stats: Any) -> Timing:
     """Read vLLM's ``RequestStateStats``."""
-    num_later = told.num_generation_tokens - 1
+    num_later = stats.num_generation_tokens - 1
     return Timing(
-        queue_s=told.scheduled_ts - told.queued_ts,
-        first_token_s=told.first_token_latency,
-        per_token_s=(told.last_token_ts - told.first_token_ts) / num_later if num_later > 0 else None,
+        queue_s=stats.scheduled_ts - stats.queued_ts,
+        first_token_s=stats.first_token_latency,
+        per_token_s=(stats.last_token_ts - stats.first_token_ts) / num_later if num_later > 0 else None,
     )
 
 

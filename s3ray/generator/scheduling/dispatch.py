@@ -1,10 +1,10 @@
-"""Who gets which request. Pure: no clock, no Ray, no chance; the same calls lead to the same deals.
+"""Which engine gets which request. Pure: no clock, no Ray, no randomness; the same calls give the same assignments.
 
-Called by the pool, once for each exchange with an engine: ``settle`` what it finished, ``report`` what it says of
-itself, ``deal`` what it gets next. Requests are known by their ``index``, unique within a stage.
+The pool calls it at each exchange with an engine: ``settle`` takes what the engine finished, ``report`` its statistics,
+and ``assign`` returns what it gets next. Requests are known by their ``index``, which is unique within a stage.
 
-Invariant: a request taken from the source waits, or is held by one engine or two, or has ended; it ends once. A
-request that was in flight at two deaths for which it may be to blame is only ever in flight alone.
+Invariant: a request taken from the source waits, is held by one engine or two, or has ended; it ends once. A request
+that was in flight when two engines died, and may be the cause, goes to quarantine: it runs alone on an engine.
 """
 
 import math
@@ -14,34 +14,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from s3ray.generator.scheduling.estimates import Expectations, Feedback, Fleet
-from s3ray.generator.scheduling.ledger import Entry, Holding, Ledger
-from s3ray.generator.scheduling.policy import Facts, room_of
+from s3ray.generator.scheduling.ledger import EngineLoad, Ledger, LedgerEntry
 from s3ray.generator.scheduling.queue import MIN_AHEAD, Queue, RequestSource
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 if TYPE_CHECKING:
     from s3ray.generator.engines.base import Timing
 
-# A slow engine's requests should take this part of the time left: some turn out longer, and all wait in its line.
+# A slow engine's requests are chosen to take this part of the time left: some turn out longer than expected, and the
+# engine's own queue adds to it.
 SAFETY = 0.6
-# Of a request that should be finished by now, so much of what was expected counts as still to come.
+# A request that is overdue counts as having at least this part of its expected tokens left to write.
 LEAST_LEFT = 0.1
-# Deaths from which on a request is dealt alone: a single one is rarely its fault, and its companions die with it.
+# After so many deaths a request runs alone: a single death is rarely its fault, and would cost the others with it.
 MAX_DEATHS = 2
-# Deaths alone that make poison of a request in quarantine: at a single one the engine may have had reasons of its own.
+# After so many deaths while it ran alone, a request is poison: the engine may have had its own reason for one of them.
 MAX_DEATHS_ALONE = 2
-# The engine may have been stuck the first time.
+# A request fails at its second time-out: the engine may have been stuck the first time.
 MAX_TIMEOUTS = 2
-# One engine in so many is a quarantine, at the most.
+# At most one engine in so many serves as a quarantine.
 QUARANTINE_SHARE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deal:
-    """What an engine gets with its next exchange, which is to be held even if nothing but ``cancel`` is in it.
+class Assignment:
+    """What an engine gets with its next exchange.
 
-    ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of those that another engine
-    answered first: give them up.
+    ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of requests to give up, because
+    another engine answered them first; an exchange is needed even if there is nothing but these.
     """
 
     requests: list[tuple[GenerationRequest, int]]
@@ -50,14 +50,14 @@ class Deal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What came of an engine's departure: how much it held, and the requests that end as poison."""
+    """How many requests an engine held when it left, and which of them end as poison."""
 
     num_in_flight: int
-    poisoned: list[Entry]
+    poisoned: list[LedgerEntry]
 
 
 class Recorder(Protocol):
-    """Hears of everything that the dispatcher does (``bench.record``)."""
+    """Is told of everything that the dispatcher does (``bench.record`` measures with it)."""
 
     def joined(self, engine: str) -> None:
         """An engine is ready to work; its counters are at zero."""
@@ -68,15 +68,15 @@ class Recorder(Protocol):
         ...
 
     def reported(self, engine: str, stats: EngineStats) -> None:
-        """An engine told of itself."""
+        """An engine reported its statistics."""
         ...
 
     def timed(self, timings: "Sequence[Timing]") -> None:
-        """When texts were written (heard of by the pool)."""
+        """When texts were written (called by the pool)."""
         ...
 
-    def dealt(self, indexes: Collection[int], *, is_dry: bool) -> None:
-        """Requests go to an engine; ``is_dry``: it could decode more at once, and there are none."""
+    def assigned(self, indexes: Collection[int], *, is_dry: bool) -> None:
+        """Requests go to an engine; ``is_dry``: it could decode more at once, but no request waits."""
         ...
 
     def ended(self, index: int, num_prompt_tokens: int, num_output_tokens: int) -> None:
@@ -85,10 +85,10 @@ class Recorder(Protocol):
 
 
 class Dispatcher:
-    """Deals the requests of one stage after the other to the engines that joined."""
+    """Assigns the requests of one stage after the other to the engines that have joined."""
 
     def __init__(self, min_ahead: int = MIN_AHEAD, recorder: Recorder | None = None) -> None:
-        """``min_ahead``: requests that are drawn ahead of need, however few are decoded at once."""
+        """``min_ahead`` is the least number of requests to draw from the source ahead of need."""
         self._min_ahead = min_ahead
         self._recorder = recorder
         self._queue = Queue(min_ahead)
@@ -98,8 +98,8 @@ class Dispatcher:
         self._fleet = Fleet()
         self._members: dict[str, Feedback] = {}
         # Requests that wait in quarantine, and the engines that answer them, each one alone (None: it has none now).
-        self._quarantined: deque[Entry] = deque()
-        self._quarantines: dict[str, Entry | None] = {}
+        self._quarantined: deque[LedgerEntry] = deque()
+        self._quarantines: dict[str, LedgerEntry | None] = {}
 
     # -- who is there ----------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Dispatcher:
             self._recorder.joined(engine)
 
     def leave(self, engine: str, *, is_blamed: bool) -> Loss:
-        """An engine died or left; what it held waits again. Only if it is to blame, its requests may be too."""
+        """An engine died or left: what it held waits again. Deaths count against its requests only if ``is_blamed``."""
         feedback = self._members.pop(engine, None)
         if feedback is None:
             return Loss(num_in_flight=0, poisoned=[])
@@ -128,14 +128,14 @@ class Dispatcher:
         return self._take_away(engine, is_blamed=is_blamed)
 
     def take_back(self, engine: str) -> None:
-        """Requests or answers were lost on the way, and the engine is well: what it held waits again."""
+        """Requests or answers were lost between pool and a healthy engine: what it held waits again."""
         self._take_away(engine, is_blamed=False)
         self._ledger.open(engine)
 
     def _take_away(self, engine: str, *, is_blamed: bool) -> Loss:
         self._hedges.expire()
         lost = self._ledger.close(engine)
-        poisoned: list[Entry] = []
+        poisoned: list[LedgerEntry] = []
         for entry in lost:
             entry.num_deaths += is_blamed
             entry.num_deaths_alone += is_blamed and entry is self._quarantines.get(engine)
@@ -147,7 +147,7 @@ class Dispatcher:
         return Loss(num_in_flight=len(lost), poisoned=poisoned)
 
     def report(self, engine: str, stats: EngineStats) -> None:
-        """What an engine tells of itself, with every exchange."""
+        """Take the statistics that an engine sends with every exchange."""
         feedback = self._members[engine]
         self._fleet.add(feedback, -1)
         feedback.note_report(stats)
@@ -161,7 +161,7 @@ class Dispatcher:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is in flight and nothing waits to be dealt."""
+        """Whether nothing is in flight and nothing waits."""
         return not (self._ledger.num_in_flight or self._queue.num or self._quarantined)
 
     # -- what ended ------------------------------------------------------------------------------------------------
@@ -175,11 +175,11 @@ class Dispatcher:
         output_tokens: Sequence[int],
         timed_out: Collection[int] = (),
     ) -> list[bool] | None:
-        """Take answers; says which rows end their request (None: all of them).
+        """Take answers. Returns for each row whether it ends its request, or None if all do.
 
         A row does not end its request if the engine does not hold it (another answered first), or if its index is in
-        ``timed_out`` for the first time: it is asked once more, elsewhere where there is an elsewhere. Rows without
-        output tokens teach nothing about lengths.
+        ``timed_out`` for the first time: then it is asked again, of another engine if there is one. Rows without
+        output tokens are not used to estimate lengths.
         """
         ends: list[bool] | None = None
         for place, index in enumerate(indexes):
@@ -200,7 +200,7 @@ class Dispatcher:
         return ends
 
     def withdraw(self, indexes: range) -> None:
-        """Of many stages that share the engines one needs no more: forget its requests, wherever they are."""
+        """A stage that shares the engines with others needs no more: forget its requests, wherever they are."""
         self._queue.withdraw(indexes)
         self._ledger.withdraw(indexes)
         self._hedges.expire()
@@ -210,9 +210,9 @@ class Dispatcher:
                 self._quarantines[engine] = None
 
     def drop(self) -> list[str]:
-        """The stage needs no more: forget all requests. Returns the engines that held something.
+        """The stage needs no more: forget all requests. Returns the engines that held some.
 
-        Engines stay joined, and what was learned of them and of lengths stays.
+        Engines stay joined, and what was learned about them and about lengths is kept.
         """
         self._queue = Queue(self._min_ahead)
         self._hedges = _HedgeCandidates()
@@ -221,11 +221,11 @@ class Dispatcher:
         return self._ledger.drop()
 
     def _note_timeout(self, engine: str, index: int) -> bool:
-        """Whether a request that timed out ends by that; if not, it is asked once more."""
-        holding = self._ledger.holding(engine) if engine in self._members else None
-        entry = holding.entries.get(index) if holding else None
+        """Whether this time-out ends the request; if not, it waits to be asked again."""
+        load = self._ledger.load_of(engine) if engine in self._members else None
+        entry = load.entries.get(index) if load else None
         if entry is None:
-            return True  # of no consequence: the engine does not hold it
+            return True  # the engine does not hold it, so there is nothing to ask again
         entry.num_timeouts += 1
         if entry.num_timeouts >= MAX_TIMEOUTS:
             return True
@@ -238,7 +238,7 @@ class Dispatcher:
             self._wait_again(entry)
         return False
 
-    def _wait_again(self, entry: Entry) -> None:
+    def _wait_again(self, entry: LedgerEntry) -> None:
         if entry.num_deaths >= MAX_DEATHS:
             self._quarantined.append(entry)
         else:
@@ -246,32 +246,33 @@ class Dispatcher:
 
     # -- who gets what ---------------------------------------------------------------------------------------------
 
-    def deal(self, engine: str, source: RequestSource) -> Deal:
-        """Hand out what an engine gets next; may be empty. Draws from the source."""
+    def assign(self, engine: str, source: RequestSource) -> Assignment:
+        """What an engine gets next, which may be nothing. Draws from the source."""
         feedback = self._members[engine]
-        holding = self._ledger.holding(engine)
-        cancel, holding.cancelled = holding.cancelled, []
-        is_quarantine = bool(self._quarantined or self._quarantines) and self._is_quarantine(engine, holding)
+        load = self._ledger.load_of(engine)
+        cancel, load.cancelled = load.cancelled, []
+        is_quarantine = bool(self._quarantined or self._quarantines) and self._is_quarantine(engine, load)
         if is_quarantine:
-            # Alone means alone: what it still holds ends first, and what it is to give up is given up first.
-            entries = [] if holding.entries or cancel or not self._quarantined else [self._quarantined.popleft()]
+            # It must run alone: the engine first finishes what it holds and gives up what it was told to.
+            entries = [] if load.entries or cancel or not self._quarantined else [self._quarantined.popleft()]
             if entries:
                 self._quarantines[engine] = entries[0]
         else:
-            entries = self._choose(feedback, holding, source)
-        self._ledger.hand_out(holding, entries, feedback.position)
+            entries = self._choose(feedback, load, source)
+        self._ledger.assign(load, entries, feedback.position)
         has_more = self._queue.num > 0
-        feedback.note_deal(len(holding.entries), is_full=has_more and not is_quarantine and not self._queue.is_ending)
+        feedback.note_assigned(len(load.entries), is_full=has_more and not is_quarantine and not self._queue.is_ending)
         if self._recorder is not None:
-            has_room = len(holding.entries) < feedback.capacity
+            has_room = len(load.entries) < feedback.capacity
             is_dry = has_room and not has_more and not self._quarantined
-            self._recorder.dealt([entry.request.index for entry in entries], is_dry=is_dry)
-        return Deal(requests=[(entry.request, entry.num_attempts) for entry in entries], cancel=cancel)
+            self._recorder.assigned([entry.request.index for entry in entries], is_dry=is_dry)
+        return Assignment(requests=[(entry.request, entry.num_attempts) for entry in entries], cancel=cancel)
 
-    def _is_quarantine(self, engine: str, holding: Holding) -> bool:
-        """Whether an engine only answers requests in quarantine, each alone; better an empty one than one at work.
+    def _is_quarantine(self, engine: str, load: EngineLoad) -> bool:
+        """Whether an engine answers only requests in quarantine now, one at a time.
 
-        There is one in eight at the most, so that the others go on. When no such request is left, it is as the others.
+        At most one engine in eight does, so that the work goes on; an idle one is preferred. It returns to normal when
+        no request is left in quarantine.
         """
         quarantines, waiting = self._quarantines, self._quarantined
         if engine in quarantines:
@@ -282,32 +283,25 @@ class Dispatcher:
             return False
         if len(quarantines) < min(len(waiting), max(1, len(self._members) // QUARANTINE_SHARE)):
             quarantines[engine] = None
-        elif not holding.entries and (idle := next((name for name in quarantines if quarantines[name] is None), None)):
+        elif not load.entries and (idle := next((name for name in quarantines if quarantines[name] is None), None)):
             del quarantines[idle]
             quarantines[engine] = None
         return engine in quarantines
 
-    def _choose(self, feedback: Feedback, holding: Holding, source: RequestSource) -> list[Entry]:
+    def _choose(self, feedback: Feedback, load: EngineLoad, source: RequestSource) -> list[LedgerEntry]:
         queue = self._queue
         queue.draw(source, self._fleet.capacity, math.ceil(feedback.capacity * feedback.allowance), self._lengths)
-        facts = Facts(
-            capacity=feedback.capacity,
-            num_kv_tokens=feedback.num_kv_tokens,
-            allowance=feedback.allowance,
-            num_in_flight=len(holding.entries),
-            num_tokens=holding.num_tokens,
-            share=self._fleet.share(feedback),
-            num_left=self._num_left if queue.is_ending else None,
-        )
-        avoided_by = holding.engine if len(self._members) > 1 else ""
-        entries = queue.take(room_of(facts), longest=self._longest(holding, feedback), avoided_by=avoided_by)
+        num_left = self._num_left * self._fleet.share(feedback) if queue.is_ending else math.inf
+        room = feedback.room(len(load.entries), load.num_tokens, num_left)
+        avoided_by = load.engine if len(self._members) > 1 else ""
+        entries = queue.take(room, longest=self._longest(load, feedback), avoided_by=avoided_by)
         if entries:
             self._hedges.expire()
-        elif queue.is_ending and not (queue.num or holding.entries or self._fleet.is_slow(feedback)):
-            entries = self._hedge(holding, feedback)
+        elif queue.is_ending and not (queue.num or load.entries or self._fleet.is_slow(feedback)):
+            entries = self._hedge(load, feedback)
         return entries
 
-    def _hedge(self, holding: Holding, feedback: Feedback) -> list[Entry]:
+    def _hedge(self, load: EngineLoad, feedback: Feedback) -> list[LedgerEntry]:
         """Hedged copies for an engine that has nothing to do."""
         if self._hedges.needs_candidates:
             self._hedges.list_candidates(
@@ -315,8 +309,8 @@ class Dispatcher:
                 for held, entry in self._ledger.in_flight()
                 if entry.second is None and entry.num_deaths < MAX_DEATHS
             )
-        # A few at a time: most of what is under way ends before its copy would, and that work is lost.
-        return self._hedges.take(max(1, feedback.capacity // 4), holding.engine)
+        # A few at a time: most requests end before their copy would, which is then wasted work.
+        return self._hedges.take(max(1, feedback.capacity // 4), load.engine)
 
     @property
     def _num_left(self) -> int:
@@ -324,55 +318,56 @@ class Dispatcher:
 
     # -- how fast it goes ------------------------------------------------------------------------------------------
 
-    def _longest(self, holding: Holding, feedback: Feedback) -> float:
-        """Output tokens that a slow engine's sequence can write until what is in sight is done; no bound for others.
+    def _longest(self, load: EngineLoad, feedback: Feedback) -> float:
+        """The longest request, in output tokens, that a slow engine should take; infinite for other engines.
 
-        Nor for one that holds nothing, before the end is in sight: it goes on whatever there is.
+        That is what it can write until all known requests are done. There is no bound either for an empty engine before
+        the end is in sight: any request is better than none.
         """
         pace = self._fleet.pace
-        has_choice = self._queue.is_ending or holding.entries
+        has_choice = self._queue.is_ending or load.entries
         if not has_choice or pace is None or feedback.pace is None or not self._fleet.is_slow(feedback):
             return math.inf
-        # What is under way is half done in the mean.
+        # On average, half of what is in flight is written already.
         num_left = self._queue.num_output_tokens + self._ledger.num_output_tokens / 2
         return max(1.0, SAFETY * feedback.pace * num_left / (pace * self._fleet.capacity))
 
-    def _seconds_left(self, entry: Entry, holding: Holding) -> float:
-        """Seconds that a holder should still need for a request; never nothing, since it may be stuck."""
-        feedback = self._members[holding.engine]
-        num_left = entry.num_output_tokens - (feedback.position - entry.mark)
+    def _seconds_left(self, entry: LedgerEntry, load: EngineLoad) -> float:
+        """Seconds that a holder should still need for a request; always above zero, since it may be stuck."""
+        feedback = self._members[load.engine]
+        num_left = entry.num_output_tokens - (feedback.position - entry.position)
         return max(num_left, entry.num_output_tokens * LEAST_LEFT) / (feedback.pace or self._fleet.pace or 1.0)
 
 
 class _HedgeCandidates:
-    """The requests in flight that have no hedged copy, the one that its holder will finish last at the end.
+    """The requests in flight that have no hedged copy; the one that should end last is the last of the list.
 
-    At the very end there is nothing left to deal, and what is under way at a slow, stuck or dying engine would be
-    waited for. Idle engines get a copy of it; the first answer wins. A request has one copy at most.
+    At the very end of a stage nothing is left to assign, and all would wait for what is in flight at a slow, stuck or
+    dying engine. Idle engines get a copy of it, and the first answer wins. A request has at most one copy.
     """
 
     def __init__(self) -> None:
-        self._candidates: list[tuple[float, int, Entry, Holding]] = []
+        self._candidates: list[tuple[float, int, LedgerEntry, EngineLoad]] = []
         self._is_stale = True
 
     def expire(self) -> None:
-        """Something was dealt or came back since the candidates were listed."""
+        """Requests were assigned or came back since the candidates were listed."""
         self._is_stale = True
 
     @property
     def needs_candidates(self) -> bool:
-        """Whether all that were listed are used up, and there may be others by now."""
+        """Whether all listed candidates are used up and there may be new ones."""
         return not self._candidates and self._is_stale
 
-    def list_candidates(self, candidates: Iterable[tuple[float, Entry, Holding]]) -> None:
-        """Every request in flight, with the seconds that its holder should still need."""
+    def list_candidates(self, candidates: Iterable[tuple[float, LedgerEntry, EngineLoad]]) -> None:
+        """Replace the candidates: requests in flight, with the seconds that their holder should still need."""
         self._candidates = sorted((seconds, entry.request.index, entry, held) for seconds, entry, held in candidates)
         self._is_stale = False
 
-    def take(self, num: int, engine: str) -> list[Entry]:
-        """Up to ``num`` requests for an engine that holds nothing; not those that timed out there."""
-        taken: list[Entry] = []
-        avoided: list[tuple[float, int, Entry, Holding]] = []
+    def take(self, num: int, engine: str) -> list[LedgerEntry]:
+        """Up to ``num`` requests for an idle engine, without those that timed out there."""
+        taken: list[LedgerEntry] = []
+        avoided: list[tuple[float, int, LedgerEntry, EngineLoad]] = []
         while self._candidates and len(taken) < num:
             candidate = self._candidates.pop()
             _, _, entry, holder = candidate

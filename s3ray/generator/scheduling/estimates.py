@@ -1,12 +1,15 @@
-"""How many tokens a request will take. Pure: learned from the answers so far."""
+"""Estimates from the answers so far: how long requests are, how fast engines are, how much each may hold. Pure."""
+
+import math
+from typing import NamedTuple
 
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
-# Before anything was measured: a short prompt, and an answer that uses half of its limit.
+# Assumed before anything was measured: a short prompt, and an answer that uses half of its limit.
 PRIOR_PROMPT_TOKENS = 256
 PRIOR_OUTPUT_TOKENS = 128
 PRIOR_RATIO = 0.5
-# Answers that a mean remembers: enough to be steady, few enough to follow rounds that differ.
+# Answers that a mean covers: enough to be steady, few enough to follow rounds that differ.
 LENGTH_MEMORY = 4096
 
 
@@ -45,33 +48,42 @@ class Expectations:
         return kind
 
 
-# An engine holds what it decodes at once and a quarter more, so that a slot that falls free between two exchanges finds
-# work, and no more, so that little is lost with it.
+# An engine holds what it decodes at once and a quarter more: a slot that becomes free between two exchanges finds work,
+# and little is lost when the engine dies.
 START_ALLOWANCE = 1.25
-# Where its memory holds far fewer sequences than its limit allows; where short answers empty the surplus too soon.
+# The least: its memory holds far fewer sequences than its limit allows. The most: short answers use up the surplus
+# before the next exchange.
 MIN_ALLOWANCE = 0.125
 MAX_ALLOWANCE = 2.0
-# Down fast, since a preempted sequence is computed twice; up slowly, since what is too little costs only a little.
+# Down fast, since a preempted sequence is computed twice; up slowly, since a little too few costs only a little.
 SHRINK = 0.85
 GROWTH = 1 / 32
-# More waiting than half of what runs is twice the surplus.
+# More sequences waiting than half of those running: that is twice the intended surplus.
 CROWD = 0.5
 FULL_KV = 0.9
 # Weight of the past at each report: at one report a second, about ten seconds count.
 MEMORY = 0.9
-# An engine whose sequences are slower than the mean by more than a fifth is not given what others would finish sooner.
+# An engine whose sequences are a fifth slower than the mean does not get what others would finish sooner.
 SLOW = 0.8
 
 
+class Room(NamedTuple):
+    """What an engine may get: requests, their expected tokens, and requests beyond to keep a group together."""
+
+    num: int
+    num_tokens: float
+    num_extra: int
+
+
 class Feedback:
-    """What is known of one engine since it joined.
+    """What was learned about one engine since it joined.
 
     ``allowance`` is how much it may hold, in multiples of what it decodes at once. ``position`` is how many tokens a
     sequence that runs since it joined would have written. ``pace`` is that per busy second, None before it is known.
     """
 
     __slots__ = (
-        *("_busy_s", "_num_dealt", "_num_output_tokens", "_num_preemptions", "_recent_s", "_recent_tokens"),
+        *("_busy_s", "_num_assigned", "_num_output_tokens", "_num_preemptions", "_recent_s", "_recent_tokens"),
         *("_was_full", "allowance", "capacity", "num_kv_tokens", "pace", "position"),
     )
 
@@ -86,16 +98,34 @@ class Feedback:
         self._busy_s = 0.0
         self._recent_tokens = 0.0
         self._recent_s = 0.0
-        self._num_dealt = 0
+        self._num_assigned = 0
         self._was_full = False
 
-    def note_deal(self, num_in_flight: int, *, is_full: bool) -> None:
-        """What it holds after a deal, and whether nothing but its allowance kept it from getting more."""
-        self._num_dealt = num_in_flight
+    def room(self, num_in_flight: int, num_tokens: int, num_left: float) -> Room:
+        """What an engine that holds ``num_in_flight`` requests, of ``num_tokens`` expected tokens, may get now.
+
+        That is what it can decode at once and a little more, bounded by sequences and by tokens; an empty engine gets
+        at least one request. ``num_left`` is its share of all requests that are left once the end of the source is in
+        sight, and infinite before.
+        """
+        most = max(1, int(self.capacity * self.allowance))
+        if self.allowance > 1:
+            most = max(most, self.capacity + 1)
+        # A group that is torn apart is read twice; a quarter more is what an engine holds beyond its capacity anyway.
+        num_extra = self.capacity // 4
+        if num_left < math.inf:
+            most = min(most, max(1, math.ceil(num_left)))
+            num_extra = 0
+        left_tokens = self.num_kv_tokens * self.allowance - num_tokens if self.num_kv_tokens else math.inf
+        return Room(most - num_in_flight, left_tokens, num_extra)
+
+    def note_assigned(self, num_in_flight: int, *, is_full: bool) -> None:
+        """How many requests it holds now, and whether only its allowance kept it from getting more."""
+        self._num_assigned = num_in_flight
         self._was_full = is_full
 
     def note_report(self, stats: EngineStats) -> None:
-        """Learn from what it tells of itself. Counts are compared with those of the last report."""
+        """Learn from its statistics; its counts are compared with those of the last report."""
         if stats.capacity is not None:
             self.capacity = max(1, stats.capacity)
         self._correct_allowance(stats)
@@ -106,7 +136,7 @@ class Feedback:
         is_tight = is_preempted or stats.kv_use > FULL_KV
         self._num_preemptions = stats.num_preemptions
         if is_preempted or stats.num_waiting > stats.num_running * CROWD:
-            # Where memory is not the reason, what waits is the surplus, or prompts that are being read.
+            # If memory is not the reason, the waiting ones are the surplus, or prompts that are being read.
             least = MIN_ALLOWANCE if is_tight else min(self.allowance, START_ALLOWANCE)
             self.allowance = max(least, self.allowance * SHRINK)
         elif self._was_full and not stats.num_waiting and not is_tight:
@@ -117,8 +147,8 @@ class Feedback:
         seconds = stats.busy_s - self._busy_s
         self._num_output_tokens = stats.num_output_tokens
         self._busy_s = stats.busy_s
-        # Sequences under way in between: those at its start and at its end, in the mean.
-        num_seqs = max(1.0, (min(self.capacity, self._num_dealt) + stats.num_running) / 2)
+        # Sequences that ran since the last report: the mean of those at its start and at its end.
+        num_seqs = max(1.0, (min(self.capacity, self._num_assigned) + stats.num_running) / 2)
         written = max(0.0, num_tokens / num_seqs)
         self.position += written
         self._recent_tokens = self._recent_tokens * MEMORY + written
@@ -128,7 +158,7 @@ class Feedback:
 
 
 class Fleet:
-    """What all engines that are there can do together."""
+    """What all engines that have joined can do together."""
 
     def __init__(self) -> None:
         self.capacity = 0
@@ -138,7 +168,7 @@ class Fleet:
 
     @property
     def pace(self) -> float | None:
-        """Output tokens per second of one sequence, in the mean of the engines that were measured."""
+        """Output tokens per second of one sequence: the mean over the engines that were measured."""
         return self._measured_speed / self._measured_capacity if self._num_measured else None
 
     def add(self, feedback: Feedback, sign: int = 1) -> None:

@@ -1,7 +1,7 @@
-"""Who has which request. Pure: no clock, no Ray, no choice of who gets what (``dispatch`` chooses).
+"""Which engine holds which request. Pure bookkeeping: ``dispatch`` decides who gets what.
 
-Invariant: a request on its way is held by one engine or by two, or it waits (``dispatch`` knows where), or it has
-ended; it ends once, and the copy that another engine holds is then cancelled.
+Invariant: a request that was drawn is held by one engine or by two, or waits (``dispatch`` knows where), or has ended.
+It ends once, and the copy that another engine holds is then cancelled.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,17 +10,17 @@ from s3ray.generator.scheduling.estimates import Kind
 from s3ray.types import GenerationRequest
 
 
-class Entry:
-    """One request on its way from the source to its end.
+class LedgerEntry:
+    """One request between the source and its end.
 
-    ``num_output_tokens`` and ``num_tokens`` (with the prompt) are expected, and fixed while an engine holds it. Deaths
-    count where the engine was to blame or the request may have been. ``avoid`` is the engine where it timed out.
-    ``mark`` is how far a sequence of its engine had come when it was handed out (``feedback.Feedback.position``).
+    ``num_output_tokens`` and ``num_tokens`` (with the prompt) are estimates, fixed while an engine holds it. A death
+    counts if engine or request may have caused it. ``avoid`` is the engine where it timed out. ``position`` is the
+    ``Feedback.position`` of its engine when the request was assigned.
     """
 
     __slots__ = (
         *("request", "kind", "num_output_tokens", "num_tokens", "num_attempts", "num_deaths", "num_timeouts"),
-        *("num_deaths_alone", "avoid", "mark", "holder", "second"),
+        *("num_deaths_alone", "avoid", "position", "holder", "second"),
     )
 
     def __init__(self, request: GenerationRequest, kind: Kind) -> None:
@@ -31,27 +31,27 @@ class Entry:
         self.num_deaths_alone = 0
         self.num_timeouts = 0
         self.avoid: str | None = None
-        self.mark = 0.0
-        self.holder: Holding | None = None
-        self.second: Holding | None = None
+        self.position = 0.0
+        self.holder: EngineLoad | None = None
+        self.second: EngineLoad | None = None
         self.expect()
 
     def expect(self) -> None:
-        """Set what it will take by what is known by now; only while it waits. Its own limit scales the answer."""
+        """Estimate its tokens anew, only while it waits; a limit of its own scales the expected answer."""
         kind, limit = self.kind, self.request.max_tokens
         num = kind.num_output_tokens if limit is None else limit * kind.ratio
         self.num_output_tokens = int(num) or 1
         self.num_tokens = self.num_output_tokens + int(kind.num_prompt_tokens)
 
 
-class Holding:
-    """What one engine holds: requests by index in the order of hand-out, and the copies that it is to give up."""
+class EngineLoad:
+    """What one engine holds: requests by index in the order of assignment, and the copies that it must give up."""
 
     __slots__ = ("cancelled", "engine", "entries", "num_tokens")
 
     def __init__(self, engine: str) -> None:
         self.engine = engine
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, LedgerEntry] = {}
         self.cancelled: list[int] = []
         self.num_tokens = 0
 
@@ -62,48 +62,48 @@ class Ledger:
     def __init__(self) -> None:
         self.num_in_flight = 0
         self.num_output_tokens = 0
-        self._holdings: dict[str, Holding] = {}
+        self._loads: dict[str, EngineLoad] = {}
 
     def open(self, engine: str) -> None:
         """An engine holds nothing yet."""
-        self._holdings[engine] = Holding(engine)
+        self._loads[engine] = EngineLoad(engine)
 
-    def holding(self, engine: str) -> Holding:
+    def load_of(self, engine: str) -> EngineLoad:
         """What an engine holds.
 
         Raises:
             KeyError: the engine is not open.
         """
-        return self._holdings[engine]
+        return self._loads[engine]
 
     def num_held_by(self, engine: str) -> int:
         """Requests in flight at one engine; 0 for one that is not open."""
-        holding = self._holdings.get(engine)
-        return len(holding.entries) if holding else 0
+        load = self._loads.get(engine)
+        return len(load.entries) if load else 0
 
-    def in_flight(self) -> Iterator[tuple[Holding, Entry]]:
+    def in_flight(self) -> Iterator[tuple[EngineLoad, LedgerEntry]]:
         """Each request in flight with its first holder."""
-        for holding in self._holdings.values():
-            for entry in holding.entries.values():
-                if entry.holder is holding:
-                    yield holding, entry
+        for load in self._loads.values():
+            for entry in load.entries.values():
+                if entry.holder is load:
+                    yield load, entry
 
-    def hand_out(self, holding: Holding, entries: Iterable[Entry], mark: float) -> None:
-        """Note that an engine holds these requests; each held before by none or by one other engine."""
+    def assign(self, load: EngineLoad, entries: Iterable[LedgerEntry], position: float) -> None:
+        """An engine gets these requests; each is held by no engine yet, or by one other."""
         for entry in entries:
             if entry.holder is None:
-                entry.holder = holding
-                entry.mark = mark
+                entry.holder = load
+                entry.position = position
                 self.num_in_flight += 1
                 self.num_output_tokens += entry.num_output_tokens
             else:
-                entry.second = holding
+                entry.second = load
             entry.num_attempts += 1
-            holding.entries[entry.request.index] = entry
-            holding.num_tokens += entry.num_tokens
+            load.entries[entry.request.index] = entry
+            load.num_tokens += entry.num_tokens
 
-    def end(self, engine: str, index: int) -> Entry | None:
-        """A request has ended at an engine; another's copy is cancelled. None if the engine does not hold it."""
+    def end(self, engine: str, index: int) -> LedgerEntry | None:
+        """A request has ended at an engine; a copy elsewhere is cancelled. None if the engine does not hold it."""
         entry = self._pop(engine, index)
         if entry is None:
             return None
@@ -114,59 +114,59 @@ class Ledger:
             other.num_tokens -= entry.num_tokens
             other.cancelled.append(index)
             entry.second = None
-        self._land(entry)
+        self._remove(entry)
         return entry
 
     def release(self, engine: str, index: int) -> None:
         """An engine no longer holds a request that has not ended; nothing happens if it does not hold it."""
         entry = self._pop(engine, index)
         if entry is not None:
-            self._let_go(self._holdings[engine], entry)
+            self._release(self._loads[engine], entry)
 
-    def close(self, engine: str) -> list[Entry]:
-        """An engine is gone; returns what it held, in the order of hand-out. ``holder`` is set where a copy lives."""
-        holding = self._holdings.pop(engine, None)
-        lost = list(holding.entries.values()) if holding else []
+    def close(self, engine: str) -> list[LedgerEntry]:
+        """An engine is gone. Returns what it held, in order of assignment; ``holder`` is set where a copy lives on."""
+        load = self._loads.pop(engine, None)
+        lost = list(load.entries.values()) if load else []
         for entry in lost:
-            assert holding is not None
-            self._let_go(holding, entry)
+            assert load is not None
+            self._release(load, entry)
         return lost
 
     def withdraw(self, indexes: range) -> None:
         """Requests are wanted no more: whoever holds one gives it up."""
-        for holding in self._holdings.values():
-            for index in [index for index in holding.entries if index in indexes]:
-                entry = holding.entries.pop(index)
-                holding.num_tokens -= entry.num_tokens
-                holding.cancelled.append(index)
+        for load in self._loads.values():
+            for index in [index for index in load.entries if index in indexes]:
+                entry = load.entries.pop(index)
+                load.num_tokens -= entry.num_tokens
+                load.cancelled.append(index)
                 if entry.holder is not None:
-                    self._land(entry)
+                    self._remove(entry)
                 entry.second = None
 
     def drop(self) -> list[str]:
-        """Forget every request; engines stay open. Returns those that held something."""
-        holders = [engine for engine, holding in self._holdings.items() if holding.entries]
-        self._holdings = {engine: Holding(engine) for engine in self._holdings}
+        """Forget every request; engines stay open. Returns those that held some."""
+        holders = [engine for engine, load in self._loads.items() if load.entries]
+        self._loads = {engine: EngineLoad(engine) for engine in self._loads}
         self.num_in_flight = 0
         self.num_output_tokens = 0
         return holders
 
-    def _pop(self, engine: str, index: int) -> Entry | None:
-        holding = self._holdings.get(engine)
-        entry = holding.entries.pop(index, None) if holding else None
-        if holding is not None and entry is not None:
-            holding.num_tokens -= entry.num_tokens
+    def _pop(self, engine: str, index: int) -> LedgerEntry | None:
+        load = self._loads.get(engine)
+        entry = load.entries.pop(index, None) if load else None
+        if load is not None and entry is not None:
+            load.num_tokens -= entry.num_tokens
         return entry
 
-    def _let_go(self, holding: Holding, entry: Entry) -> None:
-        """One of the holders of a request has it no more; the other, if there is one, becomes the first."""
+    def _release(self, load: EngineLoad, entry: LedgerEntry) -> None:
+        """A holder no longer has the request; the other one, if there is one, becomes the first."""
         if entry.second is None:
-            self._land(entry)
+            self._remove(entry)
         else:
-            entry.holder = entry.holder if entry.second is holding else entry.second
+            entry.holder = entry.holder if entry.second is load else entry.second
             entry.second = None
 
-    def _land(self, entry: Entry) -> None:
+    def _remove(self, entry: LedgerEntry) -> None:
         entry.holder = None
         self.num_in_flight -= 1
         self.num_output_tokens -= entry.num_output_tokens

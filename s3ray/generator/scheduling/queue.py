@@ -1,8 +1,8 @@
-"""The requests that wait to be dealt, and what is expected of them. Pure.
+"""The requests that wait for an engine, and how long each is expected to be. Pure.
 
-They are drawn from the source ahead of need, so that those that share a prompt prefix (``group``) are seen together
-and dealt to one engine, which then reads the prefix once. Before the end is in sight they leave in the order of their
-arrival, group by group; after that the longest first, so that none of them is left over when the others are done.
+They are drawn from the source ahead of need, so that requests that share a prompt prefix (``group``) go together to one
+engine, which then reads the prefix once. They leave in the order of arrival, group by group, until the end is in sight;
+after that the longest first, so that no long one is left over when the others are done.
 """
 
 import math
@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from s3ray.generator.scheduling.estimates import Expectations
-from s3ray.generator.scheduling.ledger import Entry
-from s3ray.generator.scheduling.policy import Room
+from s3ray.generator.scheduling.estimates import Expectations, Room
+from s3ray.generator.scheduling.ledger import LedgerEntry
 from s3ray.types import GenerationRequest
 
 # How many requests are drawn ahead of need, for each sequence that all engines decode at once: with log-normal lengths
@@ -27,7 +26,7 @@ MAX_PASSED = 64
 # Lengths that differ by less than a quarter count as equal, so that a group stays together: expectations are no better.
 CLASSES_PER_DOUBLING = 3
 
-_Ranked = tuple[int, int, int, Entry]
+_Ranked = tuple[int, int, int, LedgerEntry]
 
 
 class RequestSource(Protocol):
@@ -40,7 +39,7 @@ class RequestSource(Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has no request for now although nothing is under way."""
+        """Temporarily empty: more requests will come even though none is in flight."""
         ...
 
     def take(self, num: int) -> list[GenerationRequest]:
@@ -55,21 +54,21 @@ class Queue:
     """
 
     def __init__(self, min_ahead: int = MIN_AHEAD) -> None:
-        """``min_ahead``: requests that are drawn ahead of need, however few are decoded at once."""
+        """``min_ahead`` is the least number of requests to draw ahead of need."""
         self.num = 0
         self.num_output_tokens = 0
         self.is_ending = False
         self._min_ahead = min_ahead
         self._num_filled = 0
-        self._returned: deque[Entry] = deque()
+        self._returned: deque[LedgerEntry] = deque()
         # In the order of arrival: groups by name, and the names by the arrival of their first.
-        self._groups: dict[str, list[Entry]] = {}
+        self._groups: dict[str, list[LedgerEntry]] = {}
         self._order: deque[str] = deque()
         # In the order of length, ascending: class of length, first of its group and place (negative).
         self._ranking: list[_Ranked] = []
 
     def draw(self, source: RequestSource, capacity: int, num_held: int, lengths: Expectations) -> None:
-        """Draw what an engine may hold (``num_held``) and what is looked ahead; notices when the source runs dry.
+        """Draw what an engine may hold (``num_held``) and what is looked ahead; notice when the source runs dry.
 
         ``capacity`` are the sequences that all engines decode at once.
         """
@@ -77,26 +76,26 @@ class Queue:
         num = num_ahead + num_held - self.num
         if num <= 0:
             return
-        entries = [Entry(request, lengths.kind(request)) for request in source.take(num)]
+        entries = [LedgerEntry(request, lengths.kind(request)) for request in source.take(num)]
         self._extend(entries)
         if len(entries) < num:
             self._num_filled = 0
             if not self.is_ending:
                 self._rank()
         elif self.is_ending:
-            # Some answers were rejected, say, and it has more again; a trickle does not change what the end looks like.
+            # The source has more again, for example after rejections; a few requests do not mean that the end is far.
             self._num_filled += len(entries)
             if self._num_filled > num_ahead // 4:
                 self._unrank()
 
-    def give_back(self, entry: Entry) -> None:
-        """A request was lost on its way: it is dealt again before any other, since later ones wait for it."""
+    def give_back(self, entry: LedgerEntry) -> None:
+        """A lost request waits again; it goes before all others, since the results of later ones wait for it."""
         self.num += 1
         self.num_output_tokens += entry.num_output_tokens
         self._returned.append(entry)
 
     def withdraw(self, indexes: range) -> None:
-        """Requests are wanted no more."""
+        """Remove requests that are no longer wanted."""
         self._returned = deque(entry for entry in self._returned if entry.request.index not in indexes)
         self._ranking = [ranked for ranked in self._ranking if ranked[3].request.index not in indexes]
         waiting = [entry for name in self._order for entry in self._groups[name] if entry.request.index not in indexes]
@@ -107,12 +106,12 @@ class Queue:
         self.num = len(left)
         self.num_output_tokens = sum([entry.num_output_tokens for entry in left])
 
-    def take(self, room: Room, *, longest: float, avoided_by: str) -> list[Entry]:
+    def take(self, room: Room, *, longest: float, avoided_by: str) -> list[LedgerEntry]:
         """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
 
-        In the order of arrival, what is left of a group goes along where it is at most ``room.num_extra`` more. A
-        request beyond ``longest`` output tokens is left to others as long as there is a shorter one, in the order of
-        arrival among the next few. Requests that timed out at ``avoided_by`` are left to others.
+        The rest of a group goes along if it has at most ``room.num_extra`` requests more. A request of more than
+        ``longest`` output tokens is passed over as long as a shorter one is among the next few. Requests that timed out
+        at the engine ``avoided_by`` are left to others.
         """
         num, num_tokens, num_extra = room
         taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
@@ -125,7 +124,9 @@ class Queue:
         self.num_output_tokens -= sum([entry.num_output_tokens for entry in taken])
         return taken
 
-    def _take_groups(self, taken: list[Entry], num: int, num_tokens: float, num_extra: int, longest: float) -> None:
+    def _take_groups(
+        self, taken: list[LedgerEntry], num: int, num_tokens: float, num_extra: int, longest: float
+    ) -> None:
         left: list[str] = []
         while self._order and len(taken) < num and num_tokens > 0:
             name = self._order.popleft()
@@ -146,7 +147,7 @@ class Queue:
                 del self._groups[name]
         self._order.extendleft(reversed(left))
 
-    def _take_longest(self, taken: list[Entry], num: int, num_tokens: float, longest: float) -> None:
+    def _take_longest(self, taken: list[LedgerEntry], num: int, num_tokens: float, longest: float) -> None:
         ranking = self._ranking
         while ranking and len(taken) < num and num_tokens > 0:
             place = len(ranking)
@@ -156,12 +157,12 @@ class Queue:
             num_tokens -= entry.num_tokens
             taken.append(entry)
 
-    def _take_returned(self, num: int, num_tokens: float, longest: float, avoided_by: str) -> list[Entry]:
-        taken: list[Entry] = []
-        left: list[Entry] = []
+    def _take_returned(self, num: int, num_tokens: float, longest: float, avoided_by: str) -> list[LedgerEntry]:
+        taken: list[LedgerEntry] = []
+        left: list[LedgerEntry] = []
         while self._returned and len(taken) < num and num_tokens > 0 and len(left) < MAX_PASSED:
             entry = self._returned.popleft()
-            # What timed out elsewhere is not passed over for its length too: nobody might be left to take it.
+            # What timed out elsewhere is not passed over for its length: nobody else might be left to take it.
             if entry.avoid == avoided_by or (entry.avoid is None and entry.num_output_tokens > longest):
                 left.append(entry)
             else:
@@ -170,7 +171,7 @@ class Queue:
         self._returned.extendleft(reversed(left))
         return taken
 
-    def _extend(self, entries: Sequence[Entry]) -> None:
+    def _extend(self, entries: Sequence[LedgerEntry]) -> None:
         self.num += len(entries)
         self.num_output_tokens += sum([entry.num_output_tokens for entry in entries])
         if self.is_ending:
@@ -180,7 +181,7 @@ class Queue:
             self._append(entries)
 
     def _rank(self) -> None:
-        """The end is in sight: longest first from here on, by what is known by now."""
+        """The end is in sight: longest first from here on, by estimates made anew."""
         self.is_ending = True
         for group in self._groups.values():
             self._expect_anew(group)
@@ -190,18 +191,18 @@ class Queue:
         self._order.clear()
 
     def _unrank(self) -> None:
-        """The source gives more than it seemed: back to the order of arrival."""
+        """The end is not near after all: back to the order of arrival."""
         self.is_ending = False
         self._append([entry for _, _, _, entry in sorted(self._ranking, key=lambda ranked: -ranked[2])])
         self._ranking.clear()
 
-    def _expect_anew(self, entries: Sequence[Entry]) -> None:
+    def _expect_anew(self, entries: Sequence[LedgerEntry]) -> None:
         for entry in entries:
             self.num_output_tokens -= entry.num_output_tokens
             entry.expect()
             self.num_output_tokens += entry.num_output_tokens
 
-    def _append(self, entries: Iterable[Entry]) -> None:
+    def _append(self, entries: Iterable[LedgerEntry]) -> None:
         groups = self._groups
         for entry in entries:
             name = entry.request.group
@@ -213,7 +214,7 @@ class Queue:
                 group.append(entry)
 
 
-def _until(num_tokens: float, entries: Iterable[Entry]) -> list[Entry]:
+def _until(num_tokens: float, entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """The first of them, until their tokens reach ``num_tokens``."""
     taken = []
     for entry in entries:
@@ -228,7 +229,7 @@ def _length_class(num_output_tokens: float) -> int:
     return int(CLASSES_PER_DOUBLING * math.log2(num_output_tokens))
 
 
-def _ranked(entry: Entry, first: Entry) -> _Ranked:
+def _ranked(entry: LedgerEntry, first: LedgerEntry) -> _Ranked:
     return _length_class(entry.num_output_tokens), -first.request.index, -entry.request.index, entry
 
 

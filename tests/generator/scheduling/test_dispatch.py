@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.dispatch import make_work
 from benchmarks.schedulers import BatchBarrier, StaticShards
 from benchmarks.simulation import EngineShape, Scheduler, Simulation
-from s3ray.generator.scheduling.dispatch import Deal, Dispatcher
+from s3ray.generator.scheduling.dispatch import Assignment, Dispatcher
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 
 
@@ -65,8 +65,8 @@ def pool(*engines: str, num_seqs: int = 4) -> Dispatcher:
     return dispatcher
 
 
-def indexes(deal: Deal) -> list[int]:
-    return [each.index for each, _ in deal.requests]
+def indexes(assignment: Assignment) -> list[int]:
+    return [each.index for each, _ in assignment.requests]
 
 
 def settle(
@@ -84,15 +84,15 @@ def settle(
 
 def test_an_engine_gets_what_it_decodes_at_once_and_a_little_more() -> None:
     dispatcher, source = pool("one", num_seqs=8), Source(requests(5000))
-    assert indexes(dispatcher.deal("one", source)) == list(range(10))
-    assert indexes(dispatcher.deal("one", source)) == []
+    assert indexes(dispatcher.assign("one", source)) == list(range(10))
+    assert indexes(dispatcher.assign("one", source)) == []
     settle(dispatcher, "one", [3, 4])
-    assert indexes(dispatcher.deal("one", source)) == [10, 11]
+    assert indexes(dispatcher.assign("one", source)) == [10, 11]
 
 
 def test_requests_are_drawn_ahead_but_not_without_bound() -> None:
     dispatcher, source = pool("one", num_seqs=8), Source(requests(5000))
-    dispatcher.deal("one", source)
+    dispatcher.assign("one", source)
     assert 5000 - len(source.waiting) < 1100
 
 
@@ -100,52 +100,52 @@ def test_tokens_bound_what_an_engine_holds_and_one_always_fits() -> None:
     dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=64, num_kv_tokens=1000))
     source = Source([request(index, max_tokens=200) for index in range(5000)])
-    assert len(dispatcher.deal("one", source).requests) == 4  # 1250 / (256 + 100), the one at the edge included
+    assert len(dispatcher.assign("one", source).requests) == 4  # 1250 / (256 + 100), the one at the edge included
     dispatcher.join("small", limits(num_seqs=64, num_kv_tokens=16))
-    assert len(dispatcher.deal("small", source).requests) == 1
+    assert len(dispatcher.assign("small", source).requests) == 1
 
 
 def test_tokens_bound_what_an_engine_gets_of_one_group_too() -> None:
     dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=64, num_kv_tokens=1000))
     source = Source([request(index, group="g", max_tokens=200) for index in range(5000)])
-    assert indexes(dispatcher.deal("one", source)) == [0, 1, 2, 3]
+    assert indexes(dispatcher.assign("one", source)) == [0, 1, 2, 3]
     settle(dispatcher, "one", [1])
-    assert indexes(dispatcher.deal("one", source)) == [4]
+    assert indexes(dispatcher.assign("one", source)) == [4]
 
 
 def test_lengths_are_learned_from_answers() -> None:
     dispatcher = Dispatcher()
     dispatcher.join("one", limits(num_seqs=1000, num_kv_tokens=4000))
     source = Source(requests(50_000))
-    before = indexes(dispatcher.deal("one", source))
+    before = indexes(dispatcher.assign("one", source))
     for _ in range(100):
         settle(dispatcher, "one", before, output=10)
-        before = indexes(dispatcher.deal("one", source))
+        before = indexes(dispatcher.assign("one", source))
     assert len(before) == pytest.approx(5000 / 110, abs=5)
 
 
 def test_capacity_that_an_engine_reports_replaces_its_limit() -> None:
     dispatcher, source = pool("one", num_seqs=100), Source(requests(5000))
     dispatcher.report("one", EngineStats(capacity=8))
-    assert len(dispatcher.deal("one", source).requests) == 10
+    assert len(dispatcher.assign("one", source).requests) == 10
 
 
 def test_a_short_stage_keeps_all_engines_busy() -> None:
     dispatcher, source = pool("one", "two", "three", num_seqs=100), Source(requests(30))
-    assert [len(dispatcher.deal(engine, source).requests) for engine in ("one", "two", "three")] == [10, 10, 10]
+    assert [len(dispatcher.assign(engine, source).requests) for engine in ("one", "two", "three")] == [10, 10, 10]
 
 
 def test_an_engine_at_half_speed_gets_half_as_much_of_the_end() -> None:
     dispatcher = pool("fast", "slow", num_seqs=40)
     source = Source(requests(5000))
     for engine, tokens in (("fast", 8000), ("slow", 4000)):
-        dispatcher.deal(engine, source)
+        dispatcher.assign(engine, source)
         dispatcher.report(engine, EngineStats(num_running=40, num_output_tokens=tokens, busy_s=5))
     dispatcher.drop()
     short = Source(requests(60))
-    assert len(dispatcher.deal("fast", short).requests) == 40
-    assert len(dispatcher.deal("slow", short).requests) == 20
+    assert len(dispatcher.assign("fast", short).requests) == 40
+    assert len(dispatcher.assign("slow", short).requests) == 20
 
 
 # -- which ---------------------------------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def test_a_group_that_is_scattered_in_the_source_goes_to_one_engine() -> None:
     dispatcher = pool("one", "two", num_seqs=16)
     num_groups = 32
     source = Source([request(index, group=f"context {index % num_groups}") for index in range(4096)])
-    first, second = dispatcher.deal("one", source), dispatcher.deal("two", source)
-    groups = [{each.group for each, _ in deal.requests} for deal in (first, second)]
+    first, second = dispatcher.assign("one", source), dispatcher.assign("two", source)
+    groups = [{each.group for each, _ in assignment.requests} for assignment in (first, second)]
     assert len(groups[0] | groups[1]) < 4
     assert not groups[0] & groups[1] or len(groups[0]) == 1
 
@@ -164,7 +164,7 @@ def test_a_group_that_is_scattered_in_the_source_goes_to_one_engine() -> None:
 def test_what_is_left_of_a_small_group_goes_along() -> None:
     dispatcher = pool("one", num_seqs=8)
     source = Source([request(index, group=str(index // 4)) for index in range(4000)])
-    assert indexes(dispatcher.deal("one", source)) == list(range(12))  # room for ten, the third group is not split
+    assert indexes(dispatcher.assign("one", source)) == list(range(12))  # room for ten, the third group is not split
 
 
 def test_the_longest_go_first_towards_the_end() -> None:
@@ -172,19 +172,19 @@ def test_the_longest_go_first_towards_the_end() -> None:
     source = Source(
         [request(index, max_tokens=limit) for index, limit in enumerate((10, 20, 400, 30, 800, 40, 50, 60))]
     )
-    assert indexes(dispatcher.deal("one", source))[:2] == [4, 2]
+    assert indexes(dispatcher.assign("one", source))[:2] == [4, 2]
 
 
 def test_a_source_that_gives_more_after_all_is_back_in_order() -> None:
     dispatcher, source = pool("one", num_seqs=8), Source(requests(4))
-    dealt = indexes(dispatcher.deal("one", source))
-    assert dealt == [0, 1, 2, 3]
+    given = indexes(dispatcher.assign("one", source))
+    assert given == [0, 1, 2, 3]
     source.waiting = [request(index, max_tokens=index % 7 + 10) for index in range(4, 6000)]
     for _ in range(200):
-        settle(dispatcher, "one", dealt)
-        dealt = indexes(dispatcher.deal("one", source))
-    assert len(dealt) == 10
-    assert dealt == sorted(dealt)
+        settle(dispatcher, "one", given)
+        given = indexes(dispatcher.assign("one", source))
+    assert len(given) == 10
+    assert given == sorted(given)
 
 
 def test_all_requests_leave_in_order_where_no_length_says_otherwise() -> None:
@@ -194,9 +194,9 @@ def test_all_requests_leave_in_order_where_no_length_says_otherwise() -> None:
     )
     seen: list[int] = []
     while not dispatcher.is_empty or source.waiting:
-        dealt = indexes(dispatcher.deal("one", source))
-        seen += dealt
-        settle(dispatcher, "one", dealt)
+        given = indexes(dispatcher.assign("one", source))
+        seen += given
+        settle(dispatcher, "one", given)
     assert seen == list(range(3000))
 
 
@@ -205,7 +205,7 @@ def measured_pool() -> Dispatcher:
     dispatcher = pool("fast", "other", "slow", num_seqs=8)
     warm_up = Source(requests(5000))
     for engine, tokens in (("fast", 8000), ("other", 8000), ("slow", 3000)):
-        dispatcher.deal(engine, warm_up)
+        dispatcher.assign(engine, warm_up)
         dispatcher.report(engine, EngineStats(num_running=8, num_output_tokens=tokens, busy_s=5))
     dispatcher.drop()
     return dispatcher
@@ -214,22 +214,22 @@ def measured_pool() -> Dispatcher:
 def test_a_slow_engine_leaves_long_requests_to_others_and_they_keep_their_place() -> None:
     dispatcher = measured_pool()
     source = Source([request(index, max_tokens=4000 if 11 <= index < 20 else 40) for index in range(5000)])
-    held = indexes(dispatcher.deal("slow", source))
+    held = indexes(dispatcher.assign("slow", source))
     assert held == list(range(10))
     settle(dispatcher, "slow", held[:4])
-    assert indexes(dispatcher.deal("slow", source)) == [10, 20, 21, 22]
-    assert indexes(dispatcher.deal("fast", source)) == [*range(11, 20), 23]
+    assert indexes(dispatcher.assign("slow", source)) == [10, 20, 21, 22]
+    assert indexes(dispatcher.assign("fast", source)) == [*range(11, 20), 23]
     dispatcher.leave("fast", is_blamed=False)
     settle(dispatcher, "slow", held[4:6])
-    assert indexes(dispatcher.deal("slow", source)) == [23, 24]
-    assert indexes(dispatcher.deal("other", source)) == [*range(11, 20), 25]
+    assert indexes(dispatcher.assign("slow", source)) == [23, 24]
+    assert indexes(dispatcher.assign("other", source)) == [*range(11, 20), 25]
 
 
 def test_a_slow_engine_gets_no_copies() -> None:
     dispatcher, source = measured_pool(), Source(requests(1))
-    assert indexes(dispatcher.deal("fast", source)) == [0]
-    assert indexes(dispatcher.deal("slow", source)) == []
-    assert indexes(dispatcher.deal("other", source)) == [0]
+    assert indexes(dispatcher.assign("fast", source)) == [0]
+    assert indexes(dispatcher.assign("slow", source)) == []
+    assert indexes(dispatcher.assign("other", source)) == [0]
 
 
 # -- copies --------------------------------------------------------------------------------------------------------
@@ -237,23 +237,23 @@ def test_a_slow_engine_gets_no_copies() -> None:
 
 def test_an_idle_engine_copies_what_others_hold_and_the_first_answer_wins() -> None:
     dispatcher, source = pool("one", "two", num_seqs=4), Source(requests(4))
-    held = [indexes(dispatcher.deal(engine, source)) for engine in ("one", "two")]
+    held = [indexes(dispatcher.assign(engine, source)) for engine in ("one", "two")]
     assert sorted(held[0] + held[1]) == [0, 1, 2, 3]
     assert settle(dispatcher, "two", held[1]) == [True, True]
-    (copy,) = dispatcher.deal("two", source).requests
+    (copy,) = dispatcher.assign("two", source).requests
     assert copy[0].index in held[0]
     assert copy[1] == 2
     assert settle(dispatcher, "two", [copy[0].index]) == [True]
-    assert dispatcher.deal("one", source) == Deal(requests=[], cancel=[copy[0].index])
+    assert dispatcher.assign("one", source) == Assignment(requests=[], cancel=[copy[0].index])
     assert settle(dispatcher, "one", held[0]) == [index != copy[0].index for index in held[0]]
     assert dispatcher.is_empty
 
 
 def test_a_request_has_one_copy_at_most() -> None:
     dispatcher, source = pool("one", "two", "three"), Source(requests(1))
-    assert indexes(dispatcher.deal("one", source)) == [0]
-    assert indexes(dispatcher.deal("two", source)) == [0]
-    assert indexes(dispatcher.deal("three", source)) == []
+    assert indexes(dispatcher.assign("one", source)) == [0]
+    assert indexes(dispatcher.assign("two", source)) == [0]
+    assert indexes(dispatcher.assign("three", source)) == []
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------
@@ -261,66 +261,66 @@ def test_a_request_has_one_copy_at_most() -> None:
 
 def test_what_a_dead_engine_held_goes_to_others_with_the_next_attempt() -> None:
     dispatcher, source = pool("one", "two", num_seqs=4), Source(requests(5000))
-    lost = indexes(dispatcher.deal("one", source))
+    lost = indexes(dispatcher.assign("one", source))
     loss = dispatcher.leave("one", is_blamed=True)
     assert (loss.num_in_flight, loss.poisoned) == (5, [])
-    again = dispatcher.deal("two", source).requests
+    again = dispatcher.assign("two", source).requests
     assert [(each.index, attempt) for each, attempt in again] == [(index, 2) for index in lost]
 
 
 def test_a_timeout_is_asked_once_more_elsewhere_and_the_second_is_final() -> None:
     dispatcher, source = pool("one", "two"), Source(requests(5000))
-    first = indexes(dispatcher.deal("one", source))[0]
+    first = indexes(dispatcher.assign("one", source))[0]
     assert settle(dispatcher, "one", [first], timed_out=[first]) == [False]
-    assert first not in indexes(dispatcher.deal("one", source))
-    assert first in indexes(dispatcher.deal("two", source))
+    assert first not in indexes(dispatcher.assign("one", source))
+    assert first in indexes(dispatcher.assign("two", source))
     assert settle(dispatcher, "two", [first], timed_out=[first]) == [True]
 
 
 def test_the_only_engine_gets_its_timeout_again() -> None:
     dispatcher, source = pool("one"), Source(requests(1))
-    dispatcher.deal("one", source)
+    dispatcher.assign("one", source)
     assert settle(dispatcher, "one", [0], timed_out=[0]) == [False]
-    assert dispatcher.deal("one", source).requests[0][1] == 2
+    assert dispatcher.assign("one", source).requests[0][1] == 2
 
 
 def test_a_slow_engine_takes_what_timed_out_at_the_only_fast_one() -> None:
     dispatcher, source = measured_pool(), Source(requests(1))
     dispatcher.leave("other", is_blamed=False)
-    assert indexes(dispatcher.deal("fast", source)) == [0]
+    assert indexes(dispatcher.assign("fast", source)) == [0]
     assert settle(dispatcher, "fast", [0], timed_out=[0]) == [False]
-    assert indexes(dispatcher.deal("fast", source)) == []
-    assert indexes(dispatcher.deal("slow", source)) == [0]
+    assert indexes(dispatcher.assign("fast", source)) == []
+    assert indexes(dispatcher.assign("slow", source)) == [0]
 
 
 def test_what_an_engine_lost_on_the_way_waits_again_and_the_engine_is_still_known() -> None:
     dispatcher, source = measured_pool(), Source(requests(30))
-    held = indexes(dispatcher.deal("slow", source))
+    held = indexes(dispatcher.assign("slow", source))
     assert len(held) == 5, "its share of the end, as slow as it is"
     dispatcher.take_back("slow")
     assert dispatcher.num_in_flight("slow") == 0
-    assert len(dispatcher.deal("slow", source).requests) == 5
-    assert set(held) < set(indexes(dispatcher.deal("fast", source)))
+    assert len(dispatcher.assign("slow", source).requests) == 5
+    assert set(held) < set(indexes(dispatcher.assign("fast", source)))
 
 
 def test_an_engine_is_not_taken_for_slow_because_it_ran_suspects_alone() -> None:
     dispatcher, source = pool("one", "two", num_seqs=32), Source(requests(5000))
-    held = indexes(dispatcher.deal("two", source))
+    held = indexes(dispatcher.assign("two", source))
     for _ in range(2):
-        dispatcher.deal("one", source)
+        dispatcher.assign("one", source)
         dispatcher.leave("one", is_blamed=True)
         dispatcher.join("one", limits(32))
     settle(dispatcher, "two", held)
     for second in range(1, 21):
-        (suspect,) = indexes(dispatcher.deal("two", source))
+        (suspect,) = indexes(dispatcher.assign("two", source))
         settle(dispatcher, "two", [suspect])
         dispatcher.report("two", EngineStats(num_output_tokens=20 * second, busy_s=second))
     dispatcher.drop()
-    dispatcher.deal("one", Source(requests(5000)))
+    dispatcher.assign("one", Source(requests(5000)))
     dispatcher.report("one", EngineStats(num_running=32, num_output_tokens=3200, busy_s=5))
     dispatcher.drop()
     short = Source(requests(60))
-    assert [len(dispatcher.deal(engine, short).requests) for engine in ("one", "two")] == [30, 30]
+    assert [len(dispatcher.assign(engine, short).requests) for engine in ("one", "two")] == [30, 30]
 
 
 def die(dispatcher: Dispatcher, engine: str) -> list[int]:
@@ -334,7 +334,7 @@ def test_the_only_engine_finds_the_poison_and_answers_the_rest(poison: int) -> N
     dispatcher, source = pool("one"), Source(requests(40))
     ended: list[int] = []
     for _ in range(200):
-        held = indexes(dispatcher.deal("one", source))
+        held = indexes(dispatcher.assign("one", source))
         if poison in held:
             ended += die(dispatcher, "one")
         else:
@@ -345,78 +345,78 @@ def test_the_only_engine_finds_the_poison_and_answers_the_rest(poison: int) -> N
 
 def test_others_go_on_while_one_runs_the_suspects() -> None:
     dispatcher, source = pool("one", "two"), Source(requests(5000))
-    at_two = indexes(dispatcher.deal("two", source))
+    at_two = indexes(dispatcher.assign("two", source))
     for _ in range(2):
-        dispatcher.deal("one", source)
+        dispatcher.assign("one", source)
         assert die(dispatcher, "one") == []
     for _ in range(5):
-        (suspect,) = indexes(dispatcher.deal("one", source))
+        (suspect,) = indexes(dispatcher.assign("one", source))
         settle(dispatcher, "two", at_two)
-        at_two = indexes(dispatcher.deal("two", source))
+        at_two = indexes(dispatcher.assign("two", source))
         assert len(at_two) == 5
-        assert indexes(dispatcher.deal("one", source)) == []
+        assert indexes(dispatcher.assign("one", source)) == []
         settle(dispatcher, "one", [suspect])
-    assert len(dispatcher.deal("one", source).requests) == 5
+    assert len(dispatcher.assign("one", source).requests) == 5
 
 
 def test_a_suspect_is_no_poison_if_its_node_is_lost() -> None:
     dispatcher, source = pool("one"), Source(requests(1))
     for is_blamed in (True, True, False, True):
-        assert indexes(dispatcher.deal("one", source)) == [0]
+        assert indexes(dispatcher.assign("one", source)) == [0]
         assert dispatcher.leave("one", is_blamed=is_blamed).poisoned == []
         dispatcher.join("one", limits())
-    assert indexes(dispatcher.deal("one", source)) == [0]
+    assert indexes(dispatcher.assign("one", source)) == [0]
     (poison,) = dispatcher.leave("one", is_blamed=True).poisoned
     assert (poison.request.index, poison.num_deaths, poison.num_deaths_alone, poison.num_attempts) == (0, 4, 2, 5)
 
 
 def test_a_suspect_that_lives_on_as_a_copy_is_not_copied_again() -> None:
     dispatcher, source = pool("one", "two", "three"), Source(requests(1))
-    dispatcher.deal("one", source)
+    dispatcher.assign("one", source)
     assert die(dispatcher, "one") == []
-    assert [indexes(dispatcher.deal(engine, source)) for engine in ("one", "two")] == [[0], [0]]
+    assert [indexes(dispatcher.assign(engine, source)) for engine in ("one", "two")] == [[0], [0]]
     assert die(dispatcher, "one") == []
-    assert indexes(dispatcher.deal("three", source)) == []
+    assert indexes(dispatcher.assign("three", source)) == []
     assert settle(dispatcher, "two", [0]) == [True]
 
 
 def test_a_suspect_waits_until_its_engine_has_given_up_a_copy() -> None:
     dispatcher, source = pool("one", "two"), Source(requests(1))
-    dispatcher.deal("one", source)
-    dispatcher.deal("two", source)
+    dispatcher.assign("one", source)
+    dispatcher.assign("two", source)
     settle(dispatcher, "one", [0])
     source.waiting = [request(1)]
     for _ in range(2):
-        assert indexes(dispatcher.deal("one", source)) == [1]
+        assert indexes(dispatcher.assign("one", source)) == [1]
         die(dispatcher, "one")
-    assert dispatcher.deal("two", source) == Deal(requests=[], cancel=[0])
-    assert indexes(dispatcher.deal("two", source)) == [1]
+    assert dispatcher.assign("two", source) == Assignment(requests=[], cancel=[0])
+    assert indexes(dispatcher.assign("two", source)) == [1]
 
 
 def test_requests_of_a_lost_node_are_not_suspected() -> None:
     dispatcher, source = pool("one"), Source(requests(5))
     for _ in range(5):
-        assert len(dispatcher.deal("one", source).requests) == 5
+        assert len(dispatcher.assign("one", source).requests) == 5
         assert dispatcher.leave("one", is_blamed=False).poisoned == []
         dispatcher.join("one", limits(4))
 
 
 def test_drop_forgets_requests_but_not_engines() -> None:
     dispatcher = pool("one", "two")
-    dispatcher.deal("one", Source(requests(5000)))
+    dispatcher.assign("one", Source(requests(5000)))
     assert dispatcher.drop() == ["one"]
     assert dispatcher.is_empty
     assert settle(dispatcher, "one", [0]) == [False]
-    assert len(dispatcher.deal("one", Source(requests(3))).requests) == 2
+    assert len(dispatcher.assign("one", Source(requests(3))).requests) == 2
 
 
 def test_a_stage_that_needs_no_more_leaves_the_requests_of_others_where_they_are() -> None:
     dispatcher, source = pool("one", num_seqs=8), Source(requests(30))
-    held = indexes(dispatcher.deal("one", source))
+    held = indexes(dispatcher.assign("one", source))
     dispatcher.withdraw(range(5, 20))
-    deal = dispatcher.deal("one", source)
-    assert sorted(deal.cancel) == [index for index in held if 5 <= index < 20]
-    assert indexes(deal) == [20, 21, 22, 23, 24]
+    assignment = dispatcher.assign("one", source)
+    assert sorted(assignment.cancel) == [index for index in held if 5 <= index < 20]
+    assert indexes(assignment) == [20, 21, 22, 23, 24]
     assert settle(dispatcher, "one", [4, 5]) == [True, False]
 
 
@@ -430,7 +430,8 @@ def test_an_engine_joins_once() -> None:
 ENGINES = ("one", "two", "three")
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["deal", "deal", "answer", "timeout", "die", "vanish", "withdraw"]), st.sampled_from(ENGINES)
+        st.sampled_from(["assign", "assign", "answer", "timeout", "die", "vanish", "withdraw"]),
+        st.sampled_from(ENGINES),
     ),
     max_size=80,
 )
@@ -458,18 +459,18 @@ class Model:
             self.dispatcher.join(engine, limits(3))
             self.held[engine], self.working[engine] = set(), []
 
-    def deal(self, engine: str) -> None:
+    def assign(self, engine: str) -> None:
         self.join(engine)
-        deal = self.dispatcher.deal(engine, self.source)
-        self.working[engine] = [index for index in self.working[engine] if index not in deal.cancel]
-        dealt = indexes(deal)
-        if dealt:
+        assignment = self.dispatcher.assign(engine, self.source)
+        self.working[engine] = [index for index in self.working[engine] if index not in assignment.cancel]
+        given = indexes(assignment)
+        if given:
             assert engine not in self.alone, "a suspect got company"
-        for index in dealt:
-            assert not self.ended[index], "a request was dealt after its end"
+        for index in given:
+            assert not self.ended[index], "a request was given out after its end"
             if self.deaths[index] >= 2:
-                assert dealt == [index], "a suspect was dealt with others"
-                assert not self.working[engine], "a suspect was dealt to an engine at work"
+                assert given == [index], "a suspect was given out with others"
+                assert not self.working[engine], "a suspect was given out to an engine at work"
                 self.alone[engine] = index
             self.held[engine].add(index)
             self.working[engine].append(index)
@@ -531,7 +532,7 @@ class Model:
         """Everybody is well from here on."""
         for _ in range(400):
             for engine in ENGINES:
-                self.deal(engine)
+                self.assign(engine)
                 self.answer(engine)
             if self.dispatcher.is_empty and not self.source.waiting:
                 return
@@ -543,8 +544,8 @@ class Model:
 def test_every_request_ends_exactly_once(steps: list[tuple[str, str]], num_requests: int) -> None:
     model = Model(num_requests)
     for action, engine in steps:
-        if action == "deal":
-            model.deal(engine)
+        if action == "assign":
+            model.assign(engine)
         elif action in ("answer", "timeout"):
             model.answer(engine, is_timeout=action == "timeout")
         elif action == "withdraw":

@@ -14,7 +14,7 @@ LIMITS = EngineLimits(
 def feedback() -> Feedback:
     """An engine that was given all that it may hold."""
     feedback = Feedback(LIMITS)
-    feedback.note_deal(40, is_full=True)
+    feedback.note_assigned(40, is_full=True)
     return feedback
 
 
@@ -46,14 +46,14 @@ def test_running_dry_grows_it_slowly_up_to_a_ceiling(feedback: Feedback) -> None
 
 
 def test_an_engine_that_was_given_little_does_not_grow_for_it(feedback: Feedback) -> None:
-    feedback.note_deal(3, is_full=False)
+    feedback.note_assigned(3, is_full=False)
     assert report(feedback, *[EngineStats(num_running=3)] * 10) == START_ALLOWANCE
 
 
 def test_share_follows_speed_and_the_unknown_count_as_the_mean() -> None:
     fleet, engines = Fleet(), [Feedback(LIMITS) for _ in range(3)]
     for engine, tokens in zip(engines, (6400, 3200, 0), strict=True):
-        engine.note_deal(32, is_full=True)
+        engine.note_assigned(32, is_full=True)
         engine.note_report(EngineStats(num_running=32, num_output_tokens=tokens, busy_s=5.0 if tokens else 0.0))
         fleet.add(engine)
     assert [fleet.share(engine) for engine in engines] == pytest.approx([4 / 9, 2 / 9, 3 / 9])

@@ -3,13 +3,13 @@
 import pytest
 
 from s3ray.generator.scheduling.estimates import Kind
-from s3ray.generator.scheduling.ledger import Entry, Ledger
+from s3ray.generator.scheduling.ledger import Ledger, LedgerEntry
 from s3ray.types import GenerationRequest
 
 
-def entry(index: int) -> Entry:
+def entry(index: int) -> LedgerEntry:
     request = GenerationRequest(id=str(index), index=index, stage="seed", round=0, template="seed", group="g", seed=0)
-    return Entry(request, Kind())
+    return LedgerEntry(request, Kind())
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def ledger() -> Ledger:
     entries = [entry(index) for index in range(3)]
     for engine in ("one", "two"):
         ledger.open(engine)
-    ledger.hand_out(ledger.holding("one"), entries, 0.0)
-    ledger.hand_out(ledger.holding("two"), entries[1:2], 0.0)
+    ledger.assign(ledger.load_of("one"), entries, 0.0)
+    ledger.assign(ledger.load_of("two"), entries[1:2], 0.0)
     return ledger
 
 
 def test_a_copy_counts_once_and_is_a_second_attempt(ledger: Ledger) -> None:
     assert ledger.num_in_flight == 3
     assert (ledger.num_held_by("one"), ledger.num_held_by("two")) == (3, 1)
-    copied = ledger.holding("two").entries[1]
+    copied = ledger.load_of("two").entries[1]
     assert copied.num_attempts == 2
 
 
@@ -35,8 +35,8 @@ def test_a_copy_counts_once_and_is_a_second_attempt(ledger: Ledger) -> None:
 def test_the_first_answer_ends_a_request_and_cancels_the_other_copy(ledger: Ledger, first: str, other: str) -> None:
     assert ledger.end(first, 1) is not None
     assert ledger.end(other, 1) is None
-    assert ledger.holding(other).cancelled == [1]
-    assert ledger.holding(first).cancelled == []
+    assert ledger.load_of(other).cancelled == [1]
+    assert ledger.load_of(first).cancelled == []
     assert ledger.num_in_flight == 2
 
 
@@ -63,9 +63,9 @@ def test_a_lost_engine_gives_back_what_it_held_in_order(ledger: Ledger) -> None:
 def test_expected_tokens_are_booked_out_however_a_request_goes(ledger: Ledger) -> None:
     ledger.end("one", 1)
     ledger.release("one", 0)
-    assert ledger.holding("two").num_tokens == 0
+    assert ledger.load_of("two").num_tokens == 0
     ledger.release("one", 2)
-    assert ledger.holding("one").num_tokens == 0
+    assert ledger.load_of("one").num_tokens == 0
     assert ledger.num_output_tokens == ledger.num_in_flight == 0
 
 
