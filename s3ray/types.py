@@ -351,23 +351,3 @@ class StudentResult:
     test: Score | None
     test_answers: tuple[Answer, ...] = ()
     seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundReport:
-    """How the requests of a round ended; ``requested = accepted + sum(rejected) + sum(failed)`` is enforced."""
-
-    round: int
-    requested: int
-    accepted: int
-    rejected: Mapping[str, int]
-    failed: Mapping[str, int]
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_output_tokens: int
-    generate_s: float
-
-    def __post_init__(self) -> None:
-        ended = self.accepted + sum(self.rejected.values()) + sum(self.failed.values())
-        if ended != self.requested:
-            raise ValueError(f"round {self.round} does not balance: {self.requested} requested, {ended} ended")

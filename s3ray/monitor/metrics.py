@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import STATES, Account, Lane, account
 from s3ray.monitor.run_view import EngineMetrics, RunView
-from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
+from s3ray.storage.run_folder import CHECKER_SCORE, METRICS, RunStore
 from s3ray.telemetry.events import Counts, Event
 from s3ray.telemetry.records import from_plain, to_plain
 
-METRICS = "metrics.json"
 SCHEMA = 1
 _PHASES = ("generate", "train", "score", "start")
 _Value = TypeVar("_Value")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from s3ray.config.job import RunConfig
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
-from s3ray.strategies.mistakes import _LOOK_EVERY_S, Mistakes
+from s3ray.strategies.mistakes import Mistakes
 from s3ray.strategies.probes import Probes, probes_from_table
 from s3ray.tables import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.tasks import Task
@@ -22,6 +22,8 @@ from s3ray.telemetry.events import (
 from s3ray.telemetry.logs import log_apart
 from s3ray.telemetry.records import to_plain
 from s3ray.types import Mistake, StudentJob, StudentResult
+
+_LOOK_EVERY_S = 0.25  # train workers write blocks into the run folder and signal nobody
 
 
 class BackgroundTraining:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from s3ray.types import Mistake
 
-_LOOK_EVERY_S = 0.25
-
 
 class Mistakes:
     """Blocks of mistakes, in the order of gold. One thread adds blocks, others read."""
