@@ -83,15 +83,13 @@ class Holder:
 
 
 def plan_beside_another_job(config: RunConfig, folder: Path) -> str:
-    """What `s3ray plan` says while another job holds one of the GPUs."""
+    """What `s3ray plan` says while somebody else on the cluster holds one of the GPUs."""
     ray.init(address=config.cluster.address, log_to_driver=False, logging_level="ERROR", namespace="somebody")
-    group = placement_group([{"GPU": 1}], name="somebody", lifetime="detached")
+    group = placement_group([{"GPU": 1}], name="somebody")
     ray.get(group.ready())
-    ray.shutdown()
     told = str(s3ray.plan(config, out=folder))
     deadline = time.monotonic() + WAIT_S
     while "at this moment" not in told and time.monotonic() < deadline:  # Ray counts with a delay
-        ray.shutdown()
         told = str(s3ray.plan(config, out=folder))
     remove_placement_group(group)
     ray.shutdown()
