@@ -9,8 +9,8 @@ from ray.cluster_utils import Cluster
 
 @pytest.fixture(scope="module")
 def pretend_gpus() -> Iterator[Cluster]:
-    """A node with four pretend GPUs."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 4})
+    """A node with two pretend GPUs."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
     yield cluster
     cluster.shutdown()
 

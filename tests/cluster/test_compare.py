@@ -34,7 +34,7 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
     kill_driver(process)
     (begun,) = [name for name in ("slow-0", "fast-0") if events(out / name, "chunk_written")]
     (other,) = {"slow-0", "fast-0"} - {begun}
-    finish(out / begun / "config.yaml", out / begun)
+    finish(out / begun / "config.yaml", out / begun, "--local")
     finished = RunStore(out / begun).path("metrics.json").stat().st_mtime_ns
     text = finish(grid, out, command="compare")
     assert RunStore(out / begun).path("metrics.json").stat().st_mtime_ns == finished, "a finished run was run again"
@@ -56,13 +56,13 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
 
 
 def write_two_sizes(folder: Path, student: Path, address: str, fake: str) -> Path:
-    """A grid of two runs of unlike size that have four pretend GPUs for four engines and their students."""
+    """A grid of two runs of unlike size that have two pretend GPUs for two engines and their students."""
     (folder / "job.yaml").write_text(
         "name: job\ntask: review_sentences\ngold: {extrapolate: 30, select: 20, test: 20}\n"
         "strategy: {name: zerogen, rows: 2400}\n"
-        "generator: {engine: fake, engines: 4, prompt_form: completion, max_num_seqs: 4,"
+        "generator: {engine: fake, engines: 2, prompt_form: completion, max_num_seqs: 4,"
         f" fake: {{takes_gpus: true, {fake}}}}}\n"
-        f"student: {{model: {student}, epochs: 1, max_length: 32, workers: 2, min_workers: 1}}\n"
+        f"student: {{model: {student}, epochs: 1, max_length: 32, workers: 1}}\n"
         f"cluster: {{address: '{address}'}}\n"
     )
     grid = folder / "grid.yaml"
@@ -81,7 +81,7 @@ def test_engines_and_students_of_different_runs_pass_devices_to_each_other(addre
     kill_driver(process)
     happened = [event["event"] for event in RunStore(out).events()]
     while_trained = happened[happened.index("student_started") : happened.index("student_finished")]
-    assert 0 < while_trained.count("engine_stopped") < 4, "some engines make way, the others stay"
+    assert while_trained.count("engine_stopped") == 1, "one engine makes way, the other stays"
     since_way_was_made = while_trained[::-1][: while_trained[::-1].index("engine_stopped")]
     assert "answers_dealt" in since_way_was_made, "nobody wrote while another run trained"
     finish(write_two_sizes(tmp_path, student, address, FAST), out, command="compare")

@@ -1,4 +1,4 @@
-"""Engines and train workers take turns on the same devices: four pretend GPUs for four of each."""
+"""Engines and train workers take turns on the same devices: two pretend GPUs for two of each."""
 
 import time
 from pathlib import Path
@@ -27,8 +27,8 @@ def make_job(student: Path, address: str, **placement: Any) -> RunConfig:
         "task": "review_sentences",
         "gold": {"extrapolate": 30, "select": 20, "test": 20},
         "strategy": {"name": "s3", "rounds": 1, "seed_examples": 60, "rows": 90, "reasons_per_label": 5},
-        "generator": {"engine": "fake", "engines": 4, "prompt_form": "completion", "fake": {"takes_gpus": True}},
-        "student": {"model": str(student), "epochs": 1, "max_length": 32, "workers": 4},
+        "generator": {"engine": "fake", "engines": 2, "prompt_form": "completion", "fake": {"takes_gpus": True}},
+        "student": {"model": str(student), "epochs": 1, "max_length": 32, "workers": 2},
         "placement": {"mode": "swap", **placement},
         "cluster": {"address": address},
     }
@@ -40,21 +40,21 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     config = make_job(make_bert(tmp_path / "student"), address)
     told = plan_beside_another_job(config, tmp_path / "run")
     assert "split suits this job better" in told  # so short are its phases
-    assert "1 of 4 GPU are held (1 by somebody)" in told
+    assert "1 of 2 GPU are held (1 by somebody)" in told
     s3ray.run(config, out=tmp_path / "run")
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 2
     metrics = store.read_json("metrics.json")
     assert set(metrics["test"]) >= {"accuracy", "num_examples"}
-    assert metrics["time"]["engines"]["engine-3"]["waiting_for_the_other_phase"] > 0
-    assert metrics["time"]["trainers"]["train workers"]["workers"] == 4
+    assert metrics["time"]["engines"]["engine-1"]["waiting_for_the_other_phase"] > 0
+    assert metrics["time"]["trainers"]["train workers"]["workers"] == 2
 
 
 def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     events: list[Event] = []
     pool = make_pool(
-        events, engines=4, fake={"takes_gpus": True}, student={"workers": 4}, placement={"leave": "sleep_1"}
+        events, engines=2, fake={"takes_gpus": True}, student={"workers": 2}, placement={"leave": "sleep_1"}
     )
     workers: list[Any] = []
     try:
@@ -63,16 +63,16 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
             for chunk in pool.generate(source):
                 source.settle(list(outcomes_from_table(chunk.table)))
             pool.pause()
-            # Four train workers find a GPU each beside the engines: no two of them the same.
-            workers = [ray.remote(Holder).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(4)]
+            # Two train workers find a GPU each beside the engines: no two of them the same.
+            workers = [ray.remote(Holder).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(2)]
             held = ray.get([worker.gpus.remote() for worker in workers], timeout=WAIT_S)
-            assert len({gpu for gpus in held for gpu in gpus}) == 4
+            assert len({gpu for gpus in held for gpu in gpus}) == 2
             for worker in workers:
                 ray.kill(worker)
     finally:
         pool.close()
     names = [event.kind for event in events]
-    assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [4, 8, 4, 4]
+    assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [2, 4, 2, 2]
 
 
 class Holder:
@@ -107,7 +107,7 @@ def holders(store: RunStore) -> list[str]:
             case "engine_stopped":
                 running.remove(event["engine"])
             case "stage_finished":
-                assert len(running) == 4
+                assert len(running) == 2
                 turns += ["engines"] * (turns[-1:] != ["engines"])
             case "student_started":
                 assert not running

@@ -20,8 +20,7 @@ def page_commands(page: Path) -> list[str]:
 
 def needs_ray(page: Path) -> bool:
     """Whether its commands want a cluster."""
-    told = [*page_commands(page), *RUN_BEFORE.get(name_of(page), ())]
-    return any(rule.needs_ray for command in told if (rule := rule_of(command)))
+    return any(rule.needs_ray for command in page_commands(page) if (rule := rule_of(command)))
 
 
 def starts_its_own(page: Path) -> bool:
@@ -37,7 +36,8 @@ def follow_page(page: Path, world: World) -> None:
         )
         (world.folder / "reviews.csv").write_text(f"product,comment,verdict\n{rows}")
     told = page_steps(page)
-    printed = world.follow(told)
+    before = [Command(text=text) for text in RUN_BEFORE.get(name_of(page), ())]
+    printed = world.follow([*before, *told])
     for shown in (step.text for step in told if isinstance(step, Shown)):
         missing = [line for line in shown.splitlines() if line not in printed.splitlines()]
         assert not missing, printed

@@ -33,8 +33,8 @@ _SIZES = (
     "strategy.rows=24",
     "strategy.reasons_per_label=4",
 )
-# But for the tutorial, which uses the student of its last round. A training costs more than all else: the page that
-# explains a run and those that begin with one have a round after the seed set, what is submitted has none.
+# But for the tutorial, which uses the student of its last round. A training on Ray costs more than all else: what runs
+# there has no round after the seed set.
 _ONE_ROUND = "strategy.rounds=1"
 _NO_ROUND = ("strategy.rounds=0", "strategy.rows=null")
 _TASK = ("task=review_sentences", "gold.test=20")  # its data come with the package
@@ -50,7 +50,9 @@ SEED_OWN = _sets(*_MODELS, *_SIZES, *_NO_ROUND, "generator.prompt_form=completio
 SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
 SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32", *_NO_ROUND)
-SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
+SEED_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, *_NO_ROUND, *_TASK, prefix="job.")
+# What a page does on one machine, and says nothing about Ray, is done without it: a fifth of the work.
+LOCAL = " --local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +75,16 @@ RULES = (
     Rule(pattern=rf"PYTHONPATH=\. {_S3RAY} plan claims-own\.yaml", options=_sets(*_STUDENT, "cluster.address=local")),
     Rule(pattern=rf"{_S3RAY} plan jobs/quickstart\.yaml", options=SMALL_JOB),
     Rule(pattern=rf"{_S3RAY} plan jobs/.*", options=SEED_JOB),
-    Rule(pattern=r"\.venv/bin/s3ray run reviews-job\.yaml", options=SEED_OWN, needs_ray=True),
-    Rule(pattern=r"s3ray run reviews-job\.yaml", options=SMALL_OWN, needs_ray=True),  # the tutorial's
-    Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml( --set curation.*)?", options=SMALL_JOB, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} run jobs/.* --local .*", options=SMALL_JOB),
+    Rule(pattern=r"\.venv/bin/s3ray run reviews-job\.yaml", options=SEED_OWN + LOCAL),
+    Rule(pattern=r"s3ray run reviews-job\.yaml", options=SMALL_OWN + LOCAL),  # the tutorial's
+    Rule(pattern=rf"{_S3RAY} run jobs/\S+ --local --out (/shared|s3:/|runs/gpu-8).*", options=SEED_JOB),
+    Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml --local .*", options=SMALL_JOB),
+    Rule(pattern=rf"{_S3RAY} run jobs/quickstart\.yaml( --set .*)?", options=SMALL_JOB + LOCAL),
+    Rule(pattern=rf"{_S3RAY} run jobs/fake\.yaml --local .*", options=SMALL_FAKE),
     Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SEED_GRID, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32", needs_ray=True),
     Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
@@ -118,11 +122,22 @@ PLACES = {
 """Where that is which pages name by a word of their own."""
 
 RUN_BEFORE = {
+    "README.md": ("s3ray run jobs/quickstart.yaml --local --out /shared/runs/quickstart",),
     "docs/audit.md": ("s3ray run jobs/quickstart.yaml",),
     "docs/storage.md": ("s3ray run jobs/quickstart.yaml",),
-    "docs/clusters/slurm.md": ("s3ray run jobs/gpu-8.yaml",),  # what the batch job does
+    "docs/submit.md": (
+        "s3ray run jobs/my-task.yaml --local --out /shared/runs/my-task",
+        "s3ray run jobs/quickstart.yaml --local --out /shared/runs/quickstart",
+    ),
+    "docs/clusters/aws-gcp.md": ("s3ray run jobs/gpu-8.yaml --local --out s3://BUCKET/runs/gpu-8",),
+    "docs/clusters/kuberay.md": ("s3ray run jobs/gpu-8.yaml --local --out /shared/runs/gpu-8",),
+    "docs/clusters/slurm.md": ("s3ray run jobs/gpu-8.yaml --local --out runs/gpu-8",),  # what the batch job does
 }
-"""What has happened before a page is read; pages that begin with the same share the runs."""
+"""What has happened before a page is read.
+
+What these pages submit has finished and goes on from there. Submitted from its beginning: what local.md submits, and
+tests/cluster/test_submit.py.
+"""
 
 
 def rule_of(command: str) -> Rule | None:

@@ -1,11 +1,7 @@
 """Every command of every page is run, in order and with what the page says to write before it."""
 
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,15 @@ from tests.cluster.heads import Head
 from tests.cluster_files.files import Command as Call
 from tests.cluster_files.files import is_known
 from tests.docs.following import follow_page, needs_ray, page_commands, starts_its_own
-from tests.docs.pages import PAGES, ROOT, Command, commands, inline_commands, name_of
+from tests.docs.pages import PAGES, ROOT, commands, inline_commands, name_of
 from tests.docs.rules import RULES, RUN_BEFORE, rule_of
 from tests.docs.world import World
 
 
-def _pages(*, with_ray: bool, after_runs: bool = False) -> list[Any]:
+def _pages(*, with_ray: bool) -> list[Any]:
     """Those that start a cluster of their own are in test_local_cluster.py: a process beside this one runs them."""
     found = [page for page in PAGES if page_commands(page) and needs_ray(page) == with_ray and not starts_its_own(page)]
-    return [pytest.param(page, id=name_of(page)) for page in found if (name_of(page) in RUN_BEFORE) == after_runs]
+    return [pytest.param(page, id=name_of(page)) for page in found]
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +27,6 @@ def variables(head: Head) -> Mapping[str, str]:
     """What a reader has in the environment to reach the cluster."""
     token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     return {"RAY_AUTH_TOKEN": token, "RAY_ADDRESS": head.address, "DASHBOARD": head.dashboard}
-
-
-@pytest.fixture(scope="module")
-def runs_after(student: Path, variables: Mapping[str, str]) -> Iterator[Callable[[Sequence[str]], Path]]:
-    """Makes the runs that pages begin with, once for all pages that begin with the same."""
-    with ExitStack() as folders:
-
-        @cache
-        def make(done_before: Sequence[str]) -> Path:
-            folder = Path(folders.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-            World(folder, student, variables).follow([Command(text=text) for text in done_before])
-            return folder / "runs"
-
-        yield make
 
 
 @pytest.mark.parametrize("page", _pages(with_ray=False))
@@ -55,18 +37,8 @@ def test_pages_without_a_cluster(page: Path, folder: Path, student: Path) -> Non
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("page", _pages(with_ray=True, after_runs=False))
+@pytest.mark.parametrize("page", _pages(with_ray=True))
 def test_pages_with_a_cluster(page: Path, folder: Path, student: Path, variables: Mapping[str, str]) -> None:
-    follow_page(page, World(folder, student, variables))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.parametrize("page", _pages(with_ray=True, after_runs=True))
-def test_pages_that_begin_with_a_run(
-    page: Path, folder: Path, student: Path, variables: Mapping[str, str], runs_after: Callable[[Sequence[str]], Path]
-) -> None:
-    shutil.copytree(runs_after(RUN_BEFORE[name_of(page)]), folder / "runs")
     follow_page(page, World(folder, student, variables))
 
 

@@ -96,7 +96,7 @@ def kill_engine_core() -> None:
 def test_a_killed_engine_core_is_replaced_and_loses_nothing(running: Running, is_idle: bool) -> None:
     num_lost = len(running.of("engine_lost"))
     # Enough work that most of it is still to be done when the first chunk is there.
-    asked = requests(60 if is_idle else 2000, start=100)
+    asked = requests(60 if is_idle else 600, start=100)
     seen: list[str] = []
     if is_idle:
         kill_engine_core()
