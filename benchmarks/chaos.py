@@ -124,7 +124,7 @@ class Victim:
         while self._driver.poll() is None and not condition():
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.folder.name} hangs; see {self._log.name}")
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def kill(self, kill: Kill) -> bool:
         """Do what the schedule says, at its moment; False if the run was over before."""

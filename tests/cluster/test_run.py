@@ -1,4 +1,4 @@
-"""`s3ray run` as a user starts it, with fake engines on a Ray of its own: killed anywhere, it ends in the same data."""
+"""`s3ray run` as a user starts it, with fake engines: killed anywhere, it ends in the same data."""
 
 import json
 import os
@@ -33,7 +33,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bert(tmp_path_factory.mktemp("student"))
 
 
-def write_job(folder: Path, student: Path, engines: int = 2, fake: str = FAST, max_restarts: int = 100) -> Path:
+def write_job(
+    folder: Path, student: Path, engines: int = 2, fake: str = FAST, max_restarts: int = 100, address: str = "local"
+) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "job.yaml"
     path.write_text(
@@ -41,7 +43,7 @@ def write_job(folder: Path, student: Path, engines: int = 2, fake: str = FAST, m
         "strategy: {name: s3, rounds: 1, seed_examples: 60, rows: 80, reasons_per_label: 5}\n"
         f"generator: {{engine: fake, engines: {engines}, prompt_form: completion, max_num_seqs: 4,"
         f" max_restarts: {max_restarts}, fake: {{{fake}}}}}\n"
-        f"student: {{model: {student}, epochs: 1, max_length: 32}}\ncluster: {{address: local}}\n"
+        f"student: {{model: {student}, epochs: 1, max_length: 32}}\ncluster: {{address: '{address}'}}\n"
     )
     return path
 
@@ -64,7 +66,7 @@ def events(out: Path, name: str) -> list[dict[str, Any]]:
     return [event for event in RunStore(out).events() if event["event"] == name]
 
 
-def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], every_s: float = 0.05) -> None:
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], every_s: float = 0.2) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
@@ -102,11 +104,11 @@ RunStore.write_json = lambda own, name, what: time.sleep(1e6) if is_held(name) e
 """
 
 
-def begin(job: Path, before: str = "") -> "subprocess.Popen[str]":
+def begin(job: Path, head: Head, before: str = "") -> "subprocess.Popen[str]":
     """A driver on a machine that knows nothing: no home, no temporary file, no working directory of before."""
     home = Path(tempfile.mkdtemp(dir="/tmp"))  # short, because Ray puts sockets below it
     command = [sys.executable, "-c", before + QUICK_LEASE, "run", str(job)]
-    nowhere = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    nowhere = head.environment | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, cwd=home, env=nowhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -120,14 +122,14 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         store = RunStore(f"{bucket.url}/runs/job")
 
         def make_job(name: str, **settings: Any) -> Path:
-            job = write_job(tmp_path / name, student, **settings)
+            job = write_job(tmp_path / name, student, **{"address": head.address} | settings)
             job.write_text(job.read_text() + f"store: {bucket.url}/runs\n")
             return job
 
         def num(name: str) -> int:
             return sum(event["event"] == name for event in store.events()) if store.has("config.yaml") else 0
 
-        process = begin(make_job("dying", fake="die_after: 9", max_restarts=0))
+        process = begin(make_job("dying", fake="die_after: 9", max_restarts=0), head)
         text, _ = process.communicate(timeout=WAIT_S)
         assert process.returncode == 3
         assert "no engine is left" in text
@@ -137,22 +139,29 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         assert kept
         num_chunks, num_lost = num("chunk_written"), num("engine_lost")
 
-        process = begin(make_job("slow", fake=f"{SLOW}, die_after: 20"))
+        process = begin(make_job("slow", fake=f"{SLOW}, die_after: 20"), head)
         wait_for(
             process, lambda: num("chunk_written") >= num_chunks + 2, every_s=0.5
         )  # a server that is written in Python
-        wait_for(process, lambda: kill_an_engine(process.pid))
+        wait_for(process, kill_an_engine, every_s=0.5)
         wait_for(process, lambda: num("student_started") > 0, every_s=0.5)
         kill_driver(process)
 
-        process = begin(make_job("fast", fake=f"{FAST}, die_after: 20"), HELD)  # killed late, it is still in round 1
+        # However late it is killed, it is in round 1.
+        process = begin(make_job("fast", fake=f"{FAST}, die_after: 20"), head, HELD)
         wait_for(process, lambda: store.num_journalled(1, "extrapolate") > 0, every_s=0.5)
         kill_driver(process)
         assert store.rounds() == [0]
         assert num("engine_lost") >= num_lost + 2
 
-        text = go_on_as_a_ray_job(make_job("sent", engines=1), bucket.environment, head)
+        sent, named = make_job("sent", engines=1, address="auto"), make_job("named")
+        text = submit_by_ray(sent, bucket.environment, head)
+        assert "on the Ray cluster at" in text
         assert f"Run folder: {bucket.url}/runs/job" in text
+        plan = [*S3RAY, "plan", str(named)]
+        environment = head.environment | bucket.environment
+        done = subprocess.run(plan, capture_output=True, text=True, timeout=WAIT_S, check=False, env=environment)
+        assert "can run on the Ray cluster at" in done.stdout, done.stderr
         resumed = [event["resumed"] for event in store.events() if event["event"] == "run_started"]
         assert resumed == [False, True, True, True]
         assert kept <= set(store.files("rounds/0/chunks"))
@@ -163,24 +172,21 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
     assert (tmp_path / "run/dataset/data/train.parquet").read_bytes() == in_peace(tmp_path / "peace", student)
 
 
-def kill_an_engine(driver: int) -> bool:
-    """Kill one of its engines, if there is one at this moment."""
-    engine = next(below("GeneratorActor", driver), None)
+def kill_an_engine() -> bool:
+    """Kill one, if there is one at this moment."""
+    engine = next(below("GeneratorActor"), None)
     if engine is not None:
         engine.kill()
     return engine is not None
 
 
-def go_on_as_a_ray_job(job: Path, environment: dict[str, str], head: Head) -> str:
-    """A job sent by Ray's own client finishes the run; a plan finds the same cluster by its address."""
-    named = job.with_name("named.yaml")
-    named.write_text(job.read_text().replace("address: local", f"address: '{head.address}'"))
-    job.write_text(job.read_text().replace("address: local", "address: auto"))
+def submit_by_ray(job: Path, environment: dict[str, str], head: Head) -> str:
+    """What a job prints that Ray's own client sends."""
     runtime_env = ["--runtime-env-json", json.dumps({"env_vars": environment})]
-    submit = [RAY, "job", "submit", "--address", head.dashboard, *runtime_env, "--"]
+    command = [RAY, "job", "submit", "--address", head.dashboard, *runtime_env, "--"]
     with_token = head.environment | {"RAY_AUTH_MODE": "token"}  # as Ray's documentation asks of its own clients
     done = subprocess.run(
-        [*submit, sys.executable, "-c", QUICK_LEASE, "run", str(job)],
+        [*command, sys.executable, "-c", QUICK_LEASE, "run", str(job)],
         capture_output=True,
         text=True,
         timeout=WAIT_S,
@@ -188,9 +194,4 @@ def go_on_as_a_ray_job(job: Path, environment: dict[str, str], head: Head) -> st
         env=with_token,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "on the Ray cluster at" in done.stdout
-    command = [*S3RAY, "plan", str(named)]
-    here = head.environment | environment
-    plan = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=here)
-    assert "can run on the Ray cluster at" in plan.stdout, plan.stderr
     return done.stdout

@@ -1,6 +1,5 @@
 """`s3ray bench` on the quickstart's models: every figure that a CPU can give, and tokens as vLLM itself counts them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,23 +7,23 @@ from pathlib import Path
 import pytest
 
 from s3ray.bench.profile import Profile, read_profile
+from tests.cluster.heads import WAIT_S, Head
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 600
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def made(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Profile:
     out = tmp_path_factory.mktemp("bench") / "out"
-    options = ["--engines", "1", "--max-num-seqs", "8", "--prompts", "seed", "--requests", "48", "--min-seconds", "1"]
-    settings = ["--set", "cluster.address=local", "--set", "strategy.reasons_per_label=5"]
+    options = ["--engines", "1", "--max-num-seqs", "8", "--prompts", "seed", "--requests", "32", "--min-seconds", "1"]
+    settings = ["--set", f"cluster.address={head.address}", "--set", "strategy.reasons_per_label=5"]
     words = [sys.executable, "-c", "from s3ray.cli import main; main()", "bench", "jobs/quickstart.yaml"]
     ended = subprocess.run(
         [*words, *options, *settings, "--out", str(out)],
         cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        env=head.environment,
         capture_output=True,
         text=True,
         timeout=WAIT_S,
