@@ -12,9 +12,9 @@ from rich.console import Console
 from s3ray.bench.about import count_parameters, identity_of
 from s3ray.bench.compare import profile_table
 from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
-from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
+from s3ray.bench.profile import PROFILE, Cell, CellProfile, Profile, Sweep, known, write_profile
 from s3ray.bench.record import PhaseRecorder
-from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
+from s3ray.bench.sweep import Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
@@ -134,7 +134,11 @@ class Profiler:
         collect_rarely()
         cells, profile = cells_of(self._sweep), None
         for number, cell in enumerate(cells, start=1):
-            self._console.print(f"cell {number} of {len(cells)}: {cell.in_words()}", style="dim", highlight=False)
+            what = (
+                f"{cell.engines} engine{'s' * (cell.engines > 1)} x {cell.max_num_seqs} sequences, "
+                f"{cell.requests} {cell.prompts} requests"
+            )
+            self._console.print(f"cell {number} of {len(cells)}: {what}", style="dim", highlight=False)
             try:
                 measured = self._measure(cell, nodes)
             except RunError as error:
@@ -143,26 +147,18 @@ class Profiler:
             notes: list[str] = []
             self._cells.append(cell_profile(measured, notes))
             self._notes += [f"cells.{number - 1}.{note}" for note in notes]
-            profile = self._profile(nodes, measured.limits, is_complete=number == len(cells))
+            profile = self._profile(nodes, measured, is_complete=number == len(cells))
             write_profile(self._store, profile)
             self._console.print(_line(profile.cells[-1]), style="dim", highlight=False, markup=False)
         assert profile is not None, "a sweep has a cell"
         return profile
 
-    def _profile(self, nodes: Sequence[NodeFacts], limits: Sequence[EngineLimits], *, is_complete: bool) -> Profile:
-        """The cells so far; ``limits`` are those of the last one's engines."""
+    def _profile(self, nodes: Sequence[NodeFacts], measured: Measured, *, is_complete: bool) -> Profile:
+        """The cells so far; ``measured`` is the last one."""
         notes = list(self._notes)
         return Profile(
             complete=is_complete,
-            identity=identity_of(
-                self._job,
-                nodes,
-                limits,
-                notes,
-                device=self._device,
-                parameters=self._parameters,
-                devices_per_engine=self._devices,
-            ),
+            identity=identity_of(self._job, nodes, measured, self._device, notes),
             settings=self._sweep,
             cells=tuple(self._cells),
             scaling=scaling_of(self._sweep, self._cells, notes),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3ray.bench.profile import Sweep
+from s3ray.bench.profile import Cell, Sweep
 from s3ray.config.job import RunConfig, StrategyConfig
 from s3ray.errors import InputError
 from s3ray.strategies import make_strategy
@@ -44,32 +44,6 @@ class Options:
     requests: int | None = None
     repeats: int = 1
     min_seconds: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One measurement. ``requests`` are measured; as many as the engines decode at once go before, to warm them up."""
-
-    engines: int
-    max_num_seqs: int
-    prompts: str
-    requests: int
-    repeat: int
-
-    @property
-    def num_warm_up(self) -> int:
-        """Requests that are answered before the clock starts."""
-        return self.engines * self.max_num_seqs
-
-    def config(self, config: RunConfig) -> RunConfig:
-        """The job with this cell's engines and limit; all engines must fit."""
-        changes = {"engines": self.engines, "min_engines": None, "max_num_seqs": self.max_num_seqs}
-        return config.model_copy(update={"generator": config.generator.model_copy(update=changes)})
-
-    def in_words(self) -> str:
-        """For the terminal."""
-        engines = f"{self.engines} engine{'s' * (self.engines > 1)}"
-        return f"{engines} x {self.max_num_seqs} sequences, {self.requests} {self.prompts} requests"
 
 
 def cells_of(sweep: Sweep) -> list[Cell]:
