@@ -5,7 +5,7 @@ the pool, parsing in the actors, and curation in the driver. Only the journal is
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -35,7 +35,7 @@ from s3ray.strategies.base import StagePlan
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.telemetry.logs import log_from
-from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
+from s3ray.types import GenerationRequest, OutcomeStatus
 
 _ANSWER_S = 60.0
 """How long to wait for the engines' counters."""
@@ -81,25 +81,6 @@ def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
         for cell in {cell.engines: cell for cell in cells_of(sweep)}.values()
     ]
     return plans[0]
-
-
-@dataclass(slots=True)
-class _EngineEvents:
-    """The engine events of one cell's pool: limits, start times and losses."""
-
-    console: Console
-    limits: dict[str, EngineLimits] = field(default_factory=dict)
-    starts_s: list[float] = field(default_factory=list)
-    restarts: int = 0
-
-    def emit(self, event: Event) -> None:
-        """Take an event of the pool."""
-        if isinstance(event, EngineReady):
-            self.limits[event.engine] = event.limits
-            self.starts_s.append(event.seconds)
-        elif isinstance(event, EngineLost):
-            self.restarts += 1
-            self.console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
 
 
 class Profiler:
@@ -170,10 +151,16 @@ class Profiler:
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
-        engines = _EngineEvents(self._console)
+        events: list[Event] = []
+
+        def emit(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, EngineLost):
+                self._console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
+
         recorder = PhaseRecorder()
         tasks = only_task(job.config, job.task)
-        pool = GeneratorPool(job.config, tasks, plan, emit=engines.emit, recorder=recorder)
+        pool = GeneratorPool(job.config, tasks, plan, emit=emit, recorder=recorder)
         try:
             pool.start_all()
             self._prepare(pool)
@@ -187,15 +174,16 @@ class Profiler:
             pool.refresh_stats(_ANSWER_S)
         finally:
             pool.close()
+        ready = [event for event in events if isinstance(event, EngineReady)]
         return Measured(
             cell=cell,
             engine=job.config.generator.engine,
             record=record,
             tally=tally,
             e2e_s=e2e_s,
-            limits=list(engines.limits.values()),
-            starts_s=engines.starts_s,
-            restarts=engines.restarts,
+            limits=list({event.engine: event.limits for event in ready}.values()),
+            starts_s=[event.seconds for event in ready],
+            restarts=sum(isinstance(event, EngineLost) for event in events),
             work=work_of(measured),
             parameters=self._parameters,
             devices_per_engine=self._devices,
@@ -213,12 +201,12 @@ class Profiler:
             notes = {}
             for stage in source.strategy.note_stages(source.context):
                 judge = NoteJudge(job.task, stage.keys, stage.num_each)
-                _run_stage(pool, stage.plan, judge, lambda ending: None)
+                _run_stage(pool, stage.plan, judge)
                 notes[stage.plan.name] = judge.notes
             if self._calibration is None and _calibrates(job):
                 verdicts = CalibrationJudge(job.task)
                 plan = calibration_stage(source.context, job.config.curation.calibrate)
-                _run_stage(pool, plan, verdicts, lambda ending: None)
+                _run_stage(pool, plan, verdicts)
                 self._calibration = verdicts.calibration()
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
@@ -244,7 +232,9 @@ def _calibrates(job: Job) -> bool:
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
+def _run_stage(
+    pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None] = lambda ending: None
+) -> None:
     stage = Stage(plan, judge, record)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))
