@@ -199,8 +199,10 @@ def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -
     everything = [row for part in _PARTS for row in rows.gold[part]]
     origins = [(row.origin.round, row.origin.source) for row in rows.synthetic]
     parts: list[tuple[int, Source] | None] = [None, *sorted(set(origins))]
-    chosen = {part: [place for place in looked.sample if part in (None, origins[place])] for part in parts}
-    sizes = [len(places) for places in chosen.values() if len(places) >= MIN_COMPARED]
+    members = {
+        part: [number for number, place in enumerate(looked.sample) if part in (None, origins[place])] for part in parts
+    }
+    sizes = [len(within) for within in members.values() if len(within) >= MIN_COMPARED]
     num_compared = min([measures.NUM_COMPARED, len(gold), *sizes])
     reference = {
         "rows": {part: len(rows.gold[part]) for part in _PARTS},
@@ -211,7 +213,7 @@ def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -
     groups = []
     for part in parts if len(parts) > 2 else parts[:1]:
         own = [place for place, origin in enumerate(origins) if part in (None, origin)]
-        within = [number for number, place in enumerate(looked.sample) if part in (None, origins[place])]
+        within = members[part]
         drawn = [rows.synthetic[looked.sample[number]] for number in within]
         groups.append(
             {

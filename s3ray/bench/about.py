@@ -24,8 +24,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _OF_EXPERTS = "of a mixture of experts a token meets only some, and the files do not say how many"
 
 
-def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, device: str, notes: list[str]) -> Identity:
-    """What is measured, as far as the engines of a cell reported it; ``device`` is the plan's: gpu or cpu."""
+def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, notes: list[str]) -> Identity:
+    """The job, model, machine and code; ``measured`` is a cell, whose engines reported their device and dtype."""
     config, generator, limits = job.config, job.config.generator, measured.limits
     is_vllm = generator.engine == "vllm"
     model = model_identity(generator.model) if generator.model else None
@@ -56,7 +56,7 @@ def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, device
         nodes=len(nodes),
         cpus=sum(node.num_cpus for node in nodes),
         gpus=sum(node.num_gpus for node in nodes),
-        device=device if is_vllm else generator.engine,
+        device=limits[0].device if is_vllm else generator.engine,
         device_name=reported("device_name", *(one.device_name for one in limits)),
         devices_per_engine=measured.devices_per_engine,
         versions=_versions(),

@@ -47,7 +47,7 @@ MAX_ERROR_RATE = 0.01
 TOLERANCE = 0.02
 """Relative difference between the pool's tokens and the engines' counters from which a cell is flagged."""
 
-_NEVER_FULL = "the engines never had their fill; ask for more --requests, or fewer sequences"
+_NEVER_FULL = "no engine ever had as many requests as it decodes at once; ask for more --requests, or fewer sequences"
 
 # Dense FLOP/s (without structured sparsity, with which datasheets like to print the double) of the tensor cores in 16
 # bit, from NVIDIA's datasheets: "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (columns SXM
@@ -80,9 +80,9 @@ _PEAKS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
 class Measured:
     """The raw measurements of one cell.
 
-    ``limits`` are those of each engine, ``starts_s`` how long each took until it was ready, ``restarts`` how many
-    engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered. ``parameters``
-    of the model and ``devices_per_engine`` are None where unknown.
+    ``limits`` are those of each engine, ``starts_s`` the seconds that each took to start, ``restarts`` the number of
+    engines lost since the first start, ``e2e_s`` the seconds of each answered request, ``work`` a digest of the
+    requests (``work_of``). ``parameters`` of the model and ``devices_per_engine`` are None where unknown.
     """
 
     cell: Cell
@@ -118,7 +118,7 @@ def work_of(requests: Sequence[GenerationRequest]) -> str:
 
 
 def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
-    """All figures of a cell; why some are not known is added to ``notes``, by their paths in the cell.
+    """All figures of a cell. For each that is not known a note says why, by its path in the cell.
 
     Raises:
         ValueError: no request of the phase was answered.
@@ -190,7 +190,7 @@ def _rates(measured: Measured, path: str, seconds: float, output: float, prefill
 
 
 def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
-    """Percentiles between two values are interpolated.
+    """The distribution of single values; percentiles between two of them are interpolated.
 
     Raises:
         UnknownError: there is no value; ``otherwise`` is its text.
@@ -254,10 +254,10 @@ def _mfu(measured: Measured, window: Window) -> float:
 
 
 def peak_flops(device: str, device_name: str, dtype: str) -> float:
-    """Peak FLOP/s of one device in a number format, as its driver names it (``NVIDIA H100 80GB HBM3``).
+    """Peak FLOP/s of one device in a number format; its name is the driver's (``NVIDIA H100 80GB HBM3``).
 
     Raises:
-        UnknownError: it is none of those above.
+        UnknownError: the device, or this format on it, is not in the table above.
     """
     if device != "gpu":
         raise UnknownError("the device is no GPU, and its peak is not known")
@@ -295,7 +295,7 @@ def _counters(measured: Measured) -> Counters:
 def difference(pool: float, engine: float, again: float) -> float:
     """Relative difference to the pool's count; above 0: the engines computed more than was answered.
 
-    Requests that were handed over more than once may have been computed once more than they were answered: up to
+    Requests that were handed over more than once may have been computed more often than they were answered, so up to
     ``again`` tokens more are no disagreement.
     """
     if engine > pool:
@@ -325,8 +325,8 @@ def _validity(measured: Measured, steady: Window, counters: Counters) -> Validit
 def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> tuple[Scaling, ...] | None:
     """Each engine count against the smallest: strong scaling (the same requests) and weak (the same for each engine).
 
-    Some ``cells`` of the sweep may still be missing. Seconds decide over strong scaling, and output tokens per second
-    over weak scaling, both of the whole phase: its tail is what more engines make worse.
+    Some ``cells`` of the sweep may still be missing. Strong scaling compares seconds, weak scaling output tokens per
+    second, both of the whole phase: more engines make its tail longer.
     """
     if len(sweep.engines) < 2:
         notes.append("scaling: one engine count was swept; --engines 1,2 compares two")
@@ -365,7 +365,7 @@ def _scaling(
 
 
 def _ratio(cells: Sequence[CellProfile], above: Key, below: Key, figure: Callable[[Rates], float]) -> float:
-    """Of the medians over the repeats of two cells."""
+    """The ratio of a figure in two cells, of the medians over their repeats."""
     values = [[figure(cell.whole) for cell in cells if cell.key == key] for key in (above, below)]
     if not all(values):
         raise UnknownError("its cells were not measured")

@@ -185,7 +185,7 @@ def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level:
                 peak = max(peak, counted(stats))
                 before_at = at
     if not seconds:
-        raise UnknownError("the phase was over before an engine told of itself")
+        raise UnknownError("the phase was over before any engine reported")
     return Level(mean=total / seconds, peak=peak)
 
 

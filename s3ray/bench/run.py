@@ -1,7 +1,7 @@
 """`s3ray bench`: measures the cells of a sweep, one after the other on one cluster, and writes the profile.
 
-Each cell has a pool of its own, as a run would start it. What is measured is what a run does: the strategy's requests,
-the pool, parsing in the actors, and curation in the driver. Only the journal is not written.
+Each cell has a pool of its own, started as a run starts it, and does what a run does: it answers the strategy's
+requests, parses in the actors and curates in the driver. Only the journal is not written.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.machine import collect_rarely
 from s3ray.monitor.metrics import per_engine
-from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.placement.plan import NodeFacts
 from s3ray.redaction import mask
 from s3ray.rounds.journal import Tally
 from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
@@ -55,12 +55,13 @@ def bench_job(config: RunConfig, folder: str, console: Console, options: Options
     sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
     with joined(config.cluster.address) as cluster:
-        plan = _check_cells(job, sweep, node_facts() if cluster else local_facts())
+        nodes = node_facts() if cluster else local_facts()
+        for cell in {cell.engines: cell for cell in cells_of(sweep)}.values():
+            check_placement(replace(job, config=cell.config(config)), nodes)
         with connected(config.cluster.address) as words:
             console.print(words, style="dim", highlight=False)
             log_from(run=config.name, phase="start")
-            profiler = Profiler(job, sweep, store, console, plan)
-            profile = profiler.run(node_facts())
+            profile = Profiler(job, sweep, store, console).run(node_facts())
     console.print(profile_table(profile))
     console.print(f"Profile: {store.url(PROFILE)}", soft_wrap=True, highlight=False)
 
@@ -74,19 +75,10 @@ def _open(folder: str) -> RunStore:
     return store
 
 
-def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
-    """Place every engine count of the sweep; returns one of the plans, whose device is that of all."""
-    plans = [
-        check_placement(replace(job, config=cell.config(job.config)), nodes)[1]
-        for cell in {cell.engines: cell for cell in cells_of(sweep)}.values()
-    ]
-    return plans[0]
-
-
 class Profiler:
-    """Measures cell after cell; what cells share is made once."""
+    """Measures one cell after the other; prompts and calibration are made once for all of them."""
 
-    def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
+    def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console) -> None:
         self._job = job
         self._sweep = sweep
         self._store = store
@@ -95,7 +87,6 @@ class Profiler:
         self._calibration: Calibration | None = None
         self._cells: list[CellProfile] = []
         self._notes: list[str] = []
-        self._device = plan.device
         self._parameters: int | None = None
         model = job.config.generator.model
         if job.config.generator.loads_model:
@@ -107,7 +98,7 @@ class Profiler:
             self._notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def run(self, nodes: Sequence[NodeFacts]) -> Profile:
-        """All cells; the profile is on disk after each of them.
+        """Measure all cells; the profile is on disk after each of them.
 
         Raises:
             RunError: a cell could not be measured.
@@ -139,7 +130,7 @@ class Profiler:
         notes = list(self._notes)
         return Profile(
             complete=is_complete,
-            identity=identity_of(self._job, nodes, measured, self._device, notes),
+            identity=identity_of(self._job, nodes, measured, notes),
             settings=self._sweep,
             cells=tuple(self._cells),
             scaling=scaling_of(self._sweep, self._cells, notes),
@@ -211,7 +202,7 @@ class Profiler:
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
     def _answer(self, pool: GeneratorPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
-        """Have requests answered and judged as in a run; the tally, and the seconds of each answer."""
+        """Have requests answered and judged as in a run. Returns the tally, and the seconds that each answer took."""
         job, tally, seconds = self._job, Tally(), list[float]()
         gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
         judge = ExampleJudge(

@@ -84,7 +84,7 @@ def to_page(
     made_by: Sequence[MadeBy],
     pictures: Mapping[str, str],
 ) -> str:
-    """The comparison as a page that can be published: where it comes from, scores, costs, every seed and every setting.
+    """The comparison as Markdown to publish: where it comes from, scores, costs, every seed and every setting.
 
     ``made_by`` holds command, commit and machine of each start of the campaign. ``pictures`` are the files of its
     plots, by title.

@@ -194,7 +194,7 @@ def test_levels_are_means_over_time() -> None:
     record = two_engines()
     found = level(record.lives, lambda stats: stats.kv_use, steady_window(record))
     assert (found.mean, found.peak) == pytest.approx((0.5, 0.8))
-    with pytest.raises(UnknownError, match="before an engine told of itself"):
+    with pytest.raises(UnknownError, match="before any engine reported"):
         level(record.lives, lambda stats: stats.kv_use, Window(start=0.0, end=1.0))
 
 
