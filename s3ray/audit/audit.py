@@ -1,8 +1,8 @@
 """`s3ray audit`: reads a run's synthetic rows and gold, measures, and writes ``audit.json``.
 
-At most ``num_rows`` synthetic rows, gold rows to learn from and test rows are looked at, drawn the same way each time;
-exact copies, labels and lengths are counted over all rows. Of a row it is the written field that is looked at; the
-checker reads all fields.
+At most ``num_rows`` of each are looked at: synthetic rows, gold rows to learn from, and test rows. The same rows are
+drawn each time. Exact copies, labels and lengths are counted over all rows. Of a row only the field that the generator
+wrote is measured; the checker reads all fields.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Looked:
-    """Measurements of single rows: lists in the order of ``sample`` (places in ``_Rows.synthetic``); ``exact``: all."""
+    """Measurements of single rows, in the order of ``sample`` (places in ``_Rows.synthetic``); ``exact``: of all."""
 
     sample: list[int]
     exact: list[bool]
@@ -68,8 +68,7 @@ def audit_run(store: RunStore, num_rows: int, tell: Callable[[str], None]) -> di
     """
     with located(store.url("config.yaml")):
         config = validate(RunConfig, store.read_config())
-        _check_extra()
-        _refuse_code(config)
+        _check(config)
         task = _task(store, config)
         rows = _read(store, task)
         check_model(config.student.model, field="student.model", max_length=config.student.max_length)
@@ -95,20 +94,17 @@ def audit_run(store: RunStore, num_rows: int, tell: Callable[[str], None]) -> di
     return audit
 
 
-def _check_extra() -> None:
+def _check(config: RunConfig) -> None:
     if importlib.util.find_spec("sacrebleu") is None:
         hint = "pip install 's3ray[audit]'"
         raise InputError("needs a package that is not installed", where="s3ray audit", value="sacrebleu", hint=hint)
-
-
-def _refuse_code(config: RunConfig) -> None:
     if config.student.trust_remote_code:
         hint = "The audit takes what it loads from the run's folder, which may be another's, and runs no code for it."
         raise InputError("cannot be audited", field="student.trust_remote_code", value="true", hint=hint)
 
 
 def _task(store: RunStore, config: RunConfig) -> Task:
-    """The task as it was when the run began; that of a run from before this was kept, as it is now."""
+    """The task as it was when the run began; for runs that did not keep it, as it is now."""
     spec = store.identity().get("task")
     if spec is None:
         return load_task(config.task, config.data)
@@ -199,12 +195,14 @@ def _confusion(task: Task, checked: Checked) -> measures.Matrix:
 
 
 def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -> dict[str, Any]:
-    """``gold`` to compare with, and ``groups``: all rows first, then those of each round and source."""
+    """``gold`` to compare with, and ``groups``: all rows first, then each round and source if there are several."""
     everything = [row for part in _PARTS for row in rows.gold[part]]
     origins = [(row.origin.round, row.origin.source) for row in rows.synthetic]
     parts: list[tuple[int, Source] | None] = [None, *sorted(set(origins))]
-    chosen = {part: [place for place in looked.sample if part in (None, origins[place])] for part in parts}
-    sizes = [len(places) for places in chosen.values() if len(places) >= MIN_COMPARED]
+    members = {
+        part: [number for number, place in enumerate(looked.sample) if part in (None, origins[place])] for part in parts
+    }
+    sizes = [len(within) for within in members.values() if len(within) >= MIN_COMPARED]
     num_compared = min([measures.NUM_COMPARED, len(gold), *sizes])
     reference = {
         "rows": {part: len(rows.gold[part]) for part in _PARTS},
@@ -215,7 +213,7 @@ def _groups(task: Task, rows: _Rows, looked: _Looked, gold: Sequence[Example]) -
     groups = []
     for part in parts if len(parts) > 2 else parts[:1]:
         own = [place for place, origin in enumerate(origins) if part in (None, origin)]
-        within = [number for number, place in enumerate(looked.sample) if part in (None, origins[place])]
+        within = members[part]
         drawn = [rows.synthetic[looked.sample[number]] for number in within]
         groups.append(
             {
@@ -261,7 +259,7 @@ def _copies(looked: _Looked, own: Sequence[int], within: Sequence[int]) -> dict[
 
 
 def _verdict(task: Task, looked: _Looked, drawn: Sequence[Example], within: Sequence[int]) -> dict[str, Any]:
-    """The checker's verdict on the rows: agreement and estimated accuracy of labels, or SQuAD's metrics."""
+    """What the checker says of the rows: agreement and estimated accuracy of labels, or SQuAD's metrics."""
     answers = [looked.checked.answers[number] for number in within]
     if not drawn:
         return {"agreement": None, "label_accuracy": None, "answered": None}

@@ -57,7 +57,9 @@ def check(
     Raises:
         InputError: the model cannot serve the task.
     """
-    _be_quiet()
+    # No warnings about the new head of a base checkpoint, and no progress of loading its tensors.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     by, known = "test", list(test)
     answers = _train_and_ask(config, task, gold, [*test, *rows], device)
     known_answers = answers[: len(test)]
@@ -87,16 +89,10 @@ def _train_and_ask(
         return [answer.text for answer in predict(student, rows, ranks)]
 
 
-def _be_quiet() -> None:
-    """Silence warnings about the new head of a base checkpoint and about loading its tensors."""
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def embed(config: StudentConfig, texts: Sequence[str], device: torch.device) -> Points:
     """A point of length 1 for each text, in order: the mean of the untrained base checkpoint's last states.
 
-    What is longer than ``student.max_length`` tokens is cut.
+    Texts are cut to ``student.max_length`` tokens.
 
     Raises:
         InputError: the model is not there.

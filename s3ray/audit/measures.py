@@ -9,9 +9,9 @@ true labels among these rows. ``P`` is known from gold, ``q_a`` is counted, so `
 is the share of right labels. With two labels this is the estimator of Rogan and Gladen (Am. J. Epidemiol. 107:71,
 1978): ``(q + specificity - 1) / (sensitivity + specificity - 1)``.
 
-Limits: it supposes that the checker errs on synthetic rows as it does on gold. Rows that are harder than gold (those
-written from mistakes) look worse than they are, rows in textbook style better; and a row that is near to gold on which
-the checker was trained is agreed with too readily. What leaves the simplex is clipped, and said to be.
+Limits: the estimate assumes that the checker errs on synthetic rows as it does on gold. Rows that are harder than gold
+(those written from mistakes) look worse than they are, rows in textbook style better, and the checker agrees too
+readily with rows that are close to the gold it was trained on. Estimates outside the simplex are clipped and marked.
 """
 
 import itertools
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,15 +38,15 @@ Matrix = npt.NDArray[np.float64]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NUM_FOLDS = 5
 MIN_TOLD_APART = 20
-"""Fewer rows than this on either side: it is not measured how well the two can be told apart."""
+"""Rows of either set below which it is not measured how well the two can be told apart."""
 NEAR = 0.9
 """Normalised edit similarity from which a text counts as a near copy; curation's own default is 0.95."""
 NUM_COMPARED = 100
 """Texts of a set that self-BLEU and distinct-2 look at: both depend on how many there are."""
 MIN_GOLD_ROWS = 5
-"""Gold rows of each label without which the checker's errors on it are unknown."""
+"""Gold rows that each label needs, so that the checker's errors on it are known."""
 MIN_SINGULAR_VALUE = 0.25
-"""Below it the errors of the counts come out more than four times as large: the labels are not identifiable."""
+"""Below it errors of the counts grow more than fourfold in the estimate: the labels are not identifiable."""
 NUM_DRAWS = 1000
 
 
@@ -84,14 +84,14 @@ def own_radius(points: Points) -> float | None:
 
 
 def share_within(found: npt.NDArray[np.float32], radius: float) -> float:
-    """Share of distances that are at most ``radius``; what rounding adds to a distance of zero is overlooked."""
+    """Share of distances that are at most ``radius``, but for what rounding adds to a distance of zero."""
     return float(np.mean(found <= radius + 1e-6))
 
 
 def told_apart(one: Points, other: Points) -> float | None:
     """How well a linear classifier that was not shown these rows tells the two sets apart: area under its ROC curve.
 
-    0.5: not at all; 1: without fail. The classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017), by five-fold
+    0.5 means not at all, 1 means always. The classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017), by five-fold
     cross-validation. None where a side has too few rows.
     """
     if min(len(one), len(other)) < MIN_TOLD_APART:
@@ -108,7 +108,7 @@ def told_apart(one: Points, other: Points) -> float | None:
 
 
 def copies_within(texts: Sequence[str], scopes: Sequence[str], threshold: float | None) -> list[RejectionReason | None]:
-    """Of each text whether it is an exact or a near copy of an earlier one of its scope; None: neither."""
+    """For each text, whether it is an exact or a near copy of an earlier one of its scope; None: neither."""
     index = DuplicateIndex(threshold)
     found: list[RejectionReason | None] = []
     for place, (text, scope) in enumerate(zip(texts, scopes, strict=True)):
@@ -119,7 +119,7 @@ def copies_within(texts: Sequence[str], scopes: Sequence[str], threshold: float 
 
 
 def copies_of(texts: Iterable[str], gold: Mapping[str, Sequence[str]], threshold: float) -> list[str | None]:
-    """Of each text the part of gold that holds an equal or nearly equal one; None: no part does."""
+    """For each text, the part of gold that holds an equal or nearly equal one; None: no part does."""
     index = DuplicateIndex(threshold)
     for part, rows in gold.items():
         for row in rows:
@@ -150,7 +150,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
 
 def distinct_2(texts: Iterable[str]) -> float | None:
-    """Different pairs of neighbouring words by all such pairs (Li et al., NAACL 2016); None where there are none."""
+    """Share of distinct pairs among all pairs of neighbouring words (Li et al., NAACL 2016); None without any pair."""
     pairs: Counter[tuple[str, str]] = Counter()
     for text in texts:
         words = normalise(text).split()
@@ -176,12 +176,8 @@ class LabelAccuracy:
 
 
 def count_pairs(rows: Sequence[str], columns: Sequence[str], labels: Sequence[str]) -> Matrix:
-    """How often each label of ``rows`` (true or asked for) meets each of ``columns`` (answered): ``(K, K)``."""
-    places = {label: place for place, label in enumerate(labels)}
-    counts = np.zeros((len(labels), len(labels)))
-    for row, column in zip(rows, columns, strict=True):
-        counts[places[row], places[column]] += 1
-    return counts
+    """How many rows have each label (of ``rows``: true or asked for) and each answer (of ``columns``); shape (K, K)."""
+    return np.asarray(confusion_matrix(rows, columns, labels=labels), dtype=np.float64)
 
 
 def is_identifiable(confusion: Matrix) -> bool:
@@ -217,7 +213,7 @@ def label_accuracy(answered: Matrix, confusion: Matrix, labels: Sequence[str]) -
 def _truths(answers: Matrix, errors: Matrix) -> tuple[Matrix, bool]:
     """Distributions of true labels, a row for each of ``answers`` (or of each in a stack), and whether any is clipped.
 
-    A matrix that is drawn can be singular; then the nearest solution stands for it.
+    A drawn matrix can be singular; then this is the least-squares solution.
     """
     truths = answers @ np.linalg.pinv(errors)
     return _normalised(np.maximum(truths, 0.0)), bool(truths.min() < -1e-9)

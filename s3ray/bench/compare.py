@@ -1,45 +1,34 @@
-"""Profiles for the terminal, at most 100 columns wide, and two of them side by side.
-
-Two profiles: which cells can be compared, and by how much they differ beside their own spread. Pure.
-"""
+"""Compares two profiles, and writes profiles and comparisons for the terminal, at most 100 columns wide. Pure."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s3ray.bench.profile import CellProfile, Key, Profile, Spread
+from s3ray.bench.profile import CellProfile, Key, Profile
 from s3ray.errors import InputError
 
-_COLUMNS = (
-    "eng",
-    "seqs",
-    "prompts",
-    "req",
-    "steady",
-    "whole",
-    "prefill",
-    "ttft",
-    "tpot",
-    "e2e",
-    "hit",
-    "busy",
-    "acc/s",
-)
 _SAME = (
     *("task", "strategy", "engine", "model", "dtype", "prompt_form", "sampling"),
     *("tensor_parallel", "pipeline_parallel", "device", "device_name", "devices_per_engine"),
 )
-"""Fields of the identity that must be equal, or else ratios do not compare the code."""
+"""Fields of the identity that must be equal; otherwise ratios compare something else than the code."""
+_FIGURES = (
+    *("steady.output_tokens_per_s", "whole.output_tokens_per_s", "whole.prefill_tokens_per_s"),
+    *("accepted_per_s", "device_s_per_accepted"),
+    *("latency.ttft_s.p50", "latency.tpot_s.p50", "latency.e2e_s.p50", "start_s"),
+)
+"""What is compared, by its path in a cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """New over old, of the medians; ``low`` to ``high`` over all pairs of repeats, None where each has but one."""
+    """Medians, new over old; ``low`` to ``high`` over all pairs of repeats, None where a side was measured once."""
 
     figure: str
     old: float
@@ -58,7 +47,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellComparison:
-    """One cell in both profiles. ``problem``: why it cannot be compared; ``notes``: what to know beside the ratios."""
+    """One cell in both profiles. ``problem`` says why it cannot be compared, ``notes`` what to know of the ratios."""
 
     key: Key
     ratios: tuple[Ratio, ...] = ()
@@ -98,32 +87,19 @@ def _by_key(profile: Profile) -> dict[Key, list[CellProfile]]:
 
 
 def _compare(key: Key, old: list[CellProfile], new: list[CellProfile]) -> CellComparison:
-    if told := list(dict.fromkeys(str(cell.limits) for cell in (*old, *new)))[1:]:
-        problem = f"engines resolved different limits: {', '.join([str(old[0].limits), *told])}"
-        return CellComparison(key=key, problem=problem)
-    before, after = ([_figures(cell) for cell in cells] for cells in (old, new))
-    ratios = (_ratio(name, [each[name] for each in before], [each[name] for each in after]) for name in before[0])
+    limits = dict.fromkeys(str(cell.limits) for cell in (*old, *new))
+    if len(limits) > 1:
+        return CellComparison(key=key, problem=f"engines resolved different limits: {', '.join(limits)}")
+    ratios = (_ratio(path, *([_value(cell, path) for cell in cells] for cells in (old, new))) for path in _FIGURES)
     return CellComparison(key=key, ratios=tuple(ratio for ratio in ratios if ratio), notes=tuple(_notes(old, new)))
 
 
-def _figures(cell: CellProfile) -> dict[str, float | None]:
-    """What is compared, by its path in a cell."""
-    latency = cell.latency
-    return {
-        "steady.output_tokens_per_s": None if cell.steady is None else cell.steady.output_tokens_per_s,
-        "whole.output_tokens_per_s": cell.whole.output_tokens_per_s,
-        "whole.prefill_tokens_per_s": cell.whole.prefill_tokens_per_s,
-        "accepted_per_s": cell.accepted_per_s,
-        "device_s_per_accepted": cell.device_s_per_accepted,
-        "latency.ttft_s.p50": _median(latency.ttft_s),
-        "latency.tpot_s.p50": _median(latency.tpot_s),
-        "latency.e2e_s.p50": _median(latency.e2e_s),
-        "start_s": cell.start_s,
-    }
-
-
-def _median(spread: Spread | None) -> float | None:
-    return None if spread is None else spread.p50
+def _value(cell: CellProfile, path: str) -> Any:
+    """The value at a path such as ``latency.ttft_s.p50``; None where it, or what holds it, is not known."""
+    value: Any = cell
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return value
 
 
 def _ratio(figure: str, old: list[float | None], new: list[float | None]) -> Ratio | None:
@@ -157,6 +133,30 @@ def _notes(old: list[CellProfile], new: list[CellProfile]) -> list[str]:
 # -- for the terminal ----------------------------------------------------------------------------------------------
 
 
+def _rate(value: float) -> str:
+    """Per second, with a decimal where that matters."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+_seconds, _percent = "{:.3g}".format, "{:.0%}".format
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("eng", "engines", str),
+    ("seqs", "max_num_seqs", str),
+    ("prompts", "prompts", str),
+    ("req", "requests", str),
+    ("steady", "steady.output_tokens_per_s", _rate),
+    ("whole", "whole.output_tokens_per_s", _rate),
+    ("prefill", "whole.prefill_tokens_per_s", _rate),
+    ("ttft", "latency.ttft_s.p50", _seconds),
+    ("tpot", "latency.tpot_s.p50", _seconds),
+    ("e2e", "latency.e2e_s.p50", _seconds),
+    ("hit", "cache.prefix_hit_rate", _percent),
+    ("busy", "shares.busy", _percent),
+    ("acc/s", "accepted_per_s", _rate),
+)
+"""Columns of a profile: head, path of the value in a cell, and how it is written."""
+
+
 def comparison_table(comparisons: Sequence[CellComparison]) -> RenderableType:
     """A line for each figure below the name of its cell, and what to know of cells at the end."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
@@ -177,6 +177,10 @@ def comparison_table(comparisons: Sequence[CellComparison]) -> RenderableType:
     return Group(table, *notes)
 
 
+def _shown(value: Any, show: Callable[[Any], str]) -> str:
+    return "-" if value is None else show(value)
+
+
 def profile_table(profile: Profile) -> RenderableType:
     """A line for each cell, flags and scaling below; steady, whole, prefill in tokens/s, latencies as medians in s."""
     identity = profile.identity
@@ -184,37 +188,20 @@ def profile_table(profile: Profile) -> RenderableType:
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name in (*_COLUMNS, ""):
+    for name in (*(name for name, _, _ in _COLUMNS), ""):
         table.add_column(name, justify="left" if name == "prompts" else "right", no_wrap=True)
     for cell in profile.cells:
-        table.add_row(*_row(cell))
+        values = (_shown(_value(cell, path), show) for _, path, show in _COLUMNS)
+        table.add_row(*values, "!" if cell.validity.false else "")
     scaling = [
         Text(
             f"{row.engines} engines over {row.base_engines} ({row.max_num_seqs} sequences, {row.prompts}): "
-            f"{_told(row.strong_speedup, '.2f')} times as fast; efficiency "
-            f"strong {_told(row.strong_efficiency, '.0%')}, weak {_told(row.weak_efficiency, '.0%')}"
+            f"{_shown(row.strong_speedup, '{:.2f}'.format)} times as fast; efficiency "
+            f"strong {_shown(row.strong_efficiency, _percent)}, weak {_shown(row.weak_efficiency, _percent)}"
         )
         for row in profile.scaling or ()
     ]
     return Group(table, *_flag_lines(profile.cells), *scaling)
-
-
-def _row(cell: CellProfile) -> list[str]:
-    latency = cell.latency
-    return [
-        str(cell.engines),
-        str(cell.max_num_seqs),
-        cell.prompts,
-        str(cell.requests),
-        "-" if cell.steady is None else _short(cell.steady.output_tokens_per_s),
-        _short(cell.whole.output_tokens_per_s),
-        _short(cell.whole.prefill_tokens_per_s),
-        *(_told(_median(each), ".3g") for each in (latency.ttft_s, latency.tpot_s, latency.e2e_s)),
-        _told(None if cell.cache is None else cell.cache.prefix_hit_rate, ".0%"),
-        _told(cell.shares.busy, ".0%"),
-        _short(cell.accepted_per_s),
-        "!" if cell.validity.false else "",
-    ]
 
 
 def _flag_lines(cells: Sequence[CellProfile]) -> list[Text]:
@@ -227,12 +214,3 @@ def _flag_lines(cells: Sequence[CellProfile]) -> list[Text]:
     if any(not cell.validity.real_engine for cell in cells):
         lines.append(Text("The fake engine computes nothing: its speeds mean nothing.", style="yellow"))
     return lines
-
-
-def _short(value: float) -> str:
-    """With a decimal where that matters."""
-    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def _told(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -7,12 +7,27 @@ import hashlib
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from s3ray.bench import profile
-from s3ray.bench.profile import CellProfile, Rates, UnknownError, known
+from s3ray.bench.profile import (
+    Cache,
+    Cell,
+    CellProfile,
+    Count,
+    Counters,
+    Key,
+    Latency,
+    Rates,
+    Scaling,
+    Spread,
+    Sweep,
+    UnknownError,
+    Validity,
+    Volumes,
+    known,
+)
 from s3ray.bench.record import (
     Counted,
     PhaseRecord,
@@ -24,7 +39,6 @@ from s3ray.bench.record import (
     steady_window,
     whole_phase,
 )
-from s3ray.bench.sweep import Cell
 from s3ray.rounds.journal import Tally
 from s3ray.types import EngineLimits, GenerationRequest
 
@@ -33,7 +47,7 @@ MAX_ERROR_RATE = 0.01
 TOLERANCE = 0.02
 """Relative difference between the pool's tokens and the engines' counters from which a cell is flagged."""
 
-_NEVER_FULL = "the engines never had their fill; ask for more --requests, or fewer sequences"
+_NEVER_FULL = "no engine ever had as many requests as it decodes at once; ask for more --requests, or fewer sequences"
 
 # Dense FLOP/s (without structured sparsity, with which datasheets like to print the double) of the tensor cores in 16
 # bit, from NVIDIA's datasheets: "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (columns SXM
@@ -66,9 +80,9 @@ _PEAKS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
 class Measured:
     """The raw measurements of one cell.
 
-    ``limits`` are those of each engine, ``starts_s`` how long each took until it was ready, ``restarts`` how many
-    engines were lost from the first start on, ``e2e_s`` the seconds of each request that was answered. ``parameters``
-    of the model and ``devices_per_engine`` are None where unknown.
+    ``limits`` are those of each engine, ``starts_s`` the seconds that each took to start, ``restarts`` the number of
+    engines lost since the first start, ``e2e_s`` the seconds of each answered request, ``work`` a digest of the
+    requests (``work_of``). ``parameters`` of the model and ``devices_per_engine`` are None where unknown.
     """
 
     cell: Cell
@@ -104,7 +118,7 @@ def work_of(requests: Sequence[GenerationRequest]) -> str:
 
 
 def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
-    """All figures of a cell; why some are not known is added to ``notes``, by their paths in the cell.
+    """All figures of a cell. For each that is not known a note says why, by its path in the cell.
 
     Raises:
         ValueError: no request of the phase was answered.
@@ -115,11 +129,11 @@ def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
     computed = max(0, tally.prompt_tokens - tally.cached_tokens)
     counters = _counters(measured)
     return CellProfile(
-        **asdict(cell),
+        **cell.model_dump(),
         work=measured.work,
         start_s=max(measured.starts_s),
         limits=known(notes, "limits", lambda: _limits(measured.limits)),
-        volumes=profile.Volumes(
+        volumes=Volumes(
             warm_up_requests=cell.num_warm_up,
             accepted=tally.accepted,
             rejected=dict(tally.rejected),
@@ -131,7 +145,7 @@ def cell_profile(measured: Measured, notes: list[str]) -> CellProfile:
         steady=known(notes, "steady", lambda: _steady_rates(measured, steady, notes)),
         whole=_rates(measured, "whole", whole.seconds, tally.output_tokens, computed, notes),
         tail_s=whole.end - steady.end,
-        running=known(notes, "running", lambda: _level(measured, lambda stats: stats.num_running, fast)),
+        running=known(notes, "running", lambda: level(record.lives, lambda stats: stats.num_running, fast)),
         latency=_latency(measured, notes),
         cache=known(notes, "cache", lambda: _cache(measured, fast, notes)),
         shares=shares_of(record, cell.engines),
@@ -175,8 +189,8 @@ def _rates(measured: Measured, path: str, seconds: float, output: float, prefill
     )
 
 
-def spread(seconds: Sequence[float], otherwise: str = "") -> profile.Spread:
-    """Percentiles between two values are interpolated.
+def spread(seconds: Sequence[float], otherwise: str = "") -> Spread:
+    """The distribution of single values; percentiles between two of them are interpolated.
 
     Raises:
         UnknownError: there is no value; ``otherwise`` is its text.
@@ -185,18 +199,18 @@ def spread(seconds: Sequence[float], otherwise: str = "") -> profile.Spread:
         raise UnknownError(otherwise)
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
     mean, most = float(np.mean(seconds)), float(max(seconds))
-    return profile.Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
+    return Spread(num=len(seconds), mean=mean, p50=p50, p90=p90, p99=p99, max=most)
 
 
-def _latency(measured: Measured, notes: list[str]) -> profile.Latency:
+def _latency(measured: Measured, notes: list[str]) -> Latency:
     timings = measured.record.timings
     untold = f"engine {measured.engine} does not tell it"
     later = [timing.per_token_s for timing in timings if timing.per_token_s is not None]
 
-    def of(name: str, seconds: Sequence[float], otherwise: str) -> profile.Spread | None:
+    def of(name: str, seconds: Sequence[float], otherwise: str) -> Spread | None:
         return known(notes, f"latency.{name}", lambda: spread(seconds, otherwise))
 
-    return profile.Latency(
+    return Latency(
         queue_s=of("queue_s", [timing.queue_s for timing in timings], untold),
         ttft_s=of("ttft_s", [timing.first_token_s for timing in timings], untold),
         tpot_s=of("tpot_s", later, "no answer had a second token" if timings else untold),
@@ -204,7 +218,7 @@ def _latency(measured: Measured, notes: list[str]) -> profile.Latency:
     )
 
 
-def _cache(measured: Measured, window: Window, notes: list[str]) -> profile.Cache:
+def _cache(measured: Measured, window: Window, notes: list[str]) -> Cache:
     if measured.engine != "vllm":
         raise UnknownError(f"engine {measured.engine} does not tell it")
     tally = measured.tally
@@ -214,18 +228,11 @@ def _cache(measured: Measured, window: Window, notes: list[str]) -> profile.Cach
             raise UnknownError("no prompt was read")
         return tally.cached_tokens / tally.prompt_tokens
 
-    return profile.Cache(
+    return Cache(
         prefix_hit_rate=known(notes, "cache.prefix_hit_rate", hit_rate),
-        kv_use=known(notes, "cache.kv_use", lambda: _level(measured, lambda stats: stats.kv_use, window)),
+        kv_use=known(notes, "cache.kv_use", lambda: level(measured.record.lives, lambda stats: stats.kv_use, window)),
         preemptions=int(growth(measured.record.lives, lambda stats: stats.num_preemptions)),
     )
-
-
-def _level(measured: Measured, counted: Counted, window: Window) -> profile.Level:
-    found = level(measured.record.lives, counted, window)
-    if found is None:
-        raise UnknownError("the phase was over before an engine told of itself")
-    return found
 
 
 def _mfu(measured: Measured, window: Window) -> float:
@@ -247,10 +254,10 @@ def _mfu(measured: Measured, window: Window) -> float:
 
 
 def peak_flops(device: str, device_name: str, dtype: str) -> float:
-    """Peak FLOP/s of one device in a number format, as its driver names it (``NVIDIA H100 80GB HBM3``).
+    """Peak FLOP/s of one device in a number format; its name is the driver's (``NVIDIA H100 80GB HBM3``).
 
     Raises:
-        UnknownError: it is none of those above.
+        UnknownError: the device, or this format on it, is not in the table above.
     """
     if device != "gpu":
         raise UnknownError("the device is no GPU, and its peak is not known")
@@ -272,14 +279,14 @@ def _device_s_per_accepted(measured: Measured, seconds: float) -> float:
     return devices * seconds / measured.tally.accepted
 
 
-def _counters(measured: Measured) -> profile.Counters:
+def _counters(measured: Measured) -> Counters:
     tally, record = measured.tally, measured.record
 
-    def count(pool: int, again: int, counted: Counted) -> profile.Count:
+    def count(pool: int, again: int, counted: Counted) -> Count:
         engine = int(growth(record.lives, counted))
-        return profile.Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
+        return Count(pool=pool, engine=engine, again=again, difference=difference(pool, engine, again))
 
-    return profile.Counters(
+    return Counters(
         output=count(tally.output_tokens, record.again_output_tokens, lambda stats: stats.num_output_tokens),
         prompt=count(tally.prompt_tokens, record.again_prompt_tokens, lambda stats: stats.num_prompt_tokens),
     )
@@ -288,7 +295,7 @@ def _counters(measured: Measured) -> profile.Counters:
 def difference(pool: float, engine: float, again: float) -> float:
     """Relative difference to the pool's count; above 0: the engines computed more than was answered.
 
-    Requests that were handed over more than once may have been computed once more than they were answered: up to
+    Requests that were handed over more than once may have been computed more often than they were answered, so up to
     ``again`` tokens more are no disagreement.
     """
     if engine > pool:
@@ -296,11 +303,11 @@ def difference(pool: float, engine: float, again: float) -> float:
     return (engine - pool) / max(1.0, pool)
 
 
-def _validity(measured: Measured, steady: Window, counters: profile.Counters) -> profile.Validity:
+def _validity(measured: Measured, steady: Window, counters: Counters) -> Validity:
     tally = measured.tally
     error_rate = sum(tally.failed.values()) / tally.requested
     first_readings = [life.readings[0][1] for life in measured.record.lives if life.readings]
-    return profile.Validity(
+    return Validity(
         real_engine=measured.engine != "fake",
         warmed_up=all(stats.num_output_tokens > 0 for stats in first_readings),
         long_enough=steady.seconds >= measured.min_seconds,
@@ -315,13 +322,11 @@ def _validity(measured: Measured, steady: Window, counters: profile.Counters) ->
 # -- all cells together --------------------------------------------------------------------------------------------
 
 
-def scaling_of(
-    sweep: profile.Sweep, cells: Sequence[CellProfile], notes: list[str]
-) -> tuple[profile.Scaling, ...] | None:
+def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> tuple[Scaling, ...] | None:
     """Each engine count against the smallest: strong scaling (the same requests) and weak (the same for each engine).
 
-    Some ``cells`` of the sweep may still be missing. Seconds decide over strong scaling, and output tokens per second
-    over weak scaling, both of the whole phase: its tail is what more engines make worse.
+    Some ``cells`` of the sweep may still be missing. Strong scaling compares seconds, weak scaling output tokens per
+    second, both of the whole phase: more engines make its tail longer.
     """
     if len(sweep.engines) < 2:
         notes.append("scaling: one engine count was swept; --engines 1,2 compares two")
@@ -334,13 +339,13 @@ def scaling_of(
 
 
 def _scaling(
-    sweep: profile.Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
-) -> profile.Scaling:
+    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
+) -> Scaling:
     engines, limit, prompts = combination
     base = sweep.base_engines
-    first: profile.Key = (base, limit, prompts, sweep.requests)
-    same: profile.Key = (engines, limit, prompts, sweep.requests)
-    more: profile.Key = (engines, limit, prompts, sweep.weak_requests(engines))
+    first: Key = (base, limit, prompts, sweep.requests)
+    same: Key = (engines, limit, prompts, sweep.requests)
+    more: Key = (engines, limit, prompts, sweep.weak_requests(engines))
 
     def strong() -> float:
         return _ratio(cells, first, same, lambda rates: rates.seconds)
@@ -348,7 +353,7 @@ def _scaling(
     def weak() -> float:
         return _ratio(cells, more, first, lambda rates: rates.output_tokens_per_s)
 
-    return profile.Scaling(
+    return Scaling(
         engines=engines,
         base_engines=base,
         max_num_seqs=limit,
@@ -359,10 +364,8 @@ def _scaling(
     )
 
 
-def _ratio(
-    cells: Sequence[CellProfile], above: profile.Key, below: profile.Key, figure: Callable[[Rates], float]
-) -> float:
-    """Of the medians over the repeats of two cells."""
+def _ratio(cells: Sequence[CellProfile], above: Key, below: Key, figure: Callable[[Rates], float]) -> float:
+    """The ratio of a figure in two cells, of the medians over their repeats."""
     values = [[figure(cell.whole) for cell in cells if cell.key == key] for key in (above, below)]
     if not all(values):
         raise UnknownError("its cells were not measured")

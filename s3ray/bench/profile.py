@@ -6,11 +6,11 @@ A value that is not available is null, and ``Profile.notes`` has the reason, by 
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from s3ray.config.job import RunConfig
 from s3ray.errors import InputError, StoreError
 from s3ray.redaction import mask
 from s3ray.storage.local import join, split
@@ -20,8 +20,7 @@ SCHEMA = 2
 PROFILE = "profile.json"
 
 Key = tuple[int, int, str, int]
-"""Engines, sequences, prompts and requests: what makes a cell of one profile, or of one repeat, that of another."""
-
+"""Engines, sequences, prompts and requests: cells of two profiles, or of two repeats, that agree in it are compared."""
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class UnknownError(Exception):
 
 
 def known(notes: list[str], path: str, figure: Callable[[], T]) -> T | None:
-    """The figure; None, and a note, where making it raises ``UnknownError``."""
+    """The figure that a call returns; where it raises ``UnknownError``, None, and the reason becomes a note."""
     try:
         return figure()
     except UnknownError as error:
@@ -39,14 +38,12 @@ def known(notes: list[str], path: str, figure: Callable[[], T]) -> T | None:
         return None
 
 
-class Part:
-    """A part of a profile. Reading is strict: unknown fields and numbers that are not finite are errors."""
+class Part(BaseModel):
+    """A part of a profile; unknown fields and numbers that are not finite are errors."""
 
-    __slots__ = ()
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity(Part):
     """What was measured, where, and with which code; ``device`` is that of one engine."""
 
@@ -75,12 +72,11 @@ class Identity(Part):
     created: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep(Part):
     """How it was measured: all engine counts with all limits and all sets of prompts, ``repeats`` times.
 
     Every cell has ``requests`` requests (strong scaling). Where several engine counts are swept, each larger one is
-    also measured with so many more requests as it has more engines than the smallest (weak scaling). Cells whose steady
+    also measured with as many requests for each engine as the smallest one has (weak scaling). Cells whose steady
     window is shorter than ``min_seconds`` are flagged.
     """
 
@@ -97,11 +93,35 @@ class Sweep(Part):
         return min(self.engines)
 
     def weak_requests(self, engines: int) -> int:
-        """As many for each engine as the smallest engine count has."""
+        """Requests of weak scaling: as many for each engine as the smallest engine count has."""
         return self.requests * engines // self.base_engines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell(Part):
+    """One measurement. ``requests`` are measured; before them, as many as the engines decode at once warm them up."""
+
+    engines: int
+    max_num_seqs: int
+    prompts: str
+    requests: int
+    repeat: int
+
+    @property
+    def key(self) -> Key:
+        """What a cell has in common with its repeats."""
+        return self.engines, self.max_num_seqs, self.prompts, self.requests
+
+    @property
+    def num_warm_up(self) -> int:
+        """Requests that are answered before the clock starts."""
+        return self.engines * self.max_num_seqs
+
+    def config(self, config: RunConfig) -> RunConfig:
+        """The job with this cell's engines and limit; all engines must fit."""
+        changes = {"engines": self.engines, "min_engines": None, "max_num_seqs": self.max_num_seqs}
+        return config.model_copy(update={"generator": config.generator.model_copy(update=changes)})
+
+
 class Volumes(Part):
     """How much was done."""
 
@@ -114,7 +134,6 @@ class Volumes(Part):
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rates(Part):
     """How fast it went in one window."""
 
@@ -124,7 +143,6 @@ class Rates(Part):
     prefill_tokens_per_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Spread(Part):
     """A distribution in seconds."""
 
@@ -136,7 +154,6 @@ class Spread(Part):
     max: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency(Part):
     """Seconds of single requests."""
 
@@ -146,7 +163,6 @@ class Latency(Part):
     e2e_s: Spread | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Level(Part):
     """Something that goes up and down."""
 
@@ -154,7 +170,6 @@ class Level(Part):
     peak: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cache(Part):
     """The KV cache."""
 
@@ -163,12 +178,11 @@ class Cache(Part):
     preemptions: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Shares(Part):
     """How engines spent a phase, as shares that add up to 1.
 
     ``busy``: a request was under way. ``bubble``: the engine was ready and had none, before the first engine ran dry.
-    ``tail``: the same after that. ``down``: it was not there.
+    ``tail``: the same after that. ``down``: the engine was lost and not back yet.
     """
 
     busy: float
@@ -177,12 +191,11 @@ class Shares(Part):
     down: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Count(Part):
     """The pool's tokens against the engines' own counters, over the whole phase.
 
-    ``again``: of requests that were handed over more than once. ``difference``: relative to the pool's count, above 0
-    where engines computed more than was answered, but for what ``again`` explains.
+    ``again``: tokens of requests that were handed over more than once. ``difference``: relative to the pool's count,
+    above 0 where engines computed more than was answered and ``again`` does not explain it.
     """
 
     pool: int
@@ -191,7 +204,6 @@ class Count(Part):
     difference: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Counters(Part):
     """Both kinds of tokens."""
 
@@ -199,7 +211,6 @@ class Counters(Part):
     prompt: Count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Validity(Part):
     """Whether the figures can be trusted."""
 
@@ -215,18 +226,12 @@ class Validity(Part):
     @property
     def false(self) -> list[str]:
         """The names of the flags that are false; a cell with none is valid."""
-        return [name for name in self.__dataclass_fields__ if getattr(self, name) is False]
+        return [name for name in type(self).model_fields if getattr(self, name) is False]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellProfile(Part):
-    """One measurement."""
+class CellProfile(Cell):
+    """What was measured in one cell."""
 
-    engines: int
-    max_num_seqs: int
-    prompts: str
-    requests: int
-    repeat: int
     work: str
     start_s: float
     limits: dict[str, int] | None
@@ -245,13 +250,7 @@ class CellProfile(Part):
     counters: Counters
     validity: Validity
 
-    @property
-    def key(self) -> Key:
-        """What it has in common with its repeats."""
-        return self.engines, self.max_num_seqs, self.prompts, self.requests
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling(Part):
     """An engine count against the smallest one, medians over the repeats."""
 
@@ -264,11 +263,10 @@ class Scaling(Part):
     weak_efficiency: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile(Part):
     """The whole file."""
 
-    schema: int = SCHEMA
+    version: int = Field(default=SCHEMA, alias="schema")
     complete: bool
     identity: Identity
     settings: Sweep
@@ -277,34 +275,12 @@ class Profile(Part):
     notes: tuple[str, ...]
 
 
-_PROFILE = TypeAdapter(Profile)
 _HINT = "Give the profile.json that `s3ray bench` wrote, or its folder."
 
 
-def to_plain(profile: Profile) -> dict[str, Any]:
-    """A profile as it is written."""
-    plain: dict[str, Any] = _PROFILE.dump_python(profile, mode="json")
-    return plain
-
-
-def from_plain(plain: Any) -> Profile:
-    """A profile from what lies on disk.
-
-    Raises:
-        pydantic.ValidationError: it is none.
-    """
-    return _PROFILE.validate_json(json.dumps(plain))
-
-
 def write_profile(store: RunStore, profile: Profile) -> None:
-    """Write profile.json, whole or not at all, without secrets.
-
-    Raises:
-        pydantic.ValidationError: it could not be read again, for a figure is not finite.
-    """
-    plain = mask(to_plain(profile))
-    from_plain(plain)
-    store.write_json(PROFILE, plain)
+    """Write profile.json, whole or not at all, without secrets."""
+    store.write_json(PROFILE, mask(profile.model_dump(mode="json")))
 
 
 def read_profile(place: str) -> Profile:
@@ -325,7 +301,7 @@ def read_profile(place: str) -> Profile:
         problem = f"has another schema than {SCHEMA}, which this version reads"
         raise InputError(problem, where=place, field="schema", value=str(raw["schema"]), hint=hint)
     try:
-        return from_plain(raw)
+        return Profile.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

@@ -1,20 +1,22 @@
 """One phase of a benchmark as the dispatcher records it, and sums over it. Pure but for a clock.
 
-The dispatcher hears of everything that the pool does: which engine joined or left, what it was given, what it finished
-and what it said of itself. So the pool that is measured is the pool that runs use, line by line.
+The dispatcher knows everything that the pool does: which engine joined or left, which requests it was given, which it
+finished, and what it reported of itself. So what is measured is the very pool that runs use.
 
 Engines report their counters with every exchange, from a few times a second to once in two seconds; between two
 readings a counter is taken to grow evenly.
 """
 
+import math
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from s3ray.bench.profile import Level, Shares
+import numpy as np
+
+from s3ray.bench.profile import Level, Shares, UnknownError
 from s3ray.types import EngineStats
 
 if TYPE_CHECKING:
@@ -25,22 +27,22 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True, kw_only=True)
 class Life:
-    """One process of an engine: when it was there (seconds of the record's clock), and what it said, oldest first."""
+    """One process of an engine: when it was there, in seconds of the record's clock, and its reports, oldest first."""
 
     engine: str
     ready_at: float
-    left_at: float | None = None
+    left_at: float = math.inf
     readings: list[tuple[float, EngineStats]] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
 class PhaseRecord:
-    """One phase: the engines' lives, and its three moments in seconds of the same clock, None before they come.
+    """One phase: the engines' lives, and three moments in seconds of the same clock, each None until it comes.
 
     ``started_at``: the first request was handed over. ``dry_at``: no request waited any more, and the first engine held
     fewer than it decodes at once. ``ended_at``: the last answer came. ``again_prompt_tokens`` and
-    ``again_output_tokens`` belong to requests that were handed over more than once (copies at the end, what a lost
-    engine held): engines may have computed them once more than there are answers.
+    ``again_output_tokens`` are those of requests that were handed over more than once (hedged copies at the end, or
+    what a lost engine held), which engines may have computed more often than they were answered.
     """
 
     lives: list[Life] = field(default_factory=list)
@@ -64,7 +66,7 @@ class PhaseRecorder:
     def begin_record(self) -> PhaseRecord:
         """Begin a new record with the engines that are there."""
         now = self._now()
-        present = [life.engine for life in self._current.values() if life.left_at is None]
+        present = [life.engine for life in self._current.values() if life.left_at == math.inf]
         self.record = PhaseRecord()
         self._current.clear()
         self._num_dealt.clear()
@@ -90,7 +92,7 @@ class PhaseRecorder:
         self.record.timings += timings
 
     def assigned(self, indexes: Collection[int], *, is_dry: bool) -> None:
-        """See ``Recorder``; ``is_dry``: the engine could hold more, and there are no more."""
+        """See ``Recorder``."""
         record, now = self.record, self._now()
         if indexes and record.started_at is None:
             record.started_at = now
@@ -141,23 +143,17 @@ def whole_phase(record: PhaseRecord) -> Window:
 
 
 def steady_window(record: PhaseRecord) -> Window:
-    """The whole phase up to when the first engine ran dry; of no length if no engine ever had its fill."""
+    """The phase until the first engine ran dry; of no length if no engine ever had as many as it decodes at once."""
     whole = whole_phase(record)
     return Window(start=whole.start, end=whole.end if record.dry_at is None else min(record.dry_at, whole.end))
 
 
 def value_at(life: Life, counted: Counted, at: float) -> float:
-    """A counter of a life at a moment, by its readings before and after; 0 without any reading."""
-    readings = life.readings
-    after = bisect_right(readings, at, key=lambda reading: reading[0])
-    if not readings or after == 0:
-        return counted(readings[0][1]) if readings else 0.0
-    before_at, before = readings[after - 1]
-    if after == len(readings):
-        return counted(before)
-    next_at, following = readings[after]
-    part = (at - before_at) / (next_at - before_at)
-    return counted(before) + part * (counted(following) - counted(before))
+    """A counter of a life at a moment, interpolated between its readings; 0 without any reading."""
+    if not life.readings:
+        return 0.0
+    times, stats = zip(*life.readings, strict=True)
+    return float(np.interp(at, times, [counted(each) for each in stats]))
 
 
 def increase(lives: Sequence[Life], counted: Counted, window: Window) -> float:
@@ -171,10 +167,13 @@ def growth(lives: Sequence[Life], counted: Counted) -> float:
     return sum(counted(readings[-1][1]) - counted(readings[0][1]) for readings in told)
 
 
-def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | None:
-    """Mean over time and peak of what goes up and down, over all engines; None without a reading in the window.
+def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level:
+    """Mean over time and peak of what goes up and down, over all engines.
 
     A reading stands for the time since the one before it.
+
+    Raises:
+        UnknownError: no engine reported anything in the window.
     """
     total = seconds = peak = 0.0
     for life in lives:
@@ -185,7 +184,9 @@ def level(lives: Sequence[Life], counted: Counted, window: Window) -> Level | No
                 seconds += at - before_at
                 peak = max(peak, counted(stats))
                 before_at = at
-    return Level(mean=total / seconds, peak=peak) if seconds else None
+    if not seconds:
+        raise UnknownError("the phase was over before any engine reported")
+    return Level(mean=total / seconds, peak=peak)
 
 
 def shares_of(record: PhaseRecord, num_engines: int) -> Shares:
@@ -206,10 +207,4 @@ def _idle_s(lives: Sequence[Life], window: Window) -> float:
 
 
 def _there_s(lives: Sequence[Life], window: Window) -> float:
-    return sum(
-        max(
-            0.0,
-            min(window.end, window.end if life.left_at is None else life.left_at) - max(window.start, life.ready_at),
-        )
-        for life in lives
-    )
+    return sum(max(0.0, min(window.end, life.left_at) - max(window.start, life.ready_at)) for life in lives)

@@ -1,20 +1,20 @@
 """`s3ray bench`: measures the cells of a sweep, one after the other on one cluster, and writes the profile.
 
-Each cell has a pool of its own, as a run would start it. What is measured is what a run does: the strategy's requests,
-the pool, parsing in the actors, and curation in the driver. Only the journal is not written.
+Each cell has a pool of its own, started as a run starts it, and does what a run does: it answers the strategy's
+requests, parses in the actors and curates in the driver. Only the journal is not written.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from rich.console import Console
 
 from s3ray.bench.about import count_parameters, identity_of
 from s3ray.bench.compare import profile_table
 from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
-from s3ray.bench.profile import PROFILE, CellProfile, Profile, Sweep, known, write_profile
+from s3ray.bench.profile import PROFILE, Cell, CellProfile, Profile, Sweep, known, write_profile
 from s3ray.bench.record import PhaseRecorder
-from s3ray.bench.sweep import Cell, Options, PromptSource, cells_of, known_prompts, make_sweep, split
+from s3ray.bench.sweep import Options, PromptSource, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
@@ -25,7 +25,7 @@ from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.machine import collect_rarely
 from s3ray.monitor.metrics import per_engine
-from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.placement.plan import NodeFacts
 from s3ray.redaction import mask
 from s3ray.rounds.journal import Tally
 from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
@@ -35,7 +35,7 @@ from s3ray.strategies.base import StagePlan
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.telemetry.logs import log_from
-from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
+from s3ray.types import GenerationRequest, OutcomeStatus
 
 _ANSWER_S = 60.0
 """How long to wait for the engines' counters."""
@@ -55,12 +55,13 @@ def bench_job(config: RunConfig, folder: str, console: Console, options: Options
     sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
     with joined(config.cluster.address) as cluster:
-        plan = _check_cells(job, sweep, node_facts() if cluster else local_facts())
+        nodes = node_facts() if cluster else local_facts()
+        for cell in {cell.engines: cell for cell in cells_of(sweep)}.values():
+            check_placement(replace(job, config=cell.config(config)), nodes)
         with connected(config.cluster.address) as words:
             console.print(words, style="dim", highlight=False)
             log_from(run=config.name, phase="start")
-            profiler = Profiler(job, sweep, store, console, plan)
-            profile = profiler.run(node_facts())
+            profile = Profiler(job, sweep, store, console).run(node_facts())
     console.print(profile_table(profile))
     console.print(f"Profile: {store.url(PROFILE)}", soft_wrap=True, highlight=False)
 
@@ -74,38 +75,10 @@ def _open(folder: str) -> RunStore:
     return store
 
 
-def _check_cells(job: Job, sweep: Sweep, nodes: Sequence[NodeFacts]) -> Plan:
-    """Place every engine count of the sweep; returns one of the plans, whose device is that of all."""
-    plans = [
-        check_placement(replace(job, config=cell.config(job.config)), nodes)[1]
-        for cell in {cell.engines: cell for cell in cells_of(sweep)}.values()
-    ]
-    return plans[0]
-
-
-@dataclass(slots=True)
-class _EngineEvents:
-    """The engine events of one cell's pool: limits, start times and losses."""
-
-    console: Console
-    limits: dict[str, EngineLimits] = field(default_factory=dict)
-    starts_s: list[float] = field(default_factory=list)
-    restarts: int = 0
-
-    def emit(self, event: Event) -> None:
-        """Take an event of the pool."""
-        if isinstance(event, EngineReady):
-            self.limits[event.engine] = event.limits
-            self.starts_s.append(event.seconds)
-        elif isinstance(event, EngineLost):
-            self.restarts += 1
-            self.console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
-
-
 class Profiler:
-    """Measures cell after cell; what cells share is made once."""
+    """Measures one cell after the other; prompts and calibration are made once for all of them."""
 
-    def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console, plan: Plan) -> None:
+    def __init__(self, job: Job, sweep: Sweep, store: RunStore, console: Console) -> None:
         self._job = job
         self._sweep = sweep
         self._store = store
@@ -114,7 +87,6 @@ class Profiler:
         self._calibration: Calibration | None = None
         self._cells: list[CellProfile] = []
         self._notes: list[str] = []
-        self._device = plan.device
         self._parameters: int | None = None
         model = job.config.generator.model
         if job.config.generator.loads_model:
@@ -126,7 +98,7 @@ class Profiler:
             self._notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def run(self, nodes: Sequence[NodeFacts]) -> Profile:
-        """All cells; the profile is on disk after each of them.
+        """Measure all cells; the profile is on disk after each of them.
 
         Raises:
             RunError: a cell could not be measured.
@@ -134,7 +106,11 @@ class Profiler:
         collect_rarely()
         cells, profile = cells_of(self._sweep), None
         for number, cell in enumerate(cells, start=1):
-            self._console.print(f"cell {number} of {len(cells)}: {cell.in_words()}", style="dim", highlight=False)
+            what = (
+                f"{cell.engines} engine{'s' * (cell.engines > 1)} x {cell.max_num_seqs} sequences, "
+                f"{cell.requests} {cell.prompts} requests"
+            )
+            self._console.print(f"cell {number} of {len(cells)}: {what}", style="dim", highlight=False)
             try:
                 measured = self._measure(cell, nodes)
             except RunError as error:
@@ -143,26 +119,18 @@ class Profiler:
             notes: list[str] = []
             self._cells.append(cell_profile(measured, notes))
             self._notes += [f"cells.{number - 1}.{note}" for note in notes]
-            profile = self._profile(nodes, measured.limits, is_complete=number == len(cells))
+            profile = self._profile(nodes, measured, is_complete=number == len(cells))
             write_profile(self._store, profile)
             self._console.print(_line(profile.cells[-1]), style="dim", highlight=False, markup=False)
         assert profile is not None, "a sweep has a cell"
         return profile
 
-    def _profile(self, nodes: Sequence[NodeFacts], limits: Sequence[EngineLimits], *, is_complete: bool) -> Profile:
-        """The cells so far; ``limits`` are those of the last one's engines."""
+    def _profile(self, nodes: Sequence[NodeFacts], measured: Measured, *, is_complete: bool) -> Profile:
+        """The cells so far; ``measured`` is the last one."""
         notes = list(self._notes)
         return Profile(
             complete=is_complete,
-            identity=identity_of(
-                self._job,
-                nodes,
-                limits,
-                notes,
-                device=self._device,
-                parameters=self._parameters,
-                devices_per_engine=self._devices,
-            ),
+            identity=identity_of(self._job, nodes, measured, notes),
             settings=self._sweep,
             cells=tuple(self._cells),
             scaling=scaling_of(self._sweep, self._cells, notes),
@@ -174,10 +142,16 @@ class Profiler:
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
-        engines = _EngineEvents(self._console)
+        events: list[Event] = []
+
+        def emit(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, EngineLost):
+                self._console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
+
         recorder = PhaseRecorder()
         tasks = only_task(job.config, job.task)
-        pool = GeneratorPool(job.config, tasks, plan, emit=engines.emit, recorder=recorder)
+        pool = GeneratorPool(job.config, tasks, plan, emit=emit, recorder=recorder)
         try:
             pool.start_all()
             self._prepare(pool)
@@ -191,15 +165,16 @@ class Profiler:
             pool.refresh_stats(_ANSWER_S)
         finally:
             pool.close()
+        ready = [event for event in events if isinstance(event, EngineReady)]
         return Measured(
             cell=cell,
             engine=job.config.generator.engine,
             record=record,
             tally=tally,
             e2e_s=e2e_s,
-            limits=list(engines.limits.values()),
-            starts_s=engines.starts_s,
-            restarts=engines.restarts,
+            limits=list({event.engine: event.limits for event in ready}.values()),
+            starts_s=[event.seconds for event in ready],
+            restarts=sum(isinstance(event, EngineLost) for event in events),
             work=work_of(measured),
             parameters=self._parameters,
             devices_per_engine=self._devices,
@@ -217,17 +192,17 @@ class Profiler:
             notes = {}
             for stage in source.strategy.note_stages(source.context):
                 judge = NoteJudge(job.task, stage.keys, stage.num_each)
-                _run_stage(pool, stage.plan, judge, lambda ending: None)
+                _run_stage(pool, stage.plan, judge)
                 notes[stage.plan.name] = judge.notes
             if self._calibration is None and _calibrates(job):
                 verdicts = CalibrationJudge(job.task)
                 plan = calibration_stage(source.context, job.config.curation.calibrate)
-                _run_stage(pool, plan, verdicts, lambda ending: None)
+                _run_stage(pool, plan, verdicts)
                 self._calibration = verdicts.calibration()
             self._requests[name] = source.requests(replace(source.context, notes=notes))
 
     def _answer(self, pool: GeneratorPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
-        """Have requests answered and judged as in a run; the tally, and the seconds of each answer."""
+        """Have requests answered and judged as in a run. Returns the tally, and the seconds that each answer took."""
         job, tally, seconds = self._job, Tally(), list[float]()
         gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
         judge = ExampleJudge(
@@ -248,7 +223,9 @@ def _calibrates(job: Job) -> bool:
     return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
 
 
-def _run_stage(pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
+def _run_stage(
+    pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None] = lambda ending: None
+) -> None:
     stage = Stage(plan, judge, record)
     for chunk in pool.generate(stage):
         stage.settle(outcomes_from_table(chunk.table))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3ray.bench.profile import Sweep
+from s3ray.bench.profile import Cell, Sweep
 from s3ray.config.job import RunConfig, StrategyConfig
 from s3ray.errors import InputError
 from s3ray.strategies import make_strategy
@@ -46,34 +46,8 @@ class Options:
     min_seconds: float = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One measurement. ``requests`` are measured; as many as the engines decode at once go before, to warm them up."""
-
-    engines: int
-    max_num_seqs: int
-    prompts: str
-    requests: int
-    repeat: int
-
-    @property
-    def num_warm_up(self) -> int:
-        """Requests that are answered before the clock starts."""
-        return self.engines * self.max_num_seqs
-
-    def config(self, config: RunConfig) -> RunConfig:
-        """The job with this cell's engines and limit; all engines must fit."""
-        changes = {"engines": self.engines, "min_engines": None, "max_num_seqs": self.max_num_seqs}
-        return config.model_copy(update={"generator": config.generator.model_copy(update=changes)})
-
-    def in_words(self) -> str:
-        """For the terminal."""
-        engines = f"{self.engines} engine{'s' * (self.engines > 1)}"
-        return f"{engines} x {self.max_num_seqs} sequences, {self.requests} {self.prompts} requests"
-
-
 def cells_of(sweep: Sweep) -> list[Cell]:
-    """In the order in which they are measured: whole sweeps one after the other, so that drift hits all alike."""
+    """In the order in which they are measured: one whole sweep after the other, so that drift affects all alike."""
     return [
         Cell(engines=engines, max_num_seqs=limit, prompts=prompts, requests=requests, repeat=repeat)
         for repeat in range(sweep.repeats)
@@ -85,7 +59,7 @@ def cells_of(sweep: Sweep) -> list[Cell]:
 
 
 def make_sweep(config: RunConfig, known: Sequence[str], options: Options) -> Sweep:
-    """What the options ask for. ``known`` are the sets of prompts that the job's strategy writes.
+    """The sweep that the options ask for. ``known`` are the sets of prompts that the job's strategy writes.
 
     Raises:
         InputError: a list is wrong, or a limit does not fit the job's other ones.
@@ -114,7 +88,7 @@ def read_numbers(text: str, option: str) -> tuple[int, ...]:
     """``1,2,4`` as numbers, ascending.
 
     Raises:
-        InputError: one of them is no whole number above 0, or comes twice.
+        InputError: one of them is no whole number above 0, or stands there twice.
     """
     parts = [part.strip() for part in text.split(",")]
     hint = "Whole numbers above 0 with commas between them, such as 1,2,4."
@@ -167,13 +141,13 @@ class PromptSource:
         )
 
     def requests(self, context: RoundContext) -> list[GenerationRequest]:
-        """``total`` of them; fewer, even none, where the strategy makes no more. ``context`` has the round's notes."""
+        """``total`` requests, or as many as the strategy makes. ``context`` has the round's notes."""
         found = _stage_of(self.strategy, context, self.name)
         return list(itertools.islice(found, self._total))
 
 
 def known_prompts(config: RunConfig, task: Task, gold: GoldSplit) -> list[str]:
-    """The sets that the job's strategy writes."""
+    """The sets of prompts that the job's strategy writes."""
     sources = [PromptSource(name, config, task, gold, "", 1) for name in PROMPTS]
     return [source.name for source in sources if source.requests(source.context)]
 
@@ -187,7 +161,7 @@ def split(
 
 
 def _enough(config: StrategyConfig, total: int, each: int) -> StrategyConfig:
-    """The strategy's settings with enough rows to write; from mistakes, so many for each."""
+    """The strategy's settings, changed so that it makes ``total`` requests: ``each`` for a mistake, if it uses them."""
     is_by_mistake = config.name in ("s3", "s3plus", "transfer", "llm2llm")
     rows = None if is_by_mistake else config.seed_examples + total
     return config.model_copy(update={"rows": rows, "per_mistake": each})

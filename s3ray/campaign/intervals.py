@@ -1,9 +1,9 @@
 """How sure a score or a lead is: bootstrap intervals over seeds and test rows. Pure.
 
-A draw takes as many seeds as there are and as many test rows, both with replacement, and reads all runs at the same
-rows. All seeds have the test rows in common (``tasks.gold``), so a draw takes the same rows for all seeds too: a row
-that is hard is hard with every seed, and rows drawn anew for each would count its luck several times over (Owen, *The
-pigeonhole bootstrap*, 2007: for crossed samples, and rather too wide than too narrow).
+A draw takes as many seeds and as many test rows as there are, both with replacement, and scores all runs on the same
+rows. All seeds have the test rows in common (``tasks.gold``), so a draw takes the same rows for all seeds too: a hard
+row is hard with every seed, and rows drawn anew for each seed would count as independent (Owen, *The pigeonhole
+bootstrap*, 2007: made for such crossed samples; its intervals are rather too wide than too narrow).
 """
 
 from collections import defaultdict
@@ -27,8 +27,8 @@ _MAX_CELLS = 4_000_000  # draws x rows in memory at once: 32 MB for each array o
 class Answers:
     """What the last student of a run answered on test, in the order of ``ids``.
 
-    ``scores`` is the deciding metric of each row, or whether the row is right. ``truth`` and ``predicted`` are labels,
-    where macro-F1 decides: it is no mean over rows.
+    ``scores`` is the deciding metric of each row, or 1 where the row is right and 0 where it is not. ``truth`` and
+    ``predicted`` are labels, kept only where macro-F1 decides, which is no mean over rows.
     """
 
     ids: tuple[str, ...]
@@ -57,7 +57,7 @@ def redraw_rows(metric: str, runs: Mapping[str, Answers], stream: str) -> dict[s
 
 
 def redraw_seeds(of_seeds: Sequence[Draws], stream: str) -> Draws:
-    """The mean over drawn seeds, at each draw; of one seed, that seed."""
+    """The mean over drawn seeds, at each draw; a single seed is drawn each time."""
     values = np.stack(of_seeds, axis=1)
     chosen = np.random.default_rng(list(f"{stream} seeds".encode())).integers(values.shape[1], size=values.shape)
     means: Draws = np.take_along_axis(values, chosen, axis=1).mean(axis=1)

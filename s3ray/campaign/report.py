@@ -28,7 +28,7 @@ _NUM_NAMED = 5
 
 
 def caption_of_scores(campaign: Campaign, rows: Sequence[Row]) -> str:
-    """Which of one task's rows is best, and whom does the reference lead so that the interval excludes zero?"""
+    """Which of one task's rows is best, and which ones the reference leads by an interval that excludes zero."""
     best = max(rows, key=lambda row: row.mean)
     told = [f"Best in the mean: {best.name}, {best.mean:.3f}."] if len(rows) > 1 else []
     axis = campaign.compared_axis
@@ -49,7 +49,7 @@ def caption_of_scores(campaign: Campaign, rows: Sequence[Row]) -> str:
 
 
 def caption_of_costs(rows: Sequence[Row]) -> str:
-    """What does the best cost, next to the cheapest? Of one task's rows, those whose cost is known."""
+    """What the best costs, and what the cheapest, of those of one task's rows whose cost is known."""
     known = [(row.device_s, row) for row in rows if row.device_s]
     if not known:
         return ""
@@ -84,7 +84,7 @@ def to_page(
     made_by: Sequence[MadeBy],
     pictures: Mapping[str, str],
 ) -> str:
-    """The comparison as a page that can be published: where it comes from, scores, costs, every seed and every setting.
+    """The comparison as Markdown to publish: where it comes from, scores, costs, every seed and every setting.
 
     ``made_by`` holds command, commit and machine of each start of the campaign. ``pictures`` are the files of its
     plots, by title.
@@ -124,7 +124,7 @@ def from_to(found: Interval | None, sign: str = "") -> str:
 
 
 def num_rows(row: Row) -> str:
-    """Rows that the students were trained on, where seeds differ all numbers of them."""
+    """Rows that the last students were trained on: one number, or several where seeds differ."""
     return "/".join(map(str, sorted(set(row.rows))))
 
 
@@ -147,10 +147,17 @@ def _about(campaign: Campaign, results: Mapping[str, Result]) -> str:
     )
 
 
+def _by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.task, []).append(row)
+    return found
+
+
 def _tables(campaign: Campaign, rows: Sequence[Row], lines_of: _Lines) -> Iterator[str]:
     """A table of each task's rows."""
-    for task in dict.fromkeys(row.task for row in rows):
-        head, *lines = lines_of(campaign, [row for row in rows if row.task == task])
+    for task, own in _by_task(rows).items():
+        head, *lines = lines_of(campaign, own)
         table = [head, ["---"] * len(head), *lines]
         yield f"### {task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
 
@@ -201,7 +208,7 @@ def write_comparison(
     made_by = {"made_by": to_plain(starts)}
     store.write_json("compare.json", to_json(campaign, rows, results) | made_by | time_json(time_account))
     store.write_json("timeline.json", timeline.trace(time_account))
-    tables = {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
+    tables = _by_task(rows)
     curves = _curves(campaign, rows)
     pictures = _write_pictures(store, tables, curves)
     store.write_text("compare.md", to_page(campaign, rows, results, starts, pictures))
@@ -256,7 +263,13 @@ def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Resul
         "interval": {"level": LEVEL, "draws": NUM_DRAWS},
         "rows": [asdict(row) for row in rows],
         "runs": {
-            run.name: {"cell": run.cell, "seed": run.seed, **_run_json(results[run.name])}
+            run.name: {
+                "cell": run.cell,
+                "seed": run.seed,
+                "metric": results[run.name].metrics.metric,
+                "score": results[run.name].metrics.score,
+                "answers": _answers_json(results[run.name].answers),
+            }
             for run in campaign.runs
             if run.name in results
         },
@@ -264,18 +277,15 @@ def to_json(campaign: Campaign, rows: Sequence[Row], results: Mapping[str, Resul
 
 
 def time_json(time_account: Account) -> dict[str, Any]:
-    """A campaign's time in ``compare.json``: the share of each state, and of engines the share that they were busy."""
+    """A campaign's time in ``compare.json``: the share of each state, and the share of time that engines were busy."""
     time = {"engines": shares(time_account.engines), "trainers": shares(time_account.trainers)}
     return {"engine_busy_share": time_account.engine_busy_share, "time": to_plain(time)}
 
 
-def _run_json(result: Result) -> dict[str, Any]:
-    metrics, answers = result.metrics, result.answers
-    return {"metric": metrics.metric, "score": metrics.score, "answers": answers and _answers_json(answers)}
-
-
-def _answers_json(answers: Answers) -> dict[str, Any]:
+def _answers_json(answers: Answers | None) -> dict[str, Any] | None:
     """Scores in the order of the sorted ids, of which ``rows`` is a digest: runs with the same one can be paired."""
+    if answers is None:
+        return None
     rows = hashlib.sha256("\n".join(answers.ids).encode()).hexdigest()[:16]
     scores = answers.scores.tolist()
     if set(scores) <= {0.0, 1.0}:
@@ -303,10 +313,9 @@ def _curves(campaign: Campaign, rows: Sequence[Row]) -> list[_Curve]:
     curves = []
     for axis in campaign.config.axes:
         numbers = campaign.numbers(axis) if axis != campaign.task_axis else None
-        for task in dict.fromkeys(row.task for row in rows) if numbers else ():
-            own = [row for row in rows if row.task == task]
-            if len({row.cell[axis] for row in own}) > 1:
-                curves.append((task, axis, *_curve(own, axis, numbers or {})))
+        for task, own in _by_task(rows).items():
+            if numbers and len({row.cell[axis] for row in own}) > 1:
+                curves.append((task, axis, *_curve(own, axis, numbers)))
     return curves
 
 

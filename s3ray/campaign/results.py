@@ -1,4 +1,4 @@
-"""What a comparison reads of a finished run, and all that a light copy of its folder must hold.
+"""What a comparison reads of a finished run, and so all that a light copy of its folder must hold.
 
 config.yaml  fingerprint.json  metrics.json  students/N/score.json  students/LAST/test.parquet
 gold/test.parquet, where macro-F1 decides; audit.json, where there is one
@@ -22,7 +22,7 @@ _CONTENTS = ("task", "task_content", "gold_content")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A finished run: its metrics.json, and as far as they are known its answers and how many labels are right."""
+    """A finished run: its metrics.json, its answers if they were kept, and the share of right labels if audited."""
 
     metrics: Metrics
     answers: Answers | None = None
@@ -35,12 +35,12 @@ def num_students_left(store: RunStore, config: RunConfig) -> int:
 
 
 def is_finished(store: RunStore, config: RunConfig) -> bool:
-    """Whether nothing is left to do; neither data nor models nor a cluster are needed to say so."""
+    """Whether nothing is left to do. Needs no data, models or cluster."""
     return store.has(METRICS) and num_students_left(store, config) == 0
 
 
 def check_finished(store: RunStore, config: RunConfig) -> None:
-    """Refuse a finished run of other settings, by what is known without its data and models.
+    """Refuse a finished run of other settings, as far as they can be compared without its data and models.
 
     Raises:
         InputError: the folder belongs to another run.
@@ -89,5 +89,5 @@ def _label_accuracy(store: RunStore) -> float | None:
 
 
 def _is_same_model(known: str, own: str) -> bool:
-    """Whether a job's model can be the known one: the same name, or a folder's (``models.model_identity``)."""
+    """Whether a job's model can be the known one: of the same name, or a folder of it (``models.model_identity``)."""
     return known == own or known.rpartition("@")[0] == Path(own).name

@@ -22,7 +22,7 @@ class SharedWork(Generic[Value]):
         self._changed = threading.Condition()
 
     def note(self, key: str, value: Value) -> None:
-        """It is done; if it was done more than once, the first result counts."""
+        """Keep the result of a piece of work; if it was done more than once, the first result counts."""
         with self._changed:
             self._made.setdefault(key, value)
             self._making.discard(key)
@@ -68,8 +68,8 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
 class TrainedStudent:
     """Where a trained student lies, and what its training alone cost, in worker-seconds (0: unknown).
 
-    ``result`` is what it answered to ``questions`` (``student.trained.questions``), if that was during this start of
-    the campaign.
+    ``result`` is what it answered to ``questions`` (``student.trained.questions``); None if it was trained before this
+    start of the campaign.
     """
 
     store: RunStore
@@ -77,10 +77,6 @@ class TrainedStudent:
     training_s: float
     questions: str = ""
     result: StudentResult | None = None
-
-    def answered(self, questions: str) -> StudentResult | None:
-        """Its answers, if it was asked these questions."""
-        return self.result if self.questions == questions else None
 
 
 def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedStudent]]:
@@ -98,7 +94,7 @@ def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedS
 
 
 def copy_student(source: TrainedStudent, target: RunStore, folder: str, *, with_answers: bool) -> None:
-    """Copy a trained student, the marker last; its answers too if ``with_answers`` (the run asks it the same).
+    """Copy a trained student, the marker last; its answers too if ``with_answers``: this run asks the same questions.
 
     Raises:
         StoreError: a file cannot be read or written.

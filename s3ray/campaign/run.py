@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -57,7 +57,7 @@ class _Run:
 
     @property
     def served_task(self) -> str:
-        """A key for what its requests need in the actors; runs that need the same share it."""
+        """A key for what the run's requests need in the actors; runs that need the same have the same key."""
         served = ServedTask.of(self.job.config, self.job.task)
         return f"{self.job.settings['task_content']}/{served.clean}/{served.verify}"
 
@@ -67,16 +67,16 @@ class _Run:
         return float(rows * self.job.config.student.epochs)
 
     def urgency(self) -> Urgency:
-        """Priority first, then who has most rounds to go, then the order of the grid."""
+        """By priority, then by the number of students left to train, most first, then by the order of the grid."""
         return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a campaign came to; ``str`` is its tables of scores as Markdown.
+    """The result of a campaign; ``str`` gives its tables of scores as Markdown.
 
     ``rows`` compare what is finished, ``results`` holds the finished runs by name, ``failed`` the names of the runs
-    that could not go on. ``page`` is where compare.html lies; None as long as nothing can be compared.
+    that could not go on. ``page`` is where compare.html lies; None while no run is finished.
     """
 
     campaign: Campaign
@@ -167,7 +167,7 @@ def _finish(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """What all runs of a campaign share: ``log`` is the campaign's own, and seed sets and students are made once."""
+    """What all runs of a campaign share. ``log`` is the campaign's own; seed sets and students are made only once."""
 
     campaign: Campaign
     nodes: Sequence[NodeFacts]
@@ -223,14 +223,31 @@ class _Group:
         self._service = PoolService(pool, source, emit=shared.log.emit, on_busy=self._note_busy)
 
     def run(self) -> list[str]:
-        """Run them to their ends; returns the names of those that failed."""
+        """Run each in a thread of its own; returns the names of those that failed, which leave the others alone."""
+        failed: list[str] = []
+        # Daemons: Ctrl-C ends the process although Ray Train waits in one of them. What is on disk is safe.
+        threads = [
+            threading.Thread(target=self._guarded, args=(run, failed), name=run.spec.name, daemon=True)
+            for run in self._runs
+        ]
         try:
-            return _in_threads(self._runs, self._carry_out, self._shared.callbacks)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         finally:
             self._service.close()
+        return failed
+
+    def _guarded(self, run: _Run, failed: list[str]) -> None:
+        try:
+            self._carry_out(run)
+        except S3RayError as error:
+            failed.append(run.spec.name)
+            self._shared.callbacks.on_note(f"[{run.spec.name}] {error}")
 
     def _carry_out(self, run: _Run) -> None:
-        """One run, in the thread that is its own."""
+        """Carry out one run, in its own thread."""
         name, shared = run.spec.name, self._shared
         log_apart(run=name)
         log = EventLog(run.store, name, attempt=next_attempt(run.store))
@@ -271,29 +288,9 @@ class _Group:
                 self._shared.seeds.note(run.job.requests["seed"], run.store)
 
 
-def _in_threads(runs: Sequence[_Run], carry_out_one: Callable[[_Run], None], callbacks: Callbacks) -> list[str]:
-    """Each run in a thread of its own; one that fails leaves the others alone."""
-    failed: list[str] = []
-
-    def guarded(run: _Run) -> None:
-        try:
-            carry_out_one(run)
-        except S3RayError as error:
-            failed.append(run.spec.name)
-            callbacks.on_note(f"[{run.spec.name}] {error}")
-
-    # Daemons: Ctrl-C ends the process although Ray Train waits in one of them. What is on disk is safe.
-    threads = [threading.Thread(target=guarded, args=(run,), name=run.spec.name, daemon=True) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return failed
-
-
 @contextlib.contextmanager
 def _seed_set(run: _Run, log: EventLog, seeds: SharedWork[RunStore]) -> Iterator[None]:
-    """Take round 0 from a run that has the same, if there is one and this run has not begun with its own."""
+    """Copy round 0 from a run that has the same one, if there is such a run and this one has not begun its own."""
     if not run.job.config.generates or run.store.files(run.store.in_round(0, "")):
         yield
         return
@@ -311,7 +308,7 @@ def _passes_devices(config: RunConfig, nodes: Sequence[NodeFacts]) -> bool:
 
 
 def config_of_all(campaign: Campaign, configs: Sequence[RunConfig], passes: bool) -> RunConfig:
-    """The job by which engines and train workers of all runs are placed: one that generates, if any does."""
+    """The job that decides where engines and train workers of all runs are placed: one that generates, if any does."""
     config = next((config for config in configs if config.generates), configs[0])
     workers = max(config.student.workers for config in configs)
     if not passes:
@@ -325,7 +322,7 @@ def _per_engine(plan: Plan) -> float:
 
 
 def _devices(config: RunConfig, plan: Plan, nodes: Sequence[NodeFacts], num_trainings: int, passes: bool) -> Devices:
-    """The devices to divide; engines without devices have none to give up."""
+    """The devices to divide between engines and trainings; engines without devices have none to give up."""
     is_split = not passes or not _per_engine(plan)
     num_gpus = sum(node.num_gpus for node in nodes)
     return Devices(

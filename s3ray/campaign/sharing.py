@@ -1,15 +1,14 @@
 """How the runs of a campaign share engines and devices: the pool that serves them all, and their turns to train.
 
-Training goes before: it ends soon, and what it ends is the next round's generation. But engines that leave must be
-loaded again, so they keep the part of the devices that generation has cost so far, and only what they have beyond that
-makes way and comes back. While there is nothing to generate, students take as many workers as find room.
+Training comes first: it ends soon, and the next round of generation waits for it. But engines that leave must be loaded
+again, so they keep the part of the devices that generation has cost so far, and only those beyond that part leave and
+come back. While there is nothing to generate, students take as many workers as fit.
 """
 
 import contextlib
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -77,7 +76,7 @@ class Shares:
         wanted = (demand.num_workers + demand.num_waiting * each) * devices.per_worker
         beside = int((devices.num_devices - wanted) // devices.per_engine)
         if demand.num_stages:
-            # One student at least trains whatever the engines would like to keep.
+            # However much generation has cost, one student can train.
             least = max(demand.num_workers, devices.min_workers * bool(demand.num_waiting)) * devices.per_worker
             beside = max(beside, min(self._own_part(), int((devices.num_devices - least) // devices.per_engine)))
         return max(0, min(beside, devices.num_engines))
@@ -117,7 +116,7 @@ class DeviceQueue:
     """Grants devices for training, the most urgent student first, once engines have made room."""
 
     def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
-        """``num_stages`` want answers at this moment, and ``num_engines`` hold devices."""
+        """``num_stages`` says how many stages want answers now, ``num_engines`` how many engines hold devices."""
         self._shares = Shares(devices)
         self._per_worker = devices.per_worker
         self._num_stages = num_stages
@@ -135,7 +134,7 @@ class DeviceQueue:
     def training(self, urgency: Urgency, work: float) -> Iterator[int]:
         """Hold the devices of one student, once it is its turn; yields its number of workers.
 
-        ``urgency`` is nobody else's, and ``work`` (rows times epochs) is compared with the work of others that wait.
+        No two students have the same ``urgency``; ``work`` (rows times epochs) is compared with that of waiting ones.
         """
         with self._changed:
             self._waiting[urgency] = work
@@ -225,7 +224,7 @@ class PoolService:
                 self._emit(AnswersDealt(rows=chunk.table.num_rows, engines=chunk.engines))
                 newly_s = self._clock.newly(chunk.engines)
                 self._on_busy(sum(newly_s.values()))
-                computed = _computed(chunk.table)
+                computed = {engine: _computed(sums) for engine, sums in _by_engine(chunk.table).items()}
                 with self._lock:
                     for number, table in by_stage(chunk.table):
                         if number in self._boxes:
@@ -245,7 +244,7 @@ class PoolService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunGenerator:
-    """One run's view of the pool (``driver.Generator``)."""
+    """The pool as one run sees it (``driver.Generator``)."""
 
     service: PoolService
     served_task: str
@@ -266,11 +265,11 @@ class RunGenerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrainer:
-    """One run's view of the devices for training (``students.Trainer``), and of students that others have trained.
+    """The devices for training as one run sees them (``students.Trainer``), and students that other runs have trained.
 
     ``make_trainer`` takes the number of workers; ``work`` is how much a student is to learn. ``training_id`` identifies
-    all that shapes a student and ``questions`` all that it is asked; ``on_copy`` is called with a student that was
-    copied from another run.
+    everything that shapes a student, ``questions`` everything that it is asked; ``on_copy`` is called with each student
+    that is copied from another run.
     """
 
     make_trainer: Callable[[int], Trainer]
@@ -287,15 +286,15 @@ class RunTrainer:
         """Train one student once devices are free, or copy that of another run and only let it answer new questions.
 
         ``seconds["wait"]`` says how long devices were not free, ``seconds["all_workers"]`` how long each worker trained
-        and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. The training of a student that was
-        taken over counts as if it had been this run's: costs are the method's, whoever else had a use for the student.
+        and scored, added up; ``seconds["all_workers_train"]`` leaves scoring out. A copied student's training counts as
+        if this run had trained it: the costs are those of the method, however many runs use the student.
         """
         key, questions = self.training_id(job), self.questions(job)
         folder = job.output.removeprefix(f"{self.store.root}/")
         began = time.monotonic()
         with self.students.claimed(key) as found:
             if found is not None:
-                known = found.answered(questions)
+                known = found.result if found.questions == questions else None
                 copy_student(found, self.store, folder, with_answers=known is not None)
                 self.on_copy(found)
                 if known is not None:
@@ -321,31 +320,29 @@ class RunTrainer:
 def _own_part(
     chunk: Chunk, table: pa.Table, newly_s: Mapping[str, float], computed: Mapping[str, int]
 ) -> dict[str, EngineReport]:
-    """The engines' reports, with the rows, tokens and busy seconds of one stage.
+    """The engines' reports, with the rows, tokens and busy seconds of one stage, whose part of the chunk is ``table``.
 
     ``newly_s`` are the busy seconds of each engine in this chunk, ``computed`` its tokens for all stages.
     """
-    names = table["engine"].to_pylist()
-    rows, own = Counter(names), _computed(table)
-    tokens: Counter[str] = Counter()
-    for engine, num in zip(names, table["num_output_tokens"].to_pylist(), strict=True):
-        tokens[engine] += num
     return {
         engine: replace(
             chunk.engines[engine],
-            rows=num,
-            output_tokens=tokens[engine],
-            own_busy_s=round(newly_s[engine] * own[engine] / max(1, computed[engine]), 3),
+            rows=sums["engine_count"],
+            output_tokens=sums["num_output_tokens_sum"],
+            own_busy_s=round(newly_s[engine] * _computed(sums) / max(1, computed[engine]), 3),
         )
-        for engine, num in rows.items()
+        for engine, sums in _by_engine(table).items()
         if engine in chunk.engines
     }
 
 
-def _computed(table: pa.Table) -> Counter[str]:
-    """Tokens that each engine computed: those of answers, and those of prompts that no cache held."""
-    columns = ("engine", "num_output_tokens", "num_prompt_tokens", "num_cached_tokens")
-    tokens: Counter[str] = Counter()
-    for engine, written, prompt, cached in zip(*(table[name].to_pylist() for name in columns), strict=True):
-        tokens[engine] += written + prompt - cached
-    return tokens
+def _by_engine(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Rows (``engine_count``) and sums of tokens (``num_output_tokens_sum`` ...) of each engine."""
+    tokens = ("num_output_tokens", "num_prompt_tokens", "num_cached_tokens")
+    sums = table.group_by("engine").aggregate([("engine", "count"), *((name, "sum") for name in tokens)])
+    return {each["engine"]: each for each in sums.to_pylist()}
+
+
+def _computed(sums: Mapping[str, int]) -> int:
+    """Tokens that an engine computed: those of answers, and those of prompts that no cache held."""
+    return sums["num_output_tokens_sum"] + sums["num_prompt_tokens_sum"] - sums["num_cached_tokens_sum"]

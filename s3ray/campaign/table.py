@@ -1,9 +1,9 @@
 """The table of a campaign: test scores, the reference's lead over each with its interval, and costs. Pure."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from s3ray.config.grid import Campaign, GridRun
 from s3ray.monitor.metrics import Metrics
 
 ALL_TASKS = "mean over tasks"
+Value = TypeVar("Value")
 Results = Mapping[str, Result]
 """The finished runs by name."""
 
@@ -21,11 +22,11 @@ Results = Mapping[str, Result]
 class Row:
     """One combination of values over all seeds, on one task or (``ALL_TASKS``) in the mean over them.
 
-    ``scores`` is the deciding metric on test by seed. ``lead_mean``, ``lead_std`` and ``lead_interval`` are of the
-    reference's differences to it, seed by seed; None for the reference itself, and where it has no score. Standard
+    ``scores`` is the deciding metric on test by seed. ``lead_mean``, ``lead_std`` and ``lead_interval`` describe the
+    reference's score minus this one, seed by seed; None for the reference itself, and where it has no score. Standard
     deviations are of the sample, None for a single seed; intervals are None where answers were not kept, or not to the
     same rows. Costs are means over the seeds: tokens written in all stages, and device-seconds of generation and
-    training (``monitor.accounting``), None where nobody knows them. ``label_accuracy`` is a mean over audited runs.
+    training (``monitor.accounting``), None where they are unknown. ``label_accuracy`` is None unless all are audited.
     """
 
     task: str
@@ -144,26 +145,27 @@ def _have_rows_in_common(first: Result, second: Result) -> bool:
 
 def _row(campaign: Campaign, runs: Sequence[GridRun], results: Results, seeds: _Seeds) -> Row:
     found = [results[run.name] for run in runs]
-    labels = [result.label_accuracy for result in found]
+    of_runs = [result.metrics.rounds for result in found]
     return Row(
         task=_task_of(campaign, runs[0]),
         cell={axis: value for axis, value in runs[0].cell.items() if axis != campaign.task_axis},
         metric=str(found[0].metrics.metric),
-        rows=[result.metrics.rounds[-1].rows for result in found],
+        rows=[rounds[-1].rows for rounds in of_runs],
         **_statistics(seeds.scores, seeds.leads, seeds.score_draws(), seeds.mean_lead_draws()),
         output_tokens=statistics.mean(_output_tokens(result.metrics) for result in found),
-        generate_s=_mean([_total([each.device_s.generate for each in result.metrics.rounds]) for result in found]),
-        train_s=_mean([_total([each.device_s.train for each in result.metrics.rounds]) for result in found]),
-        label_accuracy=_mean(labels),
+        # Unknown for endpoints, and for runs from before this was measured.
+        generate_s=_mean([_if_known(sum, [each.device_s.generate for each in rounds]) for rounds in of_runs]),
+        train_s=_mean([_if_known(sum, [each.device_s.train for each in rounds]) for rounds in of_runs]),
+        label_accuracy=_mean([result.label_accuracy for result in found]),
     )
 
 
 def _mean_row(parts: Sequence[tuple[Row, _Seeds]]) -> Row:
-    """The mean over tasks: these are fixed, so that only seeds and rows of each are drawn."""
+    """The mean over tasks, which are the same at every draw: only seeds, and rows of each task, are drawn."""
     rows, seeds = [row for row, _ in parts], [each for _, each in parts]
     scores, leads = _in_common([each.scores for each in seeds]), _in_common([each.leads for each in seeds])
     whole = [each for each in seeds if each.scores.keys() == scores.keys() and each.leads.keys() == leads.keys()]
-    is_whole = len(whole) == len(seeds)  # else draws would be of other seeds than the means
+    is_whole = len(whole) == len(seeds)  # otherwise the draws would be of other seeds than the means
     metrics = {row.metric for row in rows}
     return Row(
         task=ALL_TASKS,
@@ -203,18 +205,18 @@ def _statistics(
     }
 
 
-def _mean_draws(of_tasks: Sequence[Draws | None]) -> Draws | None:
-    known = [draws for draws in of_tasks if draws is not None]
-    if len(known) < len(of_tasks):
-        return None
-    mean: Draws = np.mean(known, axis=0)
-    return mean
+def _if_known(fold: Callable[[list[Value]], Value], values: Sequence[Value | None]) -> Value | None:
+    """What ``fold`` makes of the values; None if one of them is unknown."""
+    known = [value for value in values if value is not None]
+    return fold(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None if any is unknown."""
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if len(known) == len(values) else None
+    return _if_known(statistics.mean, values)
+
+
+def _mean_draws(of_tasks: Sequence[Draws | None]) -> Draws | None:
+    return _if_known(lambda known: np.stack(known).mean(axis=0), of_tasks)
 
 
 def _score(result: Result) -> float:
@@ -224,11 +226,5 @@ def _score(result: Result) -> float:
 
 
 def _output_tokens(metrics: Metrics) -> int:
-    """Of all stages: a round's own count leaves reasons out."""
+    """Of all stages; the count of a round leaves out its reasons."""
     return sum(stage.output_tokens for each in metrics.rounds for stage in each.stages.values())
-
-
-def _total(of_rounds: Sequence[float | None]) -> float | None:
-    """None for endpoints, and for runs from before this was measured."""
-    known = [seconds for seconds in of_rounds if seconds is not None]
-    return sum(known) if len(known) == len(of_rounds) else None

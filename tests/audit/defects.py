@@ -16,22 +16,9 @@ from tests.models import make_bert
 SIGNS = {"negative": ("dreadful", "dull", "broken"), "positive": ("lovely", "superb", "charming")}
 OTHER = {"negative": "positive", "positive": "negative"}
 WORDS = (
-    *(
-        "amber",
-        "basin",
-        "cedar",
-        "delta",
-        "ember",
-        "fjord",
-        "grove",
-        "harbour",
-        "island",
-        "jungle",
-        "kettle",
-        "lantern",
-    ),
-    *("meadow", "nectar", "orchard", "pebble", "quarry", "river", "saddle", "timber", "umbrella", "valley", "willow"),
-    *("yarrow", "zephyr", "anchor", "bridge", "castle", "dragon", "engine"),
+    *("amber", "basin", "cedar", "delta", "ember", "fjord", "grove", "harbour", "island", "jungle", "kettle"),
+    *("lantern", "meadow", "nectar", "orchard", "pebble", "quarry", "river", "saddle", "timber", "umbrella"),
+    *("valley", "willow", "yarrow", "zephyr", "anchor", "bridge", "castle", "dragon", "engine"),
 )
 PARTS = {"extrapolate": 120, "select": 60, "test": 120}
 

@@ -3,9 +3,8 @@
 from typing import Any
 
 from s3ray.bench.measures import Measured, cell_profile
-from s3ray.bench.profile import Identity, Profile, Sweep
+from s3ray.bench.profile import Cell, Identity, Profile, Sweep
 from s3ray.bench.record import Life, PhaseRecord
-from s3ray.bench.sweep import Cell
 from s3ray.generator.engines.base import Timing
 from s3ray.rounds.journal import Tally
 from s3ray.types import EngineLimits, EngineStats

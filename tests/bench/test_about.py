@@ -47,7 +47,7 @@ def test_where_the_number_would_mislead_there_is_none(tmp_path: Path) -> None:
 def test_what_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     (model(tmp_path) / "model.safetensors").write_bytes(b"\xff" * 64)
     for name, says in (
-        (str(tmp_path), "no safetensors file"),
+        (str(tmp_path), "its weights could not be read: .*model.safetensors"),
         ("package:no-such-weights", "not on the machine where the command ran: "),
         ("org/not-in-the-cache", "not on the machine where the command ran"),
     ):

@@ -1,8 +1,6 @@
 """Two profiles: cells matched, ratios beside their spread, and why two cannot be compared; and the table of one."""
 
 import io
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ from rich.console import Console
 
 from s3ray.bench.compare import CellComparison, compare_profiles, profile_table
 from s3ray.bench.measures import Measured
-from s3ray.bench.profile import Profile, to_plain
-from s3ray.bench.sweep import Cell
+from s3ray.bench.profile import Cell, Profile
 from s3ray.errors import InputError
 from tests.bench.phases import IDENTITY, limits, measured, profile, tally, two_engines
 from tests.test_cli import refused, s3ray
@@ -22,7 +19,7 @@ def repeats(*outputs: int, prompts: str = "seed", **changes: Any) -> list[Measur
     """A cell measured several times, with so many output tokens each."""
     cell = Cell(engines=2, max_num_seqs=8, prompts=prompts, requests=200, repeat=0)
     return [
-        measured(cell=replace(cell, repeat=place), tally=tally(output_tokens=tokens), **changes)
+        measured(cell=cell.model_copy(update={"repeat": place}), tally=tally(output_tokens=tokens), **changes)
         for place, tokens in enumerate(outputs)
     ]
 
@@ -82,12 +79,12 @@ def test_figures_that_one_lacks_are_left_out() -> None:
 )
 def test_measurements_of_different_things_are_refused(identity: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match="cannot be compared") as refusal:
-        compare_profiles(profile(), profile(identity=replace(IDENTITY, **identity)))
+        compare_profiles(profile(), profile(identity=IDENTITY.model_copy(update=identity)))
     assert says in str(refusal.value)
 
 
 def on_machine(**changes: Any) -> Profile:
-    return profile(identity=replace(IDENTITY, **changes))
+    return profile(identity=IDENTITY.model_copy(update=changes))
 
 
 def test_another_device_is_another_thing_and_so_is_another_number_of_cores() -> None:
@@ -119,7 +116,7 @@ def test_the_command_prints_the_ratios(
 ) -> None:
     for name, tokens in (("old", 1000), ("new", 1500)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "profile.json").write_text(json.dumps(to_plain(profile(*repeats(tokens)))))
+        (tmp_path / name / "profile.json").write_text(profile(*repeats(tokens)).model_dump_json())
     folder, file = tmp_path / "old", tmp_path / "new" / "profile.json"
     assert s3ray(monkeypatch, "bench-compare", str(folder), str(file)) == 0
     text = capsys.readouterr().out
@@ -156,7 +153,7 @@ def test_files_that_are_no_profiles_end_with_code_2(
     content: str | None,
     says: list[str],
 ) -> None:
-    (tmp_path / "good.json").write_text(json.dumps(to_plain(profile())))
+    (tmp_path / "good.json").write_text(profile().model_dump_json())
     if content is not None:
         (tmp_path / "bad.json").write_text(content)
     names = [str(tmp_path / name) for name in ("good.json", "bad.json")]

@@ -3,15 +3,13 @@
 Also: how cells scale against the smallest engine count, and the peaks of devices.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from s3ray.bench.measures import TOLERANCE, cell_profile, difference, peak_flops, scaling_of, spread, work_of
-from s3ray.bench.profile import CellProfile, Rates, Sweep, UnknownError
+from s3ray.bench.profile import Cell, CellProfile, Rates, Sweep, UnknownError
 from s3ray.bench.record import PhaseRecord
-from s3ray.bench.sweep import Cell
 from tests.bench.phases import limits, measured, profile, tally, two_engines
 from tests.sources import make_request
 
@@ -203,7 +201,7 @@ def cell(engines: int, requests: int, seconds: float, tokens: float = 10000.0) -
     whole = Rates(
         seconds=seconds, output_tokens_per_s=rate, output_tokens_per_s_per_device=rate, prefill_tokens_per_s=rate
     )
-    return replace(figures(), engines=engines, requests=requests, whole=whole)
+    return figures().model_copy(update={"engines": engines, "requests": requests, "whole": whole})
 
 
 def test_efficiencies() -> None:
@@ -246,7 +244,7 @@ def test_what_is_not_measured_yet_is_not_known() -> None:
 
 def test_one_engine_count_scales_nothing() -> None:
     why: list[str] = []
-    assert scaling_of(replace(SWEEP, engines=(2,)), [cell(2, 100, 25.0)], why) is None
+    assert scaling_of(SWEEP.model_copy(update={"engines": (2,)}), [cell(2, 100, 25.0)], why) is None
     (told,) = why
     assert "--engines" in told
 

@@ -123,19 +123,22 @@ def test_a_stopped_campaign_is_not_waited_for() -> None:
     assert found["late"] == "the campaign was stopped"
 
 
-def one_training_at_a_time() -> DeviceQueue:
+def without_gpus(num_engines: int, max_workers: int) -> Devices:
     """Devices of a machine without GPUs, where engines and trainings have nothing to pass to each other."""
-    split = Devices(
+    return Devices(
         num_devices=0,
         per_engine=1,
         per_worker=0,
-        num_engines=1,
+        num_engines=num_engines,
         min_workers=1,
-        max_workers=1,
+        max_workers=max_workers,
         is_split=True,
         num_trainings=1,
     )
-    return DeviceQueue(split, lambda: 0, lambda: 1)
+
+
+def one_training_at_a_time() -> DeviceQueue:
+    return DeviceQueue(without_gpus(num_engines=1, max_workers=1), lambda: 0, lambda: 1)
 
 
 def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> None:
@@ -295,17 +298,7 @@ def test_with_nothing_to_generate_students_share_all_devices_by_their_work() -> 
 
 
 def test_split_leaves_each_side_its_own() -> None:
-    split = Devices(
-        num_devices=0,
-        per_engine=1,
-        per_worker=0,
-        num_engines=2,
-        min_workers=1,
-        max_workers=2,
-        is_split=True,
-        num_trainings=1,
-    )
-    shares = Shares(split)
+    shares = Shares(without_gpus(num_engines=2, max_workers=2))
     assert shares.num_engines(demand(num_waiting=5)) == 2
     assert shares.num_workers(demand(num_waiting=5), num_engines=2, part=0.2) == 2
     assert shares.num_workers(demand(num_waiting=4, num_training=1, num_workers=2), num_engines=2, part=0.2) == 0
