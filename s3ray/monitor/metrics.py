@@ -4,10 +4,10 @@ Invariant: every round balances (requested = accepted + rejected + failed), or t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import STATES, Account, Lane, account
@@ -75,6 +75,15 @@ class RoundMetrics:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, StageMetrics] = field(default_factory=dict)
     device_s: DeviceSeconds = field(default_factory=DeviceSeconds)
+
+
+def count_reasons(rounds: Iterable[RoundMetrics], *outcomes: Literal["rejected", "failed"]) -> Counter[str]:
+    """How many requests of some rounds were rejected, or failed, or either, by reason."""
+    total: Counter[str] = Counter()
+    for entry in rounds:
+        for outcome in outcomes:
+            total.update(getattr(entry, outcome))
+    return +total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

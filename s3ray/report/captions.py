@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from s3ray.monitor.accounting import BUSY, OTHER_PHASE
-from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares
+from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares, count_reasons
 from s3ray.monitor.run_view import EngineMetrics
 from s3ray.report.examples import DataFigures
 from s3ray.text import duration
@@ -84,15 +84,11 @@ def yield_caption(rounds: Sequence[RoundMetrics]) -> str:
     if not written:
         return ""
     requested, accepted = sum(entry.requested for entry in written), sum(entry.accepted for entry in written)
-    lost: Counter[str] = Counter()
-    for entry in written:
-        lost.update(entry.rejected)
-        lost.update(entry.failed)
     told = f"{accepted / requested:.0%} of {requested:,} requests became rows"
     first, last = (entry.accepted / entry.requested for entry in (written[0], written[-1]))
     if last < first / 2:
         told += f", and the share fell from {first:.0%} in round {written[0].round} to {last:.0%} in the last"
-    top = (+lost).most_common(3)
+    top = count_reasons(written, "rejected", "failed").most_common(3)
     if not top:
         return f"{told}."
     told += f". Lost most often as {_listed([f'{_words(reason)} ({num / requested:.0%})' for reason, num in top])}."

@@ -4,14 +4,21 @@ Invariant: nothing on the page comes from the network, and every text that a mod
 """
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import jinja2
 
 from s3ray.monitor.accounting import Account, account
-from s3ray.monitor.metrics import CheckerMetrics, Metrics, PoolMetrics, RoundMetrics, build_metrics, shares
+from s3ray.monitor.metrics import (
+    CheckerMetrics,
+    Metrics,
+    PoolMetrics,
+    RoundMetrics,
+    build_metrics,
+    count_reasons,
+    shares,
+)
 from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineMetrics, RunView
 from s3ray.monitor.timeline import Timeline, rows, timeline, trace
 from s3ray.report import audit, captions, examples, plots
@@ -86,15 +93,15 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
 
 
 def page_template(name: str) -> jinja2.Template:
-    """A page of this package; every text in it is escaped."""
+    """A page of this package; in HTML, every text in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("s3ray.report"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=duration, counts=counts, pairs=lambda mapping: list(mapping.items()))
+    environment.filters.update(duration=duration, score="{:.3f}".format, pairs=lambda mapping: list(mapping.items()))
     return environment.get_template(name)
 
 
@@ -191,8 +198,7 @@ def _answers(
 def _yields(rounds: Sequence[RoundMetrics]) -> tuple[list[Bar], list[Part]]:
     """Bars of what became of the requests by round, and their legend with totals."""
     written = [entry for entry in rounds if entry.requested]
-    totals = _totals(written, "rejected")
-    named = [reason for reason, _ in totals.most_common(len(_REASON_COLOURS))]
+    named = [reason for reason, _ in count_reasons(written, "rejected").most_common(len(_REASON_COLOURS))]
     bars = []
     for entry in written:
         other = sum(n for reason, n in entry.rejected.items() if reason not in named)
@@ -231,17 +237,10 @@ def _reason_rows(rounds: Sequence[RoundMetrics]) -> list[tuple[str, list[int], i
     rows = [("accepted", [entry.accepted for entry in rounds])]
     kinds: tuple[Literal["rejected", "failed"], ...] = ("rejected", "failed")
     for kind in kinds:
-        for reason, _ in _totals(rounds, kind).most_common():
+        for reason, _ in count_reasons(rounds, kind).most_common():
             rows.append((reason.replace("_", " "), [getattr(entry, kind).get(reason, 0) for entry in rounds]))
     rows.append(("requested", [entry.requested for entry in rounds]))
     return [(name, by_round, sum(by_round)) for name, by_round in rows]
-
-
-def _totals(rounds: Sequence[RoundMetrics], kind: Literal["rejected", "failed"]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for entry in rounds:
-        total.update(getattr(entry, kind))
-    return +total
 
 
 def _shorts(rounds: Sequence[RoundMetrics]) -> list[str]:
