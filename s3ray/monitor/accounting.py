@@ -139,6 +139,14 @@ class Account:
         return sum(starts_s) / len(starts_s) if starts_s else None
 
 
+def seconds_by_state(lanes: Iterable[Lane]) -> dict[str, float]:
+    """Seconds in each of ``STATES``, of all engines and workers of some lanes together."""
+    total: Counter[str] = Counter()
+    for lane in lanes:
+        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
+    return {state: total[state] for state in STATES}
+
+
 def account(events: Iterable[Event], campaign: str = "") -> Account:
     """Account for the time of a run from its events, oldest first; ``campaign``: they are those of this campaign.
 
@@ -160,8 +168,8 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
         for name, lives in attempt.engines.items():
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
-            lane.starts_s += [life.ready - life.start for life in lives if life.ready is not None]
-            lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
+            lane.starts_s += [life.ready - life.start for life in lives if life.ready < math.inf]
+            lane.lived_s += sum(life.end - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
     trainings = tuple(step for attempt in attempts for step in attempt.trainings)
     return Account(
@@ -202,8 +210,8 @@ class _Life:
     start: float
     restarts: int = -1
     is_process: bool = True
-    ready: float | None = None
-    end: float | None = None
+    ready: float = math.inf
+    end: float = math.inf
     ended: type[events.EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
@@ -239,7 +247,7 @@ class _Attempt:
             case events.RoundLinked():
                 self.busy_s[event.round] = event.busy_s
             case events.RunFailed():
-                self.close(event.run)
+                self._cut_steps(event.run)
             case events.ChunkWritten() | events.AnswersDealt():
                 for name, report in event.engines.items():
                     self._note_report(name, report)
@@ -248,8 +256,13 @@ class _Attempt:
             case events.EngineEvent():
                 self._note_engine(event)
 
-    def close(self, run: str | None = None) -> None:
-        """The end of the attempt, or of one run in it, cuts what is under way."""
+    def close(self) -> None:
+        """The end of the attempt cuts what is under way."""
+        self._cut_steps()
+        for lives in self.engines.values():
+            lives[-1].end = min(lives[-1].end, self.now)
+
+    def _cut_steps(self, run: str | None = None) -> None:
         for step in (*self.stages, *self.trainings):
             if run in (None, step.run):
                 step.end = min(step.end, self.now)
@@ -284,14 +297,14 @@ class _Attempt:
                 self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
             case events.EngineStarting() | events.EngineWaiting():
                 lives = self.engines.setdefault(event.engine, [])
-                if lives and lives[-1].end is None:  # it waited for a place and found one
-                    lives[-1].end = self.now
+                if lives:  # it may have waited for a place and found one
+                    lives[-1].end = min(lives[-1].end, self.now)
                 is_process = isinstance(event, events.EngineStarting)
                 restarts = event.restarts if isinstance(event, events.EngineStarting) else -1
                 lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
             case events.EngineLost() | events.EngineGivenUp() | events.EngineStopped():
                 life = self._last_life(event.engine)
-                life.end = self.now if life.end is None else life.end
+                life.end = min(life.end, self.now)
                 life.ended = type(event)
                 if isinstance(event, events.EngineLost):
                     # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
@@ -300,7 +313,7 @@ class _Attempt:
     def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
             if life.restarts == report.restarts:
-                life.reports.append((self.now if life.end is None else life.end, report.busy_s))
+                life.reports.append((min(life.end, self.now), report.busy_s))
                 return
 
     def _note_chunk(self, event: events.ChunkWritten) -> None:
@@ -347,12 +360,11 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
     before: type[events.EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
-        end = attempt.now if life.end is None else life.end
-        ready = end if life.ready is None else min(life.ready, end)
+        ready = min(life.ready, life.end)
         yield Span(state=RECOVERING if before is events.EngineLost else STARTING, start=life.start, end=ready)
-        yield from _work(attempt, life, ready, end)
+        yield from _work(attempt, life, ready)
         before = life.ended or before
-        gap = end, attempt.now if after is None else after.start
+        gap = life.end, attempt.now if after is None else after.start
         if life.ended is events.EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
         elif life.ended is events.EngineStopped:
@@ -370,7 +382,7 @@ def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]
             yield Span(state=NO_WORK, start=start, end=end)
 
 
-def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[Span]:
+def _work(attempt: _Attempt, life: _Life, ready: float) -> Iterator[Span]:
     """A ready engine: busy as it reported, otherwise without work, or waiting for a student to be trained.
 
     One that slept while a student was trained takes a while to wake up.
@@ -381,7 +393,7 @@ def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[
     for now, busy_s in life.reports:
         yield from _until_report(attempt, life, generating, (last, max(last, now)), busy_s - known)
         known, last = busy_s, max(last, now)
-    yield from _until_report(attempt, life, generating, (last, end), 0.0)
+    yield from _until_report(attempt, life, generating, (last, life.end), 0.0)
 
 
 def _until_report(
@@ -406,9 +418,8 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
     for start, end, wakes in _cut(window, life.wakings):
         if wakes:
             yield Span(state=STARTING, start=start, end=end)
-            continue
-        for begin, stop, is_training in _cut((start, end), training):
-            yield Span(state=OTHER_PHASE if is_training else NO_WORK, start=begin, end=stop)
+        else:
+            yield from _waiting((start, end), training)
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
@@ -417,14 +428,14 @@ def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
     last = attempt.start
     for training in attempt.trainings:
         start, end = training.start, training.end
-        yield from _trainer_idle(generating, (last, start))
+        yield from _waiting((last, start), generating)
         granted = min(end, start + max(0.0, training.seconds.get("wait", 0.0)))
         begun = min(end, granted + max(0.0, training.seconds.get("start", 0.0)))
         yield Span(state=OTHER_PHASE, start=start, end=granted)
         yield Span(state=STARTING, start=granted, end=begun)
         yield Span(state=BUSY, start=begun, end=end)
         last = end
-    yield from _trainer_idle(generating, (last, attempt.now))
+    yield from _waiting((last, attempt.now), generating)
 
 
 def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
@@ -441,9 +452,10 @@ def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
     return tuple(lanes.values())
 
 
-def _trainer_idle(generating: Sequence[Window], window: Window) -> Iterator[Span]:
-    for start, end, is_generating in _cut(window, generating):
-        yield Span(state=OTHER_PHASE if is_generating else NO_WORK, start=start, end=end)
+def _waiting(window: Window, other_phase: Sequence[Window]) -> Iterator[Span]:
+    """Time without work: spent waiting for the other phase while that is under way."""
+    for start, end, is_other in _cut(window, other_phase):
+        yield Span(state=OTHER_PHASE if is_other else NO_WORK, start=start, end=end)
 
 
 def _cut(window: Window, marks: Sequence[Window]) -> Iterator[tuple[float, float, bool]]:

@@ -113,9 +113,8 @@ def speed_caption(rates: Mapping[str, float], engines: Mapping[str, EngineMetric
     if len(rates) == 1:
         told = f"One engine wrote {_rate(middle)} while it was writing."
     elif slow:
-        named = _listed([f"{name} ({_rate(rates[name])})" for name in slow[:_NUM_NAMED]])
-        more = f" and {len(slow) - _NUM_NAMED} more" if len(slow) > _NUM_NAMED else ""
-        told = f"Slow: {named}{more}, where the median engine wrote {_rate(middle)}."
+        named = _first_of([f"{name} ({_rate(rates[name])})" for name in slow])
+        told = f"Slow: {named}, where the median engine wrote {_rate(middle)}."
     else:
         told = f"No engine was slow: {_rate(min(rates.values()))} to {_rate(max(rates.values()))} each."
     for words, names in (
@@ -124,9 +123,13 @@ def speed_caption(rates: Mapping[str, float], engines: Mapping[str, EngineMetric
         ("lost at the end", [name for name, each in engines.items() if each.state == "lost"]),
     ):
         if names:
-            more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-            told += f" {words.capitalize()}: {_listed(names[:_NUM_NAMED])}{more}."
+            told += f" {words.capitalize()}: {_first_of(names)}."
     return told
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return _listed(names[:_NUM_NAMED]) + more
 
 
 def _rate(rate: float) -> str:

@@ -302,15 +302,10 @@ class Point:
     interval: tuple[float, float] | None = None
     x: float = 0.0
 
-    @property
-    def reach(self) -> tuple[float, ...]:
-        """All values that the axis has to cover."""
-        return (self.mean, *self.scores, *(self.interval or ()))
-
 
 def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
     """One line for each: a dot for each seed, a stroke at their mean, and a bar for the interval."""
-    ticks = _score_ticks(points)
+    ticks = _score_ticks(_shown_scores(points))
     low, high = ticks[0], ticks[-1]
     height = len(points) * _ROW_HEIGHT + 26
 
@@ -344,7 +339,7 @@ def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
 def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
     """A curve for each name along a number, with intervals; numbers far apart are on a logarithmic scale."""
     points = [point for line in lines.values() for point in line]
-    ticks, height = _score_ticks(points), 240
+    ticks, height = _score_ticks(_shown_scores(points)), 240
     place = _Scale([point.x for point in points], LEFT + 14, WIDTH - RIGHT - 14)
     body = grid_lines(ticks, height, "{:.2f}".format)
     for x in spaced(sorted({point.x for point in points}), place, compact):
@@ -373,7 +368,7 @@ def line_look(number: int) -> tuple[str, bool]:
 
 def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     """A dot for each, score against cost; names in a column, by score, each with a line to its dot."""
-    ticks = _score_ticks([Point(name=point.name, mean=point.mean) for point in points])
+    ticks = _score_ticks([point.mean for point in points])
     height = max(220, len(points) * _LINE_HEIGHT + TOP + BOTTOM)
     place = _Scale([point.x for point in points], LEFT + 10, WIDTH - _NAMES_WIDTH - 24)
     body = grid_lines(ticks, height, "{:.2f}".format, WIDTH - _NAMES_WIDTH - 8)
@@ -394,8 +389,11 @@ def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     return picture(f"{metric} against {cost}", height, body)
 
 
-def _score_ticks(points: Sequence[Point]) -> list[float]:
-    values = [value for point in points for value in point.reach]
+def _shown_scores(points: Sequence[Point]) -> list[float]:
+    return [score for point in points for score in (point.mean, *point.scores, *(point.interval or ()))]
+
+
+def _score_ticks(values: Sequence[float]) -> list[float]:
     return round_ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02))
 
 

@@ -163,15 +163,14 @@ def _facts(store: RunStore, metrics: Metrics, view: RunView) -> list[tuple[str, 
     facts = [
         ("Task", f"{metrics.task} ({metrics.kind})"),
         ("Strategy", f"{metrics.strategy}, {len(metrics.rounds)} of {view.last_round + 1} rounds"),
-        ("Generator", f"{metrics.generator or 'none'} on {metrics.engines} engine(s){lost}"),
+        ("Generator", metrics.generator and f"{metrics.generator} on {metrics.engines} engine(s){lost}"),
         ("Student", f"{metrics.student} on {metrics.workers} worker(s)"),
+        ("Checker", metrics.checker and _checker(metrics.checker)),
         ("Gold", ", ".join(f"{rows} {part}" for part, rows in gold.items()) or "none on disk"),
         ("Seed", str(metrics.seed)),
         ("Fingerprint", metrics.fingerprint),
     ]
-    if metrics.checker:
-        facts.insert(4, ("Checker", _checker(metrics.checker)))
-    return facts if metrics.generator else [fact for fact in facts if fact[0] != "Generator"]
+    return [(name, fact) for name, fact in facts if fact]
 
 
 def _checker(checker: CheckerMetrics) -> str:

@@ -53,6 +53,9 @@ class LeaseObjects(Protocol):
     def remove_lease(self, number: int) -> None:
         """Remove a lease; one that is gone already is fine."""
 
+    def write_under(self, lease: "Lease | None") -> None:
+        """From now on, write only while this process holds the lease; None: write without one."""
+
 
 @contextlib.contextmanager
 def held(locks: Sequence[Lock], notify: Notify) -> Iterator[None]:
@@ -137,6 +140,7 @@ class Lease:
             if looked - self._watched[1] < LEASE_S:
                 return f"{seen.content.get('host')} (process {seen.content.get('pid')})"
         self._begin(1 + (seen.number if seen else 0))
+        self._objects.write_under(self)
         return None
 
     def _begin(self, number: int) -> None:
@@ -179,12 +183,14 @@ class Lease:
                 self._renewed = self._wall()
 
     def release(self) -> None:
-        """Let the next driver in at once."""
+        """Let the next driver in at once; a store that is out of reach by now sees the lease die by itself."""
+        self._objects.write_under(None)
         self._stop.set()
         self._heart.join()
-        self.renew()
-        if not self._is_lost:
-            self._objects.write_lease(self._number, self._content() | {"released": True})
+        with contextlib.suppress(StoreError):
+            self.renew()
+            if not self._is_lost:
+                self._objects.write_lease(self._number, self._content() | {"released": True})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):

@@ -313,7 +313,7 @@ class RunStore:
     def write_chunk(self, round_: int, stage: str, table: pa.Table) -> str:
         """Add one chunk of outcomes to a stage's journal; returns its name."""
         if (round_, stage) not in self._num_chunks:
-            known = [int(name[-14:-8]) for name in self._chunks(round_, stage)]
+            known = [int(name.removesuffix(".parquet").rpartition("-")[2]) for name in self._chunks(round_, stage)]
             self._num_chunks[round_, stage] = max(known, default=-1) + 1
         name = self.in_round(round_, f"chunks/{stage}-{self._num_chunks[round_, stage]:06d}.parquet")
         self.write_table(name, table)
@@ -329,10 +329,6 @@ class RunStore:
         """Outcomes in a stage's journal."""
         contents = self._files.read_all(self._chunks(round_, stage))
         return sum(pq.read_metadata(pa.BufferReader(content)).num_rows for content in contents)
-
-    def stages(self, round_: int) -> list[str]:
-        """The stages of a round that have a journal."""
-        return sorted({name.rpartition("/")[2][:-15] for name in self._files.names(self.in_round(round_, "chunks"))})
 
     def num_chunks_in_work(self) -> int:
         """Chunks of rounds that are not finished."""
