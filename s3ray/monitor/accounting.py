@@ -80,7 +80,7 @@ class Written:
 class Step:
     """A stage or a training of a run, in unix seconds, cut by the end of the attempt.
 
-    ``workers`` are those that trained; ``seconds`` what a training that came to its end took, by part.
+    ``workers`` is the number of those that trained; ``seconds`` are those of a training that ended, by part.
     """
 
     run: str
@@ -97,16 +97,16 @@ class Account:
     """How a run, or a campaign, spent its time.
 
     ``engines`` holds a lane for each engine, ``trainers`` one for the train workers (of a campaign: one for each run).
-    ``attempts``, ``stages`` and ``students`` (by name) are start and end of each; ``written`` are tokens with the time
-    in which they were written. ``busy_s`` is how long engines were busy for a run, by round; a round that was copied
-    from another run counts as if this run had generated it, as that is what the run would cost alone.
+    ``attempts`` are start and end of each; ``steps`` are stages and, in a run, trainings by name, with start and end;
+    ``written`` are tokens with the time in which they were written. ``busy_s`` is how long engines were busy for a run,
+    by round; a round that was copied from another run counts as if this run had generated it, as that is what the run
+    would cost alone.
     """
 
     engines: tuple[Lane, ...]
     trainers: tuple[Lane, ...]
     attempts: tuple[Window, ...]
-    stages: tuple[tuple[str, Window], ...]
-    students: tuple[tuple[str, Window], ...]
+    steps: tuple[tuple[str, Window], ...]
     written: tuple[Written, ...]
     trainings: tuple[Step, ...]
     busy_s: Mapping[int, float]
@@ -172,12 +172,14 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
             lane.lived_s += sum(life.end - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
     trainings = tuple(step for attempt in attempts for step in attempt.trainings)
+    steps = [step for attempt in attempts for step in _united(attempt.stages)]
+    if not campaign:
+        steps += [step for attempt in attempts for step in _united(attempt.trainings)]
     return Account(
         engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
         trainers=_trainers_by_run(trainings) if campaign else (trainer,) if trainer.num else (),
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
-        stages=tuple(named for attempt in attempts for named in _united(attempt.stages)),
-        students=() if campaign else tuple(named for attempt in attempts for named in _united(attempt.trainings)),
+        steps=tuple(steps),
         written=tuple(written for attempt in attempts for written in attempt.written),
         trainings=trainings,
         busy_s=busy_s,
@@ -329,7 +331,7 @@ class _Attempt:
 
 
 def _united(steps: Iterable[Step]) -> list[tuple[str, Window]]:
-    """When steps were under way; those that overlap as one that bears the name of the first."""
+    """The windows of steps by name; steps that overlap are joined under the name of the first."""
     united: list[tuple[str, Window]] = []
     for step in steps:
         name, start, end = step.name, step.start, step.end
@@ -373,7 +375,7 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
-    """An engine that has left: during a training, or for good: then its lane ends."""
+    """The time after an engine was stopped, for a training or for good; if for good, its lane ends."""
     training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:
@@ -399,7 +401,7 @@ def _work(attempt: _Attempt, life: _Life, ready: float) -> Iterator[Span]:
 def _until_report(
     attempt: _Attempt, life: _Life, generating: Sequence[Window], window: Window, busy_s: float
 ) -> Iterator[Span]:
-    """Between two reports: ``busy_s`` seconds of work, the latest in which there was any to do."""
+    """Between two reports: ``busy_s`` seconds of work, placed as late as the stages allow."""
     pieces = list(_cut(window, generating))
     left = max(0.0, busy_s)
     spans: list[Span] = []
@@ -423,7 +425,7 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
-    """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
+    """A training that ended says how long it waited for devices and for its workers to start; the rest was work."""
     generating = _windows(attempt.stages)
     last = attempt.start
     for training in attempt.trainings:
@@ -474,7 +476,7 @@ def _cut(window: Window, marks: Sequence[Window]) -> Iterator[tuple[float, float
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
-    """Neighbours in one state as one; nothing for spans without a second."""
+    """Spans with neighbours in the same state joined, and empty spans left out."""
     merged: list[Span] = []
     for span in spans:
         if span.end <= span.start:

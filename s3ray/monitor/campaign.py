@@ -1,7 +1,7 @@
 """The state of a campaign, one line for each run, folded from its own events, for status and watch.
 
-A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and of
-each run what begins or ends something.
+A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and
+those of each run that begin or end something.
 """
 
 import contextlib
@@ -158,7 +158,7 @@ def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
 
 LOOK_EVERY_S = 2.0
 GONE_S = 60.0
-"""Silence without a driver that is not yet its end: a driver that restarts, or renews a lease, needs a moment."""
+"""Seconds without an event or a driver before a run counts as dead: a driver that restarts needs a moment."""
 _PATIENCE_S = {True: math.inf, False: GONE_S, None: SILENT_S}
 """How long to wait for an event, by whether a driver is at work (None: unknown)."""
 

@@ -42,7 +42,7 @@ class StageMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSeconds:
-    """What a round cost, in seconds times devices; None where nobody knows the devices, or nobody measured."""
+    """What a round cost, in seconds times devices; None where the devices are unknown or nothing was measured."""
 
     generate: float | None = None
     train: float | None = None
@@ -106,9 +106,9 @@ class PoolMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeShares:
-    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+    """Total ``seconds``, and the share of each state in them. Shares add up to 1; without seconds they are None.
 
-    ``workers`` are those of train workers, which share a lane.
+    ``workers`` is the number of train workers, None for engines.
     """
 
     workers: int | None = None
@@ -273,7 +273,7 @@ def _identity(store: RunStore) -> dict[str, Any]:
 
 
 def _task_name(task: str) -> str:
-    """A task given as a file goes by the file's name: metrics and cards are passed on, and no path belongs in them."""
+    """The task's name; of a task file its name without the path, as metrics and cards are passed on to others."""
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
@@ -290,16 +290,6 @@ class _Score(CheckerMetrics):
     main: str
     test: Mapping[str, float] | None
     num_test: int | None
-
-    def of_round(self) -> dict[str, Any]:
-        """The fields of ``RoundMetrics`` that the student decides."""
-        return {
-            "rows": self.rows,
-            "select": self.select,
-            "mistakes": None if self.mined is None else self.mistakes,
-            "mined": self.mined,
-            "best_epoch": self.best_epoch,
-        }
 
 
 def _rounds(
@@ -330,7 +320,16 @@ def _rounds(
                 train=training_s(student.seconds, workers) if student else 0.0,
             ),
         )
-        yield replace(written, **student.of_round()) if student else written
+        if student is not None:
+            written = replace(
+                written,
+                rows=student.rows,
+                select=student.select,
+                mistakes=None if student.mined is None else student.mistakes,
+                mined=student.mined,
+                best_epoch=student.best_epoch,
+            )
+        yield written
 
 
 def _written(store: RunStore, num: int) -> RoundMetrics:
@@ -351,7 +350,7 @@ def _written(store: RunStore, num: int) -> RoundMetrics:
 
 
 def per_engine(config: Mapping[str, Any]) -> float | None:
-    """Devices that an engine of a resolved job holds; None for endpoints, whose devices nobody knows."""
+    """Devices that an engine of a resolved job holds; None for endpoints, whose devices are unknown."""
     generator = config["generator"]
     if generator["engine"] == "openai":
         return None

@@ -1,9 +1,8 @@
 """The state of a run, folded from its events, as live progress, status and the report show it.
 
-Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
-repeats is set, not added, and the time between two attempts counts for nothing. An engine counts from zero after each
-start, so its counts are kept by start and what it did is their sum; only the rows and output tokens of a chunk are
-added up, each chunk once.
+Pure. Invariant: replaying the events of all attempts gives the same view as listening to them. What a restarted attempt
+repeats is not counted twice, and the time between two attempts is not counted. An engine counts from zero after each
+start: its counts are kept for each start and added up. Rows and output tokens come with the chunks, each counted once.
 """
 
 from collections import Counter, defaultdict, deque
@@ -52,11 +51,11 @@ class Load:
 class EngineMetrics:
     """What an engine did over all its starts, or all engines together.
 
-    Tokens count what was computed, so also answers that another engine gave first and work that a death undid. Shares
-    are from 0 to 1, None where there was nothing to share: ``prefix_hit_rate`` is that of the prompt tokens that came
-    from the prefix cache, ``busy_share`` that of the time in which an engine was ready and the run generating: one that
-    rests while a student is trained is not to blame. Peaks are of sequences, and of the share of the KV cache in use.
-    ``state`` is that of the last start; None for engines that belong to a campaign, and for all together.
+    Tokens count all work, also for answers that another engine gave first and for those that were lost with an engine.
+    Shares are from 0 to 1, None of nothing: ``prefix_hit_rate`` is the share of prompt tokens that came from the prefix
+    cache, ``busy_share`` that of the time in which the engine was ready and the run was generating. Peaks are of
+    sequences, and of the share of the KV cache in use. ``state`` is that of the last start; None for engines of a
+    campaign, and for all together.
     """
 
     state: str | None = None
@@ -103,7 +102,7 @@ class EngineView:
         return _usage([self], self._peak)
 
     def note_state(self, state: str, event: events.EngineEvent, generate_s: float) -> None:
-        """It is now in ``state``; unless that is ready, nothing is in progress on it any more."""
+        """Note its new state. In any but ``ready`` it has no requests in progress."""
         if isinstance(event, events.EngineStarting):
             self.restarts[event.attempt] = event.restarts
         if state == "ready":
@@ -201,7 +200,6 @@ class StageView:
     accepted: int = 0
     outcomes: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
     starving: tuple[str, ...] = ()
     finished: bool = False
@@ -293,7 +291,7 @@ class RunView:
         return max(0, self.stage.target - self.stage.accepted) / rate
 
     def rejected(self, round_: int | None = None) -> Counter[str]:
-        """Rejections of examples by reason, of one round or of all; what a note stage lost is no example."""
+        """Rejected examples by reason, of one round or of all; stages that take notes write no examples."""
         total: Counter[str] = Counter()
         for stage in self.stages.values():
             if stage.name not in STAGES_ASIDE and round_ in (None, stage.round):
@@ -395,16 +393,14 @@ class RunView:
                 self._note_chunk(event, stage)
             case events.StageFinished():
                 stage.accepted, stage.outcomes = event.accepted, event.requested
-                stage.rejected, stage.failed = Counter(event.rejected), Counter(event.failed)
+                stage.rejected, stage.starving = Counter(event.rejected), ()
                 stage.output_tokens, stage.finished = event.output_tokens, True
-                stage.starving = ()
 
     def _note_chunk(self, event: events.ChunkWritten, stage: StageView) -> None:
         stage.chunks.add(event.chunk)
         stage.accepted = event.accepted
         stage.outcomes += event.rows
         stage.rejected.update(event.rejected)
-        stage.failed.update(event.failed)
         stage.output_tokens += event.output_tokens
         stage.starving = event.starving
         ready = {name for name, state in self.engines.items() if state == "ready"}

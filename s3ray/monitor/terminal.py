@@ -1,7 +1,7 @@
 """What people see of a run on a terminal: live progress, plain lines in a log, status, and the table at the end.
 
-Shows what the events say and no more, so a resumed run shows the same as an undisturbed one. What a run, a model or
-whoever wrote a folder said is shown as text, and commands nothing.
+Shows what the events say and no more, so a resumed run shows the same as an undisturbed one. Texts that come from a
+run, a model or a foreign folder cannot control the terminal.
 """
 
 import re

@@ -96,9 +96,8 @@ def trace(account: Account) -> dict[str, Any]:
     """
     origin = account.attempts[0][0] if account.attempts else 0.0
     events: list[dict[str, Any]] = [_metadata("process_name", pid, 0, name) for name, pid in _PIDS.items()]
-    steps = [*account.stages, *account.students]
     events.append(_metadata("thread_name", _PIDS["run"], 1, "steps"))
-    events += [_complete(name, window, origin, _PIDS["run"], 1) for name, window in steps]
+    events += [_complete(name, window, origin, _PIDS["run"], 1) for name, window in account.steps]
     for process, lanes in (("engines", account.engines), ("train workers", account.trainers)):
         for tid, lane in enumerate(lanes, start=1):
             events.append(_metadata("thread_name", _PIDS[process], tid, _name(lane)))

@@ -1,6 +1,6 @@
 """Real examples for the report: mistakes with what was written from them, seeds, and the data in figures.
 
-Works from the tables alone. Invariant: rows are chosen without chance, so that a report made twice is the same.
+Works from the tables alone. Invariant: rows are not chosen at random, so that a report made twice is the same.
 """
 
 from collections import Counter

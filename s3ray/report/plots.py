@@ -1,7 +1,7 @@
 """The plots of reports and comparisons as SVG, and what they are drawn with. Pure; every text is escaped.
 
-Drawn for a width of 460 units. The style sheet gives letters more units on narrow screens, where a unit is less than a
-pixel: room is reckoned for the widest of them (``LETTER``).
+Drawn for a width of 460 units. On narrow screens, where a unit is less than a pixel, the style sheet makes letters
+larger: texts get room for the largest size (``LETTER``).
 """
 
 import math
@@ -406,9 +406,9 @@ class _Scale:
         self._by_powers = self._low > 0 and self._high >= 10 * self._low
 
     def __call__(self, value: float) -> float:
-        low, high, value = (
-            map(math.log, (self._low, self._high, value)) if self._by_powers else (self._low, self._high, value)
-        )
+        low, high = self._low, self._high
+        if self._by_powers:
+            low, high, value = map(math.log, (low, high, value))
         return self._start + (value - low) / max(high - low, 1e-9) * (self._end - self._start)
 
     def ticks(self) -> list[float]:

@@ -61,7 +61,7 @@ class LeaseObjects(Protocol):
 def held(locks: Sequence[Lock], notify: Notify) -> Iterator[None]:
     """Hold all locks, or none. Leases whose holder may be dead are watched at the same time, for ``LEASE_S`` at most.
 
-    ``notify`` is told at once which ones are waited for.
+    ``notify`` gets one line for each host, which names the runs that are waited for.
 
     Raises:
         InputError: another process is running one of the runs.
@@ -108,7 +108,7 @@ class Lease:
     def __init__(
         self, objects: LeaseObjects, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``wall`` is the clock of all machines, and goes on while this one sleeps; ``clock`` is never set."""
+        """``wall`` is unix time, which goes on while the machine sleeps; ``clock`` is monotonic, for waiting."""
         self.root = objects.root
         self._objects = objects
         self._wall = wall
@@ -124,7 +124,7 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name="s3ray-lease", daemon=True)
 
     def take(self) -> str | None:
-        """See ``Lock``. A holder that was watched for ``LEASE_S`` without a renewal is dead.
+        """See ``Lock``. A holder that does not renew its lease for ``LEASE_S`` counts as dead.
 
         Raises:
             InputError: another process is running this run.

@@ -27,7 +27,7 @@ from s3ray.storage.lease import Lease, is_alive
 from s3ray.storage.local import Event, Files, LocalFiles, Lock, Position, absolute, is_url, join, split, whole_lines
 
 FLUSH_S = 2.0
-"""Seconds after which an event is in the store at the latest."""
+"""Most seconds that an event waits before it is in the store."""
 SEGMENT_BYTES = 256 * 1024
 """Size from which a new object is begun."""
 _AT_ONCE = {
@@ -90,7 +90,7 @@ class EventWriter:
             try:
                 self.flush()
             except StoreError:
-                self._flush_later()  # the next event that must not wait tells of it
+                self._flush_later()  # the next event that must not wait raises the error
 
 
 _PUTS_WHOLE = frozenset(["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "tos", "hf", "memory"])
@@ -335,7 +335,7 @@ class ObjectFiles:
                     self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(path, json.dumps(content).encode(), mode="create")
             except Exception:
-                # Every store says in its own way that the object is there.
+                # Each store raises another exception if the object exists.
                 if number in self.lease_numbers():
                     return False
                 raise
@@ -365,7 +365,7 @@ class ObjectFiles:
         yield beside
         try:
             self._fs.mv(beside, path)
-        except FileExistsError:  # a file system that moves onto nothing that is there
+        except FileExistsError:  # a file system whose move does not overwrite
             self._fs.rm_file(path)
             self._fs.mv(beside, path)
 
