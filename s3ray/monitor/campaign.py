@@ -136,13 +136,12 @@ def _last_score(run: RunView) -> str:
 
 
 def _head(view: CampaignView, now: float, *, is_held: bool) -> RenderableType:
-    facts: list[tuple[str, RenderableType | None]] = [
+    return facts_table(
         ("campaign", view.name),
         ("state", _state(view, now, is_held=is_held)),
         ("runs", view.counts(is_held=is_held)),
         ("engines", engines_text(view.pool) if view.pool.engines and is_held and not view.ended else None),
-    ]
-    return facts_table(facts)
+    )
 
 
 def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:

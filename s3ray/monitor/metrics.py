@@ -268,7 +268,7 @@ def _identity(store: RunStore) -> dict[str, Any]:
         "seed": config["seed"],
         "engines": generator["engines"],  # asked for; those that were placed are in ``run_started``
         "workers": config["student"]["workers"],
-        "fingerprint": store.read_json("fingerprint.json")["fingerprint"],
+        "fingerprint": store.identity()["fingerprint"],
     }
 
 

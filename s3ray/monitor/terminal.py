@@ -229,7 +229,7 @@ def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> st
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def facts_table(facts: Iterable[tuple[str, RenderableType | None]]) -> Table:
+def facts_table(*facts: tuple[str, RenderableType | None]) -> Table:
     """A line for each name and what is known of it; names of which nothing is known are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -244,7 +244,7 @@ def live_table(view: RunView, now: float) -> RenderableType:
     """The state of a run at ``now`` (unix seconds) in a few lines, for live progress."""
     doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
     stage = None if view.stage is None or view.stage.finished else view.stage
-    facts: list[tuple[str, RenderableType | None]] = [
+    table = facts_table(
         ("phase", Text.assemble((f"round {view.round} of {view.last_round}", "bold"), f"  {doing}")),
         ("accepted", _stage_bar(stage) if stage else None),
         ("speed", _speed(view) if stage else None),
@@ -253,8 +253,8 @@ def live_table(view: RunView, now: float) -> RenderableType:
         ("rejected", counts(view.rejected(view.round), 5)),
         ("selection", scores_by_round(view)),
         ("running", duration(max(0.0, now - view.attempt_started))),
-    ]
-    return Group(Text(), facts_table(facts))
+    )
+    return Group(Text(), table)
 
 
 def engines_text(view: RunView) -> str:
@@ -316,7 +316,7 @@ def status_text(store: RunStore, now: float) -> RenderableType:
         state = "running" if held else "unknown"
     is_running = state == "running"
     spent = {phase: seconds for phase, seconds in view.seconds().items() if seconds}
-    facts: list[tuple[str, RenderableType | None]] = [
+    table = facts_table(
         ("run", view.about.run if view.about else store.name),
         ("state", _state_text(view, state, now)),
         ("doing", Text(stage_line(view)) if is_running else None),
@@ -326,8 +326,8 @@ def status_text(store: RunStore, now: float) -> RenderableType:
         ("rejected", counts(view.rejected())),
         ("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items())),
         ("on disk", _on_disk(store)),
-    ]
-    parts: list[RenderableType] = [facts_table(facts)]
+    )
+    parts: list[RenderableType] = [table]
     if view.pool.has_reported:
         parts += [Text(), _engines_table(view, is_running=is_running), Text()]
     return Group(*parts, Text(_what_next(store, state), overflow="fold"))

@@ -358,17 +358,14 @@ class AnswersDealt(Event):
     engines: Mapping[str, EngineReport]
 
 
-_RUN_EVENTS: tuple[type[Event], ...] = (
+_EVENTS: tuple[type[Event], ...] = (
     *(RunStarted, EngineStarting, EngineReady, EngineLost, EngineWaiting, EngineGivenUp, EngineAsleep, EngineAwake),
     *(EngineStopped, StageStarted, ChunkWritten, StageFinished, RoundClosed, RoundLinked, StudentLinked),
     *(StudentStarted, StudentFinished, CheckerStarted, CheckerFinished, TestScored, Reparsed, RunFinished, RunFailed),
+    *(CampaignStarted, CampaignFinished, AnswersDealt),
 )
-EVENTS: Mapping[str, type[Event]] = {event.kind: event for event in _RUN_EVENTS}
-"""The events of a run by their names in the files."""
-CAMPAIGN_EVENTS: Mapping[str, type[Event]] = {
-    event.kind: event for event in (CampaignStarted, CampaignFinished, AnswersDealt)
-}
-"""Those that only a campaign's own log has."""
+EVENTS: Mapping[str, type[Event]] = {event.kind: event for event in _EVENTS}
+"""All events by their names in the files."""
 
 Listener = Callable[[Event], None]
 
@@ -386,9 +383,8 @@ def event_from_dict(record: Mapping[str, Any]) -> Event:
     Raises:
         StoreError: a field is missing that every version wrote, or has another type.
     """
-    name = record.get("event")
-    kind = (EVENTS.get(name) or CAMPAIGN_EVENTS.get(name)) if isinstance(name, str) else None
-    return from_plain(kind or UnknownEvent, record, f"events: {name}")
+    name = str(record.get("event"))
+    return from_plain(EVENTS.get(name, UnknownEvent), record, f"events: {name}")
 
 
 def read_events(store: RunStore, position: Position | None = None) -> Iterator[Event]:
