@@ -1,13 +1,13 @@
 """Where the time of engines and train workers went, from the events of a run: each second has exactly one state.
 
-A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
-in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
-what happened between two attempts: that time is left out.
+Pure. The states are ``STATES``. Invariants: the spans of a lane do not overlap and leave no gap, for an engine from its
+first start in an attempt to its end, for the train workers over the whole attempt. The time between two attempts is
+left out.
 
-Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
-seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
-runs share an engine, its busy seconds between two chunks are parted by the tokens that it computed for each run,
-written ones and those of prompts that no cache held. Devices that waited are charged to nobody.
+Also what generation cost, as device-seconds: the seconds in which engines were busy, not the time that requests took,
+as hundreds of requests are under way at once. Where runs share an engine, its busy seconds between two chunks are
+divided by the tokens that it computed for each run: output, and prompt tokens that were not cached. No run is charged
+for devices that waited.
 """
 
 import math
@@ -47,8 +47,8 @@ class Span:
 class Lane:
     """One engine, or the ``num`` train workers of a run, which do everything together.
 
-    ``lived_s`` are the seconds in which its process was there, loading or able to work; ``starts_s`` how long each of
-    its starts took that came to an end.
+    ``lived_s`` are the seconds in which its process existed, loading or able to work; ``starts_s`` are the seconds of
+    each start that succeeded.
     """
 
     name: str
@@ -159,7 +159,8 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
     for event in events:
         is_own = campaign in ("", event.run)
         if not attempts or (is_own and attempts[-1].number != event.attempt):
-            attempts.append(_Attempt(number=event.attempt, start=event.time, busy_s=busy_s))
+            now = event.time
+            attempts.append(_Attempt(number=event.attempt, start=now, now=now, wrote_at=now, busy_s=busy_s))
         attempts[-1].fold(event)
     lanes: dict[str, Lane] = {}
     trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
@@ -224,7 +225,8 @@ class _Attempt:
     number: int
     start: float
     busy_s: dict[int, float]
-    now: float = field(init=False)
+    now: float
+    wrote_at: float
     num_workers: int = 0
     engines: dict[str, list[_Life]] = field(default_factory=dict)
     stages: list[Step] = field(default_factory=list)
@@ -232,10 +234,6 @@ class _Attempt:
     written: list[Written] = field(default_factory=list)
     _clock: BusyClock = field(default_factory=BusyClock)
     _ready: dict[str, float] = field(default_factory=dict)
-    _wrote_at: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.now = self._wrote_at = self.start
 
     def fold(self, event: Event) -> None:
         self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
@@ -273,7 +271,7 @@ class _Attempt:
         step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
         if isinstance(event, events.StageStarted):
             self.stages.append(step)
-            self._wrote_at, self._ready = self.now, {}
+            self.wrote_at, self._ready = self.now, {}
         else:
             self.trainings.append(replace(step, workers=event.workers))
 
@@ -310,7 +308,7 @@ class _Attempt:
                 life.ended = type(event)
                 if isinstance(event, events.EngineLost):
                     # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
-                    self._ready.setdefault(event.engine, self._wrote_at)
+                    self._ready.setdefault(event.engine, self.wrote_at)
 
     def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
@@ -322,9 +320,9 @@ class _Attempt:
         """What a chunk holds was written since the chunk before it, or since its engine was ready."""
         for name, report in event.engines.items():
             if report.output_tokens:
-                start = self._ready.get(name, self._wrote_at)
+                start = self._ready.get(name, self.wrote_at)
                 self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
-        self._wrote_at, self._ready = self.now, {}
+        self.wrote_at, self._ready = self.now, {}
         own = self._clock.newly({name: each for name, each in event.engines.items() if each.own_busy_s is None})
         shared = sum(each.own_busy_s or 0.0 for each in event.engines.values())
         self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
@@ -443,7 +441,7 @@ def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
 def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
     lanes: dict[str, Lane] = {}
     for step in sorted(trainings, key=lambda step: step.end):
-        if not step.seconds:  # cut, so that nobody knows
+        if not step.seconds:  # it was cut, so its parts are unknown
             continue
         lane = lanes.setdefault(step.run, Lane(name=step.run, num=step.workers))
         begun = step.end - step.seconds["train"] - step.seconds["score"]

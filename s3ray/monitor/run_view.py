@@ -23,7 +23,7 @@ Phase = Literal["start", "generate", "train", "score"]
 MAX_ENGINES_NAMED = 8
 """Up to this many engines are shown with a row each; beyond it, only the pool's totals."""
 
-# An engine process: the attempt of the run, how often the engine had been stopped on purpose, and its restarts by then.
+# An engine process: the attempt of the run, the engine's stops on purpose before it, and its restarts before it.
 _Process = tuple[int, int, int]
 
 

@@ -230,7 +230,7 @@ def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> st
 
 
 def facts_table(*facts: tuple[str, RenderableType | None]) -> Table:
-    """A line for each name and what is known of it; names of which nothing is known are left out."""
+    """A line for each name and its fact; names without a fact are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

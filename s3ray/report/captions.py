@@ -1,6 +1,6 @@
 """Captions of the report's plots: what each shows, in a sentence or two. Pure: sentences from numbers.
 
-The five questions of whoever opens a report: did it get better, why were rows rejected, which engine was slow, where
+The five questions of a reader: did it get better, why were rows rejected, which engine was slow, where
 did the time go, what do the data look like.
 """
 
@@ -49,7 +49,7 @@ WAYS_OUT = {
     "poison": "they ended an engine each time; rejected.parquet names them",
     "error": "prompts that could not be rendered or answers not read; rejected.parquet says why",
 }
-"""What a reason means for whoever wants more rows, for every reason of the two closed lists."""
+"""What each reason of a rejection or failure means, and what helps if more rows are wanted."""
 
 
 def score_caption(metrics: Metrics, num_select: int) -> str:
@@ -72,7 +72,7 @@ def score_caption(metrics: Metrics, num_select: int) -> str:
 
 
 def _margin(metric: str | None, score: float, num_rows: int) -> float | None:
-    """Half the 95 % interval of one score (a mean of values from 0 to 1), where that can be said."""
+    """Half the 95 % interval of one score (a mean of values from 0 to 1); None where there is no such interval."""
     if metric == _NO_MEAN or not num_rows or not 0 < score < 1:
         return None
     return 1.96 * math.sqrt(score * (1 - score) / num_rows)

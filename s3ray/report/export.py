@@ -126,7 +126,7 @@ def _licence(task: Task | None) -> str | None:
     """The text of the licence file beside the gold data, if there is one."""
     file = task.data / "LICENSE.md" if task and task.data else None
     if file is None or not file.is_file() or file.resolve().parent != file.parent.resolve():
-        return None  # not through a link: whoever made the run could put any file of this machine into the card
+        return None  # a link could put any file of this machine into the card, and another user may have made the run
     return file.read_text(encoding="utf-8").strip()
 
 

@@ -183,7 +183,7 @@ class LocalFiles:
         written = target.with_name(f".{target.name}.writing")
         with store_errors(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            written.unlink(missing_ok=True)  # whoever left a link there chose what would be overwritten
+            written.unlink(missing_ok=True)  # a link left there would lead the write to another file
         return written
 
     def finish(self, name: str, written: Path) -> None:
