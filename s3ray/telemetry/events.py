@@ -197,7 +197,7 @@ class TrainingFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFinished(TrainingFinished):
-    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; both None if mistakes are not needed."""
+    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; ``mined`` is None if none were needed."""
 
     mistakes: int | None = None
     mined: int | None = None
