@@ -24,7 +24,7 @@ from s3ray.config.load import parse_settings
 from s3ray.errors import InputError, S3RayError, located
 from s3ray.monitor.campaign import milestone_of_run
 from s3ray.monitor.run_view import RunView
-from s3ray.monitor.terminal import LiveProgress, PlainProgress, Terminal, make_progress, say, summary_table
+from s3ray.monitor.terminal import Progress, Terminal, make_progress, say, summary_table
 from s3ray.redaction import mask
 from s3ray.storage.lineages import newest
 from s3ray.storage.local import join
@@ -359,7 +359,7 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
     def __init__(self, console: Console, folder: str) -> None:
         self._console = console
         self._folder = folder
-        self._progress: LiveProgress[RunView] | PlainProgress | None = None
+        self._progress: Progress | None = None
 
     def __call__(self, event: Event) -> None:
         if self._progress is None:

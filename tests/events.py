@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin
 
-from s3ray.telemetry.events import CAMPAIGN_EVENTS, EVENTS, Event, event_from_dict
+from s3ray.telemetry.events import EVENTS, Event, event_from_dict
 from s3ray.telemetry.records import to_plain
 from s3ray.types import EngineLimits
 
@@ -17,7 +17,7 @@ LIMITS = {
 
 def an_event(name: str, **said: Any) -> Event:
     """An event by its name in the files; a field that it must have and that is not ``said`` is empty, or zero."""
-    needed = [field for field in fields({**EVENTS, **CAMPAIGN_EVENTS}[name]) if field.default is MISSING]
+    needed = [field for field in fields(EVENTS[name]) if field.default is MISSING]
     blank = {field.name: _blank(field.type) for field in needed if field.default_factory is MISSING}
     return event_from_dict({"event": name, **blank, **to_plain(said)})
 

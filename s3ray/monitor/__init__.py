@@ -1,1 +1,1 @@
-"""How a run stands and what it came to, folded from its events: views, time accounts, metrics, terminal, Prometheus."""
+"""The state and the results of a run, computed from its events: views, time, metrics, terminal, Prometheus."""

@@ -1,13 +1,13 @@
 """Where the time of engines and train workers went, from the events of a run: each second has exactly one state.
 
-A second is one of ``STATES``. Pure. Invariants: the spans of a lane do not overlap, and from an engine's first start
-in an attempt to its end, and for the train workers over the whole attempt, there is no gap between them. Nobody knows
-what happened between two attempts: that time is left out.
+Pure. The states are ``STATES``. Invariants: the spans of a lane do not overlap and leave no gap, for an engine from its
+first start in an attempt to its end, for the train workers over the whole attempt. The time between two attempts is
+left out.
 
-Also device-seconds: what generation and training cost, whoever a run shared engines with. Generation is charged by the
-seconds in which engines were busy, not by the time that requests took: hundreds of them are under way at once. Where
-runs share an engine, its busy seconds between two chunks are parted by the tokens that it computed for each run,
-written ones and those of prompts that no cache held. Devices that waited are charged to nobody.
+Also what generation cost, as device-seconds: the seconds in which engines were busy, not the time that requests took,
+as hundreds of requests are under way at once. Where runs share an engine, its busy seconds between two chunks are
+divided by the tokens that it computed for each run: output, and prompt tokens that were not cached. No run is charged
+for devices that waited.
 """
 
 import math
@@ -47,8 +47,8 @@ class Span:
 class Lane:
     """One engine, or the ``num`` train workers of a run, which do everything together.
 
-    ``lived_s`` are the seconds in which its process was there, loading or able to work; ``starts_s`` how long each of
-    its starts took that came to an end.
+    ``lived_s`` are the seconds in which its process existed, loading or able to work; ``starts_s`` are the seconds of
+    each start that succeeded.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Written:
 class Step:
     """A stage or a training of a run, in unix seconds, cut by the end of the attempt.
 
-    ``workers`` are those that trained; ``seconds`` what a training that came to its end took, by part.
+    ``workers`` is the number of those that trained; ``seconds`` are those of a training that ended, by part.
     """
 
     run: str
@@ -97,16 +97,16 @@ class Account:
     """How a run, or a campaign, spent its time.
 
     ``engines`` holds a lane for each engine, ``trainers`` one for the train workers (of a campaign: one for each run).
-    ``attempts``, ``stages`` and ``students`` (by name) are start and end of each; ``written`` are tokens with the time
-    in which they were written. ``busy_s`` is how long engines were busy for a run, by round; a round that was copied
-    from another run counts as if this run had generated it, as that is what the run would cost alone.
+    ``attempts`` are start and end of each; ``steps`` are stages and, in a run, trainings by name, with start and end;
+    ``written`` are tokens with the time in which they were written. ``busy_s`` is how long engines were busy for a run,
+    by round; a round that was copied from another run counts as if this run had generated it, as that is what the run
+    would cost alone.
     """
 
     engines: tuple[Lane, ...]
     trainers: tuple[Lane, ...]
     attempts: tuple[Window, ...]
-    stages: tuple[tuple[str, Window], ...]
-    students: tuple[tuple[str, Window], ...]
+    steps: tuple[tuple[str, Window], ...]
     written: tuple[Written, ...]
     trainings: tuple[Step, ...]
     busy_s: Mapping[int, float]
@@ -139,6 +139,14 @@ class Account:
         return sum(starts_s) / len(starts_s) if starts_s else None
 
 
+def seconds_by_state(lanes: Iterable[Lane]) -> dict[str, float]:
+    """Seconds in each of ``STATES``, of all engines and workers of some lanes together."""
+    total: Counter[str] = Counter()
+    for lane in lanes:
+        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
+    return {state: total[state] for state in STATES}
+
+
 def account(events: Iterable[Event], campaign: str = "") -> Account:
     """Account for the time of a run from its events, oldest first; ``campaign``: they are those of this campaign.
 
@@ -151,7 +159,8 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
     for event in events:
         is_own = campaign in ("", event.run)
         if not attempts or (is_own and attempts[-1].number != event.attempt):
-            attempts.append(_Attempt(number=event.attempt, start=event.time, busy_s=busy_s))
+            now = event.time
+            attempts.append(_Attempt(number=event.attempt, start=now, now=now, wrote_at=now, busy_s=busy_s))
         attempts[-1].fold(event)
     lanes: dict[str, Lane] = {}
     trainer = Lane(name=TRAINER, num=max((attempt.num_workers for attempt in attempts), default=0))
@@ -160,16 +169,18 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
         for name, lives in attempt.engines.items():
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
-            lane.starts_s += [life.ready - life.start for life in lives if life.ready is not None]
-            lane.lived_s += sum((life.end or attempt.now) - life.start for life in lives if life.is_process)
+            lane.starts_s += [life.ready - life.start for life in lives if life.ready < math.inf]
+            lane.lived_s += sum(life.end - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
     trainings = tuple(step for attempt in attempts for step in attempt.trainings)
+    steps = [step for attempt in attempts for step in _united(attempt.stages)]
+    if not campaign:
+        steps += [step for attempt in attempts for step in _united(attempt.trainings)]
     return Account(
         engines=tuple(sorted(lanes.values(), key=lambda lane: (len(lane.name), lane.name))),
         trainers=_trainers_by_run(trainings) if campaign else (trainer,) if trainer.num else (),
         attempts=tuple((attempt.start, attempt.now) for attempt in attempts),
-        stages=tuple(named for attempt in attempts for named in _united(attempt.stages)),
-        students=() if campaign else tuple(named for attempt in attempts for named in _united(attempt.trainings)),
+        steps=tuple(steps),
         written=tuple(written for attempt in attempts for written in attempt.written),
         trainings=trainings,
         busy_s=busy_s,
@@ -202,8 +213,8 @@ class _Life:
     start: float
     restarts: int = -1
     is_process: bool = True
-    ready: float | None = None
-    end: float | None = None
+    ready: float = math.inf
+    end: float = math.inf
     ended: type[events.EngineEvent] | None = None
     reports: list[tuple[float, float]] = field(default_factory=list)
     wakings: list[Window] = field(default_factory=list)
@@ -214,7 +225,8 @@ class _Attempt:
     number: int
     start: float
     busy_s: dict[int, float]
-    now: float = field(init=False)
+    now: float
+    wrote_at: float
     num_workers: int = 0
     engines: dict[str, list[_Life]] = field(default_factory=dict)
     stages: list[Step] = field(default_factory=list)
@@ -222,10 +234,6 @@ class _Attempt:
     written: list[Written] = field(default_factory=list)
     _clock: BusyClock = field(default_factory=BusyClock)
     _ready: dict[str, float] = field(default_factory=dict)
-    _wrote_at: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.now = self._wrote_at = self.start
 
     def fold(self, event: Event) -> None:
         self.now = max(self.now, event.time)  # a clock that was set back makes no negative seconds
@@ -239,7 +247,7 @@ class _Attempt:
             case events.RoundLinked():
                 self.busy_s[event.round] = event.busy_s
             case events.RunFailed():
-                self.close(event.run)
+                self._cut_steps(event.run)
             case events.ChunkWritten() | events.AnswersDealt():
                 for name, report in event.engines.items():
                     self._note_report(name, report)
@@ -248,8 +256,13 @@ class _Attempt:
             case events.EngineEvent():
                 self._note_engine(event)
 
-    def close(self, run: str | None = None) -> None:
-        """The end of the attempt, or of one run in it, cuts what is under way."""
+    def close(self) -> None:
+        """The end of the attempt cuts what is under way."""
+        self._cut_steps()
+        for lives in self.engines.values():
+            lives[-1].end = min(lives[-1].end, self.now)
+
+    def _cut_steps(self, run: str | None = None) -> None:
         for step in (*self.stages, *self.trainings):
             if run in (None, step.run):
                 step.end = min(step.end, self.now)
@@ -258,7 +271,7 @@ class _Attempt:
         step = Step(run=event.run, name=_name(event), start=self.now, round=event.round)
         if isinstance(event, events.StageStarted):
             self.stages.append(step)
-            self._wrote_at, self._ready = self.now, {}
+            self.wrote_at, self._ready = self.now, {}
         else:
             self.trainings.append(replace(step, workers=event.workers))
 
@@ -284,39 +297,39 @@ class _Attempt:
                 self._last_life(event.engine).wakings.append((self.now - event.seconds, self.now))
             case events.EngineStarting() | events.EngineWaiting():
                 lives = self.engines.setdefault(event.engine, [])
-                if lives and lives[-1].end is None:  # it waited for a place and found one
-                    lives[-1].end = self.now
+                if lives:  # it may have waited for a place and found one
+                    lives[-1].end = min(lives[-1].end, self.now)
                 is_process = isinstance(event, events.EngineStarting)
                 restarts = event.restarts if isinstance(event, events.EngineStarting) else -1
                 lives.append(_Life(start=self.now, restarts=restarts, is_process=is_process))
             case events.EngineLost() | events.EngineGivenUp() | events.EngineStopped():
                 life = self._last_life(event.engine)
-                life.end = self.now if life.end is None else life.end
+                life.end = min(life.end, self.now)
                 life.ended = type(event)
                 if isinstance(event, events.EngineLost):
                     # What it wrote before it was lost comes with the next chunk: its second start is no beginning.
-                    self._ready.setdefault(event.engine, self._wrote_at)
+                    self._ready.setdefault(event.engine, self.wrote_at)
 
     def _note_report(self, engine: str, report: EngineReport) -> None:
         for life in reversed(self.engines.get(engine, [])):
             if life.restarts == report.restarts:
-                life.reports.append((self.now if life.end is None else life.end, report.busy_s))
+                life.reports.append((min(life.end, self.now), report.busy_s))
                 return
 
     def _note_chunk(self, event: events.ChunkWritten) -> None:
         """What a chunk holds was written since the chunk before it, or since its engine was ready."""
         for name, report in event.engines.items():
             if report.output_tokens:
-                start = self._ready.get(name, self._wrote_at)
+                start = self._ready.get(name, self.wrote_at)
                 self.written.append(Written(engine=name, start=start, end=self.now, tokens=report.output_tokens))
-        self._wrote_at, self._ready = self.now, {}
+        self.wrote_at, self._ready = self.now, {}
         own = self._clock.newly({name: each for name, each in event.engines.items() if each.own_busy_s is None})
         shared = sum(each.own_busy_s or 0.0 for each in event.engines.values())
         self.busy_s[event.round] = self.busy_s.get(event.round, 0.0) + sum(own.values()) + shared
 
 
 def _united(steps: Iterable[Step]) -> list[tuple[str, Window]]:
-    """When steps were under way; those that overlap as one that bears the name of the first."""
+    """The windows of steps by name; steps that overlap are joined under the name of the first."""
     united: list[tuple[str, Window]] = []
     for step in steps:
         name, start, end = step.name, step.start, step.end
@@ -347,12 +360,11 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
     """From its first start to the end of the attempt, or until it was given up or stopped for good."""
     before: type[events.EngineEvent] | None = None
     for life, after in [*pairwise(lives), (lives[-1], None)]:
-        end = attempt.now if life.end is None else life.end
-        ready = end if life.ready is None else min(life.ready, end)
+        ready = min(life.ready, life.end)
         yield Span(state=RECOVERING if before is events.EngineLost else STARTING, start=life.start, end=ready)
-        yield from _work(attempt, life, ready, end)
+        yield from _work(attempt, life, ready)
         before = life.ended or before
-        gap = end, attempt.now if after is None else after.start
+        gap = life.end, attempt.now if after is None else after.start
         if life.ended is events.EngineLost:
             yield Span(state=RECOVERING, start=gap[0], end=gap[1])
         elif life.ended is events.EngineStopped:
@@ -361,7 +373,7 @@ def _engine_spans(attempt: _Attempt, lives: Sequence[_Life]) -> Iterator[Span]:
 
 
 def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]:
-    """An engine that has left: during a training, or for good: then its lane ends."""
+    """The time after an engine was stopped, for a training or for good; if for good, its lane ends."""
     training = _windows(attempt.trainings)
     for start, end, is_training in _cut(gap, training):
         if is_training:
@@ -370,7 +382,7 @@ def _absence(attempt: _Attempt, gap: Window, *, is_last: bool) -> Iterator[Span]
             yield Span(state=NO_WORK, start=start, end=end)
 
 
-def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[Span]:
+def _work(attempt: _Attempt, life: _Life, ready: float) -> Iterator[Span]:
     """A ready engine: busy as it reported, otherwise without work, or waiting for a student to be trained.
 
     One that slept while a student was trained takes a while to wake up.
@@ -381,13 +393,13 @@ def _work(attempt: _Attempt, life: _Life, ready: float, end: float) -> Iterator[
     for now, busy_s in life.reports:
         yield from _until_report(attempt, life, generating, (last, max(last, now)), busy_s - known)
         known, last = busy_s, max(last, now)
-    yield from _until_report(attempt, life, generating, (last, end), 0.0)
+    yield from _until_report(attempt, life, generating, (last, life.end), 0.0)
 
 
 def _until_report(
     attempt: _Attempt, life: _Life, generating: Sequence[Window], window: Window, busy_s: float
 ) -> Iterator[Span]:
-    """Between two reports: ``busy_s`` seconds of work, the latest in which there was any to do."""
+    """Between two reports: ``busy_s`` seconds of work, placed as late as the stages allow."""
     pieces = list(_cut(window, generating))
     left = max(0.0, busy_s)
     spans: list[Span] = []
@@ -406,31 +418,30 @@ def _idle(attempt: _Attempt, life: _Life, window: Window) -> Iterator[Span]:
     for start, end, wakes in _cut(window, life.wakings):
         if wakes:
             yield Span(state=STARTING, start=start, end=end)
-            continue
-        for begin, stop, is_training in _cut((start, end), training):
-            yield Span(state=OTHER_PHASE if is_training else NO_WORK, start=begin, end=stop)
+        else:
+            yield from _waiting((start, end), training)
 
 
 def _trainer_spans(attempt: _Attempt) -> Iterator[Span]:
-    """A training knows when it ends how long it waited for devices and its workers took to start; else it was work."""
+    """A training that ended says how long it waited for devices and for its workers to start; the rest was work."""
     generating = _windows(attempt.stages)
     last = attempt.start
     for training in attempt.trainings:
         start, end = training.start, training.end
-        yield from _trainer_idle(generating, (last, start))
+        yield from _waiting((last, start), generating)
         granted = min(end, start + max(0.0, training.seconds.get("wait", 0.0)))
         begun = min(end, granted + max(0.0, training.seconds.get("start", 0.0)))
         yield Span(state=OTHER_PHASE, start=start, end=granted)
         yield Span(state=STARTING, start=granted, end=begun)
         yield Span(state=BUSY, start=begun, end=end)
         last = end
-    yield from _trainer_idle(generating, (last, attempt.now))
+    yield from _waiting((last, attempt.now), generating)
 
 
 def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
     lanes: dict[str, Lane] = {}
     for step in sorted(trainings, key=lambda step: step.end):
-        if not step.seconds:  # cut, so that nobody knows
+        if not step.seconds:  # it was cut, so its parts are unknown
             continue
         lane = lanes.setdefault(step.run, Lane(name=step.run, num=step.workers))
         begun = step.end - step.seconds["train"] - step.seconds["score"]
@@ -441,9 +452,10 @@ def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
     return tuple(lanes.values())
 
 
-def _trainer_idle(generating: Sequence[Window], window: Window) -> Iterator[Span]:
-    for start, end, is_generating in _cut(window, generating):
-        yield Span(state=OTHER_PHASE if is_generating else NO_WORK, start=start, end=end)
+def _waiting(window: Window, other_phase: Sequence[Window]) -> Iterator[Span]:
+    """Time without work: spent waiting for the other phase while that is under way."""
+    for start, end, is_other in _cut(window, other_phase):
+        yield Span(state=OTHER_PHASE if is_other else NO_WORK, start=start, end=end)
 
 
 def _cut(window: Window, marks: Sequence[Window]) -> Iterator[tuple[float, float, bool]]:
@@ -462,7 +474,7 @@ def _cut(window: Window, marks: Sequence[Window]) -> Iterator[tuple[float, float
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
-    """Neighbours in one state as one; nothing for spans without a second."""
+    """Spans with neighbours in the same state joined, and empty spans left out."""
     merged: list[Span] = []
     for span in spans:
         if span.end <= span.start:

@@ -1,7 +1,7 @@
 """The state of a campaign, one line for each run, folded from its own events, for status and watch.
 
-A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and of
-each run what begins or ends something.
+A campaign's folder holds a folder for each run, and events of its own: those of the engines that its runs share, and
+those of each run that begin or end something.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from s3ray.errors import InputError, RunError
 from s3ray.monitor.run_view import SILENT_S, RunView
-from s3ray.monitor.terminal import LiveProgress, driver_is_there, engines_text, make_progress, milestone, say
+from s3ray.monitor.terminal import Progress, driver_is_there, engines_text, facts_table, make_progress, milestone
 from s3ray.storage.local import Position, join
 from s3ray.storage.run_folder import METRICS, RunStore
 from s3ray.telemetry.events import AnswersDealt, CampaignFinished, CampaignStarted, Event, read_events
@@ -135,15 +136,12 @@ def _last_score(run: RunView) -> str:
 
 
 def _head(view: CampaignView, now: float, *, is_held: bool) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("campaign", view.name)
-    table.add_row("state", _state(view, now, is_held=is_held))
-    table.add_row("runs", view.counts(is_held=is_held))
-    if view.pool.engines and is_held and not view.ended:
-        table.add_row("engines", engines_text(view.pool))
-    return table
+    return facts_table(
+        ("campaign", view.name),
+        ("state", _state(view, now, is_held=is_held)),
+        ("runs", view.counts(is_held=is_held)),
+        ("engines", engines_text(view.pool) if view.pool.engines and is_held and not view.ended else None),
+    )
 
 
 def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
@@ -159,7 +157,7 @@ def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
 
 LOOK_EVERY_S = 2.0
 GONE_S = 60.0
-"""Silence without a driver that is not yet its end: a driver that restarts, or renews a lease, needs a moment."""
+"""Seconds without an event or a driver before a run counts as dead: a driver that restarts needs a moment."""
 _PATIENCE_S = {True: math.inf, False: GONE_S, None: SILENT_S}
 """How long to wait for an event, by whether a driver is at work (None: unknown)."""
 
@@ -176,30 +174,18 @@ def watch_run(store: RunStore, console: Console, pause: Callable[[float], None] 
         return
     store = RunStore.existing(store.root)
     view = RunView()
-    progress = make_progress(console, view)
-    try:
+    with contextlib.closing(make_progress(console, view)) as progress:
         for event in follow(store, lambda: view.ended is not None, pause):
             progress(event)
-    finally:
-        progress.close()
     if view.ended == "failed":
         raise RunError(f"the run failed: {view.problem}", f"`s3ray status {store.root}` says what is safe on disk.")
 
 
 def _watch_campaign(store: RunStore, console: Console, pause: Callable[[float], None]) -> None:
     view = CampaignView()
-    live = LiveProgress(console, view, live_campaign, milestone_of_run) if console.is_terminal else None
-    try:
+    with contextlib.closing(Progress(console, view.apply, partial(live_campaign, view), milestone_of_run)) as progress:
         for event in follow(store, lambda: view.ended, pause):
-            if live is not None:
-                live(event)
-                continue
-            view.apply(event)
-            if line := milestone_of_run(event):
-                say(console, line)
-    finally:
-        if live is not None:
-            live.close()
+            progress(event)
     failed = [name for name, run in view.runs.items() if run.ended == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {view.num_runs} runs failed: {', '.join(failed)}")

@@ -4,13 +4,13 @@ Invariant: every round balances (requested = accepted + rejected + failed), or t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from s3ray.errors import StoreError
-from s3ray.monitor.accounting import STATES, Account, Lane, account
+from s3ray.monitor.accounting import STATES, Account, Lane, account, seconds_by_state
 from s3ray.monitor.run_view import EngineMetrics, RunView
 from s3ray.storage.run_folder import CHECKER_SCORE, METRICS, RunStore
 from s3ray.telemetry.events import Counts, Event
@@ -42,7 +42,7 @@ class StageMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSeconds:
-    """What a round cost, in seconds times devices; None where nobody knows the devices, or nobody measured."""
+    """What a round cost, in seconds times devices; None where the devices are unknown or nothing was measured."""
 
     generate: float | None = None
     train: float | None = None
@@ -77,6 +77,15 @@ class RoundMetrics:
     device_s: DeviceSeconds = field(default_factory=DeviceSeconds)
 
 
+def count_reasons(rounds: Iterable[RoundMetrics], *outcomes: Literal["rejected", "failed"]) -> Counter[str]:
+    """How many requests of some rounds were rejected, or failed, or either, by reason."""
+    total: Counter[str] = Counter()
+    for entry in rounds:
+        for outcome in outcomes:
+            total.update(getattr(entry, outcome))
+    return +total
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckerMetrics:
     """The student that checks synthetic rows; ``select`` by metric (0 to 1), ``seconds`` by phase."""
@@ -97,9 +106,9 @@ class PoolMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeShares:
-    """``seconds`` in all and the share of each state: they add up to 1, or are None without a second.
+    """Total ``seconds``, and the share of each state in them. Shares add up to 1; without seconds they are None.
 
-    ``workers`` are those of train workers, which share a lane.
+    ``workers`` is the number of train workers, None for engines.
     """
 
     workers: int | None = None
@@ -119,11 +128,9 @@ class TimeShares:
 
 def shares(lanes: Sequence[Lane], workers: int | None = None) -> TimeShares:
     """How some lanes spent their time."""
-    total: Counter[str] = Counter()
-    for lane in lanes:
-        total.update({state: seconds * lane.num for state, seconds in lane.seconds.items()})
-    seconds = sum(total[state] for state in STATES)
-    each = {state.replace(" ", "_"): total[state] / seconds if seconds else None for state in STATES}
+    total = seconds_by_state(lanes)
+    seconds = sum(total.values())
+    each = {state.replace(" ", "_"): spent / seconds if seconds else None for state, spent in total.items()}
     return TimeShares(workers=workers, seconds=seconds, **each)
 
 
@@ -215,7 +222,7 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
         StoreError: a file cannot be read, or a round does not balance.
     """
     view, time_account = RunView.replay(events), account(events)
-    students = _scores(store)
+    students = {num: _read(_Score, store, store.score(num)) for num in store.students()}
     last = students[max(students)] if students else None
     checker = _read(CheckerMetrics, store, CHECKER_SCORE) if store.has(CHECKER_SCORE) else None
     rounds = tuple(_rounds(store, view, time_account, students))
@@ -261,25 +268,17 @@ def _identity(store: RunStore) -> dict[str, Any]:
         "seed": config["seed"],
         "engines": generator["engines"],  # asked for; those that were placed are in ``run_started``
         "workers": config["student"]["workers"],
-        "fingerprint": store.read_json("fingerprint.json")["fingerprint"],
+        "fingerprint": store.identity()["fingerprint"],
     }
 
 
 def _task_name(task: str) -> str:
-    """A task given as a file goes by the file's name: metrics and cards are passed on, and no path belongs in them."""
+    """The task's name; of a task file its name without the path, as metrics and cards are passed on to others."""
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
 def _read(kind: type[_Value], store: RunStore, name: str) -> _Value:
     return from_plain(kind, store.read_json(name), store.url(name))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Written(StageMetrics):
-    """What is read of round.json; nothing was written where there is none."""
-
-    rows: int = 0
-    stages: Mapping[str, StageMetrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,60 +292,65 @@ class _Score(CheckerMetrics):
     num_test: int | None
 
 
-def _scores(store: RunStore) -> dict[int, _Score]:
-    return {num: _read(_Score, store, store.in_student(num, "score.json")) for num in store.students()}
-
-
 def _rounds(
     store: RunStore, view: RunView, time_account: Account, students: Mapping[int, _Score]
 ) -> Iterator[RoundMetrics]:
     config = store.read_config()
     devices, workers = per_engine(config), config["student"]["workers"]
-    written = {num: _read(_Written, store, store.in_round(num, "round.json")) for num in store.rounds()}
-    for num in sorted({*students, *written}):
+    closed = store.rounds()
+    for num in sorted({*students, *closed}):
+        written = _written(store, num) if num in closed else RoundMetrics(round=num)
         student = students.get(num)
-        cost = DeviceSeconds(
-            generate=None if devices is None else time_account.busy_s.get(num, 0.0) * devices,
-            train=training_s(student.seconds, workers) if student else 0.0,
+        # The events know the seconds of all attempts, and which of them were spent waiting for engines.
+        generate_s = view.spent.get((num, "generate"), written.seconds.get("generate", 0.0))
+        trained = student.seconds if student else {"start": 0.0, "train": 0.0, "score": 0.0}
+        # The rate counts the tokens of every stage that took time; the round's own counts leave notes out.
+        tokens = sum(stage.output_tokens for stage in written.stages.values())
+        written = replace(
+            written,
+            output_tokens_per_s=tokens / generate_s if generate_s else None,
+            seconds={
+                "generate": generate_s,
+                "train": trained["train"],
+                "score": trained["score"],
+                "start": trained["start"] + view.spent[num, "engines"],
+            },
+            device_s=DeviceSeconds(
+                generate=None if devices is None else time_account.busy_s.get(num, 0.0) * devices,
+                train=training_s(student.seconds, workers) if student else 0.0,
+            ),
         )
-        yield _round(num, written.get(num, _Written()), student, view, cost)
+        if student is not None:
+            written = replace(
+                written,
+                rows=student.rows,
+                select=student.select,
+                mistakes=None if student.mined is None else student.mistakes,
+                mined=student.mined,
+                best_epoch=student.best_epoch,
+            )
+        yield written
 
 
-def _round(num: int, written: _Written, student: _Score | None, view: RunView, device_s: DeviceSeconds) -> RoundMetrics:
-    _check_balance(num, written)
-    # The events know the seconds of all attempts, and which of them were spent waiting for engines.
-    generate_s, waited_s = view.spent.get((num, "generate"), written.seconds), view.spent[num, "engines"]
-    trained = student.seconds if student else {"start": 0.0, "train": 0.0, "score": 0.0}
-    # The rate counts the tokens of every stage that took time; the round's own counts leave notes out.
-    tokens = sum(stage.output_tokens for stage in written.stages.values())
-    return RoundMetrics(
-        round=num,
-        requested=written.requested,
-        accepted=written.accepted,
-        rejected=written.rejected,
-        failed=written.failed,
-        prompt_tokens=written.prompt_tokens,
-        cached_tokens=written.cached_tokens,
-        output_tokens=written.output_tokens,
-        output_tokens_per_s=tokens / generate_s if generate_s else None,
-        rows=student.rows if student else written.rows,
-        select=student.select if student else None,
-        mistakes=student.mistakes if student and student.mined is not None else None,
-        mined=student.mined if student else None,
-        best_epoch=student.best_epoch if student else None,
-        seconds={
-            "generate": generate_s,
-            "train": trained["train"],
-            "score": trained["score"],
-            "start": trained["start"] + waited_s,
-        },
-        stages=written.stages,
-        device_s=device_s,
-    )
+def _written(store: RunStore, num: int) -> RoundMetrics:
+    """What round.json says: requests, tokens, rows and stages, and the seconds of the start that closed the round.
+
+    Raises:
+        StoreError: it cannot be read, or the requests that ended are not those that were made.
+    """
+    name = store.round_report(num)
+    plain = store.read_json(name)
+    plain |= {"round": num, "seconds": {"generate": plain.get("seconds", 0.0)}}
+    written = from_plain(RoundMetrics, plain, store.url(name))
+    ended = written.accepted + count_reasons([written], "rejected", "failed").total()
+    if ended != written.requested:
+        problem = f"round {num} does not balance: {written.requested} requested, {ended} ended"
+        raise StoreError(problem, hint="This is a defect of s3ray: please report it with the run folder.")
+    return written
 
 
 def per_engine(config: Mapping[str, Any]) -> float | None:
-    """Devices that an engine of a resolved job holds; None for endpoints, whose devices nobody knows."""
+    """Devices that an engine of a resolved job holds; None for endpoints, whose devices are unknown."""
     generator = config["generator"]
     if generator["engine"] == "openai":
         return None
@@ -360,10 +364,3 @@ def training_s(seconds: Mapping[str, float], workers: int) -> float:
     ``workers`` are the job's; in a campaign a student may have got fewer, and knows (``all_workers``).
     """
     return seconds.get("all_workers", workers * (seconds["train"] + seconds["score"]))
-
-
-def _check_balance(num: int, written: _Written) -> None:
-    ended = written.accepted + sum(written.rejected.values()) + sum(written.failed.values())
-    if ended != written.requested:
-        problem = f"round {num} does not balance: {written.requested} requested, {ended} ended"
-        raise StoreError(problem, hint="This is a defect of s3ray: please report it with the run folder.")

@@ -4,8 +4,7 @@ Counters count what this start of the driver did; gauges say how the run stands,
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ray.util.metrics import Counter, Gauge
 
@@ -14,39 +13,32 @@ from s3ray.telemetry import events
 from s3ray.telemetry.events import Event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One metric; each has the tag ``run`` too."""
+class Metric(NamedTuple):
+    """What a metric says, and its tags besides ``run``, which each of them has."""
 
-    kind: Literal["counter", "gauge"]
     description: str
     tags: tuple[str, ...] = ()
 
 
-METRICS: Mapping[str, Metric] = {
-    "s3ray_requests_total": Metric(
-        kind="counter", description="Requests that ended, by status: ok, rejected, failed.", tags=("stage", "status")
-    ),
-    "s3ray_prompt_tokens_total": Metric(kind="counter", description="Tokens of their prompts.", tags=("stage",)),
-    "s3ray_cached_tokens_total": Metric(kind="counter", description="Those from the prefix cache.", tags=("stage",)),
-    "s3ray_output_tokens_total": Metric(
-        kind="counter", description="Tokens that engines wrote for them.", tags=("stage",)
-    ),
-    "s3ray_engine_losses_total": Metric(kind="counter", description="Engines that died."),
-    "s3ray_engines": Metric(kind="gauge", description="Engines by state.", tags=("state",)),
-    "s3ray_sequences": Metric(kind="gauge", description="Sequences in engines: running, waiting.", tags=("state",)),
-    "s3ray_kv_cache_use_ratio": Metric(
-        kind="gauge", description="Share of the KV cache in use, in the fullest engine."
-    ),
-    "s3ray_round": Metric(kind="gauge", description="The round in work."),
-    "s3ray_rows_accepted": Metric(kind="gauge", description="Rows that the stage of this round has.", tags=("stage",)),
-    "s3ray_rows_wanted": Metric(kind="gauge", description="Rows that it needs.", tags=("stage",)),
-    "s3ray_student_score": Metric(kind="gauge", description="Score of the last student.", tags=("part", "metric")),
-    "s3ray_phase_seconds": Metric(kind="gauge", description="Seconds of the run by phase.", tags=("phase",)),
-    "s3ray_last_event_timestamp_seconds": Metric(
-        kind="gauge", description="When the last event came, in unix seconds."
-    ),
+COUNTERS: Mapping[str, Metric] = {
+    "s3ray_requests_total": Metric("Requests that ended, by status: ok, rejected, failed.", ("stage", "status")),
+    "s3ray_prompt_tokens_total": Metric("Tokens of their prompts.", ("stage",)),
+    "s3ray_cached_tokens_total": Metric("Those from the prefix cache.", ("stage",)),
+    "s3ray_output_tokens_total": Metric("Tokens that engines wrote for them.", ("stage",)),
+    "s3ray_engine_losses_total": Metric("Engines that died."),
 }
+GAUGES: Mapping[str, Metric] = {
+    "s3ray_engines": Metric("Engines by state.", ("state",)),
+    "s3ray_sequences": Metric("Sequences in engines: running, waiting.", ("state",)),
+    "s3ray_kv_cache_use_ratio": Metric("Share of the KV cache in use, in the fullest engine."),
+    "s3ray_round": Metric("The round in work."),
+    "s3ray_rows_accepted": Metric("Rows that the stage of this round has.", ("stage",)),
+    "s3ray_rows_wanted": Metric("Rows that it needs.", ("stage",)),
+    "s3ray_student_score": Metric("Score of the last student.", ("part", "metric")),
+    "s3ray_phase_seconds": Metric("Seconds of the run by phase.", ("phase",)),
+    "s3ray_last_event_timestamp_seconds": Metric("When the last event came, in unix seconds."),
+}
+METRICS: Mapping[str, Metric] = {**COUNTERS, **GAUGES}
 
 
 class Sample(NamedTuple):
@@ -135,10 +127,10 @@ class RayMetrics:
     """The metrics of this process; many runs may share them."""
 
     def __init__(self) -> None:
-        self._by_name = {
-            name: (Counter if metric.kind == "counter" else Gauge)(name, metric.description, ("run", *metric.tags))
-            for name, metric in METRICS.items()
-        }
+        self._by_name: dict[str, Counter | Gauge] = {}
+        for kind, metrics in ((Counter, COUNTERS), (Gauge, GAUGES)):
+            for name, metric in metrics.items():
+                self._by_name[name] = kind(name, metric.description, ("run", *metric.tags))
 
     def of(self, run: str, view: RunView) -> Callable[[Event], None]:
         """A listener on the ``EventLog`` of a run; ``view`` is the state that earlier starts left."""

@@ -1,9 +1,8 @@
 """The state of a run, folded from its events, as live progress, status and the report show it.
 
-Invariant: pure. Replaying the events of all attempts gives the same view as having listened; what a restarted attempt
-repeats is set, not added, and the time between two attempts counts for nothing. An engine counts from zero after each
-start, so its counts are kept by start and what it did is their sum; only the rows and output tokens of a chunk are
-added up, each chunk once.
+Pure. Invariant: replaying the events of all attempts gives the same view as listening to them. What a restarted attempt
+repeats is not counted twice, and the time between two attempts is not counted. An engine counts from zero after each
+start: its counts are kept for each start and added up. Rows and output tokens come with the chunks, each counted once.
 """
 
 from collections import Counter, defaultdict, deque
@@ -24,7 +23,7 @@ Phase = Literal["start", "generate", "train", "score"]
 MAX_ENGINES_NAMED = 8
 """Up to this many engines are shown with a row each; beyond it, only the pool's totals."""
 
-# An engine process: the attempt of the run, how often the engine had been stopped on purpose, and its restarts by then.
+# An engine process: the attempt of the run, the engine's stops on purpose before it, and its restarts before it.
 _Process = tuple[int, int, int]
 
 
@@ -52,11 +51,11 @@ class Load:
 class EngineMetrics:
     """What an engine did over all its starts, or all engines together.
 
-    Tokens count what was computed, so also answers that another engine gave first and work that a death undid. Shares
-    are from 0 to 1, None where there was nothing to share: ``prefix_hit_rate`` is that of the prompt tokens that came
-    from the prefix cache, ``busy_share`` that of the time in which an engine was ready and the run generating: one that
-    rests while a student is trained is not to blame. Peaks are of sequences, and of the share of the KV cache in use.
-    ``state`` is that of the last start; None for engines that belong to a campaign, and for all together.
+    Tokens count all work, also for answers that another engine gave first and for those that were lost with an engine.
+    Shares are from 0 to 1, None of nothing: ``prefix_hit_rate`` is the share of prompt tokens that came from the prefix
+    cache, ``busy_share`` that of the time in which the engine was ready and the run was generating. Peaks are of
+    sequences, and of the share of the KV cache in use. ``state`` is that of the last start; None for engines of a
+    campaign, and for all together.
     """
 
     state: str | None = None
@@ -75,31 +74,27 @@ class EngineMetrics:
 
 @dataclass(slots=True, kw_only=True)
 class _Life:
-    """The last report of one engine process; ``open_from``: seconds that the run had generated when it was ready."""
+    """One engine process and its last report.
+
+    ``open_from`` and ``open_s`` are seconds in which the run generated: before it was ready, and since then.
+    """
 
     open_from: float
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    preemptions: int = 0
-    busy_s: float = 0.0
     open_s: float = 0.0
+    report: EngineReport = field(default_factory=EngineReport)
 
 
 @dataclass(slots=True)
 class EngineView:
-    """One engine. ``has_reported`` is False until a chunk carries its state.
-
-    Its rows and tokens are those of all chunks; ``restarts`` are by attempt, ``lives`` the last report of each process.
-    """
+    """One engine: its load, what it wrote in all chunks, its restarts by attempt, and its processes."""
 
     load: Load = Load()
-    has_reported: bool = False
-    num_rows: int = 0
-    num_output_tokens: int = 0
-    _peak: Load = Load()
-    _num_stops: int = 0
+    rows: int = 0
+    output_tokens: int = 0
     restarts: dict[int, int] = field(default_factory=dict)
     lives: dict[_Process, _Life] = field(default_factory=dict)
+    _peak: Load = Load()
+    _num_stops: int = 0
 
     @property
     def usage(self) -> EngineMetrics:
@@ -107,7 +102,7 @@ class EngineView:
         return _usage([self], self._peak)
 
     def note_state(self, state: str, event: events.EngineEvent, generate_s: float) -> None:
-        """It is now in ``state``; unless that is ready, nothing is in progress on it any more."""
+        """Note its new state. In any but ``ready`` it has no requests in progress."""
         if isinstance(event, events.EngineStarting):
             self.restarts[event.attempt] = event.restarts
         if state == "ready":
@@ -118,14 +113,10 @@ class EngineView:
 
     def note_report(self, event: Event, report: EngineReport, generate_s: float, *, is_ready: bool) -> None:
         """Add its report from a chunk. A process that has died since still counts, but not for the current load."""
-        self.has_reported = True
-        self.num_rows += report.rows
-        self.num_output_tokens += report.output_tokens
+        self.rows += report.rows
+        self.output_tokens += report.output_tokens
         life = self._life(event, report.restarts, generate_s)
-        life.prompt_tokens = report.prompt_tokens
-        life.cached_tokens = report.cached_tokens
-        life.preemptions = report.preemptions
-        life.busy_s = report.busy_s
+        life.report = report
         load = Load(running=report.running, waiting=report.waiting, kv_use=report.kv_use)
         self._peak = self._peak.peak(load)
         if is_ready and report.restarts == self.restarts.get(event.attempt, 0):
@@ -139,20 +130,16 @@ class EngineView:
 
 @dataclass(slots=True)
 class PoolView:
-    """The engines of all attempts, by name."""
+    """The engines of all attempts, by name. ``has_reported`` is False until a chunk says what an engine does."""
 
-    engines: dict[str, EngineView] = field(default_factory=dict)
+    engines: defaultdict[str, EngineView] = field(default_factory=lambda: defaultdict(EngineView))
+    has_reported: bool = False
     _peak: Load = Load()
 
     @property
     def by_name(self) -> dict[str, EngineView]:
         """The engines in the order of their numbers."""
         return {name: self.engines[name] for name in sorted(self.engines, key=lambda name: (len(name), name))}
-
-    @property
-    def has_reported(self) -> bool:
-        """Whether any engine has sent a report."""
-        return any(engine.has_reported for engine in self.engines.values())
 
     @property
     def load(self) -> Load:
@@ -169,39 +156,32 @@ class PoolView:
         """The work of all engines so far. The peak is that of the pool at one moment, not the sum of peaks."""
         return _usage(self.engines.values(), self._peak)
 
-    def engine(self, name: str) -> EngineView:
-        """The view of an engine; a new one if it was unknown."""
-        return self.engines.setdefault(name, EngineView())
-
-    def begin_attempt(self) -> None:
-        """The processes of the attempt before are gone."""
-        for engine in self.engines.values():
-            engine.load = Load()
-
     def note_chunk(self, event: events.ChunkWritten, ready: Set[str], generate_s: float) -> None:
         """Add the engines' reports that came with a chunk.
 
         ``ready`` names those that can work; ``generate_s`` is how long the run has been generating.
         """
         for name, report in event.engines.items():
-            self.engine(name).note_report(event, report, generate_s, is_ready=name in ready)
+            self.engines[name].note_report(event, report, generate_s, is_ready=name in ready)
+            self.has_reported = True
         self._peak = self._peak.peak(self.load)
 
 
 def _usage(engines: Collection[EngineView], peak: Load) -> EngineMetrics:
     lives = [life for engine in engines for life in engine.lives.values()]
-    prompt_tokens, cached_tokens = sum(life.prompt_tokens for life in lives), sum(life.cached_tokens for life in lives)
-    busy_s, open_s = sum(life.busy_s for life in lives), sum(life.open_s for life in lives)
+    prompt_tokens = sum(life.report.prompt_tokens for life in lives)
+    cached_tokens = sum(life.report.cached_tokens for life in lives)
+    busy_s, open_s = sum(life.report.busy_s for life in lives), sum(life.open_s for life in lives)
     return EngineMetrics(
-        rows=sum(engine.num_rows for engine in engines),
-        output_tokens=sum(engine.num_output_tokens for engine in engines),
+        rows=sum(engine.rows for engine in engines),
+        output_tokens=sum(engine.output_tokens for engine in engines),
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
         prefix_hit_rate=cached_tokens / prompt_tokens if prompt_tokens else None,
         peak_running=peak.running,
         peak_waiting=peak.waiting,
         peak_kv_use=peak.kv_use,
-        preemptions=sum(life.preemptions for life in lives),
+        preemptions=sum(life.report.preemptions for life in lives),
         restarts=sum(sum(engine.restarts.values()) for engine in engines),
         busy_share=min(1.0, busy_s / open_s) if open_s else None,
     )
@@ -220,7 +200,6 @@ class StageView:
     accepted: int = 0
     outcomes: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
     starving: tuple[str, ...] = ()
     finished: bool = False
@@ -312,7 +291,7 @@ class RunView:
         return max(0, self.stage.target - self.stage.accepted) / rate
 
     def rejected(self, round_: int | None = None) -> Counter[str]:
-        """Rejections of examples by reason, of one round or of all; what a note stage lost is no example."""
+        """Rejected examples by reason, of one round or of all; stages that take notes write no examples."""
         total: Counter[str] = Counter()
         for stage in self.stages.values():
             if stage.name not in STAGES_ASIDE and round_ in (None, stage.round):
@@ -332,7 +311,8 @@ class RunView:
         self.ended, self.problem = None, ""
         self.stage = self.student = None
         self.engines.clear()
-        self.pool.begin_attempt()
+        for engine in self.pool.engines.values():
+            engine.load = Load()  # the processes of the attempt before are gone
         self._points.clear()
 
     def _spend(self, seconds: float) -> None:
@@ -395,7 +375,7 @@ class RunView:
     def _note_engine(self, event: events.EngineEvent) -> None:
         state = _ENGINE_STATES[type(event)]
         self.engines[event.engine] = state
-        self.pool.engine(event.engine).note_state(state, event, self._generate_s)
+        self.pool.engines[event.engine].note_state(state, event, self._generate_s)
         self.num_lost += state == "lost"
         if state == "ready" and len(self._points) == 1:
             # The rate of a stage that waited for its engines is measured from the first one that could work.
@@ -413,16 +393,14 @@ class RunView:
                 self._note_chunk(event, stage)
             case events.StageFinished():
                 stage.accepted, stage.outcomes = event.accepted, event.requested
-                stage.rejected, stage.failed = Counter(event.rejected), Counter(event.failed)
+                stage.rejected, stage.starving = Counter(event.rejected), ()
                 stage.output_tokens, stage.finished = event.output_tokens, True
-                stage.starving = ()
 
     def _note_chunk(self, event: events.ChunkWritten, stage: StageView) -> None:
         stage.chunks.add(event.chunk)
         stage.accepted = event.accepted
         stage.outcomes += event.rows
         stage.rejected.update(event.rejected)
-        stage.failed.update(event.failed)
         stage.output_tokens += event.output_tokens
         stage.starving = event.starving
         ready = {name for name, state in self.engines.items() if state == "ready"}

@@ -1,7 +1,7 @@
 """What people see of a run on a terminal: live progress, plain lines in a log, status, and the table at the end.
 
-Shows what the events say and no more, so a resumed run shows the same as an undisturbed one. What a run, a model or
-whoever wrote a folder said is shown as text, and commands nothing.
+Shows what the events say and no more, so a resumed run shows the same as an undisturbed one. Texts that come from a
+run, a model or a foreign folder cannot control the terminal.
 """
 
 import re
@@ -9,7 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -34,9 +35,9 @@ _SHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 class Terminal(Console):
-    """A console without markup in which every control character of a text is replaced by a visible sign.
+    """A console without markup that shows each control character of a text, but line ends and tabs, as a sign.
 
-    Colours and the cursor's movements are rich's own, and stay.
+    Rich's own control sequences, for colours and the cursor, are left as they are.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -46,95 +47,70 @@ class Terminal(Console):
         """What a renderable, and all that is in it, looks like."""
         for segment in super().render(renderable, options):
             is_ours = segment.control is not None
-            yield segment if is_ours else Segment(harmless(segment.text), segment.style)
-
-
-def harmless(text: str) -> str:
-    """A text whose control characters, but for line ends and tabs, are visible signs."""
-    return _COMMANDS.sub(_SHOWN, text)
+            yield segment if is_ours else Segment(_COMMANDS.sub(_SHOWN, segment.text), segment.style)
 
 
 PLAIN_EVERY_S = 5.0
 _STATES = ("ready", "starting", "waiting", "lost", "given up", "stopped")
 
 
-class Foldable(Protocol):
-    """A view that is kept up to date by events."""
-
-    def apply(self, event: Event) -> None:
-        """Apply one event."""
-        ...
-
-
-View = TypeVar("View", bound=Foldable)
-
-
-def make_progress(console: Console, view: RunView | None = None) -> "LiveProgress[RunView] | PlainProgress":
-    """A listener on an ``EventLog``: live progress where ``console`` is a terminal, else plain lines. To be closed.
+def make_progress(console: Console, view: RunView | None = None) -> "Progress":
+    """Progress of a run, as a listener on an ``EventLog``.
 
     ``view`` is the state that earlier attempts left (``RunView.replay``), for a run that is resumed.
     """
     view = view or RunView()
-    if console.is_terminal:
-        return LiveProgress(console, view, live_table, milestone)
-    return PlainProgress(console, view)
+    return Progress(console, view.apply, partial(live_table, view), milestone, partial(stage_line, view))
 
 
-class PlainProgress:
-    """One line per milestone, and one at most every ``PLAIN_EVERY_S`` while a stage is being written."""
+class Progress:
+    """Prints milestones, which stay. A terminal also has a table below them, redrawn in place.
 
-    def __init__(self, console: Console, view: RunView) -> None:
-        self._console = console
-        self._view = view
-        self._said = 0.0
-
-    def __call__(self, event: Event) -> None:
-        """Hear one event."""
-        self._view.apply(event)
-        line = milestone(event)
-        if line is None and isinstance(event, events.ChunkWritten) and event.time - self._said >= PLAIN_EVERY_S:
-            line = stage_line(self._view)
-        if line is not None:
-            self._said = event.time
-            say(self._console, line)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class LiveProgress(Generic[View]):
-    """A table that is redrawn in place, under the milestones, which stay on the screen."""
+    Elsewhere a line says how far the stage is, at most every ``PLAIN_EVERY_S``. To be closed.
+    """
 
     def __init__(
         self,
         console: Console,
-        view: View,
-        draw: Callable[[View, float], RenderableType],
+        apply: Callable[[Event], None],
+        draw: Callable[[float], RenderableType],
         to_line: Callable[[Event], str | None],
+        so_far: Callable[[], str] | None = None,
     ) -> None:
-        self._view = view
+        """``apply`` updates the state that ``draw`` (at a time) and ``so_far`` show; ``to_line`` words milestones."""
+        self._console = console
+        self._apply = apply
         self._picture = draw
         self._to_line = to_line
+        self._so_far = so_far
+        self._printed_at = 0.0
         # Rich redraws from a thread of its own while the driver's thread folds events in.
         self._lock = threading.Lock()
-        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
-        self._live.start()
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
+            self._live.start()
 
     def __call__(self, event: Event) -> None:
-        """Hear one event."""
+        """Show one event."""
         with self._lock:
-            self._view.apply(event)
+            self._apply(event)
             line = self._to_line(event)
+        is_due = isinstance(event, events.ChunkWritten) and event.time - self._printed_at >= PLAIN_EVERY_S
+        if line is None and self._live is None and self._so_far is not None and is_due:
+            line = self._so_far()
         if line is not None:
-            say(self._live.console, line)
+            self._printed_at = event.time
+            say(self._console, line)
 
     def close(self) -> None:
         """Take the table off the screen; the milestones stay."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def _draw(self) -> RenderableType:
         with self._lock:
-            return self._picture(self._view, time.time())
+            return self._picture(time.time())
 
 
 def say(console: Console, line: str) -> None:
@@ -253,25 +229,31 @@ def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> st
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
+def facts_table(*facts: tuple[str, RenderableType | None]) -> Table:
+    """A line for each name and its fact; names without a fact are left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in facts:
+        if fact:
+            table.add_row(name, fact)
+    return table
+
+
 def live_table(view: RunView, now: float) -> RenderableType:
     """The state of a run at ``now`` (unix seconds) in a few lines, for live progress."""
     doing = view.phase if view.stage is None else f"{view.phase}: {view.stage.name}"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    table.add_row("phase", Text.assemble((f"round {view.round} of {view.last_round}", "bold"), f"  {doing}"))
-    if view.stage is not None and not view.stage.finished:
-        table.add_row("accepted", _stage_bar(view.stage))
-        table.add_row("speed", _speed(view))
-        if view.stage.starving:
-            table.add_row("quota", Text(starving_text(view.stage), style="yellow"))
-    if view.engines:
-        table.add_row("engines", engines_text(view))
-    if view.rejected(view.round):
-        table.add_row("rejected", counts(view.rejected(view.round), 5))
-    if view.students:
-        table.add_row("selection", scores_by_round(view))
-    table.add_row("running", duration(max(0.0, now - view.attempt_started)))
+    stage = None if view.stage is None or view.stage.finished else view.stage
+    table = facts_table(
+        ("phase", Text.assemble((f"round {view.round} of {view.last_round}", "bold"), f"  {doing}")),
+        ("accepted", _stage_bar(stage) if stage else None),
+        ("speed", _speed(view) if stage else None),
+        ("quota", Text(starving_text(stage), style="yellow") if stage and stage.starving else None),
+        ("engines", engines_text(view) if view.engines else None),
+        ("rejected", counts(view.rejected(view.round), 5)),
+        ("selection", scores_by_round(view)),
+        ("running", duration(max(0.0, now - view.attempt_started))),
+    )
     return Group(Text(), table)
 
 
@@ -332,28 +314,22 @@ def status_text(store: RunStore, now: float) -> RenderableType:
     held = driver_is_there(store)
     if held is not None and not view.ended:
         state = "running" if held else "unknown"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("run", view.about.run if view.about else store.name)
-    table.add_row("state", _state_text(view, state, now))
-    if state == "running":
-        table.add_row("doing", Text(stage_line(view)))
-    if view.engines and state == "running":
-        table.add_row("engines", engines_text(view))
-    if view.students:
-        table.add_row("selection", scores_by_round(view))
-    if view.test is not None:
-        table.add_row("test", scores(view.test))
-    if view.rejected():
-        table.add_row("rejected", counts(view.rejected()))
+    is_running = state == "running"
     spent = {phase: seconds for phase, seconds in view.seconds().items() if seconds}
-    if spent:
-        table.add_row("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items()))
-    table.add_row("on disk", _on_disk(store))
+    table = facts_table(
+        ("run", view.about.run if view.about else store.name),
+        ("state", _state_text(view, state, now)),
+        ("doing", Text(stage_line(view)) if is_running else None),
+        ("engines", engines_text(view) if view.engines and is_running else None),
+        ("selection", scores_by_round(view)),
+        ("test", scores(view.test or {})),
+        ("rejected", counts(view.rejected())),
+        ("seconds", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in spent.items())),
+        ("on disk", _on_disk(store)),
+    )
     parts: list[RenderableType] = [table]
     if view.pool.has_reported:
-        parts += [Text(), _engines_table(view, is_running=state == "running"), Text()]
+        parts += [Text(), _engines_table(view, is_running=is_running), Text()]
     return Group(*parts, Text(_what_next(store, state), overflow="fold"))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from s3ray.monitor.accounting import CHECKER, STATES, Account, Lane, Window
+from s3ray.monitor.accounting import CHECKER, Account, Lane, Window, seconds_by_state
 
 NUM_RATES = 72  # points of the throughput plot, about 6 units of its width each
 NUM_BINS = 200  # pieces of a lane: finer ones would be narrower than a pixel on a phone
@@ -40,7 +40,9 @@ def timeline(account: Account) -> Timeline:
     rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * NUM_RATES)
     for written in account.written:
         start, end = account.working_time(written.start), account.working_time(written.end)
-        _spread(rates[written.engine], start, end, written.tokens, bin_s)
+        end = max(end, start + 1e-3)
+        for place, seconds in _overlaps(start, end, bin_s, NUM_RATES):
+            rates[written.engine][place] += written.tokens * seconds / (end - start) / bin_s
     return Timeline(
         bin_s=bin_s,
         rates={engine: tuple(row) for engine, row in sorted(rates.items())},
@@ -52,13 +54,10 @@ def timeline(account: Account) -> Timeline:
     )
 
 
-def _spread(row: list[float], start: float, end: float, tokens: int, bin_s: float) -> None:
-    """Add ``tokens``, written evenly from ``start`` to ``end``, to the rates of the bins that this span touches."""
-    end = max(end, start + 1e-3)
-    first, last = int(start / bin_s), min(int(end / bin_s), len(row) - 1)
-    for i in range(min(first, last), last + 1):
-        overlap = min(end, (i + 1) * bin_s) - max(start, i * bin_s)
-        row[i] += tokens * max(0.0, overlap) / (end - start) / bin_s
+def _overlaps(start: float, end: float, width: float, num_bins: int) -> Iterator[tuple[int, float]]:
+    """The bins of ``width`` seconds that a span touches, each with the seconds of the span that lie in it."""
+    for place in range(min(int(start / width), num_bins - 1), min(int(end / width), num_bins - 1) + 1):
+        yield place, max(0.0, min(end, (place + 1) * width) - max(start, place * width))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +81,11 @@ class Rows:
 def rows(account: Account) -> Rows:
     """At most ``MAX_ENGINES_DRAWN`` engines and the train workers; a bin shows the state that most of it was in."""
     drawn = [*account.engines[:MAX_ENGINES_DRAWN], *account.trainers]
-    seconds: Counter[str] = Counter()
-    for lane in account.lanes:
-        seconds.update({state: num * lane.num for state, num in lane.seconds.items()})
     return Rows(
         total_s=account.total_s,
         rows=tuple(Row(name=_name(lane), pieces=tuple(_pieces(_bins(lane, account)))) for lane in drawn),
         num_left_out=len(account.engines[MAX_ENGINES_DRAWN:]),
-        seconds={state: seconds[state] for state in STATES},
+        seconds=seconds_by_state(account.lanes),
     )
 
 
@@ -100,9 +96,8 @@ def trace(account: Account) -> dict[str, Any]:
     """
     origin = account.attempts[0][0] if account.attempts else 0.0
     events: list[dict[str, Any]] = [_metadata("process_name", pid, 0, name) for name, pid in _PIDS.items()]
-    steps = [*account.stages, *account.students]
     events.append(_metadata("thread_name", _PIDS["run"], 1, "steps"))
-    events += [_complete(name, window, origin, _PIDS["run"], 1) for name, window in steps]
+    events += [_complete(name, window, origin, _PIDS["run"], 1) for name, window in account.steps]
     for process, lanes in (("engines", account.engines), ("train workers", account.trainers)):
         for tid, lane in enumerate(lanes, start=1):
             events.append(_metadata("thread_name", _PIDS[process], tid, _name(lane)))
@@ -131,9 +126,8 @@ def _bins(lane: Lane, account: Account) -> list[str]:
     counts: list[Counter[str]] = [Counter() for _ in range(NUM_BINS)]
     for span in lane.spans:
         start, end = account.working_time(span.start), account.working_time(span.end)
-        for place in range(int(start / width), min(int(end / width) + 1, NUM_BINS)):
-            overlap = min(end, (place + 1) * width) - max(start, place * width)
-            counts[place][span.state] += max(0.0, overlap)  # type: ignore[assignment]
+        for place, seconds in _overlaps(start, end, width, NUM_BINS):
+            counts[place][span.state] += seconds  # type: ignore[assignment]
     return [max(count, key=lambda state: count[state]) if count.total() >= width / 2 else "" for count in counts]
 
 

@@ -26,7 +26,7 @@ def columns(audit: Figures) -> list[str]:
 
 
 def rows(audit: Figures) -> list[tuple[str, list[str]]]:
-    """Each measure with its cells by column; measures of which nothing is known are left out."""
+    """Each measure with its cells by column; measures without any cell are left out."""
     parts = [_as_group(audit), *audit["groups"]]
     made = [(name, [cell(part) for part in parts]) for name, cell in _MEASURES]
     for label in audit["gold"]["labels"]:

@@ -1,6 +1,6 @@
 """Captions of the report's plots: what each shows, in a sentence or two. Pure: sentences from numbers.
 
-The five questions of whoever opens a report: did it get better, why were rows rejected, which engine was slow, where
+The five questions of a reader: did it get better, why were rows rejected, which engine was slow, where
 did the time go, what do the data look like.
 """
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from s3ray.monitor.accounting import BUSY, OTHER_PHASE
-from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares
+from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares, count_reasons
 from s3ray.monitor.run_view import EngineMetrics
 from s3ray.report.examples import DataFigures
 from s3ray.text import duration
@@ -49,7 +49,7 @@ WAYS_OUT = {
     "poison": "they ended an engine each time; rejected.parquet names them",
     "error": "prompts that could not be rendered or answers not read; rejected.parquet says why",
 }
-"""What a reason means for whoever wants more rows, for every reason of the two closed lists."""
+"""What each reason of a rejection or failure means, and what helps if more rows are wanted."""
 
 
 def score_caption(metrics: Metrics, num_select: int) -> str:
@@ -72,7 +72,7 @@ def score_caption(metrics: Metrics, num_select: int) -> str:
 
 
 def _margin(metric: str | None, score: float, num_rows: int) -> float | None:
-    """Half the 95 % interval of one score (a mean of values from 0 to 1), where that can be said."""
+    """Half the 95 % interval of one score (a mean of values from 0 to 1); None where there is no such interval."""
     if metric == _NO_MEAN or not num_rows or not 0 < score < 1:
         return None
     return 1.96 * math.sqrt(score * (1 - score) / num_rows)
@@ -84,15 +84,11 @@ def yield_caption(rounds: Sequence[RoundMetrics]) -> str:
     if not written:
         return ""
     requested, accepted = sum(entry.requested for entry in written), sum(entry.accepted for entry in written)
-    lost: Counter[str] = Counter()
-    for entry in written:
-        lost.update(entry.rejected)
-        lost.update(entry.failed)
     told = f"{accepted / requested:.0%} of {requested:,} requests became rows"
     first, last = (entry.accepted / entry.requested for entry in (written[0], written[-1]))
     if last < first / 2:
         told += f", and the share fell from {first:.0%} in round {written[0].round} to {last:.0%} in the last"
-    top = (+lost).most_common(3)
+    top = count_reasons(written, "rejected", "failed").most_common(3)
     if not top:
         return f"{told}."
     told += f". Lost most often as {_listed([f'{_words(reason)} ({num / requested:.0%})' for reason, num in top])}."
@@ -117,9 +113,8 @@ def speed_caption(rates: Mapping[str, float], engines: Mapping[str, EngineMetric
     if len(rates) == 1:
         told = f"One engine wrote {_rate(middle)} while it was writing."
     elif slow:
-        named = _listed([f"{name} ({_rate(rates[name])})" for name in slow[:_NUM_NAMED]])
-        more = f" and {len(slow) - _NUM_NAMED} more" if len(slow) > _NUM_NAMED else ""
-        told = f"Slow: {named}{more}, where the median engine wrote {_rate(middle)}."
+        named = _first_of([f"{name} ({_rate(rates[name])})" for name in slow])
+        told = f"Slow: {named}, where the median engine wrote {_rate(middle)}."
     else:
         told = f"No engine was slow: {_rate(min(rates.values()))} to {_rate(max(rates.values()))} each."
     for words, names in (
@@ -128,9 +123,13 @@ def speed_caption(rates: Mapping[str, float], engines: Mapping[str, EngineMetric
         ("lost at the end", [name for name, each in engines.items() if each.state == "lost"]),
     ):
         if names:
-            more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-            told += f" {words.capitalize()}: {_listed(names[:_NUM_NAMED])}{more}."
+            told += f" {words.capitalize()}: {_first_of(names)}."
     return told
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return _listed(names[:_NUM_NAMED]) + more
 
 
 def _rate(rate: float) -> str:

@@ -1,6 +1,6 @@
 """Real examples for the report: mistakes with what was written from them, seeds, and the data in figures.
 
-Works from the tables alone. Invariant: rows are chosen without chance, so that a report made twice is the same.
+Works from the tables alone. Invariant: rows are not chosen at random, so that a report made twice is the same.
 """
 
 from collections import Counter
@@ -132,9 +132,8 @@ def _stories_of_round(store: RunStore, num: int, parents: pa.Table, at_most: int
     accepted = store.read_table(store.accepted(num))
     rejected = store.read_table(store.rejected(num))
     kept, refused = _by_value(accepted["parent"]), _by_value(rejected["parent"])
-    targets = {
-        row["id"]: _target(row) for row in parents.select(_known(parents, ["id", "label", "answers"])).to_pylist()
-    }
+    columns = [name for name in ("id", "label", "answers") if name in parents.column_names]
+    targets = {row["id"]: _target(row) for row in parents.select(columns).to_pylist()}
     ranked = sorted(
         (id_ for id_ in targets if kept[id_] + refused[id_]),
         key=lambda id_: (-((kept[id_] > 0) + (refused[id_] > 0)), -(kept[id_] + refused[id_]), id_),
@@ -206,10 +205,6 @@ def _figures(name: str, table: pa.Table, field: str) -> DataFigures:
     return DataFigures(
         name=name, num_rows=table.num_rows, labels=dict(sorted(labels.items())), words=(low, middle, high)
     )
-
-
-def _known(table: pa.Table, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name in table.column_names]
 
 
 def _short(text: str) -> str:

@@ -1,7 +1,7 @@
 """The plots of reports and comparisons as SVG, and what they are drawn with. Pure; every text is escaped.
 
-Drawn for a width of 460 units. The style sheet gives letters more units on narrow screens, where a unit is less than a
-pixel: room is reckoned for the widest of them (``LETTER``).
+Drawn for a width of 460 units. On narrow screens, where a unit is less than a pixel, the style sheet makes letters
+larger: texts get room for the largest size (``LETTER``).
 """
 
 import math
@@ -55,9 +55,9 @@ def grid_lines(
     ticks: Sequence[float], height: int, text: Callable[[float], str], right: float = WIDTH - RIGHT
 ) -> list[str]:
     """A horizontal line at each tick of the upright axis, up to ``right``, and its number beside it."""
-    lines = []
+    lines, place_y = [], upright(ticks, height)
     for tick in ticks:
-        y = place_y(tick, ticks[0], ticks[-1], height)
+        y = place_y(tick)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         lines.append(text_at(LEFT - 8, y + 5, text(tick), "tick end"))
     return lines
@@ -72,9 +72,14 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [(first + i) * step for i in range(math.ceil((high - first * step) / step - 1e-6) + 1)]
 
 
-def place_y(value: float, low: float, high: float, height: int) -> float:
-    """Where a value lies on the upright axis."""
-    return height - BOTTOM - (value - low) / max(high - low, 1e-9) * (height - TOP - BOTTOM)
+def linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps ``low`` to ``start``, ``high`` to ``end``, and values between them in proportion."""
+    return lambda value: start + (value - low) / max(high - low, 1e-9) * (end - start)
+
+
+def upright(ticks: Sequence[float], height: int) -> Callable[[float], float]:
+    """Maps values to their height in a plot whose upright axis has these ticks."""
+    return linear(ticks[0], ticks[-1], height - BOTTOM, TOP)
 
 
 def standalone(plot: Markup, style: str) -> str:
@@ -142,9 +147,9 @@ def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> 
     """
     values = [*scores.values(), *([] if test is None else [test])]
     ticks = round_ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.03))
-    low, high = ticks[0], ticks[-1]
     columns = [f"round {num}" for num in scores] + ([] if test is None else ["test"])
     height = 220
+    place_y = upright(ticks, height)
     step = (WIDTH - LEFT - RIGHT) / len(columns)
     xs = [LEFT + step * (i + 0.5) for i in range(len(columns))]
     body = grid_lines(ticks, height, "{:.2f}".format)
@@ -154,7 +159,7 @@ def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> 
     for i, (x, name) in enumerate(zip(xs, names, strict=True)):
         if name == "test" or (i % every == 0 and (test is None or xs[-1] - x > 5 * LETTER)):
             body.append(text_at(x, height - 10, name, "tick middle"))
-    ys = [place_y(value, low, high, height) for value in scores.values()]
+    ys = [place_y(value) for value in scores.values()]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=False))
     body.append(f'<polyline class="line s1" points="{points}"/>')
     written = _written_values(xs, list(scores.values()), with_test=test is not None)
@@ -164,7 +169,7 @@ def score_plot(metric: str, scores: Mapping[int, float], test: float | None) -> 
         if i in written:
             body.append(text_at(x, y - 12, f"{value:.3f}", "value middle"))
     if test is not None:
-        x, y = xs[-1], place_y(test, low, high, height)
+        x, y = xs[-1], place_y(test)
         body.append(f'<path class="c3" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>')
         body.append(text_at(x, y - 11, f"{test:.3f}", "value middle"))
     return picture(f"{metric} by round", height, body)
@@ -186,7 +191,6 @@ def throughput_plot(line: Timeline) -> Markup:
     height = 220
     total = line.total
     ticks = round_ticks(0, max(total) * 1.05)
-    high = ticks[-1]
     end_s = line.bin_s * len(total)
     scale = (WIDTH - LEFT - RIGHT) / end_s
     body = []
@@ -201,7 +205,7 @@ def throughput_plot(line: Timeline) -> Markup:
     stacked = line.rates if len(line.rates) <= len(ENGINE_COLOURS) else {"all engines": total}
     for colour, (engine, rates) in zip(ENGINE_COLOURS, stacked.items(), strict=False):
         top = [low + rate for low, rate in zip(base, rates, strict=True)]
-        body.append(_area(base, top, high, height, colour, engine))
+        body.append(_area(base, top, upright(ticks, height), colour, engine))
         base = top
     body += _time_axis(end_s, scale, height - 10)
     return picture("output tokens per second over time", height, body)
@@ -274,11 +278,13 @@ def mean_busy(rates: Sequence[float]) -> float:
     return sum(busy) / len(busy) if busy else 0.0
 
 
-def _area(base: Sequence[float], top: Sequence[float], high: float, height: int, colour: str, name: str) -> str:
+def _area(
+    base: Sequence[float], top: Sequence[float], place_y: Callable[[float], float], colour: str, name: str
+) -> str:
     width = (WIDTH - LEFT - RIGHT) / len(top)
     edges = [(LEFT + i * width, LEFT + (i + 1) * width) for i in range(len(top))]
-    upper = [(x, place_y(value, 0, high, height)) for pair, value in zip(edges, top, strict=True) for x in pair]
-    lower = [(x, place_y(value, 0, high, height)) for pair, value in zip(edges, base, strict=True) for x in pair]
+    upper = [(x, place_y(value)) for pair, value in zip(edges, top, strict=True) for x in pair]
+    lower = [(x, place_y(value)) for pair, value in zip(edges, base, strict=True) for x in pair]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
     return f'<polygon class="{colour}" points="{points}"><title>{escape(name)}</title></polygon>'
 
@@ -302,21 +308,12 @@ class Point:
     interval: tuple[float, float] | None = None
     x: float = 0.0
 
-    @property
-    def reach(self) -> tuple[float, ...]:
-        """All values that the axis has to cover."""
-        return (self.mean, *self.scores, *(self.interval or ()))
-
 
 def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
     """One line for each: a dot for each seed, a stroke at their mean, and a bar for the interval."""
-    ticks = _score_ticks(points)
-    low, high = ticks[0], ticks[-1]
+    ticks = _score_ticks(_shown_scores(points))
     height = len(points) * _ROW_HEIGHT + 26
-
-    def place(value: float) -> float:
-        return 2 * LETTER + (value - low) / (high - low) * (WIDTH - 4 * LETTER)
-
+    place = linear(ticks[0], ticks[-1], 2 * LETTER, WIDTH - 2 * LETTER)
     body = [
         *(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>' for x in map(place, ticks)),
         *(
@@ -344,22 +341,22 @@ def scores_plot(metric: str, points: Sequence[Point]) -> Markup:
 def curve_plot(metric: str, axis: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
     """A curve for each name along a number, with intervals; numbers far apart are on a logarithmic scale."""
     points = [point for line in lines.values() for point in line]
-    ticks, height = _score_ticks(points), 240
-    place = _Scale([point.x for point in points], LEFT + 14, WIDTH - RIGHT - 14)
+    ticks, height = _score_ticks(_shown_scores(points)), 240
+    place, place_y = _Scale([point.x for point in points], LEFT + 14, WIDTH - RIGHT - 14), upright(ticks, height)
     body = grid_lines(ticks, height, "{:.2f}".format)
     for x in spaced(sorted({point.x for point in points}), place, compact):
         body.append(text_at(place(x), height - 12, compact(x), "tick middle"))
     body.append(text_at(WIDTH, height + 8, axis, "tick end"))
     for i, (name, line) in enumerate(lines.items()):
         aside = (i - (len(lines) - 1) / 2) * 3  # so that intervals stand beside each other
-        places = [(place(point.x) + aside, place_y(point.mean, ticks[0], ticks[-1], height)) for point in line]
+        places = [(place(point.x) + aside, place_y(point.mean)) for point in line]
         colour, is_dashed = line_look(i)
         stroke, dashes = colour.replace("c", "s"), ' stroke-dasharray="5 4"' if is_dashed else ""
         shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         body.append(f'<polyline class="line {stroke}"{dashes} points="{shape}"/>')
         for point, (x, y) in zip(line, places, strict=True):
             if point.interval:
-                low, high = (place_y(end, ticks[0], ticks[-1], height) for end in point.interval)
+                low, high = map(place_y, point.interval)
                 body.append(f'<line class="line {stroke}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
             title = f"<title>{escape(name)}, {point.x:g}: {point.mean:.3f}</title>"
             body.append(f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>')
@@ -373,16 +370,17 @@ def line_look(number: int) -> tuple[str, bool]:
 
 def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     """A dot for each, score against cost; names in a column, by score, each with a line to its dot."""
-    ticks = _score_ticks([Point(name=point.name, mean=point.mean) for point in points])
+    ticks = _score_ticks([point.mean for point in points])
     height = max(220, len(points) * _LINE_HEIGHT + TOP + BOTTOM)
     place = _Scale([point.x for point in points], LEFT + 10, WIDTH - _NAMES_WIDTH - 24)
+    place_y = upright(ticks, height)
     body = grid_lines(ticks, height, "{:.2f}".format, WIDTH - _NAMES_WIDTH - 8)
     shown = spaced(place.ticks(), place, compact)
     body += [text_at(place(x), height - 10, compact(x), "tick middle") for x in shown]
     body.append(text_at(WIDTH, height - 10, cost, "tick end"))
     last = -math.inf
     for i, point in enumerate(sorted(points, key=lambda point: -point.mean)):
-        x, y = place(point.x), place_y(point.mean, ticks[0], ticks[-1], height)
+        x, y = place(point.x), place_y(point.mean)
         # Down the column as near to its dot as there is room, above and below.
         lowest = height - BOTTOM - (len(points) - 1 - i) * _LINE_HEIGHT
         last = max(last + _LINE_HEIGHT, min(y, lowest))
@@ -394,8 +392,11 @@ def cost_plot(metric: str, cost: str, points: Sequence[Point]) -> Markup:
     return picture(f"{metric} against {cost}", height, body)
 
 
-def _score_ticks(points: Sequence[Point]) -> list[float]:
-    values = [value for point in points for value in point.reach]
+def _shown_scores(points: Sequence[Point]) -> list[float]:
+    return [score for point in points for score in (point.mean, *point.scores, *(point.interval or ()))]
+
+
+def _score_ticks(values: Sequence[float]) -> list[float]:
     return round_ticks(max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02))
 
 
@@ -404,14 +405,14 @@ class _Scale:
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self._low, self._high = min(values), max(values)
-        self._start, self._end = start, end
         self._by_powers = self._low > 0 and self._high >= 10 * self._low
+        self._place = linear(self._scaled(self._low), self._scaled(self._high), start, end)
 
     def __call__(self, value: float) -> float:
-        low, high, value = (
-            map(math.log, (self._low, self._high, value)) if self._by_powers else (self._low, self._high, value)
-        )
-        return self._start + (value - low) / max(high - low, 1e-9) * (self._end - self._start)
+        return self._place(self._scaled(value))
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self._by_powers else value
 
     def ticks(self) -> list[float]:
         """Round numbers between the smallest and the largest; these two if there is none."""

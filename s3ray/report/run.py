@@ -4,14 +4,21 @@ Invariant: nothing on the page comes from the network, and every text that a mod
 """
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import jinja2
 
 from s3ray.monitor.accounting import Account, account
-from s3ray.monitor.metrics import CheckerMetrics, Metrics, PoolMetrics, RoundMetrics, build_metrics, shares
+from s3ray.monitor.metrics import (
+    CheckerMetrics,
+    Metrics,
+    PoolMetrics,
+    RoundMetrics,
+    build_metrics,
+    count_reasons,
+    shares,
+)
 from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineMetrics, RunView
 from s3ray.monitor.timeline import Timeline, rows, timeline, trace
 from s3ray.report import audit, captions, examples, plots
@@ -22,10 +29,6 @@ from s3ray.telemetry.events import Event, read_events
 from s3ray.text import counts, duration, scores, short_count
 
 _PHASES = (("start", "c7"), ("generate", "c1"), ("train", "c2"), ("score", "c5"))
-_ENGINE_COLUMNS = (
-    *("Output tokens", "Prompt tokens", "Prompt cached", "Most running", "Most waiting", "Most KV cache"),
-    *("Preemptions", "Restarts", "Busy"),
-)
 _REASON_COLOURS = ("c2", "c4", "c5", "c6", "c3")
 
 
@@ -53,7 +56,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
     page = page_template("report.html.j2").render(
         m=metrics,
         result=result_sentence(metrics),
-        unfinished=_unfinished(view),
+        view=view,
         figures=_key_figures(metrics),
         facts=_facts(store, metrics, view),
         score_plot=plots.score_plot(str(metrics.metric), dict(metrics.scored), metrics.score)
@@ -67,11 +70,8 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         answers=_answers(store, metrics, line, time_account, data),
         lanes=rows(time_account),
         plots=plots,
-        shorts=_shorts(rounds),
-        round_columns=_round_columns(metrics.metric),
         round_rows=[(str(entry.round), _round_cells(entry, metrics.metric)) for entry in rounds],
         engines=_engine_rows(metrics.pool) if view.pool.has_reported else [],
-        engine_columns=_ENGINE_COLUMNS,
         data=data,
         stories=examples.stories(store),
         seeds=examples.seeds(store),
@@ -79,22 +79,21 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         audit=store.read_json(audit.AUDIT) if store.has(audit.AUDIT) else None,
         audits=audit,
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
-        version=view.about.version if view.about else "",
     )
     store.write_json("timeline.json", trace(time_account))
     return store.write_text("report.html", page)
 
 
 def page_template(name: str) -> jinja2.Template:
-    """A page of this package; every text in it is escaped."""
+    """A page of this package; in HTML, every text in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("s3ray.report"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=duration, counts=counts, pairs=lambda mapping: list(mapping.items()))
+    environment.filters.update(duration=duration, counts=counts, score="{:.3f}".format)
     return environment.get_template(name)
 
 
@@ -112,14 +111,6 @@ def result_sentence(metrics: Metrics) -> str:
     if metrics.score is None:
         return f"{text}."
     return f"{text}; on the test part, read once, the final student scores {metrics.score:.3f}."
-
-
-def _unfinished(view: RunView) -> str:
-    if view.ended == "finished":
-        return ""
-    if view.ended == "failed":
-        return f"The run failed: {view.problem}"
-    return "This run has not finished: the page shows what is on disk so far."
 
 
 def _key_figures(metrics: Metrics) -> list[tuple[str, str, str]]:
@@ -156,15 +147,14 @@ def _facts(store: RunStore, metrics: Metrics, view: RunView) -> list[tuple[str, 
     facts = [
         ("Task", f"{metrics.task} ({metrics.kind})"),
         ("Strategy", f"{metrics.strategy}, {len(metrics.rounds)} of {view.last_round + 1} rounds"),
-        ("Generator", f"{metrics.generator or 'none'} on {metrics.engines} engine(s){lost}"),
+        ("Generator", metrics.generator and f"{metrics.generator} on {metrics.engines} engine(s){lost}"),
         ("Student", f"{metrics.student} on {metrics.workers} worker(s)"),
+        ("Checker", metrics.checker and _checker(metrics.checker)),
         ("Gold", ", ".join(f"{rows} {part}" for part, rows in gold.items()) or "none on disk"),
         ("Seed", str(metrics.seed)),
         ("Fingerprint", metrics.fingerprint),
     ]
-    if metrics.checker:
-        facts.insert(4, ("Checker", _checker(metrics.checker)))
-    return facts if metrics.generator else [fact for fact in facts if fact[0] != "Generator"]
+    return [(name, fact) for name, fact in facts if fact]
 
 
 def _checker(checker: CheckerMetrics) -> str:
@@ -191,8 +181,7 @@ def _answers(
 def _yields(rounds: Sequence[RoundMetrics]) -> tuple[list[Bar], list[Part]]:
     """Bars of what became of the requests by round, and their legend with totals."""
     written = [entry for entry in rounds if entry.requested]
-    totals = _totals(written, "rejected")
-    named = [reason for reason, _ in totals.most_common(len(_REASON_COLOURS))]
+    named = [reason for reason, _ in count_reasons(written, "rejected").most_common(len(_REASON_COLOURS))]
     bars = []
     for entry in written:
         other = sum(n for reason, n in entry.rejected.items() if reason not in named)
@@ -231,75 +220,56 @@ def _reason_rows(rounds: Sequence[RoundMetrics]) -> list[tuple[str, list[int], i
     rows = [("accepted", [entry.accepted for entry in rounds])]
     kinds: tuple[Literal["rejected", "failed"], ...] = ("rejected", "failed")
     for kind in kinds:
-        for reason, _ in _totals(rounds, kind).most_common():
+        for reason, _ in count_reasons(rounds, kind).most_common():
             rows.append((reason.replace("_", " "), [getattr(entry, kind).get(reason, 0) for entry in rounds]))
     rows.append(("requested", [entry.requested for entry in rounds]))
     return [(name, by_round, sum(by_round)) for name, by_round in rows]
 
 
-def _totals(rounds: Sequence[RoundMetrics], kind: Literal["rejected", "failed"]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for entry in rounds:
-        total.update(getattr(entry, kind))
-    return +total
+def _round_cells(entry: RoundMetrics, metric: str | None) -> dict[str, str]:
+    """The cells of a round by column; those of a student are empty while it is not trained."""
+    rate, best, select = entry.output_tokens_per_s, entry.best_epoch, entry.select
+    return {
+        "Trained on": f"{entry.rows:,}",
+        "Requested": f"{entry.requested:,}",
+        "Kept": f"{entry.accepted:,}",
+        "Mistakes on gold": "" if entry.mistakes is None else f"{entry.mistakes} of {entry.mined}",
+        **({f"Selection {metric}": f"{select[metric]:.3f}" if select else ""} if metric else {}),
+        "Best epoch": "" if best is None else str(best),
+        "Output tokens": f"{entry.output_tokens:,}",
+        "Tokens/s": "" if rate is None else f"{rate:.0f}",
+    }
 
 
-def _shorts(rounds: Sequence[RoundMetrics]) -> list[str]:
-    return [
-        f"Round {entry.round}, stage {name}, is short of its target: {counts(stage.short)}."
-        for entry in rounds
-        for name, stage in entry.stages.items()
-        if any(stage.short.values())
-    ]
-
-
-def _round_columns(metric: str | None) -> list[str]:
-    score = [f"Selection {metric}"] if metric else []
-    return ["Trained on", "Requested", "Kept", "Mistakes on gold", *score, "Best epoch", "Output tokens", "Tokens/s"]
-
-
-def _round_cells(entry: RoundMetrics, metric: str | None) -> list[str]:
-    """The cells (``_round_columns``) of a round; empty where its student is not trained."""
-    rate, best = entry.output_tokens_per_s, entry.best_epoch
-    score = [f"{entry.select[metric]:.3f}" if entry.select else ""] if metric else []
-    return [
-        *(f"{num:,}" for num in (entry.rows, entry.requested, entry.accepted)),
-        "" if entry.mistakes is None else f"{entry.mistakes} of {entry.mined}",
-        *score,
-        "" if best is None else str(best),
-        f"{entry.output_tokens:,}",
-        "" if rate is None else f"{rate:.0f}",
-    ]
-
-
-def _engine_rows(pool: PoolMetrics) -> list[tuple[str, list[str]]]:
-    """The cells (``_ENGINE_COLUMNS``) of each engine by name where they are few, and of all together."""
+def _engine_rows(pool: PoolMetrics) -> list[tuple[str, dict[str, str]]]:
+    """The cells of each engine by name where they are few, and of all together."""
     engines = pool.engines
-    rows = {name: row for name, row in engines.items() if len(engines) <= MAX_ENGINES_NAMED}
+    few = engines if len(engines) <= MAX_ENGINES_NAMED else {}
+    rows = [(_engine_name(name, row), _engine_cells(row)) for name, row in few.items()]
     if len(engines) > 1:
-        rows[f"all {len(engines)}"] = pool.total
-    told = [(_engine_name(name, row), _engine_cells(row)) for name, row in rows.items()]
-    if not pool.total.peak_running:  # engines of a campaign: a run does not know what they did at one moment
-        told = [(name, cells if name in engines else [*cells[:3], "", "", "", *cells[6:]]) for name, cells in told]
-    return told
+        total = _engine_cells(pool.total)
+        if not pool.total.peak_running:  # engines of a campaign: a run does not know what they did at one moment
+            total |= dict.fromkeys(("Most running", "Most waiting", "Most KV cache"), "")
+        rows.append((f"all {len(engines)}", total))
+    return rows
 
 
 def _engine_name(name: str, row: EngineMetrics) -> str:
     return f"{name} ({row.state})" if row.state in ("lost", "waiting", "given up") else name
 
 
-def _engine_cells(row: EngineMetrics) -> list[str]:
-    return [
-        short_count(row.output_tokens),
-        short_count(row.prompt_tokens),
-        _share(row.prefix_hit_rate),
-        short_count(row.peak_running),
-        short_count(row.peak_waiting),
-        f"{row.peak_kv_use:.0%}",
-        short_count(row.preemptions),
-        str(row.restarts),
-        _share(row.busy_share),
-    ]
+def _engine_cells(row: EngineMetrics) -> dict[str, str]:
+    return {
+        "Output tokens": short_count(row.output_tokens),
+        "Prompt tokens": short_count(row.prompt_tokens),
+        "Prompt cached": _share(row.prefix_hit_rate),
+        "Most running": short_count(row.peak_running),
+        "Most waiting": short_count(row.peak_waiting),
+        "Most KV cache": f"{row.peak_kv_use:.0%}",
+        "Preemptions": short_count(row.preemptions),
+        "Restarts": str(row.restarts),
+        "Busy": _share(row.busy_share),
+    }
 
 
 def _share(share: float | None) -> str:

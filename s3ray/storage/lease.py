@@ -53,12 +53,15 @@ class LeaseObjects(Protocol):
     def remove_lease(self, number: int) -> None:
         """Remove a lease; one that is gone already is fine."""
 
+    def write_under(self, lease: "Lease | None") -> None:
+        """From now on, write only while this process holds the lease; None: write without one."""
+
 
 @contextlib.contextmanager
 def held(locks: Sequence[Lock], notify: Notify) -> Iterator[None]:
     """Hold all locks, or none. Leases whose holder may be dead are watched at the same time, for ``LEASE_S`` at most.
 
-    ``notify`` is told at once which ones are waited for.
+    ``notify`` gets one line for each host, which names the runs that are waited for.
 
     Raises:
         InputError: another process is running one of the runs.
@@ -105,7 +108,7 @@ class Lease:
     def __init__(
         self, objects: LeaseObjects, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``wall`` is the clock of all machines, and goes on while this one sleeps; ``clock`` is never set."""
+        """``wall`` is unix time, which goes on while the machine sleeps; ``clock`` is monotonic, for waiting."""
         self.root = objects.root
         self._objects = objects
         self._wall = wall
@@ -121,7 +124,7 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name="s3ray-lease", daemon=True)
 
     def take(self) -> str | None:
-        """See ``Lock``. A holder that was watched for ``LEASE_S`` without a renewal is dead.
+        """See ``Lock``. A holder that does not renew its lease for ``LEASE_S`` counts as dead.
 
         Raises:
             InputError: another process is running this run.
@@ -137,6 +140,7 @@ class Lease:
             if looked - self._watched[1] < LEASE_S:
                 return f"{seen.content.get('host')} (process {seen.content.get('pid')})"
         self._begin(1 + (seen.number if seen else 0))
+        self._objects.write_under(self)
         return None
 
     def _begin(self, number: int) -> None:
@@ -179,12 +183,14 @@ class Lease:
                 self._renewed = self._wall()
 
     def release(self) -> None:
-        """Let the next driver in at once."""
+        """Let the next driver in at once; a store that is out of reach by now sees the lease die by itself."""
+        self._objects.write_under(None)
         self._stop.set()
         self._heart.join()
-        self.renew()
-        if not self._is_lost:
-            self._objects.write_lease(self._number, self._content() | {"released": True})
+        with contextlib.suppress(StoreError):
+            self.renew()
+            if not self._is_lost:
+                self._objects.write_lease(self._number, self._content() | {"released": True})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):

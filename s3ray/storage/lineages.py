@@ -18,8 +18,8 @@ class Lineage:
     """One of the folders of a run: ``of`` is the name of the first, ``parent`` that of the one before, if any."""
 
     of: str
-    number: int
-    parent: str | None
+    number: int = 1
+    parent: str | None = None
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ def choose(first: str, *, fresh: bool) -> tuple[str, Lineage]:
 def newest(first: str) -> tuple[str, Lineage]:
     """The lineage that ``s3ray run`` goes on with, and where it lies; the first one if there is none yet."""
     parent, name = split(first)
-    last = max(_own(first), key=lambda lineage: lineage.number, default=Lineage(of=name, number=1, parent=None))
+    last = max(_own(first), key=lambda lineage: lineage.number, default=Lineage(of=name))
     return (first if last.number == 1 else join(parent, last.name)), last
 
 
@@ -70,7 +70,7 @@ def _own(first: str) -> list[Lineage]:
 
 def lineage_of(store: RunStore) -> Lineage:
     """Which lineage a run's folder is; one that does not say is the first."""
-    return _of_store(store) or Lineage(of=store.name, number=1, parent=None)
+    return _of_store(store) or Lineage(of=store.name)
 
 
 def _of_store(store: RunStore) -> Lineage | None:
@@ -78,10 +78,11 @@ def _of_store(store: RunStore) -> Lineage | None:
         known = store.identity()
     except StoreError:
         return None
-    written = known.get("lineage") or {"of": store.name, "number": 1, "parent": None}
-    # A folder that was copied to another place or name is the first of its own.
-    lineage = Lineage(of=written["of"], number=written["number"], parent=written["parent"])
-    return lineage if lineage.name == store.name else Lineage(of=store.name, number=1, parent=None)
+    if written := known.get("lineage"):
+        lineage = Lineage(of=written["of"], number=written["number"], parent=written["parent"])
+        if lineage.name == store.name:
+            return lineage
+    return Lineage(of=store.name)  # also of a folder that was copied to another name
 
 
 def _beside(first: str) -> list[RunStore]:

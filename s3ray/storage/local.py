@@ -21,7 +21,7 @@ from s3ray.errors import InputError, StoreError
 
 Event = Mapping[str, Any]
 Position = dict[str, int]
-"""How much of the events was read: bytes by the name of the file that they lie in."""
+"""How much of the events was read: a number of bytes for each file of events."""
 Notify = Callable[[str], None]
 
 _LOCAL = ("", "file", "local")
@@ -78,7 +78,7 @@ class Files(Protocol):
     def event_lines(self, position: Position | None = None) -> Iterator[str]:
         """The lines of all events, oldest first, also a line that a crash cut short.
 
-        With a ``position``, only the complete lines after it; the position is moved behind them.
+        With a ``position``, only the complete lines after it; the position is moved to their end.
         """
 
     def check_writable(self) -> None:
@@ -97,7 +97,7 @@ class Lock(Protocol):
     root: str
 
     def take(self) -> str | None:
-        """Try to become the holder; None: done. Else returns who may hold it still: if it stays silent, try again.
+        """Try to become the holder. Returns None on success, else who may still hold the lock: then try again.
 
         Raises:
             InputError: another process is running this run.
@@ -183,7 +183,7 @@ class LocalFiles:
         written = target.with_name(f".{target.name}.writing")
         with store_errors(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            written.unlink(missing_ok=True)  # whoever left a link there chose what would be overwritten
+            written.unlink(missing_ok=True)  # a link left there would lead the write to another file
         return written
 
     def finish(self, name: str, written: Path) -> None:
@@ -232,7 +232,7 @@ class LocalFiles:
             yield from handle
 
     def _own(self, name: str) -> Path:
-        """Where to write a file. Somebody else's folder may hold links to files of whoever opens it; they are refused.
+        """Where to write a file. Links out of the folder are refused: another user may have put them there.
 
         Raises:
             StoreError: a link leads out of the folder.
@@ -263,7 +263,7 @@ class LocalFiles:
         return _FileLock(self.root, lambda: self._own(_LOCK))
 
     def is_held(self) -> bool:
-        """Whether the lock is taken; somebody else's folder can be asked too."""
+        """Whether the lock is taken; needs only the right to read the folder."""
         try:
             with (self.folder / _LOCK).open("rb") as handle:
                 return not _try_lock(handle.fileno())
@@ -272,7 +272,7 @@ class LocalFiles:
 
 
 class _FileLock:
-    """The lock of a file; it goes with the process, however that ends, so there is nothing to wait for."""
+    """The lock of a file. It ends with its process, however that ends, so nobody ever waits for a dead holder."""
 
     def __init__(self, root: str, path: Callable[[], Path]) -> None:
         self.root = root
@@ -296,7 +296,7 @@ class _FileLock:
 
 
 def whole_lines(content: bytes, name: str, position: Position) -> list[str]:
-    """The complete lines in ``content`` (a file from its position on); moves the position behind them."""
+    """The complete lines in ``content`` (a file from its position on); moves the position to their end."""
     end = content.rfind(b"\n") + 1
     position[name] = position.get(name, 0) + end
     return content[:end].decode(errors="replace").splitlines()

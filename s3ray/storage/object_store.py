@@ -27,7 +27,7 @@ from s3ray.storage.lease import Lease, is_alive
 from s3ray.storage.local import Event, Files, LocalFiles, Lock, Position, absolute, is_url, join, split, whole_lines
 
 FLUSH_S = 2.0
-"""Seconds after which an event is in the store at the latest."""
+"""Most seconds that an event waits before it is in the store."""
 SEGMENT_BYTES = 256 * 1024
 """Size from which a new object is begun."""
 _AT_ONCE = {
@@ -90,7 +90,7 @@ class EventWriter:
             try:
                 self.flush()
             except StoreError:
-                self._flush_later()  # the next event that must not wait tells of it
+                self._flush_later()  # the next event that must not wait raises the error
 
 
 _PUTS_WHOLE = frozenset(["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "tos", "hf", "memory"])
@@ -294,21 +294,20 @@ class ObjectFiles:
 
     def lock(self) -> Lock:
         """A lease."""
-        return _WriteLease(self)
-
-    def write_under(self, lease: Lease | None) -> None:
-        """From now on, write only while this process holds the lease; None: write without one."""
-        self._lease = lease
-
-    def flush_events(self) -> None:
-        """Write the events that were collected."""
-        self._events.flush()
+        return Lease(self)
 
     def is_held(self) -> bool:
         """Whether a lease was renewed a short while ago."""
         return is_alive(self, time.time())
 
     # -- the objects of the lease ------------------------------------------------------------------------------------
+
+    def write_under(self, lease: Lease | None) -> None:
+        """See ``LeaseObjects``; the events that were collected under a lease are written before it ends."""
+        self._lease = lease
+        if lease is None:
+            with contextlib.suppress(StoreError):  # what ended the run is the error to report
+                self._events.flush()
 
     def lease_numbers(self) -> list[int]:
         """See ``LeaseObjects``."""
@@ -336,7 +335,7 @@ class ObjectFiles:
                     self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(path, json.dumps(content).encode(), mode="create")
             except Exception:
-                # Every store says in its own way that the object is there.
+                # Each store raises another exception if the object exists.
                 if number in self.lease_numbers():
                     return False
                 raise
@@ -366,7 +365,7 @@ class ObjectFiles:
         yield beside
         try:
             self._fs.mv(beside, path)
-        except FileExistsError:  # a file system that moves onto nothing that is there
+        except FileExistsError:  # a file system whose move does not overwrite
             self._fs.rm_file(path)
             self._fs.mv(beside, path)
 
@@ -396,31 +395,6 @@ class ObjectFiles:
             raise
         except Exception as error:
             raise StoreError(f"{self.url(name)} cannot be {verb}: {type(error).__name__}: {error}") from error
-
-
-class _WriteLease:
-    """The lease of a run's driver: a driver that has lost it can write nothing more."""
-
-    def __init__(self, files: ObjectFiles) -> None:
-        self.root = files.root
-        self._files = files
-        self._lease = Lease(files)
-
-    def take(self) -> str | None:
-        """See ``Lease.take``."""
-        holder = self._lease.take()
-        if holder is None:
-            self._files.write_under(self._lease)
-        return holder
-
-    def release(self) -> None:
-        """Write the collected events and give up the lease."""
-        self._files.write_under(None)
-        # Of a store that is out of reach by now the lease dies by itself; what ended the run is the error to tell.
-        with contextlib.suppress(StoreError):
-            self._files.flush_events()
-        with contextlib.suppress(StoreError):
-            self._lease.release()
 
 
 def _lease(number: int) -> str:

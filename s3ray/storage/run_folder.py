@@ -117,7 +117,7 @@ class RunStore:
     def create(
         self, settings: Mapping[str, Any], config_yaml: str, *, requests: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        """Write whose folder it is, once; for a known run only ``config.yaml`` is written again (execution settings).
+        """Write which run the folder belongs to. Of a known run only ``config.yaml`` is written again.
 
         ``requests`` are the fingerprints of request ids (None: the settings' own); ``more`` is written beside them
         (``lineage``, ``task``).
@@ -136,12 +136,12 @@ class RunStore:
     def requests(self) -> dict[str, str]:
         """The fingerprints that request ids are made with, in round 0 (``seed``) and ``later``.
 
-        They are those with which the run was created, or those of the run which was read again.
+        A lineage that was made by reading a run again keeps those of that run.
         """
         return dict(self.identity()["requests"])
 
     def lock(self, notify: Notify = lambda text: None) -> AbstractContextManager[None]:
-        """Hold the folder for one driver; ``notify`` is told which drivers have to be waited for.
+        """Hold the folder for one driver; ``notify`` gets a line about each driver that must be waited for.
 
         On this machine the lock ends with the process, however that ends. On an object store it is a lease, and a
         driver that lost it can write no more (``LeaseLostError``).
@@ -255,11 +255,11 @@ class RunStore:
         return self.in_round(num, "train.parquet")
 
     def notes(self, num: int, stage: str) -> str:
-        """Name of what a note stage of a round wrote down."""
+        """Name of the notes that a stage of a round took (reasons, subjects or patterns)."""
         return self.in_round(num, f"{stage}.json")
 
     def calibration(self, num: int) -> str:
-        """Name of what follows from the generator's verdicts on gold."""
+        """Name of the calibration, made from the generator's label probabilities on gold."""
         return self.in_round(num, "calibration.json")
 
     def round_report(self, num: int) -> str:
@@ -283,7 +283,7 @@ class RunStore:
         return self.in_student(num, _SCORE)
 
     def source(self, round_: int, name: str) -> str:
-        """Name of a table that a round is written from: its own if it was read again, else the student's before it."""
+        """Name of a table that a round is written from: its own copy, if it has one, else the last student's."""
         own = self.in_round(round_, name)
         return own if self.has(own) else self.in_student(round_ - 1, name)
 
@@ -313,7 +313,7 @@ class RunStore:
     def write_chunk(self, round_: int, stage: str, table: pa.Table) -> str:
         """Add one chunk of outcomes to a stage's journal; returns its name."""
         if (round_, stage) not in self._num_chunks:
-            known = [int(name[-14:-8]) for name in self._chunks(round_, stage)]
+            known = [int(name.removesuffix(".parquet").rpartition("-")[2]) for name in self._chunks(round_, stage)]
             self._num_chunks[round_, stage] = max(known, default=-1) + 1
         name = self.in_round(round_, f"chunks/{stage}-{self._num_chunks[round_, stage]:06d}.parquet")
         self.write_table(name, table)
@@ -329,10 +329,6 @@ class RunStore:
         """Outcomes in a stage's journal."""
         contents = self._files.read_all(self._chunks(round_, stage))
         return sum(pq.read_metadata(pa.BufferReader(content)).num_rows for content in contents)
-
-    def stages(self, round_: int) -> list[str]:
-        """The stages of a round that have a journal."""
-        return sorted({name.rpartition("/")[2][:-15] for name in self._files.names(self.in_round(round_, "chunks"))})
 
     def num_chunks_in_work(self) -> int:
         """Chunks of rounds that are not finished."""
@@ -351,7 +347,7 @@ class RunStore:
         self._files.append_events(events)
 
     def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
-        """The events of all attempts, or those after a position; a line that a crash cut short is passed over."""
+        """The events of all attempts, or those after a position; a line that a crash cut short is skipped."""
         for line in self._files.event_lines(position):
             with contextlib.suppress(json.JSONDecodeError):
                 yield json.loads(line)

@@ -59,7 +59,7 @@ class UnknownEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A driver took the run up, for the first time or again (``resumed``).
+    """A driver started the run, for the first time or again (``resumed``).
 
     ``rounds`` is the number of the last round; ``generator`` is None where nothing is generated.
     """
@@ -197,7 +197,7 @@ class TrainingFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFinished(TrainingFinished):
-    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; None: it was not asked for any."""
+    """A student and its ``mistakes`` among ``mined`` gold rows are on disk; ``mined`` is None if none were needed."""
 
     mistakes: int | None = None
     mined: int | None = None
@@ -272,7 +272,7 @@ class EngineReady(EngineEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLost(EngineEvent):
-    """It died with ``in_flight`` requests, which go to others, but for ``poisoned`` ones."""
+    """It died with ``in_flight`` requests. Other engines take them over, except ``poisoned`` ones."""
 
     problem: str
     in_flight: int
@@ -335,7 +335,7 @@ class MadeBy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignStarted(Event):
-    """A campaign began or went on: of so many runs, so many are finished."""
+    """A campaign began or went on, with ``finished`` of its ``runs`` done."""
 
     runs: int
     finished: int
@@ -344,7 +344,7 @@ class CampaignStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignFinished(Event):
-    """No run of the campaign can go on: all are finished, but for those that ``failed``."""
+    """The campaign ended: all runs are finished, except those that ``failed``."""
 
     seconds: float
     failed: tuple[str, ...] = ()
@@ -358,17 +358,14 @@ class AnswersDealt(Event):
     engines: Mapping[str, EngineReport]
 
 
-_RUN_EVENTS: tuple[type[Event], ...] = (
+_EVENTS: tuple[type[Event], ...] = (
     *(RunStarted, EngineStarting, EngineReady, EngineLost, EngineWaiting, EngineGivenUp, EngineAsleep, EngineAwake),
     *(EngineStopped, StageStarted, ChunkWritten, StageFinished, RoundClosed, RoundLinked, StudentLinked),
     *(StudentStarted, StudentFinished, CheckerStarted, CheckerFinished, TestScored, Reparsed, RunFinished, RunFailed),
+    *(CampaignStarted, CampaignFinished, AnswersDealt),
 )
-EVENTS: Mapping[str, type[Event]] = {event.kind: event for event in _RUN_EVENTS}
-"""The events of a run by their names in the files."""
-CAMPAIGN_EVENTS: Mapping[str, type[Event]] = {
-    event.kind: event for event in (CampaignStarted, CampaignFinished, AnswersDealt)
-}
-"""Those that only a campaign's own log has."""
+EVENTS: Mapping[str, type[Event]] = {event.kind: event for event in _EVENTS}
+"""All events by their names in the files."""
 
 Listener = Callable[[Event], None]
 
@@ -381,18 +378,17 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
 
 def event_from_dict(record: Mapping[str, Any]) -> Event:
-    """An event from the files, also one that an older commit wrote; see above for what it lacks or has too much.
+    """An event from the files. The module's docstring says what happens to missing and to unknown fields.
 
     Raises:
         StoreError: a field is missing that every version wrote, or has another type.
     """
-    name = record.get("event")
-    kind = (EVENTS.get(name) or CAMPAIGN_EVENTS.get(name)) if isinstance(name, str) else None
-    return from_plain(kind or UnknownEvent, record, f"events: {name}")
+    name = str(record.get("event"))
+    return from_plain(EVENTS.get(name, UnknownEvent), record, f"events: {name}")
 
 
 def read_events(store: RunStore, position: Position | None = None) -> Iterator[Event]:
-    """The events of all attempts, oldest first, or those after a position; a line that was cut short is passed over.
+    """The events of all attempts, oldest first, or those after a position; a line that was cut short is skipped.
 
     Raises:
         StoreError: see ``event_from_dict``.

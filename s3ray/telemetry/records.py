@@ -25,7 +25,7 @@ def to_plain(value: object) -> Any:
 
 
 def from_plain(kind: type[_Value], plain: object, where: str) -> _Value:
-    """The dataclass ``kind`` from JSON: fields that it lacks get their defaults, unknown ones are passed over.
+    """The dataclass ``kind`` from JSON: missing fields get their defaults, unknown ones are ignored.
 
     Raises:
         StoreError: a field without a default is missing, or one has another type; ``where`` names the file.

@@ -156,7 +156,7 @@ def test_a_run_that_fails_and_a_killed_campaign_leave_nothing_open() -> None:
         event(110, "engine_stopped", attempt=2, engine="engine-0"),
     ]
     booked = account(failing, "all")
-    assert [window for _, window in booked.stages] == [(0, 22), (101, 110)]
+    assert [window for _, window in booked.steps] == [(0, 22), (101, 110)]
     assert sum(booked.engines[0].seconds.values()) == pytest.approx(30 + 9)
 
 

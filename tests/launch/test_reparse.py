@@ -133,8 +133,8 @@ def by_id(store: RunStore, name: str) -> list[list[dict[str, Any]]]:
 
 
 def asked(store: RunStore) -> set[str]:
-    rounds = [(num, stage) for num in store.rounds() for stage in store.stages(num)]
-    chunks = [chunk for num, stage in rounds for chunk in store.read_chunks(num, stage)]
+    names = [name for num in store.rounds() for name in store.files(store.in_round(num, "chunks"))]
+    chunks = map(store.read_table, names)
     return {outcome.request_id for chunk in chunks for outcome in outcomes_from_table(chunk)}
 
 

@@ -331,7 +331,7 @@ def test_the_checker_keeps_the_train_workers_busy_as_a_student_does() -> None:
     )
     (lane,) = account.trainers
     assert (lane.seconds["starting"], lane.seconds["busy"]) == (3, 16)
-    assert account.students == (("checker", (1, 9)), ("student 0", (9, 20)))
+    assert account.steps == (("checker", (1, 9)), ("student 0", (9, 20)))
 
 
 def busy_chunk(round_: int, attempt: int = 1, **engines: dict[str, float]) -> Event:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s3ray.monitor.prometheus import METRICS, MetricUpdates, Sample
+from s3ray.monitor.prometheus import COUNTERS, METRICS, MetricUpdates, Sample
 from s3ray.monitor.run_view import RunView
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.events import ChunkWritten, Event, EventLog, read_events
@@ -21,7 +21,7 @@ def collect(samples: list[Sample]) -> dict[Key, float]:
     shown: Counter[Key] = Counter()
     for name, value, tags in samples:
         key = name, tuple(sorted((tag, text) for tag, text in tags.items() if tag != "run"))
-        before = shown[key] if METRICS[name].kind == "counter" else 0
+        before = shown[key] if name in COUNTERS else 0
         shown[key] = before + value  # type: ignore[assignment]
     return dict(shown)
 

@@ -194,7 +194,7 @@ def test_what_an_engine_did_is_the_sum_over_its_starts(log: EventLog, view: RunV
     log.emit(an_event("engine_stopped", engine="engine-0"))
     log.emit(an_event("engine_starting", engine="engine-0", restarts=1))
     tell("d", 3000)
-    usage = view.pool.engine("engine-0").usage
+    usage = view.pool.engines["engine-0"].usage
     assert (usage.rows, usage.output_tokens, usage.restarts) == (50, 250, 1)
     assert (usage.prompt_tokens, usage.cached_tokens, usage.preemptions) == (6200, 3100, 6)
     assert usage.prefix_hit_rate == 0.5
@@ -262,8 +262,8 @@ def test_an_engine_is_busy_or_not_only_while_the_run_generates(log: EventLog, vi
         clock.now += 1000
         log.emit(an_event("student_finished", round=0, seconds={"start": 0.0, "train": 1000.0, "score": 0.0}))
     usage = view.pool.usage
-    lives = view.pool.engine("engine-0").lives.values()
-    busy_s, open_s = sum(life.busy_s for life in lives), sum(life.open_s for life in lives)
+    lives = view.pool.engines["engine-0"].lives.values()
+    busy_s, open_s = sum(life.report.busy_s for life in lives), sum(life.open_s for life in lives)
     assert [busy_s, open_s, usage.busy_share] == pytest.approx([80, 100, 0.8])
 
 

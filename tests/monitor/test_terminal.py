@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 
 from s3ray.monitor.metrics import read_metrics
 from s3ray.monitor.run_view import RunView
-from s3ray.monitor.terminal import LiveProgress, PlainProgress, live_table, make_progress, status_text, summary_table
+from s3ray.monitor.terminal import live_table, make_progress, status_text, summary_table
 from s3ray.report.run import write_report
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.events import EventLog, read_events
@@ -30,7 +30,6 @@ from tests.monitor.run_folder import (
 def _plain_lines(store: RunStore) -> list[str]:
     console = Console(file=io.StringIO(), width=80)
     progress = make_progress(console)
-    assert isinstance(progress, PlainProgress)
     for event in read_events(store):
         progress(event)
     progress.close()
@@ -77,7 +76,6 @@ def test_plain_chunk_lines_are_throttled(tmp_path: Path, clock: Clock) -> None:
 def test_live_progress_on_a_terminal_keeps_the_milestones(finished: RunStore) -> None:
     file = io.StringIO()
     progress = make_progress(Console(file=file, width=100, force_terminal=True))
-    assert isinstance(progress, LiveProgress)
     for event in read_events(finished):
         progress(event)
     progress.close()

@@ -41,6 +41,9 @@ class LeaseObjects:
     def remove_lease(self, number: int) -> None:
         self.leases.pop(number, None)
 
+    def write_under(self, lease: Lease | None) -> None:
+        """Nothing but leases is written here."""
+
 
 @pytest.fixture(autouse=True)
 def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:

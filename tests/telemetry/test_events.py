@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from s3ray.errors import StoreError
-from s3ray.telemetry.events import CAMPAIGN_EVENTS, EVENTS, EngineReady, Event, EventLog, event_from_dict, read_events
+from s3ray.telemetry.events import EVENTS, EngineReady, Event, EventLog, event_from_dict, read_events
 from tests.events import an_event
 from tests.monitor.run_folder import Clock, new_store
 
@@ -34,9 +34,9 @@ def test_an_event_comes_back_from_disk_as_it_was_heard(tmp_path: Path, clock: Cl
     heard: list[Event] = []
     log.listen(heard.append)
     with log.within(round=2, phase="generate", stage="seed"):
-        for name in (*EVENTS, *CAMPAIGN_EVENTS):
+        for name in EVENTS:
             log.emit(an_event(name, round=2, stage="seed"))
-    assert [event.kind for event in heard] == [*EVENTS, *CAMPAIGN_EVENTS]
+    assert [event.kind for event in heard] == [*EVENTS]
     assert list(read_events(store)) == heard
     assert {(event.round, event.phase, event.time) for event in heard} == {(2, "generate", clock.now)}
 
