@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from s3ray.config.job import RunConfig
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes, probes_from_table
 from s3ray.tables import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.tasks import Task
@@ -34,7 +34,7 @@ class BackgroundTraining:
 
     def __init__(self, make: Callable[[], None], read_blocks: Callable[[int], Iterator[Sequence[Mistake]]]) -> None:
         """``make`` trains and keeps the student; ``read_blocks`` reads the blocks on disk after the first so many."""
-        self.mistakes = Mistakes(is_complete=False)
+        self.mistakes = MistakeStream(is_complete=False)
         self._make = make
         self._read_blocks = read_blocks
         self._num_read = 0
@@ -123,14 +123,14 @@ class Students:
         self._background = BackgroundTraining(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
         self._background.mistakes.wait_for_first()
 
-    def mistakes(self, round_: int) -> Mistakes:
+    def mistakes(self, round_: int) -> MistakeStream:
         """The mistakes that a round is written from.
 
         They are mistakes on gold, never on synthetic rows, so that extrapolation stays anchored in real data.
         """
         if self._background is not None:
             return self._background.mistakes
-        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+        return MistakeStream(*self._blocks(round_)) if round_ else MistakeStream()
 
     def probes(self, round_: int, name: str) -> Probes:
         """How the student before a round sees gold's extrapolation part (``gold``) or its own training set (``train``).

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from s3ray.config.job import StrategyConfig
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes
 from s3ray.tasks import Task
 from s3ray.tasks.gold import Context
@@ -65,7 +65,7 @@ class RoundContext:
     task: Task
     gold: Sequence[Example]
     contexts: Sequence[Context] = ()
-    mistakes: Mistakes = field(default_factory=Mistakes)
+    mistakes: MistakeStream = field(default_factory=MistakeStream)
     prompts: Set[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     probes: Callable[[str], Probes] = _no_probes
