@@ -198,7 +198,7 @@ def _parts_of(
     """What writes and what trains: in this process, or on the cluster."""
     config, tasks = job.config, only_task(job.config, job.task)
     if local:
-        from s3ray.student.session import LocalStudentTrainer
+        from s3ray.student.local_trainer import LocalStudentTrainer
 
         return LocalPool(config, tasks, plan, emit=events.emit), LocalStudentTrainer(config.student, job.task)
     from s3ray.generator.pool import GeneratorPool

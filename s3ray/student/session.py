@@ -127,18 +127,6 @@ def _train(
         return parts.student, by_first(ranks, keep)
 
 
-class LocalStudentTrainer:
-    """Trains students in this process, one after the other, without Ray: for a debugger or for tests."""
-
-    def __init__(self, config: StudentConfig, task: Task) -> None:
-        self._config = config
-        self._task = task
-
-    def train(self, job: StudentJob) -> StudentResult:
-        """Train one student; see ``train_student``."""
-        return train_student(self._config, self._task, job)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     """What a training begins with.
