@@ -85,8 +85,8 @@ def init(
     for name, text in made.files.items():
         Path(name).write_text(text, encoding="utf-8")
     task, job = made.files
-    told = (*made.told, f"Written: {task}, {job}", f"Mend the words and prompts in {task}, then: s3ray plan {job}")
-    console.print("\n".join(told), highlight=False, soft_wrap=True)
+    lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: s3ray plan {job}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 @app.command()

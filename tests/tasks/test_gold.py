@@ -161,7 +161,9 @@ def test_a_wrong_row_of_one_file_is_named_by_its_place_there(task: Task, tmp_pat
     assert "sprot" in problem
 
 
-@pytest.mark.parametrize(("name", "says"), [("few.jsonl", "too few rows"), ("all.xlsx", "of no kind that is read")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("few.jsonl", "too few rows"), ("all.xlsx", "has a format that is not supported")]
+)
 def test_one_file_that_cannot_be_parted_is_refused(task: Task, tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in news(0, 4)))
     assert says in refusal(task, str(tmp_path / name))

@@ -95,7 +95,7 @@ class OpenAIEngine:
         if not all("!" <= letter <= "~" for letter in self._secret):
             field = f"generator.endpoints.{self._place}.key_env"
             hint = "It must be one line of ASCII without spaces."
-            problem = f"{self._endpoint.key_env} has characters that no HTTP header can carry"
+            problem = f"{self._endpoint.key_env} holds characters that no HTTP header can carry"
             raise InputError(problem, field=field, hint=hint)
         connections = httpx2.Limits(max_connections=config.max_num_seqs, max_keepalive_connections=config.max_num_seqs)
         timeout = openai.Timeout(None, connect=_CONNECT_S)
