@@ -63,7 +63,7 @@ def nearest(queries: Matrix, candidates: Matrix) -> list[int]:
 
 
 def moderately_hard(target_probability: Iterable[float]) -> Matrix:
-    """Weights in (0, 1]: 1 where the truth has a probability of 0.5, near 0 where the student is sure (even wrongly)."""
+    """Weights in (0, 1]: 1 where the truth has a probability of 0.5, near 0 where the student is sure, even wrongly."""
     return np.array([max(_LEAST_WEIGHT, 1 - abs(2 * p - 1)) for p in target_probability], dtype=np.float64)
 
 
@@ -72,7 +72,8 @@ def representatives(features: Matrix, weights: Matrix, num: int) -> list[int]:
 
     The first row has the largest product of its weight and its cosine (plus 1) with the weighted mean, each further one
     the largest product of its weight and its cosine distance to the rows chosen so far. Shapes: ``features`` (rows,
-    width) of length 1, ``weights`` (rows). Coverage of moderately hard rows is from CondenseLM (ACL 2025.emnlp-main.65); the weighting is ours.
+    width) of length 1, ``weights`` (rows). Coverage of moderately hard rows is from CondenseLM (ACL
+    2025.emnlp-main.65); the weighting is ours.
     """
     if not len(features) or num <= 0:
         return []

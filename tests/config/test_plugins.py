@@ -178,7 +178,7 @@ def test_builtin_engines_are_known_without_their_imports(name: str) -> None:
 def test_an_engine_that_cannot_work_is_refused(install: Install) -> None:
     install(ENGINES_OF_OURS)
     text = refused(lambda: engine_class("my_package.mine:Empty"), "generator.engine")
-    missing = ["`needs_devices` is not said", "`choose` is missing", "`close` is missing", "built from (spec: "]
+    missing = ["`needs_devices` is not set", "`choose` is missing", "`close` is missing", "built from (spec: "]
     missing += [
         "`generate` cannot be called with",
         "`generate` must be `async def`",
