@@ -105,9 +105,7 @@ def check_secrets(*written: BaseModel) -> None:
         InputError: one of them holds a key or a password.
     """
     if found := secret_in("\n".join(map(to_yaml, written))):
-        hint = (
-            "It would be written into the run folder. Put keys and passwords into the environment (docs/security.md)."
-        )
+        hint = "It would be written into the run folder. Keys and passwords go into the environment (docs/security.md)."
         raise InputError(f"the job or its task holds {found}", hint=hint)
 
 
