@@ -80,7 +80,7 @@ def plan(job: JobLike, *, out: str | Path | None = None, fresh: bool = False) ->
         bring_ray_token()
         from s3ray.launch.run import plan_job
 
-        return plan_job(config, _folder(config, out), fresh=fresh)
+        return plan_job(config, folder_of(config, out), fresh=fresh)
 
 
 def run(
@@ -110,7 +110,7 @@ def run(
         from s3ray.launch.run import run_job
 
         callbacks = _callbacks(on_event, on_note)
-        return Run(run_job(config, _folder(config, out), fresh=fresh, local=local, callbacks=callbacks))
+        return Run(run_job(config, folder_of(config, out), fresh=fresh, local=local, callbacks=callbacks))
 
 
 def compare(
@@ -248,7 +248,8 @@ def _located(job: JobLike) -> contextlib.AbstractContextManager[None]:
     return located(job) if isinstance(job, str | Path) else contextlib.nullcontext()
 
 
-def _folder(config: RunConfig, out: str | Path | None) -> str:
+def folder_of(config: RunConfig, out: str | Path | None) -> str:
+    """The folder or URL of a job's run: ``out``, or the job's name in its store."""
     return str(out) if out is not None else join(config.store, config.name)
 
 

@@ -105,7 +105,7 @@ def run(
     student, the dataset, metrics.json and report.html.
     """
     config, console = _load(job, set_), _console()
-    folder = _folder(config, out)
+    folder = api.folder_of(config, out)
     with located(job), _Progress(console, folder) as progress:
         log_from(run=config.name)
         note = partial(_note, console)
@@ -346,10 +346,6 @@ def _console() -> Terminal:
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
     return api.load_job(job, parse_settings(settings or ()))
-
-
-def _folder(config: RunConfig, out: str | None) -> str:
-    return out if out is not None else join(config.store, config.name)
 
 
 class _Progress(contextlib.AbstractContextManager["_Progress"]):

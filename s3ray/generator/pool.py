@@ -32,7 +32,7 @@ from s3ray.placement.place import place_engine
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.tables import Chunk
 from s3ray.telemetry import events
-from s3ray.types import EngineLimits, GenerationRequest
+from s3ray.types import EngineLimits
 
 Emit = Callable[[events.Event], None]
 
@@ -43,17 +43,6 @@ _POLL_S = 1.0
 _SILENCE_S = 120.0
 # Listing the nodes costs a call to Ray's head, and a node takes longer than this to come or go.
 _NODES_EVERY_S = 3.0
-
-
-class _NoRequests:
-    """A source without requests, for waiting until engines are ready."""
-
-    finished = False
-    is_waiting = True
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        """Nothing, always."""
-        return []
 
 
 class GeneratorPool:
@@ -113,7 +102,7 @@ class GeneratorPool:
         while any(replica.state is not ReplicaState.READY for replica in self._replicas):
             if any(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
                 raise no_engine_left(self._replicas, ", for all were to be measured")
-            self._wait(_NoRequests())
+            self._wait()
             self._tend()
 
     def pause(self) -> None:
@@ -269,8 +258,11 @@ class GeneratorPool:
             else:
                 replica.note_idle(now)
 
-    def _wait(self, source: RequestSource) -> None:
-        """Wait for an answer, take in all that have arrived, and check the engines that have not answered."""
+    def _wait(self, source: RequestSource | None = None) -> None:
+        """Wait for an answer, take in all that have arrived, and check the engines that have not answered.
+
+        Without a ``source`` the caller waits only for engines to become ready.
+        """
         calls = {replica.call: replica for replica in self._replicas if replica.call is not None}
         if calls:
             done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
@@ -284,7 +276,7 @@ class GeneratorPool:
             time.sleep(_POLL_S / 4)
         elif all(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
             raise no_engine_left(self._replicas)
-        elif source.is_waiting:
+        elif source is None or source.is_waiting:
             time.sleep(_POLL_S / 4)
         elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")

@@ -32,7 +32,7 @@ from s3ray.tables import (
 )
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
-from s3ray.telemetry.events import ChunkWritten, Event, EventLog, RoundClosed, StageFinished, StageStarted
+from s3ray.telemetry.events import ChunkWritten, EventLog, RoundClosed, StageFinished, StageStarted
 from s3ray.types import Example
 
 ROWS_BEFORE = "before.parquet"
@@ -82,6 +82,7 @@ class Driver:
         self._parts = parts
         self._journal = journal
         self._store = parts.store
+        self._events = parts.events
         self._task = parts.task
         self._strategy = make_strategy(parts.config.strategy)
         self._students = Students(
@@ -117,9 +118,6 @@ class Driver:
         generator.pause()
         has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
         self._students.make(round_, in_background=has_next and generator.works_while_training)
-
-    def _emit(self, event: Event) -> None:
-        self._parts.events.emit(event)
 
     def keep_gold(self) -> None:
         """Write the parts of gold into the run folder."""
@@ -222,23 +220,23 @@ class Driver:
         started = time.monotonic()
         stage = Stage(plan, judge, journal.record)
         tally = journal.tallies.setdefault(plan.name, Tally())
-        with self._parts.events.within(round=round_, phase="generate", stage=plan.name):
+        with self._events.within(round=round_, phase="generate", stage=plan.name):
             num_known = self._store.num_journalled(round_, plan.name)
-            self._emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
+            self._events.emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
             chunks = self._store.read_chunks(round_, plan.name)
             stage.replay(outcome for chunk in chunks for outcome in outcomes_from_table(chunk))
             if not stage.finished:
                 self._generate(round_, stage)
             seconds = time.monotonic() - started
             summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
-            self._emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
+            self._events.emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
         return summary
 
     def _generate(self, round_: int, stage: Stage) -> None:
         for chunk in self._parts.generator.generate(stage):
             name = self._store.write_chunk(round_, stage.plan.name, chunk.table)
             stage.settle(outcomes_from_table(chunk.table))
-            self._emit(
+            self._events.emit(
                 ChunkWritten(
                     round=round_,
                     stage=stage.plan.name,
@@ -272,7 +270,7 @@ class Driver:
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
 
 
 def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
