@@ -103,7 +103,7 @@ def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Exa
         raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
     rows, where = found or ([], "")
     if found and not rows:
-        raise InputError(f"there are no {split} rows", where=where, hint="Add rows; only validation may be missing.")
+        raise InputError(f"there are no {split} rows", where=where, hint="Add rows, or leave a validation split out.")
     examples = []
     for number, row in rows:
         with located(f"{where}, row {number}"):
