@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from s3ray.generator.scheduling.dispatch import Assignment, Loss
-from s3ray.generator.scheduling.estimates import Expectations, Feedback
+from s3ray.generator.scheduling.estimates import Feedback, Kind, Kinds
 from s3ray.generator.scheduling.ledger import Ledger, LedgerEntry
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
 from s3ray.types import EngineLimits, EngineStats
@@ -22,7 +22,7 @@ class StaticShards:
         self._numbers: dict[str, int] = {}
         self._members: dict[str, Feedback] = {}
         self._ledger = Ledger()
-        self._lengths = Expectations()
+        self._kinds = Kinds(Kind)
 
     def join(self, engine: str, limits: EngineLimits) -> None:
         """An engine is ready to work."""
@@ -77,7 +77,9 @@ class StaticShards:
         """As far ahead as the dispatcher draws at the least."""
         num = MIN_AHEAD + (num_held - len(shard)) * len(self._shards)
         for request in source.take(num) if num > 0 else ():
-            self._shard(request.index).append(LedgerEntry(request, self._lengths.kind(request)))
+            self._shard(request.index).append(
+                LedgerEntry(request, self._kinds[request.served_task, request.template, request.label])
+            )
 
 
 class BatchBarrier(StaticShards):

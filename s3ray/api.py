@@ -1,4 +1,4 @@
-"""What ``import s3ray`` offers: a job is loaded, planned and run, and a run is read.
+"""The Python API: load, plan and run a job, compare many, and read a run.
 
 Nothing here prints, sets up logging or closes a Ray that it did not start. Ray, torch, transformers and datasets are
 imported by the calls that use them.
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from s3ray.launch.run import Callbacks, Plan
 
 JobLike = str | Path | Mapping[str, Any] | RunConfig
-"""A job: the path of its file, its fields, or what ``load_job`` made of them."""
+"""A job: the path of its file, a dict of its fields, or the config that ``load_job`` returned."""
 
 
 def load_job(job: JobLike, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Read and check a job: its file, a dict of its fields, or a job that was loaded before.
 
-    ``overrides`` maps dotted fields (``generator.engines``) to values and wins. Beside what a file can say, a strategy
-    or an engine may be given as its class, ``task`` as a ``TaskSpec`` or a dict of its fields (its ``data`` is then
-    relative to the working directory), and ``data`` as rows in memory: a ``datasets.Dataset`` or any dicts of columns,
-    or such by split (train, validation, test). Task and rows in memory are written below ``~/.cache/s3ray/given``
-    (``XDG_CACHE_HOME``) in a folder named by their content, which the job names: given again, they are the same job.
+    ``overrides`` maps dotted fields (``generator.engines``) to values and wins. Some fields can be more than a file can
+    say: a strategy or an engine may be its class, ``task`` a ``TaskSpec`` or a dict of its fields (its ``data`` is then
+    relative to the working directory), and ``data`` rows in memory: a ``datasets.Dataset``, dicts of columns, or either
+    by split (train, validation, test). Task and rows in memory are written below ``~/.cache/s3ray/given``
+    (``XDG_CACHE_HOME``), in a folder named by their content, so that the same task and rows make the same job again.
 
     Raises:
         InputError: the file is missing or not YAML, or a field is unknown, missing or of the wrong type or value.
@@ -52,7 +52,7 @@ def load_job(job: JobLike, overrides: Mapping[str, Any] | None = None) -> RunCon
         if isinstance(job, RunConfig):
             fields = job.model_dump()
         elif isinstance(job, Mapping):
-            # Rows may be many and are only read; the rest is the caller's and is changed below.
+            # A copy, because fields are changed below, except for the rows, which may be many and are only read.
             fields = {name: value if name == "data" else copy.deepcopy(value) for name, value in job.items()}
         else:
             fields = read_yaml(Path(job))
@@ -70,7 +70,7 @@ def load_job(job: JobLike, overrides: Mapping[str, Any] | None = None) -> RunCon
 
 
 def plan(job: JobLike, *, out: str | Path | None = None, fresh: bool = False) -> "Plan":
-    """Check a job and say what ``run`` would start (``print`` shows it). Starts and writes nothing.
+    """Check a job and return what ``run`` would start (``print`` shows it). Starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
@@ -80,7 +80,7 @@ def plan(job: JobLike, *, out: str | Path | None = None, fresh: bool = False) ->
         bring_ray_token()
         from s3ray.launch.run import plan_job
 
-        return plan_job(config, _folder(config, out), fresh=fresh)
+        return plan_job(config, folder_of(config, out), fresh=fresh)
 
 
 def run(
@@ -95,10 +95,10 @@ def run(
     """Run a job to the end, or go on where an interrupted start of it stopped.
 
     ``out`` is the run's folder or URL; default: the job's store and name. ``fresh`` begins a new lineage beside the
-    old ones. ``on_event`` hears every event of this start once it is on disk, in whichever thread it happens, and
-    ``on_note`` in words which cluster is used and what is waited for. A Ray that this process has open is used and
-    stays open; else one is joined or started as ``cluster.address`` says, and left at the end. ``local`` is for a
-    debugger: all is done in this process, by one engine, and without Ray.
+    old ones. ``on_event`` is called with every event of this start once it is on disk, in the thread where it happens.
+    ``on_note`` is called with texts that say which cluster is used and what the run waits for. If this process has a
+    Ray open, that is used and stays open; else one is joined or started as ``cluster.address`` says, and left at the
+    end. ``local`` is for a debugger: everything happens in this process, with one engine and without Ray.
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
@@ -110,7 +110,7 @@ def run(
         from s3ray.launch.run import run_job
 
         callbacks = _callbacks(on_event, on_note)
-        return Run(run_job(config, _folder(config, out), fresh=fresh, local=local, callbacks=callbacks))
+        return Run(run_job(config, folder_of(config, out), fresh=fresh, local=local, callbacks=callbacks))
 
 
 def compare(
@@ -125,9 +125,9 @@ def compare(
     """Run a grid of jobs on one cluster, with engines that they share, and compare their scores.
 
     ``overrides`` maps dotted fields of the grid, of a value or (``job.``) of all jobs to values. Goes on where an
-    interrupted start stopped. The page names ``command`` as what made it; default: this call. ``on_event`` hears the
-    events of the runs, each named in ``event.run``, in their threads. A run that cannot go on leaves the others alone:
-    it is among ``failed``, and ``raise_failed()`` raises for it.
+    interrupted start stopped. The page of the comparison quotes ``command`` as the command that made it; default: this
+    call. ``on_event`` is called with the events of all runs, in their threads; ``event.run`` names the run. A run that
+    fails does not stop the others: the result lists it in ``failed``, and its ``raise_failed()`` raises the error.
 
     Raises:
         InputError: the grid or one of its jobs is wrong; nothing was started.
@@ -152,7 +152,7 @@ def open(folder: str | Path) -> "Run":  # as in `s3ray.open`
 
 
 class Run:
-    """A run, read from its folder: what it came to, finished or so far."""
+    """A run, finished or not, read from its folder."""
 
     def __init__(self, store: RunStore) -> None:
         """Use ``run`` or ``open``."""
@@ -163,22 +163,22 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Where it lies: an absolute path, or a URL."""
+        """The run's folder: an absolute path, or a URL."""
         return self._store.root
 
     @property
     def config(self) -> RunConfig:
-        """The job, with every default and what depended on the cluster spelt out.
+        """The job with all defaults, and with the settings that depend on the cluster resolved.
 
         Raises:
-            InputError: config.yaml cannot be read, or another version of s3ray wrote fields that are unknown here.
+            InputError: config.yaml cannot be read, or another version of s3ray wrote fields that this one lacks.
         """
         with located(self._store.url("config.yaml")):
             return validate(RunConfig, self._store.read_config())
 
     @property
     def metrics(self) -> Metrics:
-        """What the run came to: of a finished run its metrics.json, else what there is so far.
+        """The metrics of the run: those in metrics.json if it is finished, else those so far.
 
         Raises:
             StoreError: a file cannot be read.
@@ -193,7 +193,7 @@ class Run:
         return self.metrics.rounds
 
     def events(self) -> Iterator[Event]:
-        """What has happened in all starts of the run, oldest first.
+        """The events of all starts of the run, oldest first.
 
         Raises:
             StoreError: the events cannot be read.
@@ -235,7 +235,7 @@ class Run:
             return model, transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_code)
 
     def report(self) -> str:
-        """Write report.html anew from the files of the run; returns where it lies.
+        """Write report.html again from the files of the run; returns its path or URL.
 
         Raises:
             StoreError: a file of the run cannot be read, or the report cannot be written.
@@ -244,26 +244,23 @@ class Run:
 
 
 def _located(job: JobLike) -> contextlib.AbstractContextManager[None]:
-    """Errors name the job's file, if it has one."""
+    """A context in which errors name the job's file, if it has one."""
     return located(job) if isinstance(job, str | Path) else contextlib.nullcontext()
 
 
-def _folder(config: RunConfig, out: str | Path | None) -> str:
+def folder_of(config: RunConfig, out: str | Path | None) -> str:
+    """The folder or URL of a job's run: ``out``, or the job's name in its store."""
     return str(out) if out is not None else join(config.store, config.name)
 
 
 def _callbacks(on_event: Listener | None, on_note: Callable[[str], None] | None) -> "Callbacks":
-    from s3ray.launch.run import Callbacks
+    from s3ray.launch.run import Callbacks, ignore
 
-    return Callbacks(on_event=on_event or _ignore, on_note=on_note or _ignore)
-
-
-def _ignore(_: object) -> None:
-    """Nobody listens."""
+    return Callbacks(on_event=on_event or ignore, on_note=on_note or ignore)
 
 
 def bring_ray_token() -> None:
-    """Clusters of Ray 2.60 ask for a token; Ray shows the one on this machine only in token mode, set before import."""
+    """Let Ray send this machine's token, which its clusters ask for since 2.60; must happen before Ray is imported."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or file.exists()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")

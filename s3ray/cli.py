@@ -85,8 +85,8 @@ def init(
     for name, text in made.files.items():
         Path(name).write_text(text, encoding="utf-8")
     task, job = made.files
-    told = (*made.told, f"Written: {task}, {job}", f"Mend the words and prompts in {task}, then: s3ray plan {job}")
-    console.print("\n".join(told), highlight=False, soft_wrap=True)
+    lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: s3ray plan {job}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -105,7 +105,7 @@ def run(
     student, the dataset, metrics.json and report.html.
     """
     config, console = _load(job, set_), _console()
-    folder = _folder(config, out)
+    folder = api.folder_of(config, out)
     with located(job), _Progress(console, folder) as progress:
         log_from(run=config.name)
         note = partial(_note, console)
@@ -186,13 +186,12 @@ def submit(
     Sends the job file, and the task and data that it names by relative path. Ctrl-C leaves the job running.
     """
     if retries and not wait:
-        raise InputError("needs --wait", where="--retries", value=str(retries), hint="Somebody must see it fail.")
-    from s3ray.launch.submit import environment, pack
+        hint = "Only a command that waits sees the job fail."
+        raise InputError("needs --wait", where="--retries", value=str(retries), hint=hint)
+    from s3ray.launch.submit import environment, pack, submit_job
 
     bundle = pack(job, out, set_ or ())
     variables = environment(env or (), bundle.key_variables)
-    from s3ray.launch.submit import submit_job
-
     submit_job(bundle, address, variables, _console(), wait=wait, retries=retries)
 
 
@@ -251,7 +250,7 @@ def bench_compare(
     old: Annotated[str, typer.Argument(help="A profile.json, or the folder that holds it.", metavar="OLD")],
     new: Annotated[str, typer.Argument(help="The one that is compared with it.", metavar="NEW")],
 ) -> None:
-    """Compare two profiles cell by cell: ratios, beside the spread of their repeats."""
+    """Compare two profiles cell by cell: ratios, next to the spread of their repeats."""
     from s3ray.bench.compare import compare_profiles, comparison_table
     from s3ray.bench.profile import read_profile
 
@@ -262,7 +261,7 @@ def bench_compare(
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """Say where a run or a campaign stands: running, finished or interrupted, and what is on disk."""
+    """Show the state of a run or a campaign: running, finished or interrupted, and what is on disk."""
     from s3ray.monitor.campaign import campaign_status, is_campaign
     from s3ray.monitor.terminal import status_text
 
@@ -277,7 +276,7 @@ def status(run: RunFolder) -> None:
 def watch(run: RunFolder) -> None:
     """Follow a run or a campaign to its end, from any machine that sees its folder.
 
-    Shows what the run itself shows. Exit code 3 if it fails or no driver is at work any more.
+    Shows what the run itself shows. Exit code 3 if it fails, or if its driver is no longer at work.
     """
     from s3ray.monitor.campaign import watch_run
 
@@ -340,7 +339,7 @@ def reparse(run: RunFolder, set_: Settings = None) -> None:
 
 
 def _console() -> Terminal:
-    """Standard output; wide enough for the tables where it is a file and has no width of its own."""
+    """The console on standard output; wide enough for the tables if it is a file, which has no width."""
     console = Terminal()
     return console if console.is_terminal else Terminal(width=100)
 
@@ -349,12 +348,8 @@ def _load(job: Path, settings: list[str] | None) -> RunConfig:
     return api.load_job(job, parse_settings(settings or ()))
 
 
-def _folder(config: RunConfig, out: str | None) -> str:
-    return out if out is not None else join(config.store, config.name)
-
-
 class _Progress(contextlib.AbstractContextManager["_Progress"]):
-    """Shows a run from the first event of this start on, after what earlier starts came to."""
+    """Shows the progress of a run, from the first event of this start on, on top of that of earlier starts."""
 
     def __init__(self, console: Console, folder: str) -> None:
         self._console = console
@@ -378,7 +373,7 @@ def _note(console: Console, text: str) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that s3ray raises on purpose end as a message and an exit code, not as a traceback."""
+    """Entry point: errors that s3ray raises on purpose become a message and an exit code, not a traceback."""
     console = Terminal(stderr=True, highlight=False)
     api.bring_ray_token()
     try:
@@ -386,6 +381,6 @@ def main() -> None:
     except S3RayError as error:
         console.print(f"s3ray: {mask(str(error))}", style="red", soft_wrap=True)
         sys.exit(error.exit_code)
-    except Exception:  # an error of ours, which Python would print with whatever it holds
+    except Exception:  # a bug; Python would print its message with any secret in it
         console.print(mask(traceback.format_exc()), soft_wrap=True)
         sys.exit(1)

@@ -18,9 +18,9 @@ _CONNECT_S = 5.0
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[str]:
-    """Join or start a cluster as ``cluster.address`` says; yields a few words that say which.
+    """Join or start a cluster as ``cluster.address`` says; yields which one, in words.
 
-    A Ray that is open in this process already is used as it is, whatever the address, and stays open.
+    If this process has a Ray open already, that is used whatever the address, and stays open.
 
     Raises:
         InputError: no Ray cluster answers at the address.
@@ -31,7 +31,7 @@ def connected(address: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[str | None]:
-    """Join the cluster that ``cluster.address`` means, if there is one; yields a few words that say which.
+    """Join the cluster that ``cluster.address`` means; yields which one, in words, or None if there is none.
 
     Raises:
         InputError: the address names a cluster and none answers there.
@@ -70,7 +70,7 @@ def _last_started() -> str | None:
 
 
 def start_local() -> str:
-    """Start a Ray on this machine, for this process alone; returns a few words that say so."""
+    """Start a Ray on this machine for this process alone; returns words that say so."""
     [machine] = local_facts()
     ray.init(
         address="local",
@@ -99,7 +99,7 @@ def node_facts() -> list[NodeFacts]:
 
 
 def occupancy(resource: str) -> Occupancy:
-    """How much of ``resource`` (GPU, CPU) is free in the joined cluster at this moment, and which groups hold it."""
+    """How much of ``resource`` (GPU, CPU) is free in the joined cluster, and which placement groups hold the rest."""
     held: Counter[str] = Counter()
     for group in placement_group_table().values():
         if group["state"] in ("CREATED", "PREPARED"):
@@ -112,7 +112,7 @@ def occupancy(resource: str) -> Occupancy:
 
 
 def remove_groups(*, memory: int) -> None:
-    """Remove the placement groups whose every bundle reserves exactly so many bytes."""
+    """Remove the placement groups in which every bundle reserves exactly ``memory`` bytes."""
     for group in placement_group_table().values():
         bundles = group["bundles"].values()
         if group["state"] != "REMOVED" and all(bundle.get("memory") == memory for bundle in bundles):
@@ -137,14 +137,14 @@ def _init(address: str) -> str:
 
 
 def _require_listener(address: str) -> None:
-    """Ray retries an address where nobody listens for a minute; this answers at once."""
+    """Raise at once if nothing listens at an address; Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         hint = "Write HOST:PORT (6379 is the port of `ray start --head`), auto, or local."
-        raise InputError("is no address", field="cluster.address", value=address, hint=hint)
+        raise InputError("is not an address", field="cluster.address", value=address, hint=hint)
     if not _listens(address):
         raise InputError(
-            "nobody listens there",
+            "nothing listens there",
             field="cluster.address",
             value=address,
             hint="Check host and port; `ray start --head` prints them.",

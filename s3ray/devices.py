@@ -1,4 +1,4 @@
-"""What this machine has, counted without Ray."""
+"""The devices of this machine, counted without Ray."""
 
 import os
 
@@ -6,7 +6,7 @@ from s3ray.placement.plan import NodeFacts
 
 
 def local_facts() -> list[NodeFacts]:
-    """This machine as the only node: what a locally started Ray would have."""
-    from torch.cuda import device_count  # seconds, and of no use where a cluster is joined
+    """This machine as the only node, with the devices that a local Ray would have."""
+    from torch.cuda import device_count  # takes seconds to import, and is not needed where a cluster is joined
 
     return [NodeFacts(node_id="local", num_cpus=len(os.sched_getaffinity(0)), num_gpus=device_count())]

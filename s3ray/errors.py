@@ -5,7 +5,7 @@
     └── RunError            the run could not go on; what is on disk is safe            exit code 3
         ├── PoolError       no engine is left, or none became ready in time
         ├── TrainerError    Ray Train could not finish a student
-        ├── DeviceMemoryError   the memory of a GPU that changes hands did not come free
+        ├── DeviceMemoryError   the memory of a GPU did not become free for its next user
         └── StoreError      the run folder could not be read or written
             └── LeaseLostError  another driver has taken the run over
     EngineDeadError         inside a generator actor: the engine process is gone for good
@@ -26,9 +26,9 @@ class S3RayError(Exception):
 
 
 class InputError(S3RayError):
-    """Something the user gave cannot be used: says where (file, field), what (value), why, and a way out.
+    """The user's input cannot be used: says where (file, field), what (value), why (problem), and a way out (hint).
 
-    ``where`` is None as long as nobody has said it (see ``located``), and empty where no one file is to be named.
+    ``where`` is None until ``located`` sets it, and empty if no file is to be named.
     """
 
     exit_code = 2
@@ -53,7 +53,7 @@ class InputError(S3RayError):
 
 @contextlib.contextmanager
 def located(place: str | Path) -> Iterator[None]:
-    """Name ``place``, mostly a file, as the origin of every ``InputError`` from the block that names none yet."""
+    """Set ``where`` to ``place``, usually a file, in each ``InputError`` of the block that has none yet."""
     try:
         yield
     except InputError as error:
@@ -83,7 +83,7 @@ class TrainerError(RunError):
 
 
 class DeviceMemoryError(RunError):
-    """The memory of a GPU that changes hands between engines and students did not come free within its limit."""
+    """The memory of a GPU that engines and students take turns on did not become free in time."""
 
 
 class StoreError(RunError):

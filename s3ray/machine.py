@@ -19,7 +19,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_name() -> str:
-    """The CPU's model as its maker calls it; empty where Linux does not tell it (on Arm)."""
+    """The CPU's model name; empty where Linux does not say it (on Arm)."""
     return next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "")
 
 
@@ -31,7 +31,7 @@ def _cpu_info() -> list[str]:
 
 
 def has_bfloat16(flags: Collection[str]) -> bool:
-    """Whether a CPU with these flags computes with bfloat16; emulated it is several times slower than float32."""
+    """Whether a CPU with these flags computes in bfloat16; emulation is several times slower than float32."""
     return not _BFLOAT16.isdisjoint(flags)
 
 
@@ -39,7 +39,7 @@ def collect_rarely() -> None:
     """Let Python look for cycles less often in this process.
 
     Requests and outcomes have no cycles, and by default the search takes a quarter of the time that the driver spends
-    on a request. What is there already is not looked at again.
+    on a request. Objects that exist already are never searched again.
     """
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
@@ -48,13 +48,13 @@ def collect_rarely() -> None:
 LIMIT_S = 120.0
 """How long a student or an engine waits for the memory of its GPU."""
 _POLL_S = 1.0
-_ALL_FREE = 0.95  # what is missing then are contexts and drivers, not an engine
+_ALL_FREE = 0.95  # the rest is held by contexts and drivers, not by an engine
 _SETTLED = 0.01  # of the whole memory
 _GIB = 2**30
 
 
 def student_bytes(weights: int) -> int:
-    """What training surely takes: weights, gradients and AdamW's two moments, and a GiB for CUDA and activations."""
+    """The least that training takes: weights, gradients and AdamW's two moments, and a GiB for CUDA and activations."""
     return 4 * weights + _GIB
 
 
@@ -67,9 +67,9 @@ def wait_for_memory(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until ``read`` (free and total bytes) shows ``needed`` bytes, and no more of them coming free.
+    """Wait until ``read`` (free and total bytes) shows ``needed`` free bytes, and that their number no longer grows.
 
-    ``who`` waits and ``where`` (the GPU) are for the error.
+    ``who`` (the one that waits) and ``where`` (the GPU) are named in the error.
 
     Raises:
         DeviceMemoryError: there is not enough after ``LIMIT_S``.

@@ -1,8 +1,8 @@
 """Finding a model's weights: hub ids, folders, GGUF files, and weights inside installed packages.
 
 The result is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
-safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache, named
-by the file's sha256, so that it is whole or absent whoever else converts it at the same moment.
+safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache under the
+file's sha256. Other processes may convert the same file at the same moment: the folder is either complete or absent.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.jso
 def resolve_model(model: str) -> str:
     """Turn the model named in a job into what ``from_pretrained`` takes.
 
-    A hub id comes back unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
-    converted first where the cache does not have it (about 20 s for 135M parameters).
+    A hub id is returned unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
+    converted first unless the cache has it (about 20 s for 135M parameters).
 
     Raises:
         InputError: there is no such folder, file or package, or it carries no weights.
@@ -70,18 +70,16 @@ def check_model(
     model: str,
     *,
     field: str,
-    needs_tokenizer: bool = True,
     needs_chat_template: bool = False,
     max_length: int | None = None,
 ) -> None:
     """Refuse a model that cannot work, before anything expensive starts. Reads only small files.
 
-    ``field`` is the setting that names the model. ``max_length`` is the longest input in tokens that will be asked of
-    it. Of a hub id only the shape is checked, and with ``HF_HUB_OFFLINE`` set that the
-    local cache has it.
+    ``field`` is the setting that names the model. ``max_length`` is the longest input, in tokens, that it must be able
+    to read. Of a hub id only the form is checked and, with ``HF_HUB_OFFLINE`` set, that the local cache has it.
 
     Raises:
-        InputError: with the way out.
+        InputError: the model is missing, incomplete or unsuitable; says how to fix that.
     """
     with _named(model, field):
         place = _locate(model) or _cached_snapshot(model)
@@ -92,7 +90,7 @@ def check_model(
             return
         config = _read_json(place / "config.json")
         _check_weights(place)
-        if needs_tokenizer and not any((place / name).is_file() for name in _TOKENIZER_FILES):
+        if not any((place / name).is_file() for name in _TOKENIZER_FILES):
             hint = f"Put one of {', '.join(_TOKENIZER_FILES)} beside config.json."
             raise InputError("the folder has no tokenizer", hint=hint)
         if needs_chat_template and not _has_chat_template(place):
@@ -104,18 +102,18 @@ def check_model(
 
 
 def _room(config: dict[str, Any]) -> int | None:
-    """The longest input in tokens, where the config says it."""
+    """The longest input in tokens; None if the config does not say it."""
     places = config.get("max_position_embeddings")
     if not isinstance(places, int):
         return None
     if config.get("model_type") not in _PLACES_AFTER_PADDING:
         return places
     padding = config.get("pad_token_id")
-    return places - 1 - (1 if padding is None else int(padding))  # 1 is what all of them have unless they say otherwise
+    return places - 1 - (1 if padding is None else int(padding))  # all of these types have 1 by default
 
 
 def make_tokenizer_portable(folder: Path) -> None:
-    """Name a tokenizer class that every transformers knows in place of the one that only transformers 5 has."""
+    """Replace the name of a tokenizer class that only transformers 5 has by one that all versions have."""
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -143,7 +141,7 @@ def _locate(model: str) -> Path | None:
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(
-                "is a file, but no GGUF file", hint="Name a .gguf file, or the folder that holds config.json."
+                "is a file, but not a GGUF file", hint="Name a .gguf file, or the folder that holds config.json."
             )
         return path.resolve()
     if model.startswith((".", "/", "~")) or path.suffix == ".gguf":
@@ -156,7 +154,7 @@ def _locate(model: str) -> Path | None:
 
 
 def _in_package(name: str) -> Path:
-    """The one GGUF file or model folder among a distribution's files; its code is not imported."""
+    """The one GGUF file or model folder among a distribution's files; its code is never imported."""
     try:
         listed = importlib.metadata.files(name)
     except importlib.metadata.PackageNotFoundError:
@@ -210,9 +208,9 @@ def _check_weights(folder: Path) -> None:
         shards = _shards(_read_json(index).get("weight_map"))
         strange = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if strange:
-            hint = "An index names .safetensors files beside it. Fetch the model again, from somewhere that you trust."
+            hint = "An index names .safetensors files of its folder. Fetch the model again, from a trusted source."
             raise InputError(
-                f"{index.name} names what are no weights of this folder: {', '.join(strange[:3])}", hint=hint
+                f"{index.name} names files that are not weights of this folder: {', '.join(strange[:3])}", hint=hint
             )
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
@@ -248,7 +246,7 @@ def _check_gguf(path: Path, needs_chat_template: bool) -> None:
         return
     try:
         has_one = _gguf_has_chat_template(path, path.stat().st_mtime_ns)
-    except Exception as error:  # the reader raises whatever it stumbles over
+    except Exception as error:  # the reader can raise anything
         raise InputError(f"is not a GGUF file that can be read: {error}", hint="Fetch the file again.") from error
     if not has_one:
         raise InputError("the file has no chat template", hint=_CHAT_HINT)
@@ -256,7 +254,7 @@ def _check_gguf(path: Path, needs_chat_template: bool) -> None:
 
 @functools.cache
 def _gguf_has_chat_template(path: Path, changed_ns: int) -> bool:
-    """Reading a file's fields takes seconds, and each run of a campaign asks."""
+    """Whether a GGUF file has a chat template; cached, as reading takes seconds and each run of a campaign asks."""
     from gguf import GGUFReader
 
     return "tokenizer.chat_template" in GGUFReader(path).fields
@@ -267,7 +265,7 @@ def _cache_root() -> Path:
 
 
 def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """The folder that ``convert(file, folder)`` makes of a file, from the cache where it has been made before.
+    """The folder that ``convert(file, folder)`` makes of a file, from the cache if it was made before.
 
     Raises:
         RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
@@ -280,7 +278,7 @@ def convert_once(path: Path, cache: Path, convert: Callable[[Path, Path], None])
         with FileLock(f"{target}.lock", timeout=CONVERT_LIMIT_S):
             if not target.is_dir():
                 unfinished = target.with_suffix(".tmp")
-                if unfinished.exists():  # left by a process that was killed: the lock is ours, so nobody writes there
+                if unfinished.exists():  # left by a process that was killed: only the owner of the lock writes here
                     shutil.rmtree(unfinished)
                 convert(path, unfinished)
                 put_in_place(unfinished, target)
@@ -299,7 +297,7 @@ def _convert(path: Path, folder: Path) -> None:
 
     options = {"gguf_file": path.name, "trust_remote_code": False}  # else transformers would ask on the terminal
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
-    # The weights are plain float32 by now, but the model still says that it is quantised and refuses to be saved.
+    # The weights are plain float32 by now, but the model is still marked as quantised, and could not be saved.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

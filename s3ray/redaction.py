@@ -1,7 +1,7 @@
-"""Secrets of the environment and passwords in URLs: what no file, log or message of ours may hold.
+"""Keeps secrets of the environment and passwords in URLs out of all files, logs and messages.
 
-A secret is the value of an environment variable that is called like one: OPENAI_API_KEY, HF_TOKEN,
-AWS_SECRET_ACCESS_KEY, DB_PASSWORD. Short values are no secrets: hiding them would hide words.
+A secret is the value of an environment variable whose name says so: OPENAI_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY,
+DB_PASSWORD. Short values do not count as secrets, because hiding them would hide ordinary words.
 """
 
 import itertools
@@ -14,7 +14,7 @@ _HIDDEN = "***"
 _SHORTEST = 8
 _NAME = re.compile(r"(^|_)(API_?KEY|KEY|KEY_ID|TOKEN|SECRET|PASS|PASSWORD|PASSWD|CONNECTION_STRING)$", re.I)
 _IN_URL = re.compile(r"(:/{1,2})[^/\s:@]*:[^/\s]*(?=@)|(https?:/{1,2})[^/\s@]+(?=@)")
-"""Who may enter, in a URL, also in one that was taken for a path and lost a slash."""
+"""User and password in a URL, also in one that lost a slash because it was treated as a path."""
 
 
 def secrets() -> dict[str, str]:
@@ -24,12 +24,12 @@ def secrets() -> dict[str, str]:
 
 
 def mask(value: Any) -> Any:
-    """A text, or plain values with texts in them, without secrets and without the user and password of URLs."""
+    """A text, or plain values with texts in them, with secrets and the user and password of URLs replaced by ***."""
     return _masked(value, sorted(secrets().values(), key=len, reverse=True))
 
 
 def hide(text: str, hidden: Sequence[str]) -> str:
-    """A text without these secrets; what is too short to be one stays."""
+    """A text with these secrets replaced by ***, except for those that are too short."""
     for secret in hidden:
         text = text.replace(secret, _HIDDEN) if len(secret) >= _SHORTEST else text
     return text

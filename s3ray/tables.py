@@ -1,4 +1,4 @@
-"""Arrow tables of outcomes, examples, mistakes and answers: the form in which they are sent and stored.
+"""Arrow tables of outcomes, examples, mistakes and answers, in which they are sent and stored.
 
 Tables of outcomes are made in the actors, one row per request. The driver reads their columns, and makes a Python
 object of a row only when it is that row's turn to be judged.
@@ -12,17 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s3ray.types import (
-    Answer,
-    EngineReport,
-    Example,
-    Mistake,
-    Origin,
-    Outcome,
-    OutcomeStatus,
-    Source,
-    Span,
-)
+from s3ray.types import Answer, EngineReport, Example, Mistake, Origin, Outcome, OutcomeStatus, Source, Span
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -58,12 +48,12 @@ _STATUS = {status.value: status for status in OutcomeStatus}
 
 
 def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
-    """Lay outcomes out as a table; order is kept."""
+    """Make a table of outcomes, in the given order."""
     return table_from_rows(outcomes, OUTCOME_SCHEMA)
 
 
 def table_from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Lay tuples in the order of the schema's fields out as a table."""
+    """Make a table of tuples that have the fields of the schema, in its order."""
     columns = zip(*rows, strict=True) if rows else [() for _ in schema]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -108,7 +98,7 @@ def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = Fal
 def table_from_examples(
     examples: Iterable[Example], fields: Sequence[str], has_labels: bool, has_soft: bool | None = None
 ) -> pa.Table:
-    """Lay examples out as a table; order is kept. ``has_soft`` None: with soft labels if any example has some."""
+    """Make a table of examples, in the given order; ``has_soft`` None: with soft labels if any example has some."""
     examples = list(examples)
     has_soft = any(example.soft for example in examples) if has_soft is None else has_soft
     rows = []
@@ -126,7 +116,7 @@ def table_from_examples(
 
 
 def join_tables(tables: Iterable[pa.Table]) -> pa.Table:
-    """Example tables of one task, one after the other; soft labels where one of them has some."""
+    """Concatenate example tables of one task; the result has soft labels if one of them does."""
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -163,7 +153,7 @@ def mistakes_from_table(table: pa.Table, fields: Sequence[str]) -> list[Mistake]
 
 
 def table_from_answers(answers: Sequence[Answer]) -> pa.Table:
-    """Lay answers to a part of gold out as a table (``ANSWER_SCHEMA``); order is kept."""
+    """Make a table (``ANSWER_SCHEMA``) of answers to a part of gold, in the given order."""
     return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
 
@@ -176,6 +166,6 @@ PROBE_SCHEMA = pa.schema(
         ("features", pa.list_(pa.float32())),
     ]
 )
-"""``target_probability`` is what the student gives to the row's own label or to its first reference answer (first times
-last token, in the best window), ``probabilities`` to each label (empty for span tasks), ``features`` are what its head
-reads (``student.evaluate``)."""
+"""``target_probability`` is the student's probability of the row's own label or of its first reference answer (first
+times last token, in the best window), ``probabilities`` are those of each label (empty for span tasks), ``features``
+the input of the student's head (``student.evaluate``)."""

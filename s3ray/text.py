@@ -14,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 def counts(by_reason: Mapping[str, int], at_most: int = 20) -> str:
-    """Counts, largest first: ``duplicate 20, truncated 3``; what is beyond ``at_most`` is summed up."""
+    """Counts, largest first: ``duplicate 20, truncated 3``; those after the first ``at_most`` are summed up."""
     ordered = sorted(((n, reason) for reason, n in by_reason.items() if n), key=lambda item: (-item[0], item[1]))
     parts = [f"{reason or 'rows'} {n}" for n, reason in ordered[:at_most]]
     rest = sum(n for n, _ in ordered[at_most:])
@@ -22,7 +22,7 @@ def counts(by_reason: Mapping[str, int], at_most: int = 20) -> str:
 
 
 def short_count(num: int) -> str:
-    """A count in at most five letters: ``950``, ``12.3k``, ``4.6M``."""
+    """A count in at most five characters: ``950``, ``12.3k``, ``4.6M``."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if num >= size:
             return f"{num / size:.1f}{unit}" if num < 100 * size else f"{num // size}{unit}"

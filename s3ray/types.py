@@ -1,7 +1,7 @@
 """The values that cross a process boundary: frozen, picklable, and free of heavy imports.
 
-Words are the paper's (S3, arXiv 2310.13671): a *mistake* is a gold example that the student answers wrongly, *seed*
-examples are written without looking at mistakes, *extrapolated* ones are written from a mistake.
+Terms are the paper's (S3, arXiv 2310.13671): a *mistake* is a gold example that the student answers wrongly, *seed*
+examples are written without regard to mistakes, *extrapolated* ones from a mistake.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Source(StrEnum):
 
 
 class RejectionReason(StrEnum):
-    """Why a generation does not become an example. The list is closed: reports must balance over it."""
+    """Why a generation does not become an example. The list is complete: reports account for every request by it."""
 
     EMPTY = "empty"
     REFUSAL = "refusal"
@@ -37,15 +37,15 @@ class RejectionReason(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a request never became a generation. The list is closed, and each reason has an action before it is final.
+    """Why a request never became a generation. The list is complete; the comments say what is tried before that.
 
-    The loss of an engine is no reason by itself: its requests are asked again of other engines. A request that was in
-    flight at two such deaths is then asked alone.
+    The loss of an engine is not a reason: its requests are sent to other engines. A request that was in flight when two
+    engines died is then sent alone.
     """
 
     REFUSED_BY_ENGINE = "refused_by_engine"  # final at once: the engine will refuse it again
-    TIMEOUT = "timeout"  # asked once more before, of another engine if there is one
-    POISON = "poison"  # was in flight at two deaths, then ended an engine when it ran alone
+    TIMEOUT = "timeout"  # it was sent once more, to another engine if there is one
+    POISON = "poison"  # it was in flight when two engines died, and two more died when it ran alone
     ERROR = "error"  # final at once: rendering or reading it would fail in the same way again
 
 
@@ -59,7 +59,7 @@ class OutcomeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """An answer of extractive question answering: its text and its first character's place in the context."""
+    """An answer of extractive question answering: its text, and the position of its first character in the context."""
 
     text: str
     start: int
@@ -67,7 +67,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who wrote an example, in which round, and from which gold example (``parent`` is its id)."""
+    """Where an example comes from, from which round, and from which gold example (``parent`` is its id)."""
 
     source: Source
     round: int = 0
@@ -105,16 +105,16 @@ class Mistake:
 
 
 class GenerationRequest(NamedTuple):
-    """What to write, not how to word it: the actor renders the prompt from the template of the task.
+    """What to write, not how to word it: the actor renders the prompt from a template of the task.
 
-    ``template`` names the prompt of the task (``seed``, ``extrapolate``, a note's); ``index`` is the place in the
-    stage's sequence, which decides acceptance whatever the order of arrival; requests of one ``group`` share a prompt
-    prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for (span
-    tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
+    ``template`` names the prompt of the task (``seed``, ``extrapolate``, a note's). ``index`` is the position in the
+    stage's sequence; outcomes are judged in this order, whatever the order of arrival. Requests of one ``group`` share
+    a prompt prefix. ``context`` holds the fields that are given rather than written, ``answer`` the answer to ask for
+    (span tasks), ``parent`` the gold example to imitate, ``predicted`` the student's wrong answer to it, ``pattern`` a
     description of such mistakes, ``shown`` other examples for the prompt, ``near`` the given fields of another row that
-    are most like ``context``, ``max_tokens`` a limit of its own instead of the job's. ``served_task`` names the prompts
-    and rules that the actor takes, where several runs share its engine. A tuple, because millions of them are
-    sent (``generator.actor.pack``).
+    are most similar to ``context``, and ``max_tokens`` the request's own limit in place of the job's. ``served_task``
+    names the run whose prompts and rules apply if several runs share the engine. A tuple, because millions are sent
+    (``generator.actor.pack``).
     """
 
     id: str
@@ -140,7 +140,7 @@ class GenerationRequest(NamedTuple):
 
 
 NOT_YET = GenerationRequest(id="", index=-1, stage="", round=-1, template="", group="", seed=0)
-"""In the sequence of a stage: the next request is not known yet. It takes no position and is never sent."""
+"""Stands in the sequence of a stage while the next request is not known yet. Has no position, and is never sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """A generation that was read as what the request asked for: the written text, cleaned."""
+    """A generation that could be used: the written text, cleaned."""
 
     text: str
 
@@ -196,10 +196,10 @@ class Outcome(NamedTuple):
     """How one request ended at an engine, as it is written to the journal.
 
     ``text`` is the cleaned text of an accepted outcome, ``raw`` what the engine wrote (kept, so that a better parser
-    can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the
-    order of ``index``, by the checks that need other rows (duplicates, copies of gold, quotas). ``label_probabilities``
-    are what the generator itself gives to each label, if it was asked. Token counts cover every try, ``seconds`` the
-    time at the engine that answered. A tuple, because millions of them become Arrow columns and back (``tables``).
+    can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the order
+    of ``index``, by the checks that need other rows (duplicates, copies of gold, quotas). ``label_probabilities`` are
+    the generator's own probabilities of the labels, if it was asked. Token counts cover every try, ``seconds`` the time
+    at the engine that answered. A tuple, because millions are converted to Arrow columns and back (``tables``).
     """
 
     request_id: str
@@ -221,7 +221,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The limits that an engine resolved, and its device; ``device_name`` is the model name, empty if unknown."""
+    """The limits that an engine resolved, and its device; ``device_name`` is the model of the device, if known."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -234,7 +234,7 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """What an engine reports of itself.
+    """The statistics that an engine reports.
 
     ``num_running`` and ``num_waiting`` are sequences at this moment, ``kv_use`` the share of the KV cache in use (0 to
     1); the other counts and ``busy_s`` (seconds with a request under way) accumulate from its start. ``num_replies``
@@ -293,7 +293,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentJob:
-    """One student to train from the base checkpoint, as paths that every worker can reach.
+    """One student to train from the base checkpoint. All paths must be reachable by every worker.
 
     The student is trained on ``train_path``, its epoch chosen on ``select_path``, its mistakes mined on ``mine_path``,
     and it is scored on ``test_path`` if that is given (for the last student only). Files are example tables
@@ -338,8 +338,8 @@ class Answer:
 class StudentResult:
     """A trained student: its scores, and the seconds of each phase (``start``, ``train``, ``score``).
 
-    ``train`` and ``score`` count from the last start of the workers; the time that a worker's death cost is in
-    ``start``. Mistakes lie on disk.
+    ``train`` and ``score`` count from the last start of the workers; time lost by the death of a worker counts as
+    ``start``. Mistakes are on disk.
     """
 
     round: int

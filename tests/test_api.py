@@ -141,8 +141,8 @@ def test_rows_may_come_by_split() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"data": {"dev": ROWS}}, r"data: is no split \(got 'dev'\)"),
-        ({"data": ["a", "b"]}, "data: row 1 is no dict of columns"),
+        ({"data": {"dev": ROWS}}, r"data: is not a split \(got 'dev'\)"),
+        ({"data": ["a", "b"]}, "data: row 1 is not a dict of columns"),
         ({"data": [*ROWS, {"comment": "x", "verdict": 1}]}, "data: cannot be written.*one type"),
         ({"task": {**TASK, "labels": []}}, "task.*needs two labels or more"),
     ],

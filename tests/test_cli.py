@@ -85,7 +85,7 @@ def task_yaml(**changes: str) -> str:
         ),
         (JOB + "data: nowhere\n", ["nowhere"]),
         (JOB.replace("address: local", "address: nonsense"), ["cluster.address", "HOST:PORT"]),
-        (JOB.replace("address: local", "address: '127.0.0.1:9'"), ["cluster.address", "nobody listens"]),
+        (JOB.replace("address: local", "address: '127.0.0.1:9'"), ["cluster.address", "nothing listens"]),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -220,7 +220,7 @@ def test_a_run_prints_where_it_is_what_happens_and_what_it_came_to(
         (["--out", "/shared/run", "--env", "HF_TOKEN=hush"], ["--env", "HF_TOKEN", "secret"]),
         (["--out", "/shared/run", "--no-wait", "--retries", "2"], ["--retries", "needs --wait"]),
         (["--out", "/shared/run", "--address", "ftp://head"], ["--address", "ftp://head", "8265"]),
-        (["--out", "/shared/run", "--address", "127.0.0.1:1"], ["--address", "nobody listens there"]),
+        (["--out", "/shared/run", "--address", "127.0.0.1:1"], ["--address", "nothing listens there"]),
     ],
 )
 def test_a_wrong_submission_is_refused_before_anything_is_sent(

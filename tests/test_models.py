@@ -167,7 +167,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"nonsense")
     assert "not a GGUF file" in refused(tmp_path / "model.gguf").problem
     (tmp_path / "model.bin").write_bytes(b"nonsense")
-    assert "no GGUF file" in refused(tmp_path / "model.bin").problem
+    assert "not a GGUF file" in refused(tmp_path / "model.bin").problem
 
 
 def test_offline_only_what_the_cache_has_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

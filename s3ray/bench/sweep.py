@@ -17,7 +17,7 @@ from s3ray.config.job import RunConfig, StrategyConfig
 from s3ray.errors import InputError
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext, Strategy
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
@@ -132,7 +132,7 @@ class PromptSource:
             task=task,
             gold=parents if is_first and not is_seed else rows,  # goldgen imitates whatever gold there is
             contexts=gold.contexts,
-            mistakes=Mistakes([_as_mistake(row, task) for row in parents]),
+            mistakes=MistakeStream([_as_mistake(row, task) for row in parents]),
             prompts=task.note_prompts(config.generator.prompt_form),
             probes=lambda _: _random_view(rows, task),
             synthetic=lambda: rows,

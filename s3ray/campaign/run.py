@@ -20,7 +20,7 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
 from s3ray.launch.preflight import Job, check_job, check_placement
-from s3ray.launch.run import Callbacks, carry_out, failures_told, make_trainer, next_attempt
+from s3ray.launch.run import Callbacks, carry_out, make_trainer, next_attempt, recorded_failures
 from s3ray.monitor.accounting import account
 from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
@@ -257,7 +257,7 @@ class _Group:
         log.listen(partial(self._note_round, run))
         plan = replace(self._plan, num_workers=run.plan.num_workers)
         generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
-        with failures_told(run.store, log), _seed_set(run, log, shared.seeds):
+        with recorded_failures(run.store, log), _seed_set(run, log, shared.seeds):
             carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
 
     def _trainer(self, run: _Run, log: EventLog) -> RunTrainer:

@@ -54,7 +54,7 @@ class GridRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """A checked grid. ``runs`` are in the order in which they get work, if their priorities are equal."""
+    """A checked grid. With equal priorities, runs get work in the order of ``runs``."""
 
     file: str
     config: CampaignConfig
@@ -62,7 +62,7 @@ class Campaign:
 
     @property
     def task_axis(self) -> str | None:
-        """The axis whose values have a task of their own each; None where all runs have one task."""
+        """The axis each of whose values has one task, not the same for all; None if there is no such axis."""
         for axis, values in self.config.axes.items():
             tasks = [{run.config.task for run in self.runs if run.cell[axis] == value} for value in values]
             if len(set().union(*tasks)) > 1 and all(len(each) == 1 for each in tasks):
@@ -71,7 +71,7 @@ class Campaign:
 
     @property
     def compared_axis(self) -> str | None:
-        """The axis whose values are compared; None in a grid of nothing but tasks."""
+        """The axis whose values are compared; None if the task axis is the only one."""
         return next((axis for axis in self.config.axes if axis != self.task_axis), None)
 
     @property
@@ -81,9 +81,9 @@ class Campaign:
         return None if axis is None else self.config.reference or list(self.config.axes[axis])[-1]
 
     def numbers(self, axis: str) -> dict[str, float] | None:
-        """The number that each value of a numeric axis stands for; None: the axis is not numeric.
+        """The number that each value of a numeric axis stands for; None if the axis is not numeric.
 
-        An axis is numeric if there is a field that all its values set, each to another number.
+        An axis is numeric if all its values set one field to different numbers.
         """
         values = self.config.axes[axis]
         for field in next(iter(values.values())):
@@ -105,7 +105,7 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
     sets (``axes.task.qnli.data``), and fields of the job that all runs begin with (``job.generator.engines``).
 
     Raises:
-        InputError: the grid, a change or one of its jobs is wrong; says which.
+        InputError: the grid, a change or one of the jobs is wrong; says which.
     """
     with located(path):
         config, of_job = _changed(read_yaml(Path(path)), changes or {})
@@ -117,7 +117,7 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
             raise InputError("leaves no run", field="skip", hint="Leave out fewer combinations.")
         twice = [name for name, num in Counter(run.name for run in runs).items() if num > 1]
         if twice:
-            hint = "A run is named by its values and its seed, with hyphens between them; choose other names of values."
+            hint = "A run is named after its values and its seed, joined by hyphens; give the values other names."
             raise InputError("would give two runs one name", field="axes", value=twice[0], hint=hint)
         campaign = Campaign(file=str(path), config=config, runs=runs)
         _check_reference(campaign)
@@ -125,7 +125,7 @@ def load_campaign(path: str | Path, changes: Mapping[str, Any] | None = None) ->
 
 
 def _changed(raw: dict[str, Any], changes: Mapping[str, Any]) -> tuple[CampaignConfig, dict[str, Any]]:
-    """The grid with its changes, and those of the job's fields."""
+    """Apply the changes to the grid; returns it with the changes that belong to the job."""
     of_job = {name.removeprefix("job."): value for name, value in changes.items() if name.startswith("job.")}
     of_axes = {name: value for name, value in changes.items() if name.startswith("axes.")}
     own = {name: value for name, value in changes.items() if not name.startswith(("job.", "axes."))}
@@ -159,7 +159,7 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
         error.problem, error.where = f"run {name}: {error.problem}", f"{path}: {error.where}"
         raise
     if job.placement.sleep_level:
-        problem = f"run {name}: engines of a campaign make way one by one, and stop"
+        problem = f"run {name}: engines of a campaign make way one by one, by stopping"
         leave = job.placement.leave
         raise InputError(problem, field="placement.leave", value=leave, hint="Leave it out.")
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
@@ -167,7 +167,7 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
 
 
 def _check_names(config: CampaignConfig) -> None:
-    """Names become folders, and a priority must be of something."""
+    """Values become names of folders, and priorities must name values."""
     hint = "Letters, digits, dots, underscores and hyphens, beginning with a letter or a digit."
     for axis, values in config.axes.items():
         if not values:
@@ -182,7 +182,7 @@ def _check_names(config: CampaignConfig) -> None:
     for value in config.priorities:
         if value not in known:
             hint = f"Values: {', '.join(sorted(known))}."
-            raise InputError("is no value of any axis", field=f"priorities.{value}", hint=hint)
+            raise InputError("is not a value of any axis", field=f"priorities.{value}", hint=hint)
 
 
 def _check_reference(campaign: Campaign) -> None:
@@ -190,7 +190,7 @@ def _check_reference(campaign: Campaign) -> None:
     known = campaign.config.axes[axis] if axis else {}
     if reference is not None and reference not in known:
         hint = f"Values of axis {axis}: {', '.join(known)}." if axis else "There are only tasks; leave it out."
-        problem = "is no value of the axis that is compared"
+        problem = "is not a value of the axis that is compared"
         raise InputError(problem, field="reference", value=reference, hint=hint)
 
 
@@ -204,7 +204,7 @@ def _check_combinations(config: CampaignConfig) -> None:
         for axis, value in each.items():
             if value not in config.axes.get(axis, {}):
                 hint = f"AXIS: VALUE; axes: {', '.join(config.axes)}."
-                raise InputError("is no value of that axis", field=f"skip.{number}.{axis}", value=value, hint=hint)
+                raise InputError("is not a value of that axis", field=f"skip.{number}.{axis}", value=value, hint=hint)
         if not each:
             raise InputError("names no value", field=f"skip.{number}", hint="Give values by axis.")
     for axis, values in config.axes.items():
@@ -213,10 +213,10 @@ def _check_combinations(config: CampaignConfig) -> None:
             more = fields.get(_WITH, {})
             if not isinstance(more, dict) or not all(isinstance(each, dict) for each in more.values()):
                 hint = "Give fields by the name of a value: with: {imdb: {strategy.rows: 100}}."
-                raise InputError("is no mapping", field=f"axes.{axis}.{name}.{_WITH}", hint=hint)
+                raise InputError("is not a mapping", field=f"axes.{axis}.{name}.{_WITH}", hint=hint)
             for other in more.keys() - others:
                 raise InputError(
-                    "is no value of another axis",
+                    "is not a value of another axis",
                     field=f"axes.{axis}.{name}.{_WITH}",
                     value=other,
                     hint=f"Values: {', '.join(sorted(others)) or 'none'}.",

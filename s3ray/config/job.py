@@ -46,7 +46,7 @@ STUDENT_PRESETS: dict[str, dict[str, Any]] = {
 
 
 NOTE_STAGES = ("reasons", "subjects", "patterns")
-"""What the generator may write down before the examples of a round, one stage each; named as the prompts that ask."""
+"""The notes that the generator can write before the examples of a round, one stage each; named like their prompts."""
 VERDICTS = "verdicts"
 """The stage in which the generator judges gold rows (``curation.calibrate``)."""
 STAGES_ASIDE = (*NOTE_STAGES, VERDICTS)
@@ -338,12 +338,12 @@ class StudentConfig(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preset(cls, given: Any) -> Any:
-        # What shapes the data are the fields that it fills in, and these are in the resolved config.
+        # The preset's name is not data-shaping: the fields that it fills in are, and these are in the resolved config.
         return {**STUDENT_PRESETS.get(str(given.get("preset")), {}), **given} if isinstance(given, dict) else given
 
     @property
     def least_workers(self) -> int:
-        """With fewer workers no training begins."""
+        """The fewest workers with which a training begins."""
         return self.min_workers or self.workers
 
 
@@ -358,7 +358,7 @@ class PlacementConfig(StrictModel):
 
     @property
     def sleep_level(self) -> int:
-        """The level of sleep in which engines leave; 0 where they stop."""
+        """The level at which engines sleep during training; 0 if they stop instead."""
         return {"stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
 
 
@@ -404,7 +404,7 @@ class RunConfig(StrictModel):
     def _fill_in_preset(cls, given: Any) -> Any:
         strategy = given.get("strategy") if isinstance(given, dict) else None
         preset = METHOD_PRESETS.get(str(strategy.get("name")), {}) if isinstance(strategy, dict) else {}
-        # What is no section at all is left for the check of types to complain about.
+        # A value that is not a section at all is left for pydantic to refuse.
         own = {part: given.get(part, {}) for part in preset}
         filled = {part: {**preset[part], **own[part]} for part in preset if isinstance(own[part], dict)}
         return {**given, **filled} if filled else given
@@ -433,10 +433,7 @@ def fingerprint(shaping: Mapping[str, Any]) -> str:
 
 
 def seed_fingerprint(shaping: Mapping[str, Any], seed_settings: Mapping[str, object]) -> str:
-    """The fingerprint of what shapes the seed set: neither the student nor what the strategy does afterwards.
-
-    ``seed_settings`` stands for the whole of ``strategy``.
-    """
+    """The fingerprint of what shapes the seed set; ``student`` does not, and of ``strategy`` only ``seed_settings``."""
     return fingerprint({**shaping, "student": None, "strategy": dict(seed_settings)})
 
 
@@ -446,7 +443,7 @@ def to_yaml(config: BaseModel) -> str:
 
 
 def data_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two trees of data-shaping settings, one line per field."""
+    """The differences between two trees of data-shaping settings, one line per field."""
     lines: list[str] = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)

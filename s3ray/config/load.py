@@ -1,4 +1,4 @@
-"""Reading a job file, or any YAML of ours: a strict typed tree, or one message with what is wrong and a way out."""
+"""Reading a job file, or any other YAML file of s3ray: strict typed settings, or one message saying what is wrong."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from s3ray.errors import InputError, located
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_CHARS = 2_000_000
-"""Longest YAML file, also with its aliases written out: a few lines of them can stand for more than any memory."""
+"""Longest YAML file, also with its aliases expanded: a few lines of these can stand for more than fits into memory."""
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -30,26 +30,26 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """What ``--set FIELD=VALUE`` says, by field.
+    """Read the texts of ``--set FIELD=VALUE``; returns the values by field.
 
     Raises:
-        InputError: one of them is none.
+        InputError: a text is not FIELD=VALUE, or its value is not YAML.
     """
     changes: dict[str, Any] = {}
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals or not field:
-            raise InputError("is no FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
+            raise InputError("is not FIELD=VALUE", where="--set", value=text, hint="For example generator.engines=4.")
         with located(f"--set {field}"):
             changes[field] = parse_value(value)
     return changes
 
 
 def set_fields(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted fields in a tree of plain values, and give the tree back.
+    """Set dotted fields in a tree of plain values, in place; returns the tree.
 
     Raises:
-        InputError: a field lies below something that is no section.
+        InputError: a field's parent is not a section.
     """
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         except OSError as error:
             raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"is not valid YAML: {error}", hint="Mend the file.") from error
+            raise InputError(f"is not valid YAML: {error}", hint="Fix the file.") from error
         return parse_yaml(text)
 
 
@@ -101,11 +101,11 @@ def parse_value(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"is not valid YAML{line}: {problem}", hint="Mend the file.") from error
+        raise InputError(f"is not valid YAML{line}: {problem}", hint="Fix the file.") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which knows plain values only, and counts what aliases stand for."""
+    """The safe loader, which makes plain values only, with a limit on the size of aliases when expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -123,10 +123,10 @@ class _Loader(yaml.SafeLoader):
             return 1 + len(node.value)
         parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
         if any(id(part) not in self._sizes for part in parts):
-            raise yaml.MarkedYAMLError(problem="an alias stands for what it is in", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
         size = 1 + sum(self._sizes[id(part)] for part in parts)
         if size > MAX_CHARS:
-            raise yaml.MarkedYAMLError(problem="its aliases stand for too much", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="its aliases expand to too much text", problem_mark=node.start_mark)
         return size
 
 
@@ -153,7 +153,7 @@ def validate(model: type[Model], raw: dict[str, Any]) -> Model:
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section at a location, through optional sections and lists of sections."""
+    """The class of the section at a location; None if there is no section."""
     for part in location:
         if isinstance(part, int):
             continue

@@ -1,4 +1,4 @@
-"""Strategies and engines of other packages: named by an import path (``my_package.mine:Surest``), checked at load."""
+"""Strategies and engines of other packages: named by import path (``my_package.mine:Surest``), checked when loaded."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ _IMPORT_PATH = re.compile(f"{_NAMES}:{_NAMES}")
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name is that of a class in a module, and not a builtin's."""
+    """Whether a name has the form MODULE:CLASS, and so is not that of a builtin."""
     return bool(_IMPORT_PATH.fullmatch(name))
 
 
@@ -43,12 +43,12 @@ def import_path(found: type) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BuiltinOrImportPath:
-    """Marks a text field that holds one of ``names`` or an import path; a class that is given becomes its path."""
+    """Marks a text field that holds one of ``names`` or an import path; a class is replaced by its import path."""
 
     names: tuple[str, ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Called by pydantic where the field is declared."""
+        """Called by pydantic when the model is built."""
         return core_schema.no_info_before_validator_function(self._read, handler(source))
 
     def _read(self, given: object) -> str:
@@ -87,7 +87,7 @@ def check_contract(found: type, contract: type, field: str) -> None:
     """Refuse a class that lacks a public member of ``contract`` or cannot be called as the contract's is.
 
     Raises:
-        InputError: says all that is missing.
+        InputError: the class breaks the contract; the message lists how.
     """
     if missing := [*_missing(found, contract)]:
         path = f"{found.__module__}:{found.__qualname__}"
@@ -100,7 +100,7 @@ def _missing(found: type, contract: type) -> Iterator[str]:
         yield f"it cannot be built from {problem}"
     for name in inspect.get_annotations(contract):
         if not name.startswith("_") and not isinstance(getattr(found, name, None), bool):
-            yield f"`{name}` is not said (True or False)"
+            yield f"`{name}` is not set (True or False)"
     for name, member in vars(contract).items():
         if name.startswith("_") or not (callable(member) or isinstance(member, property)):
             continue
@@ -119,7 +119,7 @@ def _missing(found: type, contract: type) -> Iterator[str]:
 
 
 def _refuses(own: inspect.Signature, asked: inspect.Signature, skipped: int = 0) -> str:
-    """The call of the contract, and why it would fail; empty: it would not. ``skipped``: parameters that are bound."""
+    """The contract's call and why it would fail; empty if it would not. ``skipped``: number of bound parameters."""
     parameters = list(asked.parameters.values())[skipped:]
     keywords = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
     try:

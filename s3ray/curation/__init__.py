@@ -1,1 +1,1 @@
-"""Which generations are kept: cleaning of one text, copies among many, how far a verdict is believed."""
+"""Which generations are kept: cleaning of texts, detection of copies, calibration of label probabilities."""

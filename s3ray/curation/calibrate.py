@@ -1,8 +1,8 @@
 """Calibrating a generator's label probabilities on gold rows, whose labels are known.
 
-A small model's "yes" is often likely whatever it is shown. Vector scaling with a full matrix (Guo et al., *On
-Calibration of Modern Neural Networks*, ICML 2017) is a logistic regression on the logarithms of its probabilities;
-classes weigh the same, because rows of all labels are asked for.
+A small model often finds "yes" likely whatever it is shown. Vector scaling with a full matrix (Guo et al., *On
+Calibration of Modern Neural Networks*, ICML 2017) is a logistic regression on the logarithms of its probabilities.
+Classes have equal weight, because rows of all labels are asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ _TINY = 1e-6
 class Calibration:
     """``softmax(weights @ log(verdict) + bias)``; ``weights`` (labels, labels) and ``bias`` in the task's order.
 
-    ``accuracy`` is the share of the judged gold rows whose label is the likeliest before and after, ``num`` how many
-    they are.
+    ``num`` is the number of judged gold rows, ``accuracy`` the share of them whose label is the likeliest before and
+    after calibration.
     """
 
     weights: tuple[tuple[float, ...], ...]
@@ -49,7 +49,7 @@ class Calibration:
 
 
 def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_labels: int) -> Calibration | None:
-    """Learn from verdicts on gold rows, shape (rows, labels), and their labels' numbers; None: too few of a label."""
+    """Fit to verdicts on gold rows, shape (rows, labels), and the numbers of their labels; None: too few of a label."""
     counts = np.bincount(np.asarray(truth, dtype=np.int64), minlength=num_labels)
     if counts.min() < LEAST_ROWS:
         return None
@@ -57,7 +57,7 @@ def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_lab
 
     model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(_logarithms(verdicts), truth)
     weights, bias = model.coef_, model.intercept_
-    if num_labels == 2:  # there it has the difference alone
+    if num_labels == 2:  # scikit-learn then returns one row, for the difference of the two
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
     raw = Calibration(
         weights=tuple(map(tuple, weights.tolist())), bias=tuple(bias.tolist()), num=len(truth), accuracy=(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Cleaning of one generated text: what a model writes around the text goes, the text itself is never reworded.
+"""Cleaning of one generated text: removes what a model writes around the text, and never rewords the text itself.
 
 Every rule is anchored (start, end, whole line), so that a text which merely mentions a preface, a quotation or a
 refusal passes unharmed. Cleaning is idempotent on texts that need none.
@@ -38,7 +38,7 @@ _MODEL = r"an? (?:ai (?:language )?(?:model|assistant)|(?:large )?language model
 _SORRY = r"(?:(?:i(?:'m| am) (?:very |really )?sorry|sorry|i apologi[sz]e|unfortunately|my apologies)\W+(?:but )?)?"
 _CANNOT = r"(?:i(?:'m| am) (?:unable|not able) to|i (?:cannot|can not|can't))"
 _WILL_NOT = r"(?:i(?:'m| am) not comfortable with|i (?:won't|will not))"
-# Opinions decline too ("I can't write this place off"): what is declined must be a model's work, not any object.
+# Opinions decline too ("I can't write this place off"): the object must be a model's work, such as a review.
 _ASKED = (
     r"(?!(?:\w+ )?(?:enough|more|much)\b)(?:[\w'-]+ ){0,4}?"
     r"(?:contents?|text|responses?|answers?|information|requests?|prompts?|conversations?|discussions?)\b"
@@ -65,7 +65,7 @@ _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def normalise(text: str) -> str:
-    """Remove differences that do not count: case, punctuation, white space, Unicode forms."""
+    """Remove differences that are ignored in comparisons: case, punctuation, white space, Unicode forms."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
@@ -147,7 +147,7 @@ def _first_item(text: str) -> str:
 
 
 def _unquote(text: str) -> str:
-    """Strip quotation marks that enclose the whole text, not those of its first and its last word."""
+    """Strip quotation marks around the whole text, but not those that belong to its first and its last word."""
     if len(text) < 3 or text[-1] != _QUOTES.get(text[0]):
         return text
     inside = text[1:-1]

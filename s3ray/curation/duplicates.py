@@ -20,18 +20,18 @@ _ROUNDING = 1e-6
 
 
 class WordIndex:
-    """Texts found again by a few of their words (prefix filtering; Chaudhuri et al., ICDE 2006).
+    """Finds similar texts by a few of their words (prefix filtering; Chaudhuri et al., ICDE 2006).
 
-    L is at most the number of words that two texts share. Lay both texts' words out in one order, and texts that are
-    alike enough share one of the first few: m - s + 1 of m words, where s is the least number that they must share.
-    The order puts long words first, as they are rarely shared. So a text is looked up by few of its words (at 0.95 by
-    one of ten, and one more) and aligned, in m n / 64 steps, with those alone that have one of them and are of about
-    its length. With N texts that is some share of all N^2 / 2 pairs: a small one for sentences at 0.95, a larger one
-    for long texts; the lower the threshold, the more, up to all.
+    L is at most the number of words that two texts share. If the words of both are sorted in the same order, similar
+    texts share one of the first few: m - s + 1 of m words, where s is the least number that they must share. The order
+    puts long words first, as these are rarely shared. So a text is looked up by few of its words (at 0.95 by a tenth
+    of them, and one more). It is aligned, in m n / 64 steps, only with texts that have one of these words and are of
+    about its length. With N texts that is some share of all N^2 / 2 pairs: a small one for sentences at 0.95, a larger
+    one for long texts; the lower the threshold, the more, up to all.
     """
 
     def __init__(self, threshold: float) -> None:
-        """``threshold`` is the F-measure, in (0, 1], from which two texts count as alike."""
+        """``threshold`` is the F-measure, in (0, 1], from which two texts count as similar."""
         self._threshold = threshold
         self._ratio = threshold / (2 - threshold)  # of the lengths of two texts, at least
         self._texts: list[tuple[str, list[str]]] = []
@@ -39,13 +39,13 @@ class WordIndex:
 
     def add(self, id: str, normal: str) -> None:
         """Remember a normalised text."""
-        words = [sys.intern(word) for word in normal.split()]  # a word of many texts lies in memory once
+        words = [sys.intern(word) for word in normal.split()]  # a word of many texts is in memory once
         for key in self._first(words):
             self._places[key].append(len(self._texts))
         self._texts.append((id, words))
 
     def most_similar(self, normal: str) -> str | None:
-        """The id of the text that is most alike, the earliest of equals; None if none is alike enough."""
+        """The id of the most similar text, the earliest of equals; None if none reaches the threshold."""
         words = normal.split()
         shortest, longest = self._fewest(len(words)), math.floor(len(words) / self._ratio + _ROUNDING)
         positions = {place for key in self._first(words) for place in self._places.get(key, ())}
@@ -77,8 +77,8 @@ class DuplicateIndex:
     """Texts seen so far, each within a scope: texts of different scopes are never copies of each other.
 
     ``threshold`` is the normalised edit similarity, in (0, 1], from which a text counts as a near copy; None looks for
-    exact copies only. ``rouge_l`` is the F-measure of ROUGE-L, in (0, 1], from which it does so too; None: it is not
-    looked at.
+    exact copies only. ``rouge_l`` is the F-measure of ROUGE-L, in (0, 1], from which a text counts as one too; None
+    ignores it.
     """
 
     def __init__(self, threshold: float | None, rouge_l: float | None = None) -> None:
@@ -89,9 +89,9 @@ class DuplicateIndex:
         self._alike: defaultdict[str, WordIndex] = defaultdict(lambda: WordIndex(rouge_l or 1.0))
 
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
-        """The kind of copy that the text is, and the original's id: the most similar text's, the earliest of equals.
+        """The kind of copy that the text is, and the id of its original; None if it is not a copy.
 
-        Of near copies, those by edits come before those by ROUGE-L.
+        The original is the most similar text, the earliest of equals. Edit similarity goes before ROUGE-L.
         """
         normal = normalise(text)
         original = self._exact.get(_key(normal, scope))
@@ -117,10 +117,10 @@ class DuplicateIndex:
 
 
 class _Pieces:
-    """Texts found again by their pieces (pigeonhole; Li et al., Pass-Join, VLDB 2011).
+    """Finds similar texts by their pieces (pigeonhole principle; Li et al., Pass-Join, VLDB 2011).
 
-    A text is cut into one piece more than a near copy of it can have edits, so that a near copy holds at least one of
-    the pieces unchanged. An index takes some 10 bytes a character at a threshold of 0.95.
+    A text is cut into one piece more than a near copy of it can have edits, so that a near copy has at least one of the
+    pieces unchanged. An index takes about 10 bytes per character at a threshold of 0.95.
     """
 
     def __init__(self, threshold: float) -> None:

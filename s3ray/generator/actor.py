@@ -1,4 +1,4 @@
-"""The actor that hosts one engine: takes requests, answers with outcomes, and says when its engine has died."""
+"""The actor that hosts one engine: takes requests, returns outcomes, and reports the death of its engine."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from s3ray.types import EngineLimits, EngineStats, FailureReason, GenerationRequ
 def pack(requests: Sequence[tuple[GenerationRequest, int]]) -> bytes:
     """Requests, each with its attempt number, as bytes: plain rows in one pickle, since the driver sends millions.
 
-    A parent that several requests share is written once.
+    A parent example that several requests share is written once.
     """
     return pickle.dumps([(tuple(request), attempt) for request, attempt in requests], protocol=pickle.HIGHEST_PROTOCOL)
 
@@ -78,7 +78,10 @@ class EngineHost:
     def __init__(
         self, spec: EngineSpec, tasks: Mapping[str, ServedTask], *, run: str, share: int = 0, num_shares: int = 1
     ) -> None:
-        """``tasks`` by the name that requests give; ``share`` of ``num_shares``: which cores of the node are ours."""
+        """``tasks`` are keyed by ``GenerationRequest.served_task``.
+
+        The cores of the node are divided into ``num_shares`` parts; part number ``share`` belongs to this engine.
+        """
         move_log(run=run, engine=spec.engine, phase="start")
         pass_on_to_vllm()
         self._spec, self._share, self._num_shares = spec, share, num_shares
@@ -115,7 +118,7 @@ class EngineHost:
         return self._limits
 
     async def sleep(self, level: int) -> None:
-        """Give up what is under way and free the memory of the devices."""
+        """Give up the requests under way and free the memory of the devices."""
         for index in list(self._jobs):
             self._give_up(index)
         await self._engine.sleep(level)
@@ -124,7 +127,7 @@ class EngineHost:
         """Take the memory back; returns the limits as ``start`` does.
 
         Raises:
-            EngineDeadError: it did not start yet, or is gone.
+            EngineDeadError: the engine has not started yet, or is gone.
         """
         if self._limits is None:
             raise EngineDeadError("it slept before it was ready")
@@ -153,7 +156,7 @@ class EngineHost:
             waiting.cancel()
         await self._check_engine()
         if epoch != self._epoch:
-            return _NOTHING  # nobody waits for this answer; what is finished belongs to a later call
+            return _NOTHING  # no one waits for this answer; finished outcomes belong to a later call
         self._time_out()
         finished, self._finished = self._finished, []
         if self._death is not None:
@@ -213,7 +216,7 @@ class EngineHost:
                 job.task.cancel()
 
     def _time_out(self) -> None:
-        """End what is under way for too long; jobs lie in the order in which they began."""
+        """End the requests that have been under way for too long; jobs are in the order in which they began."""
         limit = self._config.request_s
         latest = time.monotonic() - limit
         for index, job in list(self._jobs.items()):
@@ -245,7 +248,7 @@ class EngineHost:
         except RequestRefusedError as error:
             outcome = self._failed(job, FailureReason.REFUSED_BY_ENGINE, str(error))
         except Exception as error:
-            # Whatever goes wrong with one request is that request's outcome: it must not vanish, nor end the others.
+            # An error becomes the outcome of its request: the request must not vanish, nor end the others.
             outcome = self._failed(job, FailureReason.ERROR, f"{type(error).__name__}: {error}")
         if self._leave(job):
             self._finished.append(outcome)
@@ -267,12 +270,12 @@ class EngineHost:
 
 
 class GeneratorActor:
-    """What Ray sees of an ``EngineHost``: Ray wraps every method of an actor, and only these calls pay for that."""
+    """The Ray actor around an ``EngineHost``. Ray wraps each method of its class, so only the pool's calls are here."""
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
-        """The arguments of ``EngineHost``."""
+        """Takes the arguments of ``EngineHost``."""
         collect_rarely()
-        log_from()  # the process is the actor's own; where a host lies in another program, the log is that program's
+        log_from()  # this process belongs to the actor; a host in another program leaves the log to that program
         self._host = EngineHost(*parts, **settings)
 
     async def start(self) -> EngineLimits:
@@ -305,7 +308,7 @@ class GeneratorActor:
 
 
 def _keep_to_own_cores(spec: EngineSpec, share: int, num_shares: int) -> int:
-    """Bind this process and its children to its part of the node's cores and say how many they are.
+    """Bind this process and its children to its part of the node's cores; returns how many cores that is.
 
     Two engines that share cores slow each other several times.
     """

@@ -58,7 +58,7 @@ class LocalPool:
     def __init__(
         self, config: RunConfig, tasks: Mapping[str, ServedTask], plan: Plan, *, emit: Callable[[Event], None]
     ) -> None:
-        """``tasks`` by the name that requests give; ``plan`` is that of a job that is ``alone``."""
+        """``tasks`` are keyed by ``GenerationRequest.served_task``; ``plan`` is the one for ``alone(config)``."""
         self._config = config
         self._tasks = tasks
         self._plan = plan
@@ -74,15 +74,15 @@ class LocalPool:
 
         Raises:
             PoolError: the engine was not ready in time, or died.
-            InputError: it cannot do what the job asks of it.
+            InputError: the engine cannot do what the job asks of it.
         """
         host = self._host or self._start()
         self._epoch += 1
         pending = PendingChunk()
         while not source.finished:
-            deal = self._dispatcher.assign(_ENGINE, source)
+            assignment = self._dispatcher.assign(_ENGINE, source)
             if self._dispatcher.num_in_flight(_ENGINE):
-                answer = self._call(host.exchange(self._epoch, pack(deal.requests), deal.cancel))
+                answer = self._call(host.exchange(self._epoch, pack(assignment.requests), assignment.cancel))
                 pending.take_in(answer, _ENGINE, self._dispatcher, time.monotonic())
                 if answer.death is not None:
                     if pending.num_rows:
@@ -144,7 +144,7 @@ class LocalPool:
         return PoolError(f"no engine is left ({_ENGINE}: {problem})")
 
     def _call(self, what: Coroutine[Any, Any, Value], limit_s: float | None = None) -> Value:
-        """Wait for what the engine's thread does. It ends by itself but for a start; a debugger may stop there."""
+        """Run a coroutine in the engine's thread and wait for it; without limit, since a debugger may stop in it."""
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(limit_s)
 
 
@@ -155,6 +155,6 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _make_host(spec: EngineSpec, tasks: Mapping[str, ServedTask], run: str) -> EngineHost:
-    """The host, in its own thread: so only lines of that thread are said to come from the engine."""
+    """Make the host in the engine's thread, so that only log lines of that thread are marked as the engine's."""
     log_apart(run=run)
     return EngineHost(spec, tasks, run=run)

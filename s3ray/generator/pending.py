@@ -35,13 +35,13 @@ class PendingChunk:
         self._tables.append(table)
 
     def add_poisoned(self, poisoned: Sequence[LedgerEntry], engine: str, now: float) -> None:
-        """End requests that ended too many engines, the last of them ``engine``."""
+        """Fail requests during which too many engines died, the last of them ``engine``."""
         self.add(table_from_outcomes([_poison(entry, engine) for entry in poisoned]), now)
 
     def take_in(
         self, answer: "Exchange", engine: str, dispatcher: Dispatcher, now: float, num_restarts: int = 0
     ) -> set[int]:
-        """Book an engine's answer with the dispatcher and keep what ends its request; returns who timed out."""
+        """Settle an engine's answer and keep the rows that end their requests; returns the indexes that timed out."""
         table = answer.table
         output_tokens = table["num_output_tokens"].to_pylist()
         late: set[int] = set()
@@ -65,7 +65,7 @@ class PendingChunk:
         return late
 
     def is_due(self, now: float, *, nothing_else: bool) -> bool:
-        """Whether a chunk is worth a file; the last answers do not wait."""
+        """Whether there is enough for a file; with ``nothing_else`` under way, any answer is enough."""
         return bool(self.num_rows) and (nothing_else or self.num_rows >= _CHUNK_ROWS or now - self._since >= _CHUNK_S)
 
     def take(self) -> Chunk:

@@ -20,9 +20,9 @@ from s3ray.generator.replica import (
     Supervisor,
     answers_in_time,
     close_in_time,
+    failure_of,
     no_engine_left,
     sleep_in_time,
-    why_lost,
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
@@ -31,20 +31,10 @@ from s3ray.generator.worker import ServedTask
 from s3ray.placement.place import place_engine
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.tables import Chunk
-from s3ray.telemetry.events import (
-    EngineAsleep,
-    EngineAwake,
-    EngineGivenUp,
-    EngineLost,
-    EngineReady,
-    EngineStarting,
-    EngineStopped,
-    EngineWaiting,
-    Event,
-)
-from s3ray.types import EngineLimits, GenerationRequest
+from s3ray.telemetry import events
+from s3ray.types import EngineLimits
 
-Emit = Callable[[Event], None]
+Emit = Callable[[events.Event], None]
 
 _NO_ROOM = "no node has room for it"
 # Answers end a wait at once; no other event (a new node, the end of a back-off) needs to be noticed sooner.
@@ -55,19 +45,8 @@ _SILENCE_S = 120.0
 _NODES_EVERY_S = 3.0
 
 
-class _NoRequests:
-    """A source without requests, for waiting until engines are ready."""
-
-    finished = False
-    is_waiting = True
-
-    def take(self, num: int) -> list[GenerationRequest]:
-        """None."""
-        return []
-
-
 class GeneratorPool:
-    """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine from when it is ready."""
+    """Engines in Ray actors. ``start`` returns at once; ``generate`` feeds each engine as soon as it is ready."""
 
     def __init__(
         self,
@@ -79,9 +58,9 @@ class GeneratorPool:
         sharing: Sharing | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """``tasks`` by the name that requests give; ``sharing`` if the pool serves several runs at once.
+        """``tasks`` are keyed by ``GenerationRequest.served_task``; ``sharing`` is for a pool that several runs share.
 
-        With a ``recorder``, which is told of all that the pool does, engines time each text.
+        A ``recorder`` is notified of everything that the pool does; with one, engines also time each text.
         """
         self._config = config
         self._tasks = tasks
@@ -123,7 +102,7 @@ class GeneratorPool:
         while any(replica.state is not ReplicaState.READY for replica in self._replicas):
             if any(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
                 raise no_engine_left(self._replicas, ", for all were to be measured")
-            self._wait(_NoRequests())
+            self._wait()
             self._tend()
 
     def pause(self) -> None:
@@ -134,7 +113,7 @@ class GeneratorPool:
             self._put_to_sleep()
 
     def _put_to_sleep(self) -> None:
-        """Wait until all have started, then let them sleep: a GPU without an engine would get two train workers."""
+        """Wait until all have started, then put them to sleep: a GPU without an engine would get two train workers."""
         loading = {replica.call: replica for replica in self._replicas if replica.state is ReplicaState.STARTING}
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
@@ -142,7 +121,7 @@ class GeneratorPool:
         for replica in sleep_in_time(ready, self._plan.sleep_level):
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.fall_asleep()
-            self._emit(EngineAsleep(engine=replica.engine, level=self._plan.sleep_level))
+            self._emit(events.EngineAsleep(engine=replica.engine, level=self._plan.sleep_level))
         self._stop([replica for replica in self._running() if replica.state is not ReplicaState.ASLEEP])
 
     def close(self) -> None:
@@ -154,7 +133,7 @@ class GeneratorPool:
         for replica in replicas:
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.remove()
-            self._emit(EngineStopped(engine=replica.engine))
+            self._emit(events.EngineStopped(engine=replica.engine))
 
     def _running(self) -> list[Replica]:
         """The replicas that hold their place."""
@@ -171,7 +150,7 @@ class GeneratorPool:
         return sharing is None or (sharing.source.num_customers > 0 and self.num_holding < sharing.num_allowed())
 
     def _tend(self) -> None:
-        """Start what may start: engines whose back-off is over, and engines for which a node has room."""
+        """Start every engine whose back-off is over and for which a node has room; drain those beyond the allowance."""
         if self._sharing is not None:
             for indexes in self._sharing.source.take_withdrawn():
                 self._dispatcher.withdraw(indexes)
@@ -183,21 +162,21 @@ class GeneratorPool:
             if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 nodes = tuple(sorted(replica.nodes))
-                self._emit(EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
+                self._emit(events.EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
 
     def _find_place(self, replica: Replica, now: float) -> bool:
         """Keep the replica's place, or find it another one; False while no node has room."""
         nodes = self._living(now)
-        shunned = self._supervisor.shunned(now)
-        if replica.placement is not None and replica.nodes <= {node.node_id for node in nodes} - set(shunned):
+        avoided = self._supervisor.unreliable_nodes(now)
+        if replica.placement is not None and replica.nodes <= {node.node_id for node in nodes} - set(avoided):
             return True
         others = [other.placement for other in self._replicas if other is not replica and other.placement is not None]
-        place = place_engine(self._config, replica.engine, nodes, others, device=self._plan.device, avoid=shunned)
+        place = place_engine(self._config, replica.engine, nodes, others, device=self._plan.device, avoid=avoided)
         if place is not None:
             replica.settle(place)
         elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
             self._emit(
-                EngineWaiting(
+                events.EngineWaiting(
                     engine=replica.engine, problem=_NO_ROOM, running=self.num_holding, wanted=self._num_wanted
                 )
             )
@@ -243,7 +222,7 @@ class GeneratorPool:
             except PoolError:
                 if not self._pending.num_rows:
                     raise
-                yield self._pending.take()  # what was answered before is not lost, and may be enough
+                yield self._pending.take()  # the answers so far are not lost, and may be enough
             self._tend()
             if self._pending.is_due(time.monotonic(), nothing_else=self._dispatcher.is_empty):
                 yield self._pending.take()
@@ -279,8 +258,11 @@ class GeneratorPool:
             else:
                 replica.note_idle(now)
 
-    def _wait(self, source: RequestSource) -> None:
-        """Wait for an answer and take in all that have come; look after those that are overdue."""
+    def _wait(self, source: RequestSource | None = None) -> None:
+        """Wait for an answer, take in all that have arrived, and check the engines that have not answered.
+
+        Without a ``source`` the caller waits only for engines to become ready.
+        """
         calls = {replica.call: replica for replica in self._replicas if replica.call is not None}
         if calls:
             done, rest = ray.wait(list(calls), num_returns=1, timeout=_POLL_S)
@@ -288,19 +270,19 @@ class GeneratorPool:
                 done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for call in done:
                 self._receive(calls[call])
-            self._look_after([replica for call, replica in calls.items() if replica.call is call])
+            self._check_silent([replica for call, replica in calls.items() if replica.call is call])
         elif waiting := [replica for replica in self._replicas if replica.state is ReplicaState.WAITING]:
             self._raise_if_stranded(waiting)
             time.sleep(_POLL_S / 4)
         elif all(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
             raise no_engine_left(self._replicas)
-        elif source.is_waiting:
+        elif source is None or source.is_waiting:
             time.sleep(_POLL_S / 4)
         elif not self._pending.num_rows and not source.finished:
             raise RuntimeError("the source is not finished but gives no request")
 
-    def _look_after(self, silent: list[Replica]) -> None:
-        """End engines that start, answer or compute for too long."""
+    def _check_silent(self, silent: list[Replica]) -> None:
+        """Replace engines whose node is gone, and those that have been starting or silent for too long."""
         now = time.monotonic()
         living = {node.node_id for node in self._living(now)}
         generator = self._config.generator
@@ -317,11 +299,11 @@ class GeneratorPool:
         try:
             answer = ray.get(replica.take_call())
         except ray.exceptions.RayError as error:
-            why = why_lost(error)
-            if why.may_live:
-                self._ask_again(replica, why.problem)
+            failure = failure_of(error)
+            if failure.may_live:
+                self._ask_again(replica, failure.problem)
             else:
-                self._lose(replica, why.problem, is_blamed=why.is_blamed, is_final=why.is_final)
+                self._lose(replica, failure.problem, is_blamed=failure.is_blamed, is_final=failure.is_final)
         else:
             if isinstance(answer, EngineLimits):
                 self._welcome(replica, answer)
@@ -330,7 +312,7 @@ class GeneratorPool:
 
     def _welcome(self, replica: Replica, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
-        event = EngineAwake if replica.is_waking else EngineReady
+        event = events.EngineAwake if replica.is_waking else events.EngineReady
         replica.become_ready(now)
         self._dispatcher.join(replica.engine, limits)
         self._emit(
@@ -358,7 +340,7 @@ class GeneratorPool:
         elif num_held and not answer.num_running and replica.is_held_back:
             self._dispatcher.take_back(replica.engine)
         elif num_held and not answer.num_running:
-            self._lose(replica, f"lost sight of {num_held} requests that it was given")
+            self._lose(replica, f"lost {num_held} of its requests")
         elif (num_held or late) and replica.stalled_s(now) > self._config.generator.stall_s:
             self._lose(
                 replica, f"computed nothing for {self._config.generator.stall_s:.0f} s (generator.stall_s): {stats}"
@@ -369,7 +351,7 @@ class GeneratorPool:
     # -- supervision -----------------------------------------------------------------------------------------------
 
     def _lose(self, replica: Replica, problem: str, *, is_blamed: bool = True, is_final: bool = False) -> None:
-        """Take a lost engine's requests back and say when it starts again, if it does."""
+        """Take back the requests of a lost engine, and schedule its next start or give the engine up."""
         now = time.monotonic()
         loss = self._dispatcher.leave(replica.engine, is_blamed=is_blamed)
         if loss.poisoned:
@@ -378,7 +360,7 @@ class GeneratorPool:
         node_id = replica.placement.node_id
         replica.die(problem)
         self._emit(
-            EngineLost(
+            events.EngineLost(
                 engine=replica.engine,
                 problem=problem,
                 in_flight=loss.num_in_flight,
@@ -391,18 +373,20 @@ class GeneratorPool:
         if is_final or not_before is None:
             replica.give_up()
             self._emit(
-                EngineGivenUp(engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted)
+                events.EngineGivenUp(
+                    engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted
+                )
             )
         else:
             replica.retry(not_before)
-            self._nodes_at = float("-inf")  # what was known of the nodes may be what has just changed
+            self._nodes_at = float("-inf")  # a node may just have gone, so the list of nodes is out of date
 
     def _ask_again(self, replica: Replica, problem: str) -> None:
         """The connection to an engine broke: either the network failed, or its node died and Ray does not know it yet.
 
-        Asking again finds out which, and saves a healthy engine from being loaded once more. Requests or answers may
-        have been lost meanwhile: the engine gets nothing new until it has answered what it has; what is missing then is
-        taken back.
+        Asking again finds out which, so that a healthy engine need not be loaded once more. Requests or answers may
+        have been lost meanwhile. So the engine gets nothing new until it has answered all that it has; the requests
+        that are then still missing are taken back.
         """
         now = time.monotonic()
         unreachable_s = replica.note_unreachable(now)

@@ -1,6 +1,6 @@
 """One replica of the engine: a placement group, the actor in it, and the call that is under way.
 
-Knows Ray's calls and nothing of requests; the pool decides.
+This module makes Ray's calls; the pool decides which. It knows nothing of requests.
 """
 
 import uuid
@@ -20,11 +20,11 @@ from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.worker import ServedTask
 from s3ray.placement.plan import Bundle, EnginePlacement
 
-_NODE_DIED = "its node has died"  # Ray has no class of its own for it
+_NODE_DIED = "its node has died"  # Ray has no error class for this
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 _STOP_S = 20.0
 _SLEEP_S = 120.0
-_WINDOW_S = 3600.0  # older deaths say nothing of how an engine or a node is now
+_WINDOW_S = 3600.0  # older deaths say little about the engine or node of today
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
 _DEATHS_PER_NODE = 2
@@ -41,22 +41,22 @@ class ReplicaState(Enum):
 
 
 class Replica:
-    """Its name ``engine`` stays for the whole run; placement, group, actor and call change whenever it starts again.
+    """``engine``, its name, stays for the whole run; placement, group, actor and call change with each start.
 
-    All times are on the caller's clock. Attributes are set by the methods here alone: ``placement`` (None while no node
-    has room), ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes
-    what it has and then leaves), ``num_restarts``, and ``problem`` (human-readable: why it does not work).
+    All times are on the caller's clock. Only methods set attributes: ``placement`` (None while no node has room),
+    ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes what it has
+    and then leaves), ``num_restarts``, and ``problem`` (human-readable: why it does not work).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
-        """``placement`` is the planned one; None where no node has room yet. ``is_timed``: it times each text."""
+        """``placement`` is the planned one, None where no node has room yet. ``is_timed``: texts are timed."""
         self.engine = engine
         self._number = number
         self._is_timed = is_timed
         self.placement = placement
         self.state = ReplicaState.WAITING
         self._not_before = 0.0
-        self._is_homeless = False
+        self._lacks_room = False
         self.num_restarts = 0
         self.problem = ""
         self._actor: Any = None
@@ -73,7 +73,7 @@ class Replica:
         self.is_waking = False
         self.is_draining = False
 
-    # -- what it is ------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
     def holds_place(self) -> bool:
@@ -95,31 +95,31 @@ class Replica:
         return self.state is ReplicaState.WAITING and self._not_before <= now
 
     def waited_s(self, now: float) -> float:
-        """How long the last call has been under way."""
+        """Seconds that the last call has been under way."""
         return now - self._called
 
     def stalled_s(self, now: float) -> float:
-        """How long it has computed nothing, although it had something to do."""
+        """Seconds in which it has computed nothing although it had something to do."""
         return now - self._progress_at
 
-    # -- its place -------------------------------------------------------------------------------------------------
+    # -- place ---------------------------------------------------------------------------------------------------------
 
     def settle(self, placement: EnginePlacement) -> None:
         """A node has room for it."""
-        self.placement, self._is_homeless = placement, False
+        self.placement, self._lacks_room = placement, False
 
     def wait_for_room(self, until: float, problem: str) -> bool:
-        """No node has room; returns whether that is news. It is not due before ``until``."""
-        is_new = not self._is_homeless
+        """No node has room: not due before ``until``. Returns whether there was room at the last look."""
+        is_new = not self._lacks_room
         if is_new:
             self.problem = problem
-        self.placement, self._is_homeless, self._not_before = None, True, until
+        self.placement, self._lacks_room, self._not_before = None, True, until
         return is_new
 
-    # -- its lives -------------------------------------------------------------------------------------------------
+    # -- life cycle ----------------------------------------------------------------------------------------------------
 
     def launch(self, config: GeneratorConfig, tasks: Mapping[str, ServedTask], *, run: str, now: float) -> None:
-        """Reserve the place and start the engine there; its resolved limits answer the call."""
+        """Reserve the place and start the engine there; the call returns its resolved limits."""
         assert self.placement is not None, "a replica is launched where it is placed"
         placement = self.placement
         spec = EngineSpec(
@@ -155,12 +155,12 @@ class Replica:
         self.state = ReplicaState.ASLEEP
 
     def wake(self, now: float) -> None:
-        """Let the engine take its GPU's memory back; its limits answer the call, as they do at a start."""
+        """Let the engine take its GPU's memory back; the call returns its limits, as that of a start does."""
         self.state, self.is_waking = ReplicaState.STARTING, True
         self._begin(self._actor.wake.remote(), now)
 
     def drain(self) -> None:
-        """Give it nothing new; it is to leave when it has answered what it has."""
+        """It gets nothing new, and is to leave once it has answered what it has."""
         self.is_draining = True
 
     def begin_close(self) -> ray.ObjectRef:
@@ -179,7 +179,7 @@ class Replica:
         self.state = ReplicaState.WAITING
 
     def die(self, problem: str) -> None:
-        """It is lost; ``retry`` or ``give_up`` says what follows."""
+        """It is lost; the caller then decides between ``retry`` and ``give_up``."""
         self.remove()
         self.problem = problem
 
@@ -192,7 +192,7 @@ class Replica:
         """It never starts again, and needs no place."""
         self.state, self.placement = ReplicaState.GIVEN_UP, None
 
-    # -- its calls -------------------------------------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------------------
 
     def exchange(self, epoch: int, packed: bytes, cancel: list[int], now: float) -> None:
         """Hand requests over and ask for what is finished."""
@@ -204,7 +204,7 @@ class Replica:
         self._actor.abort.remote(epoch)
 
     def take_call(self) -> ray.ObjectRef | None:
-        """The call that was under way; its answer is read now."""
+        """The call under way, which the caller reads now; none is under way afterwards."""
         call, self.call = self.call, None
         return call
 
@@ -213,7 +213,7 @@ class Replica:
         self._progress_at = now
 
     def note_answer(self, progress: object, now: float, *, has_rows: bool) -> None:
-        """It answered; it moves if there are rows, or if ``progress`` differs from that of the last answer."""
+        """It answered. It makes progress if there are rows, or if ``progress`` differs from that of the last answer."""
         if has_rows or progress != self._progress:
             self._progress, self._progress_at = progress, now
         self._unreachable_since = 0.0
@@ -235,10 +235,10 @@ class Replica:
 
 @dataclass(slots=True)
 class Supervisor:
-    """When an engine that died may start again, and which nodes it had better avoid.
+    """When an engine that died may start again, and which nodes engines should avoid.
 
-    Each engine may start again a few times within an hour, the second time later than the first. A node on which
-    engines died twice is left alone as long as another one has room.
+    Each engine may start again ``max_restarts`` times within an hour, after longer and longer waits. A node on which
+    engines died twice is avoided as long as another one has room.
     """
 
     max_restarts: int
@@ -248,8 +248,8 @@ class Supervisor:
     def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> float | None:
         """When an engine may start again, on the caller's clock; None if it died too often.
 
-        ``is_blamed`` is False where the cause lies outside (its node was lost, or it was told to leave): such a death
-        costs neither a restart nor the node's good name.
+        ``is_blamed`` is False where the cause lies outside (its node was lost or preempted): such a death counts
+        neither against the engine nor against the node.
         """
         if not is_blamed:
             return now
@@ -262,7 +262,7 @@ class Supervisor:
         wait_s = 0.0 if len(deaths) == 1 else min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (len(deaths) - 2))
         return now + wait_s
 
-    def shunned(self, now: float) -> Collection[str]:
+    def unreliable_nodes(self, now: float) -> Collection[str]:
         """The nodes on which engines died twice within the hour."""
         return {node for node, deaths in self._by_node.items() if len(_recent(deaths, now)) >= _DEATHS_PER_NODE}
 
@@ -273,11 +273,11 @@ def _recent(deaths: list[float], now: float) -> list[float]:
     return deaths
 
 
-class Ending(NamedTuple):
+class CallFailure(NamedTuple):
     """Why a call to an engine failed.
 
-    ``may_live``: perhaps only the connection broke. ``is_blamed``: the engine or a request may have caused it.
-    ``is_final``: every later start would fail in the same way.
+    ``may_live``: the engine may still be alive, with only the connection broken. ``is_blamed``: the engine or one of
+    its requests may be the cause. ``is_final``: every later start would fail in the same way.
     """
 
     problem: str
@@ -286,32 +286,32 @@ class Ending(NamedTuple):
     is_final: bool
 
 
-def why_lost(error: ray.exceptions.RayError) -> Ending:
-    """What Ray's error says about the engine."""
+def failure_of(error: ray.exceptions.RayError) -> CallFailure:
+    """Read what Ray's error says about the engine."""
     is_task = isinstance(error, ray.exceptions.RayTaskError)
     cause = (error.cause or error) if is_task else error
     is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
-    return Ending(
+    return CallFailure(
         problem=_first_line(cause),
         may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
         is_blamed=is_task or not is_outside,
-        is_final=isinstance(cause, InputError),  # what is wrong with the input is wrong for every later start too
+        is_final=isinstance(cause, InputError),  # the input stays wrong, however often the engine starts
     )
 
 
 def close_in_time(replicas: Sequence[Replica]) -> None:
-    """Ask replicas to stop, all at once, and wait for a while; ``remove`` ends those that have not."""
+    """Ask replicas to stop, all at once, and wait for 20 seconds at most; ``remove`` kills those that have not."""
     answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
 
 
 def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
-    """Let replicas sleep; returns those that do. The others died or took too long."""
+    """Put replicas to sleep; returns those that sleep. The others died or took too long."""
     calls = {replica.begin_sleep(level): replica for replica in replicas}
     return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
 
 
 def answers_in_time(calls: Sequence[ray.ObjectRef], limit_s: float) -> list[ray.ObjectRef]:
-    """Those of ``calls`` that have ended, well or not, within so many seconds."""
+    """The calls that end within ``limit_s`` seconds, whether they succeed or fail."""
     done: list[ray.ObjectRef] = []
     if calls:
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
@@ -345,7 +345,7 @@ def _reserve(placement: EnginePlacement, holder: str) -> PlacementGroup:
     return placement_group(
         [_resources(bundle) or _ONE_BYTE for bundle in placement.bundles],
         strategy="PACK",
-        name=f"{holder} {uuid.uuid4().hex[:8]}",  # Ray takes a name once, and the last group may not be gone yet
+        name=f"{holder} {uuid.uuid4().hex[:8]}",  # names are unique, and the group of the last start may still exist
         bundle_label_selector=[{"ray.io/node-id": bundle.node_id} for bundle in placement.bundles],
     )
 

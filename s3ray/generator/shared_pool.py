@@ -1,7 +1,7 @@
-"""One source of requests for a pool that runs share, made of the runs' stages. Pure but for a lock.
+"""One source of requests, made of the stages of all runs that share a pool. Pure, apart from a lock.
 
-Stages join and leave while the pool draws. Each stage has its own block of indexes, which tells whose an answer is. The
-most urgent stage is drawn from first; the others get the engines that it leaves idle.
+Stages join and leave while the pool draws. Each stage has a block of indexes of its own, by which its answers are
+recognised. The most urgent stage is drawn from first; the others get the engines that it leaves idle.
 """
 
 import threading
@@ -14,7 +14,7 @@ import pyarrow as pa
 from s3ray.generator.scheduling.queue import RequestSource
 from s3ray.types import GenerationRequest
 
-# No stage comes near 2^40 requests, and the 23 bits above them, in the signed 64 of the column `index`, number stages.
+# Column `index` has 64 bits with a sign: 40 for the request (no stage has nearly as many), 23 above for the stage.
 _BITS = 40
 _BLOCK = 1 << _BITS
 
@@ -30,7 +30,7 @@ class _Customer:
 
 
 class SharedSource:
-    """What the pool draws from. ``finished`` becomes true when the campaign closes it."""
+    """The source that the pool draws from. ``finished`` becomes true when the campaign closes it."""
 
     def __init__(self) -> None:
         self.finished = False
@@ -40,7 +40,7 @@ class SharedSource:
         self._lock = threading.Lock()
 
     def join(self, source: RequestSource, *, served_task: str, urgency: Urgency) -> int:
-        """A stage wants answers; returns the number by which its answers are known."""
+        """A stage wants answers; returns its number, by which ``by_stage`` names its answers."""
         with self._lock:
             number = self._num_joined
             self._num_joined += 1
@@ -48,7 +48,7 @@ class SharedSource:
         return number
 
     def leave(self, number: int) -> None:
-        """A stage wants no more, whatever is under way for it."""
+        """A stage wants no more answers, even if some of its requests are under way."""
         with self._lock:
             del self._customers[number]
             self._withdrawn.append(range(number * _BLOCK, (number + 1) * _BLOCK))
@@ -65,7 +65,7 @@ class SharedSource:
 
     @property
     def is_waiting(self) -> bool:
-        """Always, until it is closed: a stage may join, or settle answers that are on their way to it."""
+        """True until it is closed: a stage may join, or want more once it has settled its last answers."""
         return not self.finished
 
     def take(self, num: int) -> list[GenerationRequest]:
@@ -93,8 +93,8 @@ class SharedSource:
 class Sharing:
     """What a pool must know to serve many runs: stages come and go, and devices may be wanted back for training.
 
-    ``num_allowed`` says how many engines may hold devices at this moment. One that is too many gets no more requests,
-    answers what it has, and leaves; it is back when there is room again and a stage in ``source`` wants answers.
+    ``num_allowed`` returns how many engines may hold devices at this moment. An engine beyond that gets no more
+    requests, answers what it has, and leaves; it comes back when it is allowed and a stage in ``source`` wants answers.
     """
 
     source: SharedSource
@@ -102,7 +102,7 @@ class Sharing:
 
 
 def by_stage(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """Answers (``OUTCOME_SCHEMA``) parted by the number of their stage, with the index that the stage gave them."""
+    """Split answers (``OUTCOME_SCHEMA``) by the number of their stage; ``index`` is again the one within the stage."""
     index = table["index"].to_numpy()
     numbers = index >> _BITS
     for number in np.unique(numbers).tolist():

@@ -1,4 +1,4 @@
-"""One request at one engine: render the prompt, read and clean the text, and verify it if the job asks for that."""
+"""One request at one engine: render the prompt, read and clean the text, verify its label if the job asks for that."""
 
 import time
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _WRITE_EXAMPLES = ("seed", "extrapolate")  # other prompts ask for notes, which 
 class ServedTask:
     """What an actor needs to know of each run whose requests it answers.
 
-    The run's task, whether texts are cleaned (``curation.clean``), and whether the generator is asked for their label.
+    ``clean``: texts are cleaned (``curation.clean``). ``verify``: the generator is asked for the label of each text.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class ServedTask:
 
     @classmethod
     def of(cls, config: RunConfig, task: Task) -> "ServedTask":
-        """What a run's settings ask for."""
+        """Read it from a run's settings."""
         return cls(task=task, clean=config.curation.clean, verify=config.curation.verify != "none")
 
 
@@ -61,15 +61,15 @@ class Worker:
                 try:
                     await self._engine.choose(f"trial {name}", self._question(served.task, _trial(served.task)))
                 except RequestRefusedError as error:
-                    hint = "Mend it, or set this to none."
+                    hint = "Fix that, or set this to none."
                     problem = f"the generator cannot be asked for the labels of task {served.task.name}: {error}"
                     raise InputError(problem, field="curation.verify", hint=hint) from None
 
     async def answer(self, request: GenerationRequest, attempt: int) -> Outcome:
-        """How the request ended; tokens and seconds cover all calls of the engine for it.
+        """Answer one request; the outcome's tokens and seconds cover all calls of the engine for it.
 
         Raises:
-            RequestRefusedError: the engine does not take it.
+            RequestRefusedError: the engine refuses it.
             EngineDeadError: the engine is gone.
         """
         started = time.monotonic()
@@ -82,7 +82,7 @@ class Worker:
         return outcome._replace(seconds=time.monotonic() - started)
 
     async def _write(self, request: GenerationRequest, prompt: Prompt) -> tuple[Generation, Parsed | Rejection]:
-        """Generate and read; a text that was cut at its limit is generated once more with a larger one."""
+        """Generate and read; a text that was cut at its token limit is generated once more with a larger limit."""
         sampling = self._config.sampling
         limit = request.max_tokens or sampling.max_tokens
         first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)

@@ -1,1 +1,1 @@
-"""From a job file to a run: checks, start, re-reading of kept generations, and submission to a cluster."""
+"""From a job file to a run: checks, start, parsing of stored generations again, and submission to a cluster."""

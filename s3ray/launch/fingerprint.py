@@ -1,4 +1,4 @@
-"""What makes two starts the same run: the settings that shape its data, task and gold by their content."""
+"""The settings that identify a run: two starts are the same run if all that shapes its data is the same."""
 
 import hashlib
 from typing import Any
@@ -10,7 +10,7 @@ from s3ray.tasks.gold import GoldSplit
 
 
 def shaping_settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
-    """What shapes the data: the job's settings, and task and gold by content, wherever their files lie."""
+    """All that shapes the data: the job's settings, and the content of task and gold, whatever their paths."""
     settings = data_shaping(config)
     rows = [example.id for part in (gold.extrapolate, gold.select, gold.test) for example in part]
     rows += [repr((context.id, sorted(context.fields.items()))) for context in gold.contexts]

@@ -1,7 +1,7 @@
 """How long a job would take in either placement mode, and how much of its devices' time would be idle.
 
-A simple model: within a run the phases strictly alternate, devices write at one rate and train at another, and engines
-and train workers take a while to start. Pure. The figures come from an earlier run in the same folder, or are guesses.
+A simple model: the phases of a run strictly alternate, devices generate at one rate and train at another, and engines
+and train workers take some time to start. Pure. Figures come from an earlier run in the same folder, or are guesses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ from s3ray.strategies import make_strategy
 from s3ray.text import duration
 
 _MISTAKE_SHARE = 0.2  # of gold, guessed
-_ROW_SHARE = 0.6  # tokens written per kept row, as a share of max_tokens, guessed
-_ALIKE = 0.05  # a forecast is no better than this
+_ROW_SHARE = 0.6  # tokens generated per kept row, as a share of max_tokens, guessed
+_ALIKE = 0.05  # a smaller difference means nothing: forecasts are not that exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """The figures that the forecast is computed from, per device (a GPU or a core), and their ``source`` in words.
 
-    ``tokens_s`` and ``samples_s`` are rates of one device at work, ``engine_start_s`` and ``worker_start_s`` the
-    seconds until all engines or all train workers are ready, ``tokens_per_row`` what a kept row costs, ``mistakes`` how
-    many a student makes.
+    ``tokens_s`` and ``samples_s`` are rates of one busy device, ``engine_start_s`` and ``worker_start_s`` the seconds
+    until all engines or all train workers are ready, ``tokens_per_row`` the tokens generated for each kept row, and
+    ``mistakes`` the number of mistakes that a student makes.
     """
 
     source: str
@@ -39,9 +39,9 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One mode: the devices of engines and of train workers, seconds in all, and the idle share of all devices' time.
+    """One mode: the devices of engines and of train workers, seconds in all, and the idle share of device time.
 
-    A device is idle while it waits or starts.
+    A device counts as idle while it waits and while something starts on it.
     """
 
     engine_devices: float
@@ -51,7 +51,7 @@ class Prediction:
 
 
 def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
-    """Figures for a job that was never run, whose mistakes are mined in ``num_gold`` rows.
+    """Figures for a job that was never run, whose mistakes are mined on ``num_gold`` rows.
 
     Orders of magnitude only: a generator of a few billion parameters and a student of a hundred million on a GPU; a
     generator and a student of some ten to a hundred million on a core.
@@ -69,7 +69,7 @@ def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
 
 
 def measured(metrics: Metrics, config: RunConfig, plan: Plan, guessed: Figures) -> Figures:
-    """Figures from the metrics.json of an earlier run with this plan's devices; what it cannot tell is guessed."""
+    """Figures from the metrics of an earlier run with this plan's devices, and guesses for those that it lacks."""
     time, rounds = metrics.time, metrics.rounds
     if time is None or not rounds:
         return guessed
@@ -140,7 +140,7 @@ def predict(
     device: str,
     figures: Figures,
 ) -> Prediction:
-    """One mode with so many devices for engines and for train workers; ``rows`` are added by each round."""
+    """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round."""
     write_s = [num * figures.tokens_per_row / (figures.tokens_s * engine_devices) for num in rows]
     samples = [config.student.epochs * sum(rows[: place + 1]) for place in range(len(rows))]
     train_s = [num / (figures.samples_s * worker_devices) for num in samples]
@@ -169,7 +169,7 @@ def _advice(swap: Prediction, split: Prediction, num_rounds: int, figures: Figur
 
 
 def _devices(plan: Plan) -> tuple[float, float]:
-    """The plan's devices of engines and of train workers: GPUs, or cores (in swap engines use all that workers do)."""
+    """The plan's devices for engines and for train workers: GPUs, or cores (in swap mode all cores for both)."""
     if plan.device == "gpu":
         return sum(engine.num_gpus for engine in plan.engines), plan.num_workers * plan.gpus_per_worker
     cores = plan.num_workers * plan.cpus_per_worker

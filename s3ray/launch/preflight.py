@@ -1,6 +1,6 @@
-"""Everything that can be checked before anything expensive starts (DESIGN: a refused job costs nothing).
+"""Everything that can be checked before anything expensive starts, so that a refused job costs nothing.
 
-Used by ``run`` and ``plan`` alike; reads files, starts nothing, writes nothing.
+Used by ``run`` and ``plan``; reads files, starts nothing, writes nothing.
 """
 
 import re
@@ -29,7 +29,7 @@ from s3ray.tasks.gold import GoldSplit, load_gold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A checked job: its parts are loaded and fit together."""
+    """A checked job, with its parts loaded."""
 
     config: RunConfig
     task: Task
@@ -39,19 +39,19 @@ class Job:
 
     @property
     def requests(self) -> dict[str, str]:
-        """What request ids are made with: in round 0 (``seed``) of what shapes it alone, ``later`` of all settings.
+        """The fingerprints for request ids: ``seed`` of the settings that shape round 0, ``later`` of all settings.
 
-        Runs that have the first in common write the same seed set.
+        Runs with the same ``seed`` write the same seed set.
         """
         seed_settings = make_strategy(self.config.strategy).seed_settings
         return {"seed": seed_fingerprint(self.settings, seed_settings), "later": self.fingerprint}
 
 
 def check_job(config: RunConfig) -> Job:
-    """Load and check what a job names: task, prompts, gold, models.
+    """Load and check everything that a job names: task, prompts, gold, models.
 
     Raises:
-        InputError: something is missing or does not fit; says what.
+        InputError: something is missing or does not fit; the message says what.
     """
     task = load_task(config.task, config.data)
     _check_prompts(config, task)
@@ -88,7 +88,7 @@ def check_job(config: RunConfig) -> Job:
 
 
 def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
-    """Place the job on these nodes; the job comes back with what depends on them resolved (``generator.dtype``)."""
+    """Place the job on these nodes; also returns the job with ``generator.dtype`` resolved for them."""
     plan = plan_placement(job.config, nodes)
     generator = job.config.generator
     if generator.engine == "vllm":
@@ -99,15 +99,13 @@ def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
 
 
 def check_secrets(*written: BaseModel) -> None:
-    """Job and task are written into the run folder, word for word; no value is shown here.
+    """Refuse secrets in job and task, which are written into the run folder word for word; never shows a value.
 
     Raises:
         InputError: one of them holds a key or a password.
     """
     if found := secret_in("\n".join(map(to_yaml, written))):
-        hint = (
-            "It would be written into the run folder. Keys and passwords come from the environment (docs/security.md)."
-        )
+        hint = "It would be written into the run folder. Keys and passwords go into the environment (docs/security.md)."
         raise InputError(f"the job or its task holds {found}", hint=hint)
 
 
@@ -136,10 +134,10 @@ def _check_lengths(config: RunConfig) -> None:
 
 
 def check_endpoints(config: RunConfig) -> None:
-    """Refuse endpoints that cannot be used. No value is shown in the error: it may be a key in the wrong field.
+    """Refuse endpoints that cannot be used. The error shows no value, which may be a key in the wrong field.
 
     Raises:
-        InputError: engine openai has none, or one of them is no plain URL or names no variable.
+        InputError: engine openai has no endpoint, or one of them has no plain URL or no valid name of a variable.
     """
     endpoints = config.generator.endpoints
     if not endpoints and config.generates and config.generator.engine == "openai":

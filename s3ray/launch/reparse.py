@@ -1,8 +1,8 @@
 """Parsing and curating the stored generations of a run again, without an engine, into a new lineage.
 
-The requests are made once more, with the fingerprint, the notes and the mistakes that they were made with, so every
-journalled outcome finds its own. Its raw text is read again, and the rounds are judged and closed by the same driver
-and stages as always. ``fingerprint.json`` comes last: without it a lineage does not count.
+The requests are made once more, from the same fingerprint, notes and mistakes, so that each outcome in the journal
+finds its request. The outcome's raw text is parsed again, and the usual driver and stages judge and close the rounds.
+``fingerprint.json`` is written last: without it a lineage does not count.
 """
 
 import itertools
@@ -34,10 +34,10 @@ from s3ray.types import FailureReason, GenerationRequest, Outcome, OutcomeStatus
 
 
 def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
-    """Write a new lineage from the finished rounds of a run; returns where it lies. The run itself is only read.
+    """Write a new lineage from the finished rounds of a run; returns its folder. The run itself is only read.
 
     Raises:
-        InputError: there is nothing to read again, or more than curation would change; nothing was written.
+        InputError: the run has no generations, or more than curation would change; nothing was written.
         StoreError: the journal does not fit the requests, or cannot be read.
     """
     old = RunStore.existing(run)
@@ -46,7 +46,7 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
     gold = load_gold(task, config.gold, config.data)
     settings = _settings(old, config, task, gold)
     if not config.generates or not old.rounds():
-        hint = "A run with a generator and a finished round has some. Chunks of a round in work stay where they are."
+        hint = "It needs a generator and a finished round. Chunks of an unfinished round stay where they are."
         raise InputError("has no generations to read again", where=old.root, hint=hint)
     folder, first = split(old.root)
     place, lineage = following(join(folder, lineage_of(old).of if lineage_of(old).number > 1 else first))
@@ -69,40 +69,39 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
 def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
     for field in changes:
         if not field.startswith("curation.") and field not in ("task", "data"):
-            hint = "Only curation.* may change, and where task and data lie; for the rest begin with `run --fresh`."
-            raise InputError("shapes more than what is kept of the generations", where="--set", field=field, hint=hint)
+            hint = "Only curation.* and the paths of task and data may change; for the rest begin with `run --fresh`."
+            raise InputError("changes more than curation", where="--set", field=field, hint=hint)
     with located(old.url("config.yaml")):
         config = validate(RunConfig, set_fields(old.read_config(), changes))
     if config.curation.verify != "none" and old.read_config()["curation"]["verify"] == "none":
         hint = "Its generator was never asked; begin with `run --fresh`."
         value = config.curation.verify
-        raise InputError("needs verdicts, which this run has not", old.root, "curation.verify", value, hint)
+        raise InputError("needs verdicts, which this run does not have", old.root, "curation.verify", value, hint)
     calibrate, asked = config.curation.calibrate, old.read_config()["curation"].get("calibrate", 0)
     if config.curation.verify != "none" and calibrate not in (0, asked):
-        hint = f"Leave it, set it to 0, or begin with `run --fresh`; its generator judged {asked} rows of gold at most."
+        hint = f"Leave it out, set it to 0, or begin with `run --fresh`; the generator judged up to {asked} gold rows."
         raise InputError("needs other verdicts than this run has", old.root, "curation.calibrate", str(calibrate), hint)
     return config
 
 
 def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
-    """The new lineage's settings; of the old ones only curation and the task's word limits may differ."""
+    """The new lineage's settings, which may differ from the old ones in curation and the task's word limits only."""
     known = old.identity()
     settings = shaping_settings(config, task, gold)
-    for part in ("generator", "student"):  # by content where the run began, and no model need be here
+    for part in ("generator", "student"):  # identified by content when the run began; no model need be here now
         settings[part]["model"] = known["settings"][part]["model"]
     spec = task.spec.model_dump(mode="json")
-    lines = data_changes(
-        _fixed(known["settings"], "curation", "task_content"), _fixed(settings, "curation", "task_content")
-    )
-    lines += data_changes(_fixed(known.get("task", spec), "limits"), _fixed(spec, "limits"), "task: ")
+    flexible = ("curation", "task_content")
+    lines = data_changes(_without(known["settings"], *flexible), _without(settings, *flexible))
+    lines += data_changes(_without(known.get("task", spec), "limits"), _without(spec, "limits"), "task: ")
     if lines:
-        hint = "The requests would be others. Put it back, or begin a new lineage with `s3ray run --fresh`."
+        hint = "The requests would differ. Undo that, or begin a new lineage with `s3ray run --fresh`."
         raise InputError(f"was made with other settings: {'; '.join(lines)}", where=old.root, hint=hint)
     return settings
 
 
-def _fixed(tree: Mapping[str, Any], *but: str) -> dict[str, Any]:
-    return {name: value for name, value in tree.items() if name not in but}
+def _without(tree: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name not in names}
 
 
 def _write_rounds(
@@ -169,7 +168,7 @@ class _NoTrainer:
 
 
 class _OldJournal:
-    """What a new lineage takes over from the old one: inputs of its rounds, and outcomes parsed by today's rules."""
+    """Copies from the old lineage to the new one: the inputs of its rounds, and its outcomes, parsed again."""
 
     def __init__(self, old: RunStore, new: RunStore, config: RunConfig, task: Task) -> None:
         self._old = old
@@ -179,7 +178,7 @@ class _OldJournal:
         self._strategy = make_strategy(config.strategy)
 
     def bring_inputs(self, round_: int) -> None:
-        """Copy what the round's requests were made from: mistakes, probes, rows and notes."""
+        """Copy the inputs of the round's requests: mistakes, probes, rows and notes."""
         if round_:
             whole = self._old.mistakes_before(round_)
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
@@ -198,7 +197,7 @@ class _OldJournal:
                 self._new.write_json(notes, self._old.read_json(notes))
 
     def fill(self, round_: int, plan: StagePlan) -> StagePlan:
-        """See ``JournalSource``."""
+        """Parse the old outcomes of a stage again; see ``JournalSource``."""
         drawn: dict[int, GenerationRequest] = {}
         for chunk in self._old.read_chunks(round_, plan.name):
             outcomes = [self._read_again(plan, drawn, outcome) for outcome in outcomes_from_table(chunk)]
@@ -211,20 +210,20 @@ class _OldJournal:
         asked = drawn.get(outcome.index)
         if asked is None or asked.id != outcome.request_id:
             raise StoreError(
-                f"{self._old.root}: the journal of stage {plan.name} has the outcome of a request that is not made any "
-                f"more ({outcome.request_id})",
+                f"{self._old.root}: the journal of stage {plan.name} has the outcome of a request that is no longer "
+                f"made ({outcome.request_id})",
                 "Another version of s3ray wrote it, or the task's prompts, labels or attributes have changed.",
             )
         return read_again(self._task, asked, outcome, clean=self._clean)
 
 
 def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clean: bool) -> Outcome:
-    """An outcome with its raw text read by today's rules; a request that no engine answered stays failed."""
+    """Parse the raw text of an outcome by today's rules; a request that no engine answered stays failed."""
     if request.template == "verify" or (outcome.status is OutcomeStatus.FAILED and not outcome.raw):
         return outcome
     try:
         read = task.read(request, outcome.raw, outcome.finish_reason, clean=clean)
-    except Exception as error:  # as in the actor: what goes wrong with one request is that request's outcome
+    except Exception as error:  # as in the actor, an error becomes the outcome of its request
         detail = f"{type(error).__name__}: {error}"
         return outcome._replace(status=OutcomeStatus.FAILED, reason=FailureReason.ERROR.value, detail=detail, text="")
     if isinstance(read, Rejection):

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run of a job would start; ``str`` says it line by line, as ``s3ray plan`` prints it.
+    """What a run of a job would start; ``str`` is the text that ``s3ray plan`` prints.
 
-    ``config`` is the job with what depends on the cluster resolved. ``folder`` is where it would write, or ``goes_on``
-    with the run that is there. ``lines`` say the rest in words.
+    ``config`` is the job with the settings that depend on the cluster resolved. ``folder`` is where it would write;
+    ``goes_on``: there is a run already, which it would continue. ``lines`` say the rest in words.
     """
 
     config: RunConfig
@@ -60,29 +60,29 @@ class Plan:
         return "\n  ".join((head, *self.lines, place))
 
 
-def _unheard(_: object) -> None:
-    """Nobody listens."""
+def ignore(_: object) -> None:
+    """A callback that does nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """Who hears of a run while it goes on.
+    """Functions that are called while a run goes on; an exception of theirs ends it.
 
-    ``on_event`` hears every event of this start once it is on disk, ``on_note`` in words what is no event: which
-    cluster it is, and what is waited for. What they raise ends the run.
+    ``on_event`` gets every event of this start once it is on disk. ``on_note`` gets texts about what is not an event:
+    which cluster is used, and what the run waits for.
     """
 
-    on_event: Listener = _unheard
-    on_note: Notify = _unheard
+    on_event: Listener = ignore
+    on_note: Notify = ignore
 
 
 def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
-    """Check a job against the cluster that it names and say what would be started; starts and writes nothing.
+    """Check a job against its cluster and return what a run would start; starts and writes nothing.
 
     Raises:
         InputError: the job cannot run.
     """
-    from s3ray.cluster import joined, node_facts, occupancy  # Ray; a run in one process does without
+    from s3ray.cluster import joined, node_facts, occupancy  # imports Ray, which a run in one process does not need
 
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
@@ -140,8 +140,8 @@ def run_job(
 ) -> RunStore:
     """Run a job to the end, or go on with it; then write dataset, metrics and report. Returns the run's folder.
 
-    ``folder`` is that of the first lineage; the newest one goes on, with ``fresh`` another one begins (``lineages``).
-    With ``local`` all is done in this process, without Ray, by one engine and one train worker.
+    ``folder`` is that of the first lineage. The newest lineage goes on; with ``fresh`` a new one begins (``lineages``).
+    With ``local`` everything happens in this process, without Ray, with one engine and one train worker.
 
     Raises:
         InputError: the job cannot run; nothing was started and nothing on disk was touched.
@@ -157,7 +157,7 @@ def run_job(
         callbacks.on_note(where)
         job, placement = check_placement(job, nodes)
         with store.lock(callbacks.on_note):
-            store.check(job.settings)  # once more, with nobody beside us
+            store.check(job.settings)  # once more, now that no other driver can write
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
@@ -166,14 +166,14 @@ def run_job(
                 from s3ray.monitor.prometheus import RayMetrics
 
                 events.listen(RayMetrics().of(job.config.name, RunView.replay(read_events(store))))
-            with failures_told(store, events):
+            with recorded_failures(store, events):
                 _run(job, placement, store, events, local=local)
     return store
 
 
 @contextlib.contextmanager
 def _place(config: RunConfig, *, local: bool) -> Iterator[tuple[str, list[NodeFacts]]]:
-    """Where a run goes, in words, and the nodes that are there."""
+    """Join or start the cluster of a run; yields where it runs, in words, and the nodes there."""
     if local:
         yield "in this process, without Ray: one engine and one train worker", local_facts()
         return
@@ -195,10 +195,10 @@ def _run(job: Job, placement: Placement, store: RunStore, events: EventLog, *, l
 def _parts_of(
     job: Job, plan: Placement, store: RunStore, events: EventLog, *, local: bool
 ) -> "tuple[LocalPool | GeneratorPool, Trainer]":
-    """What writes and what trains: in this process, or on the cluster."""
+    """The pool and the trainer of a run: in this process, or on the cluster."""
     config, tasks = job.config, only_task(job.config, job.task)
     if local:
-        from s3ray.student.session import LocalStudentTrainer
+        from s3ray.student.local_trainer import LocalStudentTrainer
 
         return LocalPool(config, tasks, plan, emit=events.emit), LocalStudentTrainer(config.student, job.task)
     from s3ray.generator.pool import GeneratorPool
@@ -210,8 +210,8 @@ def _parts_of(
 def make_trainer(
     student: StudentConfig, job: Job, plan: Placement, store: RunStore, run_name: str, num_trainings: int = 1
 ) -> "RayStudentTrainer":
-    """What trains the students of a run; Ray Train keeps its notes in the run's folder."""
-    # Ray Train takes seconds to import, which a plan does without.
+    """The trainer of a run's students; Ray Train keeps its own files in the run's folder."""
+    # Imported here, since a plan does not need Ray Train, which takes seconds to import.
     from s3ray.student.ray_trainer import RayStudentTrainer
 
     return RayStudentTrainer(
@@ -228,7 +228,7 @@ def make_trainer(
 def carry_out(
     job: Job, plan: Placement, store: RunStore, events: EventLog, generator: Generator, trainer: Trainer
 ) -> None:
-    """Do what is left of a run whose folder is open, up to its dataset, metrics and report."""
+    """Do what is left of a run whose folder is locked, up to its dataset, metrics and report."""
     started = time.monotonic()
     config = job.config
     strategy = make_strategy(config.strategy)
@@ -268,20 +268,20 @@ def carry_out(
 
 
 def next_attempt(store: RunStore) -> int:
-    """Number of the start that begins now; the first one is 1."""
+    """The number of the start that begins now, counted from 1."""
     return 1 + max((event.attempt for event in read_events(store)), default=0)
 
 
 @contextlib.contextmanager
-def failures_told(store: RunStore, events: EventLog) -> Iterator[None]:
-    """Whatever ends a run is in its events, and the message says what is safe on disk and how to go on."""
+def recorded_failures(store: RunStore, events: EventLog) -> Iterator[None]:
+    """Record whatever ends a run in its events, and raise an error that says what is safe and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         events.emit(RunFailed(problem="interrupted; the same command goes on from here"))
         raise
     except Exception as error:
-        with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is the one to tell
+        with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is more important
             events.emit(RunFailed(problem=f"{type(error).__name__}: {error}"))
         if isinstance(error, RunError):
             raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error

@@ -1,4 +1,4 @@
-"""Sending a job to a Ray cluster: what is sent with it, following its log, and further attempts when it fails."""
+"""Sends a job and its files to a Ray cluster, follows its log, and sends it again if it fails."""
 
 import asyncio
 import os
@@ -41,15 +41,15 @@ NO_COMMAND = 127
 
 
 def next_id(name: str, known: Iterable[str | None]) -> str:
-    """The id of the next attempt: ``NAME-1``, ``NAME-2`` ...; ids of other submitters may stand between them."""
+    """The id of the next attempt: ``NAME-1``, ``NAME-2`` ...; ``known`` may contain ids of other jobs."""
     numbers = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", each or "") for each in known)
     return f"{name}-{1 + max((int(found[1]) for found in numbers if found), default=0)}"
 
 
 def end_of(status: str, exit_code: int | None) -> End:
-    """How an attempt ended. Only after ``failed`` is another attempt worth it.
+    """How an attempt ended. Another attempt makes sense only after ``failed``.
 
-    ``exit_code`` is that of its command; None if the driver's node died.
+    ``exit_code`` is that of the attempt's command; None if the driver's node died.
     """
     if status == "SUCCEEDED":
         return "done"
@@ -59,21 +59,19 @@ def end_of(status: str, exit_code: int | None) -> End:
 
 
 def environment(texts: Iterable[str], key_variables: Collection[str]) -> dict[str, str]:
-    """The environment variables of a job: those of ``NAME=VALUE`` texts, and what it needs itself.
+    """The environment variables of a job: those of ``NAME=VALUE`` texts, and those that s3ray itself sets.
 
     Raises:
-        InputError: a text is no NAME=VALUE, or the name is that of a secret.
+        InputError: a text is not NAME=VALUE, or the name is that of a secret.
     """
-    variables = {"PYTHONUNBUFFERED": "1"}  # or the log comes in blocks, minutes late
+    variables = {"PYTHONUNBUFFERED": "1"}  # else the log arrives in blocks, minutes late
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not _VARIABLE.fullmatch(name):
-            # What lies there instead of a name may be a secret: it is not shown.
-            raise InputError("is no NAME=VALUE", where="--env", hint="For example AWS_REGION=eu-central-1.")
+            # The text is not shown, since it may be a secret.
+            raise InputError("is not NAME=VALUE", where="--env", hint="For example AWS_REGION=eu-central-1.")
         if _SECRET.search(name) or name in key_variables:
-            hint = (
-                "Ray shows a job's environment to all who see its dashboard. Set it on every node before `ray start`."
-            )
+            hint = "Everyone who sees Ray's dashboard sees a job's environment. Set it on each node before `ray start`."
             raise InputError("looks like a secret, and is not sent", where="--env", value=name, hint=hint)
         variables[name] = value
     return variables
@@ -87,8 +85,8 @@ _SPLITS = ("train", "validation", "test")
 class JobBundle:
     """A checked job, ready to be sent to a cluster.
 
-    ``folder`` is that of its run or campaign, ``files`` are relative to the working directory, ``key_variables`` name
-    the environment variables that hold keys.
+    ``folder`` is that of its run or campaign. ``files`` are relative to the working directory. ``key_variables`` are
+    the names of the environment variables that hold keys.
     """
 
     name: str
@@ -99,7 +97,7 @@ class JobBundle:
 
 
 def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
-    """Check a job or a grid as far as that is possible here, and say what it needs on a cluster.
+    """Check a job or a grid as far as that is possible on this machine, and find out what must be sent.
 
     ``settings`` are texts ``FIELD=VALUE``.
 
@@ -117,13 +115,13 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
             name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
         for config in configs:
             _check_models(config)
-            check_endpoints(config)  # here, before a URL with a password is sent in clear
+            check_endpoints(config)  # now, before a URL with a password is sent unencrypted
             check_secrets(config)
         folder = out if out is not None else join(configs[0].store, name)
         _check_shared(out if out is not None else configs[0].store, "--out" if out is not None else "store")
         files = dict.fromkeys(_below(path) for path in [*jobs, *_files_of(configs)])
         words = ["s3ray", verb, _below(job), *(["--out", out] if out is not None else [])]
-        # The cluster that a job names is one to join from here; sent to a cluster, it runs on that one.
+        # A job names the cluster to join from here; once sent to a cluster, it runs on that one.
         joins = [] if configs[0].cluster.address == "auto" else [f"{prefix}cluster.address=auto"]
         words += [word for setting in [*settings, *joins] for word in ("--set", setting)]
         return JobBundle(
@@ -136,7 +134,7 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
 
 
 def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
-    """Task and data of all jobs, where they are named by relative path."""
+    """The files of tasks and data that the jobs name by relative path."""
     for name, data in dict.fromkeys((config.task, config.data) for config in configs):
         path = Path(name)
         is_own = path.suffix in _YAML
@@ -153,10 +151,10 @@ def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:
 
 
 def _below(path: Path) -> str:
-    """The path seen from the folder that one submits from."""
+    """A path relative to the working directory."""
     relative = os.path.relpath(path)
     if relative.startswith(os.pardir):
-        hint = "Submit from a folder that holds all that the job names by relative path, or give absolute paths."
+        hint = "Submit from a folder that has all files which the job names by relative path, or use absolute paths."
         raise InputError("lies outside the folder that you submit from", value=str(path), hint=hint)
     return relative
 
@@ -188,7 +186,7 @@ _LOOK_EVERY_S = 1.0
 _SILENCE_S = 120.0
 _UNREACHABLE_S = 300.0
 _BROKEN = (OSError, RuntimeError, AuthenticationError, aiohttp.ClientError)
-"""What Ray's client raises where the cluster does not answer: its own errors, those of requests and of aiohttp."""
+"""The errors of Ray's client if the cluster does not answer: its own, and those of requests and aiohttp."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,11 +204,11 @@ class _Ended:
 def submit_job(
     bundle: JobBundle, address: str, variables: Mapping[str, str], console: Console, *, wait: bool, retries: int
 ) -> None:
-    """Send a job; with ``wait`` follow it to its end, and send it again up to ``retries`` times where it fails.
+    """Send a job; with ``wait`` follow it to its end, and send it again up to ``retries`` times if it fails.
 
     Raises:
-        InputError: no cluster takes it, or the cluster refused it; nothing was started.
-        RunError: it failed, was stopped, or cannot be seen any more.
+        InputError: no cluster answers, or the cluster refused the job; nothing was started.
+        RunError: the job failed, was stopped, or could not be reached for five minutes.
         KeyboardInterrupt: Ctrl-C; the job goes on.
     """
     client = _connect(address)
@@ -241,7 +239,7 @@ def submit_job(
 
 
 def _connect(address: str) -> JobSubmissionClient:
-    """The dashboard at an address; at once, where Ray itself would wait for minutes."""
+    """Connect to the dashboard at an address; fails at once, where Ray itself would wait for minutes."""
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     parts = urlsplit(url)
     try:
@@ -249,10 +247,10 @@ def _connect(address: str) -> JobSubmissionClient:
         socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
     except (KeyError, ValueError):
         hint = "Write http://HOST:PORT (8265 is the port of Ray's dashboard)."
-        raise InputError("is no address of a dashboard", where="--address", value=address, hint=hint) from None
+        raise InputError("is not the address of a dashboard", where="--address", value=address, hint=hint) from None
     except OSError as error:
         hint = "It is the address of Ray's dashboard; `ray start --head` prints it. On a laptop, forward its port."
-        raise InputError(f"nobody listens there: {error}", where="--address", value=url, hint=hint) from None
+        raise InputError(f"nothing listens there: {error}", where="--address", value=url, hint=hint) from None
     try:
         return JobSubmissionClient(url)
     except AuthenticationError as error:
@@ -260,13 +258,15 @@ def _connect(address: str) -> JobSubmissionClient:
         raise InputError(f"refuses: {_first_line(error)}", where="--address", value=url, hint=hint) from error
     except (OSError, RuntimeError) as error:
         hint = "It must be the dashboard of a Ray cluster of the version that is installed here."
-        raise InputError(f"is no dashboard: {_first_line(error)}", where="--address", value=url, hint=hint) from error
+        raise InputError(
+            f"is not a dashboard: {_first_line(error)}", where="--address", value=url, hint=hint
+        ) from error
 
 
 def _send(client: JobSubmissionClient, bundle: JobBundle, variables: Mapping[str, str]) -> str:
     """Upload and submit under the next free id."""
     with tempfile.TemporaryDirectory(prefix="s3ray-submit-") as folder:
-        # A copy: Ray would leave out what a .gitignore names, and send all else that lies there.
+        # A copy, because Ray would leave out what a .gitignore names, and send all other files of the folder.
         for name in bundle.files:
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -282,7 +282,7 @@ def _send(client: JobSubmissionClient, bundle: JobBundle, variables: Mapping[str
                 )
             )
         except (*_BROKEN, ValueError) as error:
-            hint = "Large data belong into a folder that every node has, named by absolute path."
+            hint = "Put large data into a folder that every node has, and name it by absolute path."
             raise InputError(f"the cluster does not take the job: {_first_line(error)}", hint=hint) from error
 
 
@@ -305,7 +305,7 @@ def _follow(client: JobSubmissionClient, attempt: str, console: Console) -> _End
                 log.add_rest(client.get_job_logs(attempt))
         except _BROKEN as error:
             if time.monotonic() - seen_at > _UNREACHABLE_S:
-                hint = f"It may go on all the same. Once the cluster answers: ray job status {attempt}"
+                hint = f"It may still be running. Once the cluster answers: ray job status {attempt}"
                 problem = f"{attempt} was out of reach for {_UNREACHABLE_S:.0f} s: {_first_line(error)}"
                 raise RunError(problem, hint) from error
         else:
@@ -324,10 +324,10 @@ class _Log:
         self._num_shown = 0
 
     async def tail(self, client: Any, attempt: str) -> None:
-        """Show what comes until the attempt ends or the connection breaks.
+        """Show the log as it grows, until the attempt ends or the connection breaks.
 
         Raises:
-            TimeoutError: nothing came for ``_SILENCE_S``: the attempt is silent, or the connection dead.
+            TimeoutError: nothing arrived for ``_SILENCE_S``: the attempt is silent, or the connection dead.
         """
         num_received = 0
         clock = asyncio.get_running_loop().time
@@ -341,7 +341,7 @@ class _Log:
                     self._show(text[-num_new:])
 
     def add_rest(self, text: str) -> None:
-        """Show what of the whole log was not shown."""
+        """Show the part of the whole log that was not shown yet."""
         self._show(text[self._num_shown :])
         self._num_shown = len(text)
 

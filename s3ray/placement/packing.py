@@ -1,8 +1,8 @@
 """Which free GPUs one more engine takes: arithmetic on counts, from which ``place`` makes placements.
 
-An engine of one GPU, or of a part of one, goes where most is free, so that such engines spread. A larger engine goes
-where least would be left, so that the next one finds whole nodes. Whatever an engine takes leaves room for the train
-workers that hold GPUs of their own.
+An engine of one GPU, or of a part of one, goes where most GPUs are free, so that such engines spread. A larger engine
+goes where the fewest would be left, so that the next one finds whole nodes. The GPUs that train workers hold at the
+same time are never taken.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ WORKER_CPUS = 1
 SLEEPER_SHARE = 0.6
 """Part of its GPU that an engine which can sleep keeps reserved: more than half, so that no second one fits."""
 BESIDE_SLEEPER_SHARE = 0.4
-"""What is left of that GPU for a train worker."""
+"""Part of that GPU that a train worker reserves."""
 _UNITS = 10_000
 """Ray counts parts of a GPU in units of one ten-thousandth."""
 
@@ -34,7 +34,7 @@ def is_countable(gpu_share: float) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class FreeNode:
-    """What is free on one node, and who may have it.
+    """What is free on one node, and who may use it.
 
     ``num_gpus`` are whole GPUs; ``num_parts`` counts the engine-sized parts left on GPUs that are already shared.
     """
@@ -47,7 +47,7 @@ class FreeNode:
     for_workers: bool = True
 
     def room_for_workers(self, less_gpus: int = 0, less_cpus: float = 0) -> int:
-        """How many train workers fit, once so much of it is gone."""
+        """How many train workers would fit with so many GPUs and CPUs less."""
         if not self.for_workers:
             return 0
         return max(0, min(self.num_gpus - less_gpus, int((self.num_cpus - less_cpus) // WORKER_CPUS)))
@@ -56,8 +56,8 @@ class FreeNode:
 class Packing:
     """The free GPUs of a cluster while equal engines take them one by one.
 
-    ``nodes`` are given with all that they have. An engine of one GPU takes ``gpu_share`` of it. Room for
-    ``num_workers`` train workers is never taken.
+    ``nodes`` have everything free at first. An engine of one GPU takes ``gpu_share`` of it. Room for ``num_workers``
+    train workers is never taken.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Packing:
 
     @property
     def room_for_workers(self) -> int:
-        """How many train workers fit into what is free."""
+        """How many train workers fit on the free devices."""
         return sum(node.room_for_workers() for node in self._nodes.values())
 
     def reserve(self, placement: EnginePlacement) -> None:
@@ -97,7 +97,7 @@ class Packing:
         self._spare -= before - node.room_for_workers()
 
     def find(self, avoid: Collection[str] = ()) -> GpusByNode | None:
-        """The GPUs for one more engine, on nodes to ``avoid`` only where nothing else fits; None where nothing fits."""
+        """The GPUs for one more engine, on nodes to ``avoid`` only if nothing else fits; None if nothing fits."""
         usable = [node for node in self._nodes.values() if node.for_engines]
         found = self._find_among([node for node in usable if node.node_id not in avoid])
         return found or (self._find_among(usable) if avoid else None)
@@ -115,7 +115,7 @@ class Packing:
         return self._across(nodes, tensor_parallel if tensor_parallel <= self._largest else 1)
 
     def _across(self, nodes: Sequence[FreeNode], unit: int) -> GpusByNode | None:
-        """Multiples of ``unit`` GPUs per node, on as few nodes as will do.
+        """Multiples of ``unit`` GPUs per node, on as few nodes as possible.
 
         vLLM numbers the GPUs of an engine node by node, so a stage of ``unit`` GPUs stays on one node.
         """
@@ -136,12 +136,12 @@ class Packing:
         return tuple((node.node_id, num) for node, num in parts)
 
     def _num_free(self, node: FreeNode) -> int:
-        """How many engines of one GPU, or of a part, its GPUs hold."""
+        """How many more engines of one GPU, or of a part of one, fit on a node."""
         return node.num_gpus * self._per_gpu + node.num_parts
 
     def _may_take(self, node: FreeNode, num_gpus: int) -> bool:
         return node.num_cpus >= ENGINE_CPUS and self._loss(node, num_gpus, ENGINE_CPUS) <= max(0, self._spare)
 
     def _loss(self, node: FreeNode, num_gpus: int, num_cpus: float) -> int:
-        """How many train workers fewer would fit."""
+        """By how much the room for train workers would shrink."""
         return node.room_for_workers() - node.room_for_workers(num_gpus, num_cpus)

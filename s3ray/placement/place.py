@@ -1,7 +1,7 @@
-"""Decides on which node and device each engine and train worker runs, and checks that none would wait for ever. Pure.
+"""Decides on which node and device each engine and train worker runs, and checks that none would wait forever. Pure.
 
-The check (``who_would_wait``) is independent of how engines are packed: it puts engines and train workers on the nodes
-one by one, with Ray's arithmetic.
+The check (``who_would_wait``) is independent of how engines are packed: it places engines and train workers on the
+nodes one by one, with Ray's arithmetic.
 """
 
 from collections import Counter
@@ -10,14 +10,7 @@ from dataclasses import dataclass, replace
 
 from s3ray.config.job import RunConfig
 from s3ray.errors import InputError
-from s3ray.placement.packing import (
-    BESIDE_SLEEPER_SHARE,
-    ENGINE_CPUS,
-    SLEEPER_SHARE,
-    FreeNode,
-    GpusByNode,
-    Packing,
-)
+from s3ray.placement.packing import BESIDE_SLEEPER_SHARE, ENGINE_CPUS, SLEEPER_SHARE, FreeNode, GpusByNode, Packing
 from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts, Plan
 from s3ray.placement.refusals import (
     check_settings,
@@ -61,7 +54,7 @@ class _Node:
 
 
 def who_would_wait(plan: Plan, nodes: Sequence[NodeFacts]) -> str:
-    """Which engine or train worker would never get its devices, in words; empty if each phase finds its own."""
+    """Which engine or train worker would never get its devices, in words; empty if all get theirs in each phase."""
     free = _free(nodes)
     for engine in plan.engines:
         for bundle in engine.bundles:
@@ -75,10 +68,10 @@ def who_would_wait(plan: Plan, nodes: Sequence[NodeFacts]) -> str:
     usable = [node for node in free.values() if plan.worker_accelerator in (None, node.accelerator)]
     for number in range(plan.num_workers):
         if not any(node.take(plan.cpus_per_worker, plan.gpus_per_worker) for node in usable):
-            beside = "when the engines have left" if plan.engines_leave else "beside the engines"
+            when = "when the engines have left" if plan.engines_leave else "beside the engines"
             return (
                 f"train worker {number + 1} of {plan.num_workers} finds no node with {plan.cpus_per_worker} CPU and "
-                f"{plan.gpus_per_worker:g} GPU {beside}"
+                f"{plan.gpus_per_worker:g} GPU {when}"
             )
     return ""
 
@@ -102,7 +95,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     """Place the engines and train workers of a run.
 
     Raises:
-        InputError: something does not fit, or a setting means nothing here; says the arithmetic and what would fit.
+        InputError: something does not fit, or a setting has no meaning here; says the arithmetic and what would fit.
     """
     device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
     check_settings(config, nodes, device)
@@ -143,11 +136,11 @@ def place_engine(
     *,
     device: str,
 ) -> EnginePlacement | None:
-    """Find a place for one more engine beside those in ``taken``; None if nothing fits now.
+    """Find a place for one more engine in addition to those in ``taken``; None if nothing fits now.
 
-    Used while a run is under way, when an engine has lost its node or a node has joined. ``device`` is the plan's: a
-    cluster whose last node with GPUs is lost is no CPU cluster. Nodes to ``avoid`` are used only where nothing else
-    fits. In split mode the train workers' part stays theirs.
+    Used while a run is under way, when an engine has lost its node or a node has joined. ``device`` is the plan's,
+    because a cluster does not become a CPU cluster by losing its last node with GPUs. Nodes to ``avoid`` are used only
+    if nothing else fits. In split mode the devices of the train workers stay free.
     """
     if not nodes:
         return None
@@ -164,7 +157,7 @@ def place_engine(
 
 
 def _num_beside(config: RunConfig) -> int:
-    """Number of train workers that hold devices at the same time as the engines."""
+    """Number of train workers that hold devices at the same time as the engines do."""
     return config.student.least_workers if config.placement.mode == "split" else 0
 
 
@@ -176,7 +169,7 @@ def _place_on_gpus(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int) -
     least = config.generator.min_engines or wanted
     if len(found) < least:
         raise _gpu_refusal(config, nodes, least, len(found))
-    # Neighbours in name are neighbours on a node, fullest nodes first: equal engines then share a line of the plan.
+    # Engines with successive numbers share a node, fullest nodes first: equal engines then share a line of the plan.
     order = {node.node_id: place for place, node in enumerate(nodes)}
     num_there = Counter(item.node_ids for item in found)
     found.sort(key=lambda item: (-num_there[item.node_ids], order[item.node_id]))
@@ -194,7 +187,7 @@ def _place_on_gpus_beside(
 
 
 def _pack(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int, num_workers: int) -> list[EnginePlacement]:
-    """As many engines as fit beside so many train workers, at most ``wanted``."""
+    """As many engines as fit next to ``num_workers`` train workers, at most ``wanted``."""
     packing = _packing(config, nodes, num_workers)
     placed: list[EnginePlacement] = []
     while len(placed) < wanted and (found := packing.find()):
@@ -219,7 +212,7 @@ def _packing(config: RunConfig, nodes: Sequence[NodeFacts], num_workers: int) ->
 
 
 def _gpu_share(config: RunConfig) -> float:
-    """What an engine of one GPU reserves of it."""
+    """The part of its GPU that an engine of one GPU reserves."""
     return SLEEPER_SHARE if config.placement.sleep_level else config.generator.gpu_share
 
 
@@ -246,7 +239,7 @@ def _on_gpus(config: RunConfig, found: GpusByNode) -> EnginePlacement:
 
 
 def _gpu_refusal(config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_fitting: int) -> InputError:
-    """The reason why the engines do not fit: room beside the train workers, CPUs, or GPUs."""
+    """The error that says what the engines lack: room next to the train workers, CPUs, or GPUs."""
     beside = _num_beside(config)
     alone = _pack(config, nodes, least, 0)
     if len(alone) == least:
@@ -280,7 +273,7 @@ def _place_on_cores(config: RunConfig, nodes: Sequence[NodeFacts], wanted: int) 
 
 
 def _on_cores(config: RunConfig, node: NodeFacts, share: int, num_shares: int) -> EnginePlacement:
-    """In split mode it reserves a CPU; in swap mode the train workers get them all."""
+    """The engine reserves a CPU in split mode, and none in swap mode, where the train workers get all of them."""
     num_cpus = 1 if config.placement.mode == "split" else 0
     return EnginePlacement(
         engine="",
@@ -295,7 +288,7 @@ def _on_cores(config: RunConfig, node: NodeFacts, share: int, num_shares: int) -
 def _place_on_cores_beside(
     config: RunConfig, nodes: Sequence[NodeFacts], taken: Sequence[EnginePlacement], avoid: Collection[str]
 ) -> EnginePlacement | None:
-    """A free part of a node's cores. Engines keep theirs, so a node takes no more engines than it began with."""
+    """A free part of a node's cores. The parts do not change, so a node takes no more engines than at the start."""
     held = sum(item.num_cpus for item in taken if item.node_id in {node.node_id for node in nodes})
     is_split = config.placement.mode == "split"
     if is_split and sum(node.num_cpus for node in nodes) - held < 1 + _num_beside(config):
@@ -321,7 +314,7 @@ def _anywhere(engine: str, node_id: str) -> EnginePlacement:
 
 
 def _spread(num_engines: int, nodes: Sequence[NodeFacts]) -> list[int]:
-    """Engines per node, each next one on the node with most cores per engine."""
+    """Number of engines per node; each engine goes to the node with the most cores per engine."""
     counts = [0] * len(nodes)
     for _ in range(num_engines):
         best = max(range(len(nodes)), key=lambda place: nodes[place].num_cpus / (counts[place] + 1))

@@ -1,4 +1,4 @@
-"""The values of placement: what nodes have, and who holds which devices. ``place`` decides, the pool carries out."""
+"""The values of placement: what nodes have, and who holds which devices. ``place`` decides, the pool carries it out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ _LISTED = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """One living node of the cluster: whole CPUs and GPUs that Ray counts there.
+    """One living node of the cluster: the whole CPUs and GPUs that Ray counts there.
 
-    ``accelerator`` is its GPUs' type as Ray labels it (``ray.io/accelerator-type``), empty where it is not known.
+    ``accelerator`` is the type of its GPUs in Ray's label ``ray.io/accelerator-type``, empty if unknown.
     """
 
     node_id: str
@@ -30,7 +30,7 @@ def in_words(nodes: Sequence[NodeFacts]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What an engine reserves on one node in one piece; nothing where both are 0."""
+    """What an engine reserves on one node in one piece; both counts may be 0."""
 
     node_id: str
     num_cpus: float
@@ -39,11 +39,11 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlacement:
-    """Where one engine goes: the bundles of its placement group, its actor in the first.
+    """Where one engine goes: the bundles of its placement group, with its actor in the first.
 
-    ``executor`` is vLLM's (uni, mp or ray), empty for engines that need no device; ``memory_share`` is what an engine
-    may take of the memory of each of its GPUs. On a CPU node it owns every core of the ``share``-th of ``num_shares``
-    equal parts. One that ``can_sleep`` shares its GPU with a train worker.
+    ``executor`` is vLLM's (uni, mp or ray), empty for engines that need no device. ``memory_share`` is the part of the
+    memory of each of its GPUs that the engine may take. On a CPU node the cores are divided into ``num_shares`` equal
+    parts, and the engine owns part number ``share``. An engine that ``can_sleep`` shares its GPU with a train worker.
     """
 
     engine: str
@@ -72,16 +72,16 @@ class EnginePlacement:
 
     @property
     def num_cpus(self) -> float:
-        """CPUs in all; 0 where its cores are the train workers' too, in their turn."""
+        """CPUs in all; 0 if engines and train workers take turns on the same cores."""
         return sum(bundle.num_cpus for bundle in self.bundles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Who holds what: the engines, and the train workers' reservation each.
+    """Who holds what: the placements of the engines, and what each train worker reserves.
 
-    ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes that are
-    labelled with ``worker_accelerator``, or to any where it is None.
+    ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes with the label
+    ``worker_accelerator``, or to any node if that is None.
     """
 
     mode: str
@@ -96,11 +96,11 @@ class Plan:
 
     @property
     def engines_leave(self) -> bool:
-        """Whether engines give their devices back for every training; on CPUs they only stay idle, or they sleep."""
+        """Whether engines give their devices back for every training; else they stay idle (on CPUs) or sleep."""
         return self.mode == "swap" and self.device == "gpu" and not self.sleep_level
 
     def lines(self) -> list[str]:
-        """The plan in words: one line for neighbouring engines that are placed alike, one for the train workers."""
+        """The plan in words: a line for each group of engines that are placed alike, and one for the train workers."""
         lines = list(_engine_lines(self.engines))
         if len(self.engines) < self.num_wanted:
             missing = self.num_wanted - len(self.engines)
@@ -116,7 +116,7 @@ class Plan:
 
 
 def _engine_lines(engines: Sequence[EnginePlacement]) -> Iterator[str]:
-    """Engines on the same nodes are one run; neighbouring runs that look alike share a line."""
+    """One line for successive runs that look alike; a run is a series of engines on the same nodes."""
     runs = [list(run) for _, run in groupby(engines, key=lambda item: (item.node_ids, _holding(item)))]
     for (holding, num), alike in groupby(runs, key=lambda run: (_holding(run[0]), len(run))):
         same = list(alike)
@@ -139,7 +139,7 @@ def _holding(item: EnginePlacement) -> str:
 
 
 def _nodes(run: Sequence[EnginePlacement]) -> str:
-    """The nodes of a run's engines, each with as much of its id as tells it from others."""
+    """The nodes of a run's engines, by the first 8 characters of their ids."""
     return "+".join(node_id[:8] for node_id in run[0].node_ids)
 
 
@@ -148,7 +148,7 @@ _MOST_HOLDERS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occupancy:
-    """One kind of device (``resource`` GPU or CPU): how many there are, how many are free, which groups hold some."""
+    """How many devices of one kind (``resource``: GPU or CPU) there are and are free, and which groups hold some."""
 
     resource: str
     total: float

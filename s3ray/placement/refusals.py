@@ -20,7 +20,7 @@ def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -
     """Refuse settings that have no meaning for these engines or nodes.
 
     Raises:
-        InputError: a setting contradicts another one, speaks of GPUs where there are none, or names an absent type.
+        InputError: a setting contradicts another one, needs GPUs where there are none, or names an absent type.
     """
     if config.generates:
         _check_generator(config.generator, device)
@@ -69,7 +69,7 @@ def _least_above_most(field: str, least: int, most: int) -> InputError:
 
 
 def _check_sleep(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> None:
-    """Engines that sleep share every GPU with one train worker each."""
+    """Refuse sleep unless there is exactly one engine per GPU, because each shares its GPU with one train worker."""
     generator, num_gpus = config.generator, sum(node.num_gpus for node in nodes)
     problem = hint = ""
     if config.placement.mode != "swap" or device == "cpu" or not needs_device(config):
@@ -98,7 +98,7 @@ def _check_accelerator(accelerator: str, field: str, nodes: Sequence[NodeFacts])
 def gpu_engines_refused(
     config: RunConfig, nodes: Sequence[NodeFacts], least: int, num_fitting: int, *, wants_cpus: bool
 ) -> InputError:
-    """Too few GPUs for ``least`` engines, or too few CPUs beside them (``wants_cpus``)."""
+    """The error for too few GPUs for ``least`` engines, or too few CPUs on their nodes (``wants_cpus``)."""
     generator, stages = config.generator, config.generator.pipeline_parallel
     gpus = generator.tensor_parallel * generator.gpu_share
     need = f"{gpus:g} GPU{'s' * (gpus > 1)}"
@@ -120,7 +120,7 @@ def gpu_engines_refused(
 
 
 def cpu_engines_refused(config: RunConfig, total: int, least: int, num_fitting: int) -> InputError:
-    """Fewer cores than engines."""
+    """The error for fewer cores than engines."""
     return InputError(
         f"{_count(least, 'engine')} do not fit: every engine needs a core of its own and the cluster has {total} CPUs",
         field="generator.engines",
@@ -130,7 +130,10 @@ def cpu_engines_refused(config: RunConfig, total: int, least: int, num_fitting: 
 
 
 def workers_refused(config: RunConfig, room: int, device: str, num_engines: int, num_fitting: int) -> InputError:
-    """Room for ``room`` workers beside ``num_engines`` engines; beside all of them ``num_fitting`` engines fit."""
+    """The error for too many train workers: ``room`` of them fit next to ``num_engines`` engines.
+
+    ``num_fitting`` is how many engines would fit next to all workers.
+    """
     workers, accelerator = config.student.least_workers, config.student.accelerator
     unit = f"{accelerator} {device}" if accelerator else device
     per = "each needs a GPU and a CPU, " if device == "GPUs" else ""
@@ -149,7 +152,7 @@ def workers_refused(config: RunConfig, room: int, device: str, num_engines: int,
 
 
 def deadlock_refused(config: RunConfig, problem: str) -> InputError:
-    """Engines or train workers that would wait for devices that nobody gives back."""
+    """The error for engines or train workers that would wait for devices which are never given back."""
     return InputError(
         f"would wait for ever: {problem}",
         field="placement.mode",
@@ -169,7 +172,7 @@ def _count(num: int, noun: str) -> str:
 
 
 def _inventory(nodes: Sequence[NodeFacts], accelerator: str | None = None) -> str:
-    """The nodes that have GPUs, equal ones counted: ``2 nodes of 8 GPUs (H100) and 64 CPUs``."""
+    """The nodes that have GPUs, grouped: ``2 nodes of 8 GPUs (H100) with 64 CPUs``."""
     kinds = Counter(
         (node.num_gpus, node.accelerator, node.num_cpus)
         for node in nodes

@@ -32,11 +32,11 @@ from s3ray.tables import (
 )
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
-from s3ray.telemetry.events import ChunkWritten, Event, EventLog, RoundClosed, StageFinished, StageStarted
+from s3ray.telemetry.events import ChunkWritten, EventLog, RoundClosed, StageFinished, StageStarted
 from s3ray.types import Example
 
 ROWS_BEFORE = "before.parquet"
-"""In a round of ``reparse``: the rows from which its requests were made, if they depend on any."""
+"""In a round written by ``reparse``: the rows from which its requests were made, if they depend on any."""
 
 
 class Generator(Protocol):
@@ -45,15 +45,12 @@ class Generator(Protocol):
     @property
     def works_while_training(self) -> bool:
         """Whether ``generate`` may be called while a student is trained."""
-        ...
 
     def generate(self, source: Stage) -> Iterator[Chunk]:
         """Answer the requests of a stage; each chunk is on disk and settled before the next is asked for."""
-        ...
 
     def pause(self) -> None:
         """Make way for training; the next ``generate`` brings the engines back."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +68,21 @@ class Parts:
 
 
 class JournalSource(Protocol):
-    """Outcomes of this run's requests that another lineage has already (``reparse``)."""
+    """Outcomes that another lineage already has for this run's requests (used by ``reparse``)."""
 
     def fill(self, round_: int, plan: StagePlan) -> StagePlan:
-        """Write a stage's journal before the stage reads it; returns the plan with all its requests still to come."""
-        ...
+        """Write a stage's journal before the stage reads it; returns the plan with none of its requests drawn."""
 
 
 class Driver:
-    """Runs the rounds of one run to the end, from wherever the folder stands."""
+    """Runs the rounds of one run to the end, continuing from what is in the run folder."""
 
     def __init__(self, parts: Parts, journal: JournalSource | None = None) -> None:
-        """``journal`` has outcomes that need no engine, in addition to the run's own."""
+        """``journal`` provides outcomes that need no engine, in addition to those that the run has on disk."""
         self._parts = parts
         self._journal = journal
         self._store = parts.store
+        self._events = parts.events
         self._task = parts.task
         self._strategy = make_strategy(parts.config.strategy)
         self._students = Students(
@@ -116,14 +113,11 @@ class Driver:
             self._students.end()
 
     def _make_student(self, round_: int) -> None:
-        """Train and score a student, while the next round is written from its first mistakes if the engines may."""
+        """Train and score a student; if engines may run meanwhile, the next round starts from its first mistakes."""
         generator = self._parts.generator
         generator.pause()
         has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
-        self._students.make(round_, beside=has_next and generator.works_while_training)
-
-    def _emit(self, event: Event) -> None:
-        self._parts.events.emit(event)
+        self._students.make(round_, in_background=has_next and generator.works_while_training)
 
     def keep_gold(self) -> None:
         """Write the parts of gold into the run folder."""
@@ -139,7 +133,7 @@ class Driver:
     # -- writing a round -------------------------------------------------------------------------------------------
 
     def write_round(self, round_: int) -> None:
-        """All stages of a round, then its tables, then the marker that closes it."""
+        """Run all stages of a round, then write its tables, then the marker that closes it."""
         started = time.monotonic()
         config, task = self._parts.config, self._task
         context = self._context(round_)
@@ -211,7 +205,7 @@ class Driver:
     def _write_notes(
         self, round_: int, stage: NoteStage, journal: RoundJournal
     ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """One note stage to its end; its notes are read from disk if they are there."""
+        """Run one note stage to its end; notes that are on disk already are read from there."""
         judge = NoteJudge(self._task, stage.keys, stage.num_each)
         summary = self._run_stage(round_, stage.plan, judge, journal)
         name = self._store.notes(round_, stage.plan.name)
@@ -220,29 +214,29 @@ class Driver:
         return summary, self._store.read_json(name)
 
     def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, journal: RoundJournal) -> dict[str, Any]:
-        """One stage to its end. Outcomes are on disk before they count."""
+        """Run one stage to its end. Outcomes are written to disk before they are judged."""
         if self._journal is not None:
             plan = self._journal.fill(round_, plan)
         started = time.monotonic()
         stage = Stage(plan, judge, journal.record)
         tally = journal.tallies.setdefault(plan.name, Tally())
-        with self._parts.events.within(round=round_, phase="generate", stage=plan.name):
+        with self._events.within(round=round_, phase="generate", stage=plan.name):
             num_known = self._store.num_journalled(round_, plan.name)
-            self._emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
+            self._events.emit(StageStarted(round=round_, stage=plan.name, target=plan.target, known=num_known))
             chunks = self._store.read_chunks(round_, plan.name)
             stage.replay(outcome for chunk in chunks for outcome in outcomes_from_table(chunk))
             if not stage.finished:
                 self._generate(round_, stage)
             seconds = time.monotonic() - started
             summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
-            self._emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
+            self._events.emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
         return summary
 
     def _generate(self, round_: int, stage: Stage) -> None:
         for chunk in self._parts.generator.generate(stage):
             name = self._store.write_chunk(round_, stage.plan.name, chunk.table)
             stage.settle(outcomes_from_table(chunk.table))
-            self._emit(
+            self._events.emit(
                 ChunkWritten(
                     round=round_,
                     stage=stage.plan.name,
@@ -276,11 +270,11 @@ class Driver:
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
 
 
 def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
-    """The synthetic rows on which the student before a round was trained, or those at the time of the original run."""
+    """The synthetic rows that the student before a round was trained on; after ``reparse``, those of the first run."""
     own = store.in_round(round_, ROWS_BEFORE)
     rounds = strategy.training(round_ - 1).rounds
     names = [own] if store.has(own) else [store.accepted(num) for num in rounds]

@@ -1,7 +1,7 @@
-"""The tables of a round: every request and how it ended, every text that was not kept and why, every example.
+"""The tables of a round: every request and how it ended, every text that was rejected and why, every example.
 
-Rows are written page by page, so that memory does not grow with the round. The tables appear under their names, whole,
-when they are closed; an interrupted round writes them again from the chunks on disk.
+Rows are written page by page, so that memory does not grow with the round. The tables get their names when they are
+closed, and are then complete; an interrupted round writes them again from the chunks on disk.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ REQUESTS_SCHEMA = pa.schema(
 )
 _REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
 REJECTED_SCHEMA = pa.schema([(name, _TEXT) for name in _REJECTED])
-_PAGE = 4096  # rows that are written at once
+_PAGE_ROWS = 4096
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class RoundJournal:
         self._examples: list[Example] = []
 
     def record(self, ending: Ending) -> None:
-        """Enter how one request ended."""
+        """Record how one request ended."""
         request, outcome = ending.request, ending.outcome
         self.tallies.setdefault(request.stage, Tally()).add(ending)
         parent = request.parent.id if request.parent else None
@@ -121,15 +121,15 @@ class RoundJournal:
         if ending.status is not OutcomeStatus.ACCEPTED:
             why = (request.id, request.stage, status, ending.reason, ending.detail, request.label, parent)
             self._refused.append((*why, outcome.text, outcome.raw))
-        if len(self._asked) >= _PAGE:
+        if len(self._asked) >= _PAGE_ROWS:
             self._turn_page()
 
     def keep(self, example: Example) -> None:
-        """Enter an example that was kept."""
+        """Record an example that was kept."""
         self._examples.append(example)
 
     def close(self) -> None:
-        """Put the three tables under their names."""
+        """Finish the three tables and give them their names."""
         self._turn_page()
         for writer in (self._requests, self._rejected, self._accepted):
             writer.close()

@@ -1,4 +1,4 @@
-"""What is kept of a stage's texts: examples, notes, or the labels that the generator gives to gold rows."""
+"""Decides which texts of a stage are kept: as examples, as notes, or as label probabilities of gold rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from s3ray.types import Example, GenerationRequest, Outcome, Rejection, Rejectio
 
 
 class ExampleJudge:
-    """Keeps texts that copy neither gold (any part of it) nor a synthetic row that was kept before.
+    """Keeps texts that are copies neither of gold (any part of it) nor of a synthetic row that was kept before.
 
     With ``curation.verify`` the generator must also confirm their labels.
     """
@@ -27,7 +27,7 @@ class ExampleJudge:
         keep: Callable[[Example], None],
         calibration: Calibration | None = None,
     ) -> None:
-        """``kept`` are the synthetic rows of earlier rounds; ``keep`` takes every new one.
+        """``kept`` are the synthetic rows of earlier rounds; ``keep`` is called with every new one.
 
         ``calibration`` corrects the generator's label probabilities.
         """
@@ -63,7 +63,7 @@ class ExampleJudge:
         return None
 
     def _doubt(self, request: GenerationRequest, label_probabilities: Sequence[float], detail: str) -> str:
-        """Why the generator doubts what it wrote; empty if it does not. ``detail``: why it gave no probabilities."""
+        """Why the generator doubts its text; empty if it does not. ``detail`` says why there are no probabilities."""
         if not label_probabilities:
             return detail or "the generator was not asked for its label"
         certainty = self._task.target.certainty(request, label_probabilities)

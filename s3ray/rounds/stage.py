@@ -17,7 +17,7 @@ from s3ray.strategies.base import ANY, StagePlan
 from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 _ENOUGH_TO_TELL = 20
-"""So many requests of a label must have been judged before its yield is taken as known."""
+"""Number of requests of a label that must have been judged before its yield counts as measured."""
 
 
 class Judge(Protocol):
@@ -25,7 +25,6 @@ class Judge(Protocol):
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """None if the outcome was kept, else the reason why not."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +43,11 @@ class Stage:
 
     ``is_waiting``: temporarily empty; more requests will come even though none is in flight. Memory is bounded by what
     is in flight, since each ending is passed on at once. ``take`` and ``settle`` may be called from different threads:
-    a pool that runs share draws while a run's driver settles.
+    a pool that several runs share draws requests while the driver of a run settles outcomes.
     """
 
     def __init__(self, plan: StagePlan, judge: Judge, record: Callable[[Ending], None]) -> None:
-        """``record`` is called with every ending in the order of the sequence, and at last with the surplus."""
+        """``record`` is called with every ending in the order of the sequence, and at the end with the surplus."""
         self.plan = plan
         self.finished = False
         self.is_waiting = False
@@ -124,8 +123,8 @@ class Stage:
     def replay(self, journal: Iterable[Outcome]) -> None:
         """Settle the outcomes that earlier starts of the run left on disk; a complete stage then needs no engine.
 
-        Requests before them that have no outcome were lost when that start ended: they are sent again before any other,
-        since later outcomes wait for them.
+        Earlier requests without an outcome were lost when that start ended. They are sent again before any other, since
+        later outcomes wait for them.
 
         Raises:
             StoreError: an outcome belongs to no request of this stage.
@@ -162,7 +161,7 @@ class Stage:
             self._judge_in_order()
 
     def end(self) -> None:
-        """No answer will come any more: judge the outcomes that wait behind missing ones, and end short of quota."""
+        """No more answers will come: judge the outcomes that wait behind missing ones, and finish short of quota."""
         for request in self._resend:
             self._waiting[request.index] = (request, None)
         self._resend.clear()
@@ -194,7 +193,7 @@ class Stage:
         return None
 
     def _pass_over_full(self, unanswered: dict[int, GenerationRequest], passed: dict[int, GenerationRequest]) -> None:
-        """Do not wait for requests of a label whose quota is full; an outcome of theirs that still comes is surplus."""
+        """Do not wait for requests of a label whose quota is full; their outcomes count as surplus if they arrive."""
         blocking = unanswered.get(self._next_index)
         while blocking is not None and not self.finished and self._is_full(self._key(blocking)):
             passed[blocking.index] = unanswered.pop(blocking.index)
@@ -232,8 +231,8 @@ class Stage:
         quota = self.plan.quota
         if quota is None:
             return True
-        # Four more count as judged and kept: at the start just the quota is sent, and one early rejection does not
-        # multiply the requests. One more than needed is sent, so that a single rejection costs no round trip.
+        # Four more count as judged and kept: at the start no more than the quota is sent, and one early rejection does
+        # not multiply the requests. One more than needed is sent, so that a single rejection costs no round trip.
         measured = (self._accepted[key] + 4) / (self._judged[key] + 4)
         needed = math.ceil((quota[key] - self._accepted[key]) / measured) + 1
         return self._outstanding[key] < needed

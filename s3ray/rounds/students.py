@@ -1,4 +1,4 @@
-"""The students of a run: trained one after the other, the last one possibly while the next round is written."""
+"""The students of a run: trained one after the other, possibly in the background while the next round is written."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from s3ray.config.job import RunConfig
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes, probes_from_table
 from s3ray.tables import join_tables, mistakes_from_table, table_from_answers, table_from_mistakes
 from s3ray.tasks import Task
@@ -23,18 +23,18 @@ from s3ray.telemetry.logs import log_apart
 from s3ray.telemetry.records import to_plain
 from s3ray.types import Mistake, StudentJob, StudentResult
 
-_LOOK_EVERY_S = 0.25  # train workers write blocks into the run folder and signal nobody
+_LOOK_EVERY_S = 0.25  # train workers write blocks of mistakes into the run folder, without a signal
 
 
 class BackgroundTraining:
     """A student that is trained in a thread, while the next round is written from the mistakes mined so far.
 
-    Waiting for it has no limit of its own: the trainer has limits.
+    Waiting for it has no limit here, because the trainer has its own.
     """
 
     def __init__(self, make: Callable[[], None], read_blocks: Callable[[int], Iterator[Sequence[Mistake]]]) -> None:
-        """``make`` trains and keeps the student; ``read_blocks`` reads the blocks on disk after the first so many."""
-        self.mistakes = Mistakes(is_complete=False)
+        """``make`` trains and saves the student; ``read_blocks(n)`` reads the blocks on disk after the first n."""
+        self.mistakes = MistakeStream(is_complete=False)
         self._make = make
         self._read_blocks = read_blocks
         self._num_read = 0
@@ -65,7 +65,7 @@ class BackgroundTraining:
                 self._take_in()
             if self._error is None:
                 self._take_in()
-        except BaseException as error:  # so is this
+        except BaseException as error:  # raised in the driver's thread, too
             self._error = error
         self.mistakes.end(self._error)
 
@@ -83,7 +83,6 @@ class Trainer(Protocol):
 
         Blocks of mistakes appear one by one in ``mistakes/`` below ``job.output``, and are complete when this returns.
         """
-        ...
 
 
 class Students:
@@ -111,31 +110,31 @@ class Students:
         self._background: BackgroundTraining | None = None
         self._has_ended = False
 
-    def make(self, round_: int, *, beside: bool) -> None:
-        """Train, score and keep a student.
+    def make(self, round_: int, *, in_background: bool) -> None:
+        """Train, score and save a student.
 
-        With ``beside`` this happens in a thread: the call returns once the first mistake is known (or none will come),
-        and ``finish`` waits for the rest.
+        With ``in_background`` this happens in a thread: the call returns once the first mistake is known (or it is
+        certain that there is none), and ``finish`` waits for the rest.
         """
-        if not beside:
+        if not in_background:
             self._train(round_)
             return
-        self._background = BackgroundTraining(partial(self._train_apart, round_), partial(self._blocks, round_ + 1))
+        self._background = BackgroundTraining(partial(self._train_in_thread, round_), partial(self._blocks, round_ + 1))
         self._background.mistakes.wait_for_first()
 
-    def mistakes(self, round_: int) -> Mistakes:
+    def mistakes(self, round_: int) -> MistakeStream:
         """The mistakes that a round is written from.
 
-        They are mistakes on gold, never on synthetic rows, so that extrapolation stays anchored in real data.
+        They are made on gold, never on synthetic rows, so that extrapolation stays anchored in real data.
         """
         if self._background is not None:
             return self._background.mistakes
-        return Mistakes(*self._blocks(round_)) if round_ else Mistakes()
+        return MistakeStream(*self._blocks(round_)) if round_ else MistakeStream()
 
     def probes(self, round_: int, name: str) -> Probes:
-        """How the student before a round sees gold's extrapolation part (``gold``) or its own training set (``train``).
+        """What the student before a round predicts on table ``name``; waits for that student.
 
-        Waits for that student.
+        The table is ``gold`` (gold's extrapolation part) or ``train`` (the student's own training set).
         """
         self.finish()
         return probes_from_table(self._store.read_table(self._store.source(round_, f"probes/{name}.parquet")))
@@ -146,28 +145,28 @@ class Students:
             self._background.mistakes.check()
 
     def finish(self) -> None:
-        """Wait until the student in training, if there is one, is kept."""
+        """Wait until the student in training, if there is one, is saved."""
         if self._background is not None:
             self._background.finish()
             self._background = None
 
     def end(self) -> None:
-        """The run is over: a student that is still in training is not kept any more."""
+        """The run is over: a student that is still in training will not be saved."""
         self._has_ended = True
 
     def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
-        """The blocks of mistakes on disk that a round is written from, after those that are known."""
+        """Read the blocks of mistakes that a round is written from, without the first ``num_known``."""
         for name in self._store.mistake_blocks(round_)[num_known:]:
             yield mistakes_from_table(self._store.read_table(name), self._task.fields)
 
-    def _train_apart(self, round_: int) -> None:
+    def _train_in_thread(self, round_: int) -> None:
         log_apart(run=self._config.name)
         self._train(round_)
 
     def _train(self, round_: int) -> None:
-        """A fresh student on all rows so far; the test part is read by the last one only.
+        """Train a fresh student on all rows so far; only the last student reads the test part.
 
-        Where written rows are weighed, the student that weighs them is made first, once in a run.
+        If synthetic rows are weighed, the checker that weighs them is trained first, once in a run.
         """
         store, config = self._store, self._config
         is_last = round_ == self._last_round
@@ -193,7 +192,7 @@ class Students:
                 self._keep(round_, result)
 
     def _checker(self, round_: int) -> str:
-        """Where the student lies that is trained on the extrapolation part of gold alone (``student.weigh: dimp``)."""
+        """Train the checker (``student.weigh: dimp``) on the extrapolation part, unless it exists; returns its URL."""
         store = self._store
         place = store.url("checker")
         if store.has(CHECKER_SCORE):

@@ -32,16 +32,16 @@ def make_strategy(config: StrategyConfig) -> Strategy:
     """The strategy that a job names.
 
     Raises:
-        InputError: it is one of another package and cannot be imported here, or is no strategy.
+        InputError: the class of another package cannot be imported here, or is not a strategy.
     """
     return _class_of(config.name)(config)
 
 
 def like_builtin(config: StrategyConfig) -> StrategyConfig:
-    """The settings of a strategy of another package under the name of the builtin one that it derives from, if any.
+    """Settings with a strategy of another package renamed to the builtin one that it derives from, if there is one.
 
     Raises:
-        InputError: it cannot be imported here, is no strategy, or its settings make no sense for what it derives from.
+        InputError: the class cannot be imported here or is not a strategy, or the settings do not suit the builtin one.
     """
     names = {strategy: name for name, strategy in STRATEGIES.items()}
     name = next((names[each] for each in _class_of(config.name).__mro__ if each in names), None)
@@ -60,6 +60,6 @@ def _class_of(name: str) -> type[Strategy]:
     found = load_class(name, _FIELD)
     if not issubclass(found, Strategy):
         hint = "Derive it from s3ray.strategies.base.Strategy, or from a builtin one such as s3ray.strategies.s3.S3."
-        raise InputError("is no strategy", field=_FIELD, value=name, hint=hint)
+        raise InputError("is not a strategy", field=_FIELD, value=name, hint=hint)
     check_contract(found, Strategy, _FIELD)
     return found

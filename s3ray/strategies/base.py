@@ -1,4 +1,4 @@
-"""The contract of a strategy: what it may look at in a round, and the stages of requests that it plans."""
+"""The contract of a strategy: what it can see in a round, and the stages of requests that it plans."""
 
 import random
 from abc import ABC, abstractmethod
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from s3ray.config.job import StrategyConfig
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes
 from s3ray.tasks import Task
 from s3ray.tasks.gold import Context
@@ -22,9 +22,9 @@ ANY = ""
 class StagePlan:
     """The requests of one stage.
 
-    ``requests`` is lazy and may be endless where ``quota`` ends the stage: accepted outcomes wanted per label (or in
-    all, under the key ``ANY``). Without a quota every request is sent. ``max_requests`` bounds the stage. Where
-    ``NOT_YET`` stands in place of a request, it is asked for again later.
+    ``requests`` is lazy. ``quota`` is the number of accepted outcomes wanted per label (or of all labels together,
+    under the key ``ANY``); it ends the stage, so ``requests`` may then be endless. Without a quota every request is
+    sent. ``max_requests`` bounds the stage. ``NOT_YET`` in place of a request means that it is asked for again later.
     """
 
     name: str
@@ -39,7 +39,7 @@ class StagePlan:
 
 
 Notes = Mapping[str, Sequence[str]]
-"""What a note stage left, by key: a label, the number of a cluster, or ``ANY``."""
+"""The notes that a note stage kept, by key: a label, the number of a cluster, or ``ANY``."""
 
 
 def _no_probes(name: str) -> Probes:
@@ -50,22 +50,22 @@ def _no_probes(name: str) -> Probes:
 class RoundContext:
     """What a strategy can see in one round.
 
-    ``gold`` is the extrapolation part; the other parts stay out of sight. ``contexts`` are what seed examples are
-    written for, where the generator writes only one of several fields. ``prompts`` are the notes that the task can ask
-    for, ``notes`` those that this round has, by stage. ``fingerprint`` and ``seed`` make request ids and random draws
-    repeatable.
+    ``gold`` is the extrapolation part; a strategy never sees the other parts. Where the generator writes only one of
+    several fields, ``contexts`` are the others, for which seed examples are written. ``prompts`` names the notes that
+    the task has prompts for, ``notes`` are those of this round so far, by stage. ``fingerprint`` and ``seed`` make
+    request ids and random draws repeatable.
 
-    Of the students before this round: ``mistakes`` are those of the last one on gold. ``probes("gold")`` and
-    ``probes("train")`` say how the last one sees gold and its training set (``Strategy.probes``); they wait until it is
-    finished. ``synthetic()`` are the written rows that it was trained on, ``history()`` the ids of the gold rows that
-    each student before it got wrong, oldest first.
+    ``mistakes`` are those of the last student on gold. ``probes("gold")`` and ``probes("train")`` are its answers on
+    gold and on its training set (``Strategy.probes``); they wait until it is finished. ``synthetic()`` returns the
+    synthetic rows that it was trained on, ``history()`` the ids of the gold rows that each student before it got wrong,
+    oldest first.
     """
 
     round: int
     task: Task
     gold: Sequence[Example]
     contexts: Sequence[Context] = ()
-    mistakes: Mistakes = field(default_factory=Mistakes)
+    mistakes: MistakeStream = field(default_factory=MistakeStream)
     prompts: Set[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     probes: Callable[[str], Probes] = _no_probes
@@ -81,7 +81,7 @@ class RoundContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """What a student learns from: the extrapolation part of ``gold``, and what was written in these ``rounds``."""
+    """What a student learns from: the synthetic rows of ``rounds`` and, with ``gold``, gold's extrapolation part."""
 
     gold: bool
     rounds: Sequence[int]
@@ -91,7 +91,7 @@ class TrainingSet:
 class NoteStage:
     """A stage whose texts are lists; up to ``num_each`` different items of each key are kept.
 
-    The keys take turns: the request at place ``index`` of the sequence is of ``keys[index % len(keys)]``.
+    The keys take turns: request number ``index`` is for ``keys[index % len(keys)]``.
     """
 
     plan: StagePlan
@@ -100,7 +100,7 @@ class NoteStage:
 
 
 class Strategy(ABC):
-    """Plans the stages of each round, lazily: a stage is asked for when the one before it has ended."""
+    """Plans the stages of each round. A stage is planned only after the one before it has ended."""
 
     def __init__(self, config: StrategyConfig) -> None:
         self.config = config
@@ -108,7 +108,7 @@ class Strategy(ABC):
     @property
     @abstractmethod
     def seed_settings(self) -> Mapping[str, object]:
-        """Everything that shapes round 0 besides task, gold, generator and curation. Runs with equal ones share it."""
+        """The settings that shape round 0 besides task, gold, generator and curation; runs with equal ones share it."""
 
     @property
     def last_round(self) -> int:
@@ -117,7 +117,7 @@ class Strategy(ABC):
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """The tables that each student predicts on for the next round: ``gold`` (extrapolation part) and ``train``."""
+        """The tables that each student predicts for the next round: ``gold`` (extrapolation part) or ``train``."""
         return ()
 
     def training(self, round_: int) -> TrainingSet:
@@ -126,19 +126,19 @@ class Strategy(ABC):
 
     @abstractmethod
     def num_rows(self, round_: int, num_mistakes: int) -> int:
-        """Number of rows that a round should add, given how many mistakes the student before it makes."""
+        """Number of rows that a round should add, if the student before it makes ``num_mistakes`` mistakes."""
 
     @property
     def reads_rows(self) -> bool:
-        """Whether later rounds also read the rows that were kept, besides mistakes, probes and notes."""
+        """Whether later rounds depend on the kept rows too, besides mistakes, probes and notes."""
         return False
 
     @abstractmethod
     def in_words(self) -> str:
-        """How many rows are written, and in how many rounds: part of a line that users read."""
+        """How many rows are written in how many rounds, as part of a line for users."""
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """The stages that a round begins with, in which the generator writes lists that prompts of examples quote."""
+        """The first stages of a round, in which the generator writes lists that the prompts for examples quote."""
         return iter(())
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Whether a task's prompts suit a strategy: what is refused, and what a job asks for in vain."""
+"""Whether a task's prompts suit a strategy: what is refused, and which settings have no effect."""
 
 from collections.abc import Iterator
 
@@ -10,20 +10,18 @@ from s3ray.tasks.spec import Form
 
 
 def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
-    """Refuse a strategy that this task cannot do.
+    """Refuse a strategy that does not work with this task.
 
     Raises:
-        InputError: a strategy of another package that does not fit its contract; progen without labels or without a
-            place for examples in its prompt; two stages without a prompt.
+        InputError: the strategy of another package breaks the contract, the strategy is progen and the task has no
+            labels or shows no examples in its prompt, or the job asks for two stages and the task lacks the prompt.
     """
     config = like_builtin(config)
     if config.name == "progen" and not task.has_labels:
         hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
         raise InputError(f"task {task.name} has no labels", field="strategy.name", value=config.name, hint=hint)
     if config.name == "progen" and not task.uses(form, "seed", "shown"):
-        hint = (
-            "Say `shown` in it, a list of rows with their fields and `label`; without it progen is zerogen in rounds."
-        )
+        hint = "Use `shown` in it, a list of rows with their fields and `label`; else progen is zerogen in rounds."
         raise InputError(
             f"the {form} prompt `seed` of task {task.name} shows no rows",
             field="strategy.name",
@@ -37,7 +35,7 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
 
 
 def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
-    """A line for each part of a strategy that this task's prompts or labels give nothing to do."""
+    """A line for each setting of a strategy that has no effect with this task's prompts and labels."""
 
     def uses(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
@@ -66,7 +64,7 @@ def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[s
 
 
 def _notes_without_prompt(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
-    """Of reasons and subjects; for given fields the paper asks for neither, so there is nothing to tell."""
+    """A line for each of reasons and subjects; none for tasks with given fields, where the paper asks for neither."""
     has, wants_subjects = task.note_prompts(form), config.name in ("zerogen", "transfer") and config.two_stage is None
     wants_reasons = config.rationales and config.name in ("goldgen", "s3", "transfer", "s3plus")
     if wants_reasons and not task.context_fields and "reasons" not in has:

@@ -1,4 +1,4 @@
-"""Gold only: the student learns from the gold rows that the other strategies may look at; nothing is generated."""
+"""Gold only: the student learns from the gold rows that other strategies extrapolate; nothing is generated."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ class Gold(SeededStrategy):
 
     @property
     def seed_settings(self) -> Mapping[str, object]:
-        """Nothing shapes it."""
+        """The same for all jobs."""
         return GOLD_ALONE
 
     def training(self, round_: int) -> TrainingSet:

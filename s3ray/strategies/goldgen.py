@@ -1,7 +1,7 @@
-"""GoldGen (S3 paper, section 3.2): the extrapolation prompt over gold rows whether or not the student errs on them.
+"""GoldGen (S3 paper, section 3.2): the extrapolation prompt for gold rows, whether the student errs on them or not.
 
-It is the control that isolates what aiming at mistakes is worth. ``seed_examples`` rows are written as S3 would, so
-that a comparison with S3 at the same seed size differs in the parents alone.
+It is the control that shows how much aiming at mistakes helps. ``seed_examples`` rows are written as S3 writes them, so
+that the parents are the only difference from S3 with a seed set of the same size.
 """
 
 from collections.abc import Iterator, Mapping

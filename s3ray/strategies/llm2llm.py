@@ -1,7 +1,7 @@
-"""LLM2LLM (arXiv 2403.15042): begin with gold, extrapolate what the student gets wrong, the wrong answer shown.
+"""LLM2LLM (arXiv 2403.15042): begin with gold, then extrapolate mistakes with the student's wrong answer shown.
 
-Mistakes are mined on gold alone, never on written rows, and the student is trained on gold and all additions. Near
-copies are rejected from ROUGE-L 0.95 on (``curation.rouge_l``, the preset of this strategy), as in the authors' code.
+Mistakes are mined on gold alone, never on synthetic rows, and the student is trained on gold and all additions. As in
+the authors' code, near copies are rejected from a ROUGE-L of 0.95 (``curation.rouge_l``, this strategy's preset).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from s3ray.types import Mistake
 
 
 class LLM2LLM(S3):
-    """As S3 with an empty seed set: the first student learns from gold, later rounds write from mistakes on gold."""
+    """S3 with an empty seed set: the first student learns from gold, and later rounds extrapolate mistakes on gold."""
 
     @property
     def _seeds(self) -> SeedSet:
@@ -23,7 +23,7 @@ class LLM2LLM(S3):
 
     @property
     def seed_settings(self) -> Mapping[str, object]:
-        """Nothing shapes round 0."""
+        """The same for all jobs: round 0 writes nothing."""
         return GOLD_ALONE
 
     def training(self, round_: int) -> TrainingSet:
@@ -31,7 +31,7 @@ class LLM2LLM(S3):
         return TrainingSet(gold=True, rounds=range(1, round_ + 1))
 
     def in_words(self) -> str:
-        """Gold, and what is added to it."""
+        """The size of what is added to gold."""
         added = f"{self.config.rows} rows" if self.config.rows else f"{self.config.per_mistake} row(s) per mistake"
         return f"gold and {added}, {self.config.rounds} rounds of extrapolation"
 

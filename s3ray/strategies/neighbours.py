@@ -1,8 +1,8 @@
-"""The given fields of another row that are most like one's own, by the words in them, before there is any student.
+"""Finds the given fields of another row that are most similar to those of a row, by their words; needs no student.
 
-For a label that says that a text does *not* go with its context, a text that goes with a similar context is an example
-by construction, and a hard one: negatives mined so train retrievers on written questions (Promptagator, arXiv
-2209.11755). A generator that is too weak to miss a context on purpose can still write to the point of another.
+Some labels say that a text does *not* fit its context. A text that fits a similar context is then an example by
+construction, and a hard one. Negatives mined like this train retrievers on synthetic questions (Promptagator, arXiv
+2209.11755). A generator too weak to miss its own context on purpose can still write a text that fits another one.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from s3ray.curation.clean import normalise
 from s3ray.strategies.base import RoundContext
 
 _MOST = 10_000
-"""Contexts to choose from, a random sample where there are more: every question is compared with all of them."""
+"""The most contexts to choose from (a random sample of more), since every query is compared with all of them."""
 
 
 class Neighbours:
-    """Finds, for given fields, the most similar other ones among a round's contexts (cosine of TF-IDF vectors)."""
+    """Finds the context of a round that is most similar to given fields (cosine of TF-IDF vectors)."""
 
     def __init__(self, context: RoundContext) -> None:
         distinct = {_normalised(one.fields): one.fields for one in context.contexts}
@@ -30,7 +30,7 @@ class Neighbours:
         self._known: dict[str, Mapping[str, str]] = {}
 
     def of(self, fields: Mapping[str, str]) -> Mapping[str, str]:
-        """The context most like ``fields``; empty where there is no other one."""
+        """The context most similar to ``fields``, never ``fields`` itself; empty if there is no other."""
         name = _normalised(fields)
         if name not in self._known:
             self._known[name] = self._find(name)
@@ -55,6 +55,6 @@ class Neighbours:
 
 
 def _normalised(fields: Mapping[str, str]) -> str:
-    """The words; where there are none, the text as it is."""
+    """The normalised words of all fields; the text itself if it has no words."""
     text = "\n".join(fields.values())
     return normalise(text) or text

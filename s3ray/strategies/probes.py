@@ -1,4 +1,4 @@
-"""How a student sees the rows of a table: what it answers, how sure it is, and where the row lies in its features."""
+"""A student's view of a table: for each row its answer, the probabilities, and the features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Probes:
     features: npt.NDArray[np.float32]
 
     def places(self, rows: Sequence[Example]) -> list[int]:
-        """The places of these rows in the table."""
+        """The positions of these rows in the table."""
         place = {id_: number for number, id_ in enumerate(self.ids)}
         return [place[row.id] for row in rows]
 

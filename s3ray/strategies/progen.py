@@ -1,17 +1,17 @@
-"""ProGen (arXiv 2210.12329): the rows that helped the student most are shown in the prompts of the next ones.
+"""ProGen (arXiv 2210.12329): the rows that helped the student most are shown in the prompts of later rounds.
 
-Round 0 is zero-shot. Each later round ranks the written rows by influence on a held-out part of them; of each label the
-best 50 that help at all are the pool. Half of the prompts show 8 of the label's pool, half none. The last student
-learns from all rows. As in the authors' code at most 1000 rows are held out; here they are a tenth, and the student
-has seen them, since it is trained on all rows.
+Round 0 is zero-shot. Each later round ranks the synthetic rows by their influence on a held-out part of them. The best
+50 rows of each label, of those that help at all, are its pool. Half of the prompts show 8 rows of the label's pool, the
+others none. The last student learns from all rows. As in the authors' code at most 1000 rows are held out; here they
+are a tenth, and the student has seen them, since it is trained on all rows.
 
 The influence of a training row z on the validation loss is ``-g_val . H^-1 . g_z`` (Koh and Liang, 2017), where g are
 gradients of the loss and H is its Hessian. Validation labels are synthetic too and may be wrong, so ProGen takes the
 reverse cross-entropy there, which is linear in the probability of the label and so bounded.
 
-Two simplifications. Gradients are those of the student's last layer alone. And H is left out: the authors' code damps
-it by 50 (5e-3 times a scale of 1e4), so their ranking too is that of the inner products ``g_val . g_z`` as far as the
-eigenvalues of H are small beside 50.
+There are two simplifications. Gradients are those of the student's last layer alone. And H is left out: the authors'
+code damps it by 50 (5e-3 times a scale of 1e4), so as long as the eigenvalues of H are small compared with 50, their
+ranking too is that of the inner products ``g_val . g_z``.
 """
 
 import math
@@ -38,7 +38,7 @@ def helpfulness(
     """How much a step on each row lowers the mean validation loss, to first order; above 0 it helps.
 
     Shapes: ``probabilities`` (rows, labels), ``features`` (rows, width) as the last layer reads them, ``labels`` (rows)
-    as column numbers of ``probabilities``, ``is_validation`` (rows). Answers (rows).
+    as column numbers of ``probabilities``, ``is_validation`` (rows). Returns an array of shape (rows).
 
     For logits ``z = W f + b`` with probabilities q and label y, d CE/dz = q - e_y and d RCE/dz = q_y (q - e_y), up to
     a factor that is the same for all rows. The gradients of W and b are these times the features and times 1.
@@ -62,7 +62,7 @@ _MAX_VALIDATION = 1000
 
 
 class ProGen(SeededStrategy):
-    """A zero-shot set, then rounds in which helpful rows are examples for more of their label. Labels only."""
+    """A zero-shot set, then rounds whose prompts show helpful rows of the same label. For tasks with labels only."""
 
     @property
     def _seeds(self) -> SeedSet:
@@ -70,12 +70,12 @@ class ProGen(SeededStrategy):
 
     @property
     def last_round(self) -> int:
-        """The number of times that feedback is taken."""
+        """The number of rounds with feedback."""
         return self.config.rounds
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """The written rows."""
+        """The synthetic rows that it was trained on."""
         return ("train",)
 
     def num_rows(self, round_: int, num_mistakes: int) -> int:
@@ -84,15 +84,15 @@ class ProGen(SeededStrategy):
 
     @property
     def reads_rows(self) -> bool:
-        """Prompts show them."""
+        """True, because prompts show them."""
         return True
 
     def in_words(self) -> str:
-        """Rows in all."""
+        """The number of all rows."""
         return f"{self.config.rows} rows, {self.config.rounds} rounds of feedback"
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Subjects, where the job asks for two stages."""
+        """Subjects in every round, if the job asks for two stages."""
         return self._seeds.note_stages(context)
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:

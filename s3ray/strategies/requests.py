@@ -1,4 +1,4 @@
-"""The sequences of requests that several strategies share: seed sets, and texts like given gold rows."""
+"""The sequences of requests that strategies share: seed sets, and texts that resemble gold rows."""
 
 import math
 import random
@@ -13,14 +13,14 @@ from s3ray.tasks.spec import SUBJECT
 from s3ray.types import NOT_YET, Example, GenerationRequest, Mistake, Span
 
 Shown = Callable[[int, str | None], Sequence[Example]]
-"""Examples to show in the seed prompt at a place of the sequence, for a label."""
+"""Returns the examples that a seed prompt shows, for the index of the request and its label."""
 Near = Callable[[Mapping[str, str]], Mapping[str, str]]
-"""The given fields of another row that are most like these."""
+"""Returns the given fields of another row that are most similar to these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """A gold row to write from, and what else its prompt shows: see ``GenerationRequest``."""
+    """A gold row to imitate, and what else its prompt shows (see ``GenerationRequest``)."""
 
     example: Example
     predicted: str | None = None
@@ -53,9 +53,9 @@ def make_request(
     near = dict(near or (parent.near if parent else {}))
     content = (label, sorted(given.items()), answer, tuple(reasons), sorted(attributes.items()), parent_id, variant)
     # Left out of the id where empty, so that requests without them keep the ids that earlier versions gave them.
-    beside = (predicted, pattern, [example.id for example in shown])
-    beside = (*(beside if any(beside) or near else ()), *([sorted(near.items())] if near else ()))
-    identity = (context.fingerprint, context.round, stage, template, index, content, *beside)
+    optional = (predicted, pattern, [example.id for example in shown])
+    optional = (*(optional if any(optional) or near else ()), *([sorted(near.items())] if near else ()))
+    identity = (context.fingerprint, context.round, stage, template, index, content, *optional)
     digest = xxhash.xxh128_hexdigest(repr(identity).encode())
     group = xxhash.xxh64_hexdigest(repr((stage, label, sorted(given.items()), parent_id)).encode())
     return GenerationRequest(
@@ -85,7 +85,7 @@ def seed_plan(
 ) -> StagePlan:
     """Write ``num`` examples from labels (Algorithm 1) or from contexts and labels (paper, section 2.4).
 
-    Prompts get reasons of their label and a subject where the round's notes have some.
+    Prompts get reasons for their label and a subject, if the round's notes have some.
     """
     return StagePlan(
         name="seed",
@@ -139,7 +139,7 @@ def _seed_requests(
 def mistakes_plan(
     context: RoundContext, config: StrategyConfig, num: int | None, as_parent: Callable[[Mistake], Parent]
 ) -> StagePlan:
-    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` of each, beginning while they are mined."""
+    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` for each, starting while they are mined."""
     if num is not None:
         # How often each mistake is shown depends on how many there are.
         parents = [as_parent(mistake) for mistake in context.mistakes.all()]
@@ -155,10 +155,10 @@ def rewrite_plan(
     candidates_per_row: float = 1.0,
     variants: int = 1,
 ) -> StagePlan:
-    """Write ``num`` examples like ``parents``, with their labels and contexts, going over them again and again.
+    """Write ``num`` examples that resemble ``parents``, with their labels and contexts, going over these repeatedly.
 
-    ``num`` may be given by label; every label in it must have parents. A parent has at least ``variants`` turns, one
-    after the other, and more where there are fewer parents than that takes.
+    ``num`` may be given by label; every label in it must have parents. Each parent gets at least ``variants`` requests
+    in a row, and more if there are too few parents for the number of rows.
     """
     quota = {ANY: num} if isinstance(num, int) else dict(num)
     total = sum(quota.values())
@@ -166,7 +166,7 @@ def rewrite_plan(
         return StagePlan(name=stage, requests=iter(()), quota=quota)
     groups = {key: [p for p in parents if key in (ANY, p.example.label)] for key in quota if quota[key]}
     sequences = {
-        # A parent's turns: at most so many that every parent has its turn before the quota is full.
+        # Requests per parent in a row: few enough that every parent has its turn before the quota is full.
         key: _again_and_again(context, stage, key, group, max(variants, quota[key] // len(group)))
         for key, group in groups.items()
     }
@@ -184,7 +184,7 @@ _Turn = tuple[Parent, int, dict[str, str]]
 
 
 def _merged(sequences: Mapping[str, Iterator[_Turn]], quota: Mapping[str, int]) -> Iterator[_Turn]:
-    """Labels take turns in proportion to their quotas, so that all are full at about the same time."""
+    """Labels take turns in proportion to their quotas, so that all quotas are full at about the same time."""
     num_drawn = dict.fromkeys(sequences, 0)
     while True:
         key = min(sequences, key=lambda key: num_drawn[key] / quota[key])
@@ -197,7 +197,7 @@ def _each_mistake(
 ) -> Iterator[GenerationRequest]:
     """Requests from each mistake, and ``NOT_YET`` while the next block is not mined (Algorithms 2 and 3).
 
-    Parents are shuffled within their block, so that the sequence is the same whenever the blocks come.
+    Parents are shuffled within their block only, so that the sequence does not depend on when the blocks arrive.
     """
     index = num_block = 0
     for block in context.mistakes.blocks():
@@ -222,7 +222,7 @@ def _again_and_again(
 
 
 def _turns(context: RoundContext, parents: Sequence[Parent], variants: range, draw: random.Random) -> Iterator[_Turn]:
-    """All variants of each parent, in a random order of parents; a parent's follow each other and share a prefix."""
+    """All variants of each parent, in a random order of parents; the variants of a parent share a prompt prefix."""
     for parent in draw.sample(list(parents), len(parents)):
         for variant in variants:
             yield parent, variant, {name: draw.choice(values) for name, values in context.task.attributes.items()}

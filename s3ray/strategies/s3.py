@@ -1,7 +1,7 @@
 """S3 (arXiv 2310.13671): a seed set with rationales (Algorithm 1), then error extrapolation (Algorithms 2 and 3).
 
-Two rows of the paper's tables are settings of it. Seed only (Table 3): ``rounds: 0`` and as many ``seed_examples`` as
-S3 ends with. From ZeroGen's rows, by the student's own errors (Table 5): ``rationales: false, two_stage: true``.
+Two rows of the paper's tables are special cases. "Seed only" (Table 3) is ``rounds: 0`` with as many ``seed_examples``
+as S3 ends with. S3 on a ZeroGen seed set (Table 5) is ``rationales: false, two_stage: true``.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from s3ray.types import Mistake
 
 
 class S3(SeededStrategy):
-    """Round 0 writes the seed set; every later round writes from the mistakes of the student before it."""
+    """Round 0 writes the seed set; every later round extrapolates the mistakes of the student before it."""
 
     @property
     def last_round(self) -> int:
@@ -28,7 +28,7 @@ class S3(SeededStrategy):
         return self.config.per_mistake * num_mistakes if share is None else share
 
     def in_words(self) -> str:
-        """Rows in all, or of the seed set where mistakes decide."""
+        """The number of all rows, or of seed rows if the number of mistakes decides the rest."""
         config = self.config
         size = f"{config.rows} rows" if config.rows else f"{config.seed_examples} seed rows"
         return size + (f", {config.rounds} rounds of extrapolation" if config.rounds else "")
@@ -41,5 +41,5 @@ class S3(SeededStrategy):
             yield mistakes_plan(context, self.config, self._share(context.round), self._parent)
 
     def _parent(self, mistake: Mistake) -> Parent:
-        """What the prompt for a mistake is written from; the student's wrong answer is not shown."""
+        """What the prompt for a mistake shows: the gold row, and not the student's wrong answer."""
         return Parent(example=mistake.example)

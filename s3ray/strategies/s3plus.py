@@ -1,17 +1,18 @@
-"""S3 with parts of later work, each a switch of ``strategy.plus``. With all of them off it makes S3's requests.
+"""S3 with ideas of later work, each a switch of ``strategy.plus``. With all of them off it makes S3's requests.
 
-- contrast: the wrong answer is shown (LLM2LLM, arXiv 2403.15042), and the gold row most like the mistake that really
-  has the label which the student gave: the two show where the border runs. A row of the mistake's own label would not.
-- skip_persistent: what students get wrong again and again is often mislabelled. In the paper's released RTE files 69 %
-  of the premises of the second round had been wrong in the first.
-- coverage: errors alone stress rare patterns, so a share of the rows is written from gold rows that the student got
-  right, but not surely (CondenseLM, ACL 2025.emnlp-main.65). They are *imitated*, not extrapolated, and counted apart.
+- contrast: prompts show the wrong answer (LLM2LLM, arXiv 2403.15042), and the gold row most similar to the mistake that
+  really has the label which the student gave. Together they show the border between the labels.
+- skip_persistent: rows that student after student gets wrong are often mislabelled. In the paper's released RTE files
+  69 % of the premises of the second round had been wrong in the first.
+- coverage: mistakes alone overstate rare patterns, so a share of the rows is written from gold rows that the student
+  got right without being sure (CondenseLM, ACL 2025.emnlp-main.65). These are *imitated*, not extrapolated, and counted
+  separately.
 - clusters: the pattern of a group of mistakes, in words (PaDA-Agent, arXiv 2510.18143).
-- near: prompts get the context most like their own, from the seed set on (``neighbours``).
-- variants and balance are ours.
+- near: prompts get the context most similar to their own, from the seed set on (``neighbours``).
+- variants and balance are our own ideas.
 
-A round has as many rows as S3's would have, whichever parents it is written from. Which those are is arithmetic on how
-a student sees gold: equal input, equal choice.
+A round has as many rows as S3's would have, whatever its parents are. The choice of parents is computed from the
+student's probes of gold, so equal probes give equal parents.
 """
 
 from collections import Counter
@@ -47,14 +48,14 @@ def unit_rows(features: npt.NDArray[np.floating[Any]]) -> Matrix:
 def persistent(mistaken: Set[str], history: Sequence[Set[str]], num: int) -> Set[str]:
     """The rows that the last ``num`` students all got wrong.
 
-    ``mistaken`` are those of the last one, ``history`` those of the students before it, oldest first.
+    ``mistaken`` has the mistakes of the last student, ``history`` those of the students before it, oldest first.
     """
     before = history[len(history) - (num - 1) :] if len(history) >= num - 1 else [frozenset[str]()]
     return set(mistaken).intersection(*before)
 
 
 def nearest(queries: Matrix, candidates: Matrix) -> list[int]:
-    """For each query the place of the candidate with the largest cosine; rows of both have length 1."""
+    """For each query the position of the candidate with the largest cosine; rows of both have length 1."""
     found: list[int] = []
     for first in range(0, len(queries), _AT_ONCE):
         found += np.argmax(queries[first : first + _AT_ONCE] @ candidates.T, axis=1).tolist()
@@ -62,16 +63,17 @@ def nearest(queries: Matrix, candidates: Matrix) -> list[int]:
 
 
 def moderately_hard(target_probability: Iterable[float]) -> Matrix:
-    """Weights in (0, 1]: 1 where the student is in two minds about the truth, near 0 where it is sure of anything."""
+    """Weights in (0, 1]: 1 where the truth has a probability of 0.5, near 0 where the student is sure, even wrongly."""
     return np.array([max(_LEAST_WEIGHT, 1 - abs(2 * p - 1)) for p in target_probability], dtype=np.float64)
 
 
 def representatives(features: Matrix, weights: Matrix, num: int) -> list[int]:
-    """The places of ``num`` rows that cover all of them, hard ones above all: a greedy, weighted K-centre.
+    """The positions of ``num`` rows that cover all of them, hard ones above all: a greedy, weighted K-centre.
 
-    The first has the largest product of its weight and its cosine (plus 1) with the weighted mean; each further one of
-    its weight and its cosine distance to those chosen. Shapes: ``features`` (rows, width) of length 1, ``weights``
-    (rows). Coverage of moderately hard rows is from CondenseLM (ACL 2025.emnlp-main.65); the weighting is ours.
+    The first row has the largest product of its weight and its cosine (plus 1) with the weighted mean, each further one
+    the largest product of its weight and its cosine distance to the rows chosen so far. Shapes: ``features`` (rows,
+    width) of length 1, ``weights`` (rows). Coverage of moderately hard rows is from CondenseLM (ACL
+    2025.emnlp-main.65); the weighting is ours.
     """
     if not len(features) or num <= 0:
         return []
@@ -87,7 +89,7 @@ def representatives(features: Matrix, weights: Matrix, num: int) -> list[int]:
 
 
 def clusters(features: Matrix, num: int, seed: int) -> list[list[int]]:
-    """The places of similar rows, in at most ``num`` groups by k-means; in each, those nearest to its centre first."""
+    """The positions of similar rows in at most ``num`` k-means groups, each sorted by distance from its centre."""
     from sklearn.cluster import KMeans  # takes longer to import than all else here, and few strategies ask for it
 
     num = min(num, len(np.unique(features, axis=0)))
@@ -101,7 +103,7 @@ def clusters(features: Matrix, num: int, seed: int) -> list[list[int]]:
 
 
 def balanced(have: Mapping[str, int], num: int) -> dict[str, int]:
-    """``num`` new rows, shared so that the labels that have fewest rows come as near to the others as they can."""
+    """Share ``num`` new rows over the labels so that the numbers of rows become as equal as possible."""
     total = dict(have)
     for _ in range(num if have else 0):
         total[min(total, key=lambda label: total[label])] += 1
@@ -109,12 +111,12 @@ def balanced(have: Mapping[str, int], num: int) -> dict[str, int]:
 
 
 _MAX_MEMBERS = 6
-"""Mistakes of a cluster from which its pattern is described."""
+"""The most mistakes of a cluster that the prompt for its pattern shows."""
 _OFF = PlusConfig(contrast=False, skip_persistent=None, coverage=0.0, variants=1, balance=False, clusters=0, near=False)
 
 
 class S3Plus(S3):
-    """S3, whose later rounds choose their parents and say more about them."""
+    """S3 whose later rounds choose their parents, and say more about them in prompts."""
 
     @property
     def _plus(self) -> PlusConfig:
@@ -126,22 +128,22 @@ class S3Plus(S3):
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """Gold, if any switch that is on looks at features."""
+        """Gold, if any switch that is on needs its features."""
         plus = self._plus
         return ("gold",) if plus.contrast or plus.coverage or plus.clusters else ()
 
     @property
     def reads_rows(self) -> bool:
-        """Quotas depend on how many rows of each label there are."""
+        """True with ``balance``: quotas then depend on the number of rows of each label."""
         return self._plus.balance
 
     def in_words(self) -> str:
-        """As S3, and the switches that are on."""
+        """S3's line, and the switches that are on."""
         on = {name: value for name, value in self._plus.model_dump().items() if value != getattr(_OFF, name)}
         return f"{super().in_words()}; plus {', '.join(f'{name} {value}' for name, value in on.items()) or 'nothing'}"
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """As S3; then, in later rounds, the patterns of mistakes."""
+        """S3's, then in later rounds the patterns of mistakes."""
         yield from super().note_stages(context)
         if context.round and self._plus.clusters and "patterns" in context.prompts:
             groups = self._clusters(context, self._mistakes(context))
@@ -150,7 +152,7 @@ class S3Plus(S3):
                 yield pattern_stage(context, members)
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
-        """As S3; in later rounds mistakes are extrapolated, then representative rows imitated."""
+        """S3's; in later rounds mistakes are extrapolated, then representative gold rows imitated."""
         if context.round == 0 or self._plus == _OFF:
             yield from super().example_stages(context)
             return
@@ -197,7 +199,7 @@ class S3Plus(S3):
         ]
 
     def _contrasts(self, context: RoundContext, mistakes: Sequence[Mistake]) -> dict[str, tuple[Example, ...]]:
-        """For each mistake the most similar row that the student rightly gave the label of its wrong answer."""
+        """For each mistake the most similar row that really has the label which the student gave, and got it."""
         probes, right = context.probes("gold"), _right(context)
         found: dict[str, tuple[Example, ...]] = {}
         for label in context.task.labels:
@@ -217,7 +219,7 @@ class S3Plus(S3):
         return {str(number): [mistakes[place] for place in group] for number, group in enumerate(groups)}
 
     def _covering(self, context: RoundContext, rows: Sequence[Example], quota: Mapping[str, int]) -> list[Parent]:
-        """As many rows of each label as its quota takes, chosen to cover the label's rows."""
+        """The parents for each label's quota, chosen to cover the rows of that label."""
         chosen: list[Example] = []
         for label, num in quota.items():
             group = [row for row in rows if label in (ANY, row.label)]
@@ -233,7 +235,7 @@ class S3Plus(S3):
     def _quotas(
         self, context: RoundContext, num: int, mistakes: Sequence[Example], doubtful: Sequence[Example]
     ) -> dict[str, dict[str, int]]:
-        """Rows of each stage by label (``ANY`` without balance); what one sort of parents lacks, the other gives."""
+        """Rows of each stage by label (``ANY`` without balance); a label without parents in one uses the other."""
         if self._plus.balance and context.task.labels:
             have = Counter(row.label for row in context.synthetic())
             open_ = {row.label for row in (*mistakes, *doubtful)}
@@ -253,7 +255,7 @@ class S3Plus(S3):
 
 
 def _features(probes: Probes, rows: Sequence[Example]) -> Matrix:
-    """How a student sees these rows, shape (rows, width), each of length 1."""
+    """The student's features of these rows, shape (rows, width), each row of length 1."""
     return unit_rows(probes.features[probes.places(rows)])
 
 

@@ -1,4 +1,4 @@
-"""Seed sets, and what the generator lists before it writes examples: reasons, subjects, patterns of mistakes."""
+"""Seed sets, and the notes that the generator writes before examples: reasons, subjects, patterns of mistakes."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from s3ray.types import Example
 _ASKED_PER_KEPT = 4
 """Items asked for per item kept: they repeat, and small models list few."""
 _ROWS_PER_SUBJECT = 32
-"""As in ZeroGen's published script, which writes so many texts per title."""
+"""As in ZeroGen's published script, which writes 32 texts per title."""
 _MIN_SUBJECTS = 100
 """Fewest subjects, so that small seed sets are as varied as large ones."""
 _PATTERN_TRIES = 3
@@ -30,7 +30,7 @@ def _note_stage(
     num_each: int,
     fields: Callable[[str], Mapping[str, Any]],
 ) -> NoteStage:
-    """A note stage whose keys take turns; ``fields`` gives what a key's request says, as ``make_request`` takes it."""
+    """A note stage whose keys take turns; ``fields`` returns the arguments of ``make_request`` for a key."""
     requests = (
         make_request(context, name, index, template=name, variant=index // len(keys), **fields(keys[index % len(keys)]))
         for index in range(num_requests)
@@ -39,7 +39,7 @@ def _note_stage(
 
 
 def pattern_stage(context: RoundContext, members: Mapping[str, Sequence[Example]]) -> NoteStage:
-    """Ask what the members of each cluster of mistakes have in common; a pattern is one phrase or two."""
+    """Ask what the members of each cluster of mistakes have in common; one or two phrases are kept per cluster."""
     keys, num_requests = list(members), _PATTERN_TRIES * len(members)
     return _note_stage(
         context, "patterns", keys, num_requests, _PHRASES_PER_PATTERN, lambda key: {"shown": members[key]}
@@ -52,9 +52,10 @@ def _num_requests(num_kept: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedSet:
-    """``num`` examples from labels or contexts, with reasons behind them, in two stages, both or neither.
+    """``num`` examples written from labels or contexts.
 
-    With ``has_near`` prompts get the context most like their own (``Neighbours``).
+    ``has_reasons``: prompts quote reasons for their label. ``has_subjects``: the generator lists subjects first, and
+    prompts name one. ``has_near``: prompts get the context most similar to their own (``Neighbours``).
     """
 
     config: StrategyConfig
@@ -65,7 +66,7 @@ class SeedSet:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """All of a strategy that shapes it, and the training set that is kept beside it."""
+        """All settings of a strategy that shape the seed set or the training set of its round."""
         config = self.config
         return {
             "examples": self.num,
@@ -76,7 +77,7 @@ class SeedSet:
         } | ({"near": True} if self.has_near else {})
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
-        """Reasons (Algorithm 1, step 1) and subjects (ZeroGen's first stage), where wanted and the task has prompts."""
+        """Reasons (Algorithm 1, step 1) and subjects (ZeroGen's first stage), if wanted and the task has prompts."""
         labels, num_reasons = context.task.labels, self.config.reasons_per_label
         if self.has_reasons and "reasons" in context.prompts:
             num_requests = _num_requests(num_reasons) * len(labels)
@@ -91,18 +92,18 @@ class SeedSet:
             yield _note_stage(context, "subjects", [ANY], _num_requests(num_subjects), num_subjects, fields)
 
     def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
-        """The one stage that writes it."""
+        """The one stage that writes the seed set."""
         yield seed_plan(context, self.config, self.num, near=Neighbours(context).of if self.has_near else None)
 
 
 def zero_shot(config: StrategyConfig, num: int, *, two_stage: bool) -> SeedSet:
-    """As ZeroGen writes them, from labels and contexts alone. ``two_stage`` is what null means in the job."""
+    """A seed set from labels and contexts alone, as in ZeroGen. ``two_stage`` applies where the job's own is null."""
     wanted = two_stage if config.two_stage is None else config.two_stage
     return SeedSet(config=config, num=num, has_reasons=False, has_subjects=wanted)
 
 
 class SeededStrategy(Strategy):
-    """A strategy whose round 0 is a seed set, by default as S3 writes it (Algorithm 1); without more, that is all."""
+    """A strategy whose round 0 writes a seed set, by default as S3 does (Algorithm 1); there are no other rounds."""
 
     @property
     def _seeds(self) -> SeedSet:
@@ -131,9 +132,9 @@ class SeededStrategy(Strategy):
         return self._seeds.example_stages(context) if self._seeds.num else iter(())
 
     def _share(self, round_: int) -> int | None:
-        """This round's part of the rows that the seed set leaves, shared evenly over the rounds; None: no such limit.
+        """This round's equal share of the ``rows`` beyond the seed set; None without ``rows``.
 
-        ``rows`` must leave something after the seed set.
+        Where ``rows`` is given, it must exceed the size of the seed set.
         """
         if self.config.rows is None:
             return None

@@ -1,7 +1,7 @@
-"""S3's additions on another seed set (S3 paper, Table 5, "existing additions"): do those of one set help another?
+"""S3's additions on another seed set (S3 paper, Table 5, "existing additions"): do they help there too?
 
-The rounds are S3's. Then a ZeroGen seed set is written, and the last student learns from it and from the additions of
-S3's rounds; of S3's own seed set it sees nothing.
+The rounds are S3's. Then a ZeroGen seed set is written, and the last student learns from that set and from the
+additions of S3's rounds, but not from S3's own seed set.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from s3ray.strategies.seed import SeedSet, zero_shot
 
 
 class Transfer(S3):
-    """S3, and a last round that writes another seed set for its additions."""
+    """S3, then a last round that writes another seed set."""
 
     @property
     def _other_seeds(self) -> SeedSet:

@@ -1,14 +1,14 @@
 """ZeroGen (arXiv 2202.07922), with this run's generator: examples from labels (and contexts) alone.
 
-Single texts are written in two stages, as the authors write reviews: titles of films first, then reviews of each. Where
-fields are given, they are the first stage, and ZeroGen too takes them from real data.
+Single texts are written in two stages, as the authors write reviews: first titles of films, then reviews of each. Where
+fields are given, these replace the first stage; ZeroGen takes them from real data too.
 """
 
 from s3ray.strategies.seed import SeededStrategy, SeedSet, zero_shot
 
 
 class ZeroGen(SeededStrategy):
-    """All rows are written without reasons and without a look at any mistake."""
+    """All rows are written without reasons and without regard to mistakes."""
 
     @property
     def _seeds(self) -> SeedSet:

@@ -1,4 +1,4 @@
-"""The state of a training between two epochs, and how it lies on disk: tensors as safetensors, all else as JSON.
+"""The state of a training between two epochs, and its form on disk: tensors as safetensors, all else as JSON.
 
 Nothing is pickled, so reading a checkpoint executes nothing.
 """
@@ -16,27 +16,27 @@ State = dict[str, Any]
 
 
 class Checkpoints(Protocol):
-    """Where a training keeps its state, so that it can continue after it died."""
+    """Where a training saves its state, so that it can continue after it died."""
 
     def load(self) -> State | None:
-        """The state to continue from, the same for every worker; None at the very beginning."""
+        """The state to continue from, the same for every worker; None if there is none yet."""
 
     def save(self, make_state: Callable[[], State]) -> None:
-        """Keep the state after an epoch, or skip it if writing it now costs too much time.
+        """Save the state after an epoch, or skip it if writing it now costs too much time.
 
-        All workers call this after every epoch; only the first one's state is kept.
+        All workers call this after every epoch; only the first worker's state is saved.
         """
 
 
 class NoCheckpoints:
-    """Keeps nothing: a training that dies starts from the beginning."""
+    """Saves nothing: a training that dies starts from the beginning."""
 
     def load(self) -> State | None:
-        """Nothing."""
+        """There is none."""
         return None
 
     def save(self, make_state: Callable[[], State]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 TENSORS = "state.safetensors"
@@ -47,7 +47,7 @@ def write_state(state: State, folder: Path) -> None:
     """Write a state to a folder; a tensor that occurs several times is written once.
 
     Raises:
-        TypeError: it holds something other than tensors, plain values, and dicts, lists and tuples of them.
+        TypeError: the state has anything but tensors, plain values, and dicts, lists and tuples of them.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[int, str] = {}
@@ -71,7 +71,7 @@ def _without_tensors(value: Any, tensors: dict[str, Tensor], names: dict[int, st
                 names[id(value)] = str(len(names))
                 tensors[names[id(value)]] = value.detach().cpu().contiguous()
             return {"tensor": names[id(value)]}
-        case dict():  # JSON has no numbers as keys, and torch's optimisers do
+        case dict():  # keys in JSON cannot be numbers, as they are in the state of torch's optimisers
             return {"dict": [[key, _without_tensors(part, tensors, names)] for key, part in value.items()]}
         case tuple():
             return {"tuple": [_without_tensors(part, tensors, names) for part in value]}

@@ -20,14 +20,14 @@ from s3ray.types import Example, Span
 NO_ANSWER = (0, 0)
 """Target of a window that does not hold the answer: the position of the classification token."""
 BATCHES_PER_POOL = 50
-"""So many batches of random rows are sorted by length together: enough to pad little and still mix well."""
+"""Number of batches of random rows that are sorted by length together: enough to pad little and still mix well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """One input of the student.
 
-    ``row`` is the place of its example. ``target`` is ``(label,)``, or the positions ``(first, last)`` of the
+    ``row`` is the position of its example. ``target`` is ``(label,)``, or the positions ``(first, last)`` of the
     answer's tokens, or empty if the answer is unknown. ``offsets`` (span only) gives each context token's
     characters in the context as ``(start, end)``, and None for all other tokens. ``soft`` is the probability of each
     label if the target is not certain. ``checker_probability`` is what a checker gives to the target;
@@ -114,7 +114,7 @@ def _encode_windows(
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, text: str, num_tokens: int) -> str:
-    """The start of a text, so that a long question leaves room for the context."""
+    """The first ``num_tokens`` tokens of a text, so that a long question leaves room for the context."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = encoding["offset_mapping"]
     return text if len(offsets) <= num_tokens else text[: offsets[num_tokens - 1][1]]
@@ -135,7 +135,7 @@ def answer_positions(offsets: Sequence[tuple[int, int] | None], answer: Span) ->
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Divide the inputs into batches of similar length; every input is in exactly one, only one may be short."""
+    """Divide the inputs into batches of similar length; each input is in one batch, and at most one batch is short."""
     chance = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chance.shuffle(order)

@@ -1,8 +1,8 @@
-"""What a student answers: to score it, to find its mistakes on gold, and to see how it sees rows (probes).
+"""A student's answers: to score it, to find its mistakes on gold, and to record how it represents rows (probes).
 
-The rows are dealt out over the workers, and every worker ends with all answers. Mistakes are mined in blocks: each is
-on disk before the next is scored, so that what extrapolates them need not wait, and is not scored again. A probe's
-features are what the last linear layer multiplies, so logits = features x weights + bias.
+The workers share the rows, and every worker ends with all answers. Mistakes are mined in blocks. Each block is on disk
+before the next one is answered, so that the next round can start from it, and a restart does not repeat it. A probe's
+features are the input of the last linear layer: logits = features x weights + bias.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,8 +111,8 @@ MISTAKE_BLOCK_ROWS = 1024
 def mine(student: Student, examples: Sequence[Example], output: str, block_rows: int, ranks: Ranks) -> list[str]:
     """Find the mistakes on all examples; returns the answer to each. All workers call this together.
 
-    Writes ``mistakes/*.parquet`` in the student's folder, one file for each ``block_rows`` examples, even if it has no
-    mistake. For a block that is on disk already, the answer to a row without a mistake is taken from gold.
+    Writes ``mistakes/*.parquet`` in the student's folder, one file for each ``block_rows`` examples, even without any
+    mistake. The answers of a block that is already on disk are those of its mistakes, and gold's for all other rows.
 
     Raises:
         StoreError: a block can be neither read nor written.
@@ -152,7 +152,7 @@ def _write(store: RunStore, name: str, task: Task, mistakes: Sequence[Mistake]) 
 
 
 def _answered(task: Task, block: Sequence[Example], mistakes: Sequence[Mistake]) -> list[str]:
-    """The answers of a student that makes these mistakes; rows with the same id have the same text and answer."""
+    """The answers of a student whose only mistakes are these; rows with the same id have the same text and answer."""
     wrong = {mistake.example.id: mistake.predicted for mistake in mistakes}
     return [wrong.get(row.id, row.label or "" if task.has_labels else row.answers[0].text) for row in block]
 
@@ -176,9 +176,9 @@ class _ProbeRow:
 
 
 def probe(student: Student, name: str, path: str, output: str, ranks: Ranks) -> None:
-    """Write ``probes/NAME.parquet`` (``PROBE_SCHEMA``) to the student's folder, about the example table ``path``.
+    """Write ``probes/NAME.parquet`` (``PROBE_SCHEMA``) to the student's folder, for the example table at ``path``.
 
-    All workers call this together and share the rows. A table that is there is left as it is.
+    All workers call this together and share the rows. Nothing is done if the file exists.
 
     Raises:
         InputError: the model has no linear layer as its head.
@@ -198,10 +198,10 @@ def probe(student: Student, name: str, path: str, output: str, ranks: Ranks) -> 
 
 
 def head_of(student: Student) -> torch.nn.Linear:
-    """The layer that gives the scores: the last linear one with an output for each label, or for first and last token.
+    """The layer that computes the logits: the last linear one with an output for each label, or for start and end.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such layer.
     """
     num = student.model.config.num_labels
     for layer in reversed(list(student.model.modules())):
@@ -214,7 +214,7 @@ def head_of(student: Student) -> torch.nn.Linear:
 
 @contextmanager
 def _head_inputs(student: Student) -> Iterator[list[torch.Tensor]]:
-    """Collect the inputs of the head in each forward pass of the block, the newest last."""
+    """Collect the inputs of the head in each forward pass of the ``with`` block, the newest last."""
     read: list[torch.Tensor] = []
     handle = head_of(student).register_forward_pre_hook(lambda layer, given: read.append(given[0]))
     try:
@@ -236,7 +236,7 @@ def _probe_rows(student: Student, examples: Sequence[Example]) -> list[_ProbeRow
 
 
 def _at_one_place(student: Student, read: torch.Tensor, batch: Sequence[Encoded]) -> Features:
-    """Features of shape ``(batch, width)``; of a head that reads every token, those of the one that decides."""
+    """Features of shape ``(batch, width)``; if the head reads every token, those of the token that decides."""
     if read.ndim == 3:
         places = [len(item.input_ids) - 1 if student.task.has_labels else NO_ANSWER[0] for item in batch]
         read = read[torch.arange(len(batch)), places]
@@ -262,7 +262,7 @@ def _note_spans(
     features: Features,
     rows: Sequence[_ProbeRow],
 ) -> None:
-    """Take for each row the window in which its first reference answer is likeliest.
+    """Use for each row the window in which its first reference answer is likeliest.
 
     If no window holds the whole answer, the target probability is 0 and the features are those of the shortest window.
     """

@@ -83,7 +83,7 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
         "use_safetensors": True,
         "dtype": torch.float32,
         "trust_remote_code": config.trust_remote_code,
-        "ignore_mismatched_sizes": True,  # a head for other labels is of no use here
+        "ignore_mismatched_sizes": True,  # a checkpoint's head for other labels is replaced
     }
     if task.has_labels:
         id2label = dict(enumerate(task.labels))
@@ -99,13 +99,13 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
 
 @contextlib.contextmanager
 def saved_student(output: str) -> Iterator[str]:
-    """The folder of a saved student, for ``load_student``. A student at a URL is downloaded while the block runs."""
+    """The local folder of a saved student, for ``load_student``; one at a URL is downloaded for the ``with`` block."""
     with open_folder(output).on_disk() as folder:
         yield str(folder)
 
 
 def save_student(student: Student, output: str | Path, about: Mapping[str, Any]) -> None:
-    """Save model (safetensors), tokenizer and ``about`` (``trained.json``), replacing what is there.
+    """Save model (safetensors), tokenizer and ``about`` (``trained.json``), replacing an earlier student.
 
     A folder appears whole or not at all. On an object store ``trained.json`` is written last: a student without it is
     not finished.

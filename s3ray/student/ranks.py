@@ -1,4 +1,4 @@
-"""The workers of a training, as its code sees them: one process by default, a torch process group under Ray Train.
+"""The workers of a training: one process by default, a torch process group under Ray Train.
 
 The training code uses ``Ranks`` alone, so that it also runs in a debugger without Ray.
 """
@@ -39,7 +39,7 @@ class Ranks(Protocol):
 
 
 def by_first(ranks: Ranks, make: Callable[[], Value]) -> Value:
-    """Call ``make`` on the first worker; all workers get its value, or raise its S3RayError, so that none waits."""
+    """Call ``make`` on the first worker; all workers return its value, or raise its S3RayError, so that none waits."""
     made: Value | S3RayError | None = None
     if ranks.rank == 0:
         try:
@@ -67,7 +67,7 @@ def agreed(ranks: Ranks, make: Callable[[], Value]) -> Value:
 
 
 def gather_rows(ranks: Ranks, own: Sequence[Value], num_rows: int) -> list[Value]:
-    """One value for each of ``num_rows`` rows, in order; each worker gives those of its rows ``[rank::world_size]``."""
+    """All values of ``num_rows`` rows, in order; each worker gives those of its own rows, ``[rank::world_size]``."""
     values = ranks.gather(own)
     return [values[row % ranks.world_size][row // ranks.world_size] for row in range(num_rows)]
 

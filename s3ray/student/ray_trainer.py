@@ -1,11 +1,11 @@
-"""Training students on a Ray cluster: the only file that knows Ray Train.
+"""Training students on a Ray cluster: the only file that uses Ray Train.
 
 Every student is a Ray Train run whose name contains its training id. Ray Train continues a run whose name it finds on
-the storage path: a training that died (its workers, its controller, the driver) goes on from its last checkpoint, and
-any other training begins at the base checkpoint. Ray Train's files are removed once the student is finished.
+the storage path. So a training that died (its workers, its controller, the driver) goes on from its last checkpoint,
+and any other training begins at the base checkpoint. Ray Train's files are removed once the student is finished.
 
-Ray Train's controller, which has nothing to do with models, loads this file before it starts a worker. So modules that
-import transformers are imported where they are used.
+Ray Train's controller loads this file too, and has no use for models. So modules that import transformers are imported
+where they are used.
 """
 
 import os
@@ -52,8 +52,8 @@ ROOM_ATTEMPTS = 3
 POLL_S = 0.5
 """How often Ray Train looks at its workers, unless RAY_TRAIN_HEALTH_CHECK_INTERVAL_S says otherwise.
 
-Only then does it learn that a training has ended, and it takes one checkpoint each time. With its own two seconds a
-student that trains for seconds waits as long again; a look costs one short call to each worker.
+Only then does it notice that a training has ended, and it takes one checkpoint each time. With Ray Train's default of
+two seconds, a student that trains for seconds would take twice as long. A look costs one short call to each worker.
 """
 CHECKPOINT_SHARE = 0.1
 """Share of the time that checkpoints may take; short epochs get a checkpoint only now and then."""
@@ -77,7 +77,7 @@ class RayStudentTrainer:
         cpus_per_worker: int = 1,
         num_trainings: int = 1,
     ) -> None:
-        """``num_trainings`` at once share the cores of a node."""
+        """``num_trainings`` is how many trainings share the cores of a node at the same time."""
         # Workers do not share this process's working directory.
         model = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
         self._config = config.model_copy(update={"model": model})
@@ -93,7 +93,7 @@ class RayStudentTrainer:
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student, or go on where an interrupted training of the same student stopped.
 
-        ``seconds["start"]`` includes the start and end of the workers.
+        ``seconds["start"]`` of the result includes the start and end of the workers.
 
         Raises:
             TrainerError: the cluster has no room for the workers, or they or Ray Train's controller died too often.
@@ -116,7 +116,7 @@ class RayStudentTrainer:
         while all are starting. The checkpoints are kept, so it is started again.
         """
         trainer = self._trainer(job)
-        # fit() replaces the handler of Ctrl-C for good, by one that ends the process as if all were well.
+        # fit() replaces the handler of Ctrl-C for good, by one that ends the process with exit code 0.
         on_interrupt = signal.getsignal(signal.SIGINT)
         problem: Exception | None = None
         for _ in range(MAX_STARTS):
@@ -138,7 +138,7 @@ class RayStudentTrainer:
                     signal.signal(signal.SIGINT, on_interrupt)
             if not ray.is_initialized():  # the run has ended, and fit() would start a Ray of its own
                 raise problem
-            remove_groups(memory=self._mark)  # Ray Train may leave them: then nobody gets their devices any more
+            remove_groups(memory=self._mark)  # Ray Train may leave them behind, with the devices that they hold
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
     def _trainer(self, job: StudentJob) -> ray.train.torch.TorchTrainer:
@@ -179,7 +179,7 @@ class RayStudentTrainer:
         return f"{self._run_name}-student-{job.round}-"
 
     def _forget(self, job: StudentJob) -> None:
-        """Remove Ray Train's files about this round's students."""
+        """Remove Ray Train's files of this round's students."""
         files = self._storage or pyarrow.fs.LocalFileSystem()
         for entry in files.get_file_info(pyarrow.fs.FileSelector(self._storage_path, allow_not_found=True)):
             if entry.base_name.startswith(self._prefix(job)):
@@ -206,8 +206,9 @@ def _died_too_often(error: ray.train.TrainingFailedError) -> TrainerError:
 class RayCheckpoints:
     """Keeps a training's state with Ray Train, on its storage path.
 
-    The first epoch is always kept, and every epoch at whose end a node is known to go. Others are kept as long as that
-    takes no more than CHECKPOINT_SHARE of the time: a checkpoint waits for Ray Train's next look at its workers.
+    The first epoch is always saved, and so is every epoch at whose end a node is known to leave. Others are saved as
+    long as that takes no more than CHECKPOINT_SHARE of the time: a checkpoint waits for Ray Train's next look at its
+    workers.
     """
 
     def __init__(self, ranks: "Ranks") -> None:
@@ -215,7 +216,7 @@ class RayCheckpoints:
         self._due = 0.0
 
     def load(self) -> "State | None":
-        """See ``Checkpoints``."""
+        """Read Ray Train's last checkpoint."""
         from s3ray.student.checkpoint import read_state
 
         checkpoint = ray.train.get_checkpoint()
@@ -225,7 +226,7 @@ class RayCheckpoints:
             return read_state(Path(folder))
 
     def save(self, make_state: "Callable[[], State]") -> None:
-        """See ``Checkpoints``."""
+        """Report a checkpoint to Ray Train, if one is due."""
         from s3ray.student.checkpoint import write_state
 
         start = time.monotonic()
@@ -243,9 +244,9 @@ class RayCheckpoints:
 
 
 class _DeviceTorchConfig(ray.train.torch.TorchConfig):  # type: ignore[misc]
-    """NCCL only where every worker sees a GPU of its own once it exists: nodes may pretend to have GPUs.
+    """Uses NCCL only if every worker turns out to have a GPU of its own, else Gloo.
 
-    NCCL refuses two workers on one GPU; Gloo does not.
+    Workers may share a GPU, which NCCL refuses, and nodes may declare GPUs to Ray that they do not have.
     """
 
     @property
@@ -263,7 +264,7 @@ class _DeviceBackend(ray.train.torch.TorchConfig().backend_cls):  # type: ignore
 
 
 def _own_gpus() -> tuple[str, ...]:
-    """Node and numbers of the GPUs that are this worker's; nothing where torch sees none."""
+    """Node and numbers of this worker's GPUs; empty where torch sees none."""
     import torch
 
     if not torch.cuda.is_available():
@@ -286,7 +287,7 @@ def _with_absolute_paths(job: StudentJob) -> StudentJob:
 
 
 def _train_on_worker(settings: dict[str, Any]) -> StudentResult | S3RayError:
-    """Train. An error of ours is returned as a value, since Ray Train tries again after any exception."""
+    """Train on one worker. Errors of s3ray are returned as values, since Ray Train tries again after any exception."""
     import torch
 
     from s3ray.student.ranks import ProcessGroup
@@ -311,7 +312,7 @@ def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
     """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not."""
     import torch
 
-    # A model of the hub may not be here yet: then the least that any student takes is waited for.
+    # A model of the hub may not be on this node yet: then this waits for the least that any student takes.
     weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
     where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
     try:
@@ -322,7 +323,7 @@ def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
 
 
 def _num_threads(num_local_workers: int) -> int:
-    """This node's cores, shared by the train workers on it, whatever OMP_NUM_THREADS this process was started with."""
+    """This node's cores per train worker on it; OMP_NUM_THREADS, with which Ray starts a process, does not count."""
     here = ray.get_runtime_context().get_node_id()
     declared = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(os.cpu_count() or 1, int(declared)) // num_local_workers)

@@ -1,4 +1,4 @@
-"""A training from start to end, written against ``Ranks``: what every train worker runs, with or without Ray."""
+"""One training from start to end: what every train worker runs, with or without Ray (``Ranks`` stands between)."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +25,10 @@ from s3ray.types import Answer, Example, Score, Source, StudentJob, StudentResul
 def ask_checker(
     config: StudentConfig, task: Task, place: str, inputs: Sequence[Encoded], asked: Sequence[int], ranks: Ranks
 ) -> list[Encoded]:
-    """The inputs; those at the positions ``asked`` with the probability that the checker gives to their targets.
+    """Return the inputs, those at the positions ``asked`` with the checker's probability of their targets filled in.
 
-    All workers call this together. The checker is the student in the folder ``place``, which has the same tokenizer; it
-    is freed afterwards. Batches do not depend on the number of workers, and so the answers do not either.
+    All workers call this together. The checker is the student saved in the folder ``place``; it has the same tokenizer,
+    and is freed afterwards. Batches, and so the answers, do not depend on the number of workers.
     """
     checker = agreed(ranks, lambda: _load_saved(config, task, place, ranks))
     order = sorted(asked, key=lambda number: len(inputs[number].input_ids))
@@ -55,11 +55,11 @@ def train_student(
     ranks: Ranks | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> StudentResult:
-    """Train a student, keep the epoch that is best on the selection part, save it, and answer the job's parts with it.
+    """Train a student, keep its best epoch on the selection part, save it, and answer the parts that the job names.
 
     All workers call this together and get the same result; the first one writes ``job.output``. Of epochs with equal
-    scores the earliest is kept. With ``checkpoints`` a training that died continues after its last kept epoch. If the
-    training is finished already, the student is loaded and only answers what is not on disk yet.
+    scores the earliest is kept. With ``checkpoints``, a training that died continues after its last saved epoch. A
+    student that is already trained is only loaded, and answers what is not on disk yet.
 
     Raises:
         InputError: the model cannot serve the task.
@@ -100,7 +100,7 @@ def train_student(
 def _train(
     config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock"
 ) -> tuple[Student, Trained]:
-    """Train and save a student, with its marker beside the weights."""
+    """Train a student and save it, together with the marker (``Trained``) that it is finished."""
     with clock.measure("start"):
         parts = agreed(ranks, lambda: _begin(config, task, job, ranks))
     inputs = parts.inputs
@@ -127,24 +127,12 @@ def _train(
         return parts.student, by_first(ranks, keep)
 
 
-class LocalStudentTrainer:
-    """Trains students in this process, one after the other, without Ray: for a debugger or for tests."""
-
-    def __init__(self, config: StudentConfig, task: Task) -> None:
-        self._config = config
-        self._task = task
-
-    def train(self, job: StudentJob) -> StudentResult:
-        """Train one student; see ``train_student``."""
-        return train_student(self._config, self._task, job)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a training begins with.
+    """The student and the data at the start of a training.
 
-    ``questions`` are this worker's rows of the selection part, encoded once for all epochs. ``written`` are the
-    positions in ``inputs`` of synthetic rows.
+    ``questions`` are this worker's rows of the selection part, encoded once for all epochs. ``written`` holds the
+    positions of the synthetic rows in ``inputs``.
     """
 
     student: Student
@@ -172,7 +160,7 @@ def _begin(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> 
 
 
 def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock") -> None:
-    """All epochs that are left; leaves the best one's weights in the student."""
+    """Run all epochs that are left, then put the best epoch's weights into the student."""
     with clock.measure("start"):
         state = checkpoints.load()
         if state is not None:
@@ -180,7 +168,8 @@ def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock:
 
     def score() -> Score:
         with clock.measure("score"):
-            return _score(parts.student, parts.select, ranks, parts.questions)
+            answers = predict(parts.student, parts.select, ranks, parts.questions)
+            return parts.student.task.score(parts.select, [answer.text for answer in answers])
 
     while not fit.is_over:
         fit.run_epoch(score)
@@ -191,7 +180,7 @@ def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock:
 
 
 class _Clock:
-    """Adds up seconds by part."""
+    """Adds up the seconds of each phase."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("start", "train", "score"), 0.0)
@@ -208,13 +197,6 @@ def _read(path: str, task: Task) -> list[Example]:
 
 
 def _answer(task: Task, example: Example, given: Prediction) -> Answer:
-    """An answer with the deciding metric of its row alone: 1 or 0 where that is accuracy, macro-F1 or exact match."""
+    """An answer with the main metric computed on this row alone, which is 1 or 0."""
     score = task.score([example], [given.text]).value
     return Answer(id=example.id, predicted=given.text, confidence=given.confidence, score=score)
-
-
-def _score(
-    student: Student, examples: Sequence[Example], ranks: Ranks, questions: Sequence[Encoded] | None = None
-) -> Score:
-    answers = predict(student, examples, ranks, questions)
-    return student.task.score(examples, [answer.text for answer in answers])

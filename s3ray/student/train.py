@@ -30,7 +30,7 @@ Logits = tuple[torch.Tensor, ...]
 def row_losses(logits: Logits, batch: Sequence[Encoded], max_weight: float) -> torch.Tensor:
     """One loss per input, shape ``(batch,)``: cross entropy, averaged over first and last token for spans.
 
-    With soft labels s it is ``- sum_k s_k log P_student(k | x)``. Each is multiplied by the input's weight.
+    With soft labels s it is ``- sum_k s_k log P_student(k | x)``. Each loss is multiplied by the input's weight.
     """
     parts = [cross_entropy(scores, _goal(scores, batch, part), reduction="none") for part, scores in enumerate(logits)]
     losses = torch.stack(parts).mean(dim=0)
@@ -175,8 +175,8 @@ class Fit:
     def _step(self, batch: Sequence[Encoded]) -> torch.Tensor:
         """One optimiser step on a global batch; returns the sum of losses over this worker's rows.
 
-        Gradients are exchanged once, with the last part of ``rows_at_once`` rows. All workers must take part: one that
-        has no row in the batch computes the batch's first row with weight zero.
+        Gradients are exchanged once, with the last part of ``rows_at_once`` rows. All workers must take part: a worker
+        that has no row of the batch computes the batch's first row with weight zero.
         """
         share = batch[self._ranks.rank :: self._ranks.world_size]
         size = self._config.rows_at_once or len(batch)

@@ -1,4 +1,4 @@
-"""The marker that a finished training leaves beside the weights, and the ids of trainings. Loads no torch."""
+"""The marker file of a finished training, and the ids of trainings. Does not import torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ TRAINED = "trained.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """How a training went. ``training_id`` names what shaped the student; on disk it is called ``lineage``.
+    """How a training went. ``training_id`` identifies what shaped the student; on disk it is called ``lineage``.
 
-    Its mistakes are mined in blocks of ``block_rows`` rows, even by a later version whose blocks have another size.
+    The student's mistakes are always mined in blocks of ``block_rows`` rows, even if the default has changed since.
     """
 
     training_id: str
@@ -37,7 +37,7 @@ class Trained:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Trained":
-        """What ``as_dict`` gave."""
+        """Read what ``as_dict`` returned."""
         kept = {name: value for name, value in plain.items() if name != "lineage"}
         epochs = tuple(EpochReport(**epoch) for epoch in plain["epochs"])
         return cls(**{**kept, "training_id": plain["lineage"], "epochs": epochs, "select": Score(**plain["select"])})
@@ -46,8 +46,8 @@ class Trained:
 def training_id(config: StudentConfig, job: StudentJob) -> str:
     """An id (16 hex digits) of what shapes a student: settings, seed, and the rows that it is trained and selected on.
 
-    A training continues only from a checkpoint with the same id, wherever model and rows lie. The checker that weighs
-    the rows counts too; without a checker the settings of weighing do not.
+    A training continues only from a checkpoint with the same id; the paths of model and rows do not matter. With a
+    checker that weighs the rows, its id and the settings of weighing count too.
 
     Raises:
         TrainerError: the job names a checker that does not exist.
@@ -61,16 +61,16 @@ def training_id(config: StudentConfig, job: StudentJob) -> str:
 
 
 def questions(job: StudentJob) -> str:
-    """An id (16 hex digits) of all rows that a job lets the trained student answer."""
+    """An id (16 hex digits) of all rows that the trained student of a job is to answer."""
     asked = {"mine": job.mine_path, "test": job.test_path, **{f"probe {name}": job.probes[name] for name in job.probes}}
     return fingerprint({name: xxhash.xxh64_hexdigest(read_file(path)) for name, path in asked.items() if path})
 
 
 def find_trained(output: str, training_id: str) -> Trained | None:
-    """What the marker in a student's folder says; None where there is none, or that of another student.
+    """Read the marker in a student's folder; None if there is none, or it is that of another training.
 
     Raises:
-        StoreError: it is there and cannot be read.
+        StoreError: the marker cannot be read.
     """
     found = _marker(output)
     return Trained.from_dict(found) if found.get("lineage") == training_id else None
@@ -80,8 +80,8 @@ def training_id_at(output: str) -> str:
     """The ``training_id`` of the trained student in a folder.
 
     Raises:
-        TrainerError: there is none.
-        StoreError: it is there and cannot be read.
+        TrainerError: there is no trained student.
+        StoreError: the marker cannot be read.
     """
     found = _marker(output)
     if not found:
@@ -90,6 +90,6 @@ def training_id_at(output: str) -> str:
 
 
 def _marker(output: str) -> dict[str, Any]:
-    """What the marker in a student's folder says; nothing where there is none."""
+    """The content of the marker in a student's folder; empty if there is none."""
     files = open_folder(output)
     return dict(json.loads(files.read(TRAINED))) if files.exists(TRAINED) else {}

@@ -1,4 +1,4 @@
-"""What is being learned: task specs (YAML), prompts, reading of what a model writes, metrics, gold data."""
+"""What is being learned: task specs (YAML), prompts, parsing of generated texts, metrics, gold data."""
 
 from s3ray.tasks.task import NUM_LISTED, Task, builtin_names, load_task
 

@@ -22,7 +22,7 @@ class Classification:
         """The target of a source row, as arguments of ``Example``.
 
         Raises:
-            InputError: the label is none of the task's.
+            InputError: the task has no such label.
         """
         name = self._names.get(str(row[self.column]))
         if name is None:
@@ -40,16 +40,16 @@ class Classification:
         return {"label": self._words[request.label] if request.label else "", "labels": list(self._words.values())}
 
     def choices(self, request: GenerationRequest) -> tuple[str, ...]:
-        """The answers to choose from when a text is verified: the one that was asked for, then the others in order."""
+        """The answers to choose from when a text is verified: that of the requested label first, then the others."""
         return tuple(self._answers[name] for name in self._asked_first(request))
 
     def label_probabilities(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
-        """The probabilities of ``choices`` as those of the labels, in the task's order."""
+        """Reorder the probabilities of ``choices`` into the task's order of labels."""
         by_name = dict(zip(self._asked_first(request), probabilities, strict=True))
         return tuple(by_name[name] for name in self._answers)
 
     def certainty(self, request: GenerationRequest, label_probabilities: Sequence[float]) -> float:
-        """The probability that a verdict gives to what was asked for."""
+        """The probability of the label that was requested."""
         return label_probabilities[list(self._answers).index(request.label or "")]
 
     def _asked_first(self, request: GenerationRequest) -> list[str]:

@@ -26,7 +26,7 @@ _TOKENS_PER_WORD = 2  # of English with punctuation, with room to spare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The roles of a file's columns; ``categories`` are those of ``given`` that repeat, ``left_out`` hold no texts."""
+    """The roles of a file's columns; ``categories`` are the ``given`` ones that repeat, ``left_out`` have no texts."""
 
     label: str
     writes: str
@@ -37,28 +37,26 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A task and a job: YAML by file name, for one folder; and what was guessed, in lines."""
+    """A task and a job: YAML by file name, for one folder; and the guesses, as lines for the user."""
 
     files: dict[str, str]
-    told: tuple[str, ...]
+    guesses: tuple[str, ...]
 
 
 def draft(data: Path, label: str | None = None, writes: str | None = None) -> Draft:
     """Draft a classification task and a job for the rows of one file; writes nothing.
 
-    ``label`` and ``writes`` name columns; None: guessed. The task is meant for the working directory.
+    ``label`` and ``writes`` name columns; None: guessed. Paths in the task are relative to the working directory.
 
     Raises:
-        InputError: the file cannot be read, has too few rows, or it cannot be seen which column is what.
+        InputError: the file cannot be read or has too few rows, or the role of a column cannot be guessed.
     """
     if not data.is_file():
-        hint = (
-            "Give one .jsonl, .csv or .parquet file with all rows; where the splits are files already, that of train."
-        )
-        raise InputError("is no file", where=str(data), hint=hint)
+        hint = "Give one .jsonl, .csv or .parquet file with all rows; if the splits are separate files, that of train."
+        raise InputError("is not a file", where=str(data), hint=hint)
     rows = read_file(data)
     if len(rows) < _FEWEST_ROWS:
-        hint = f"Some dozens per label are a beginning; {_FEWEST_ROWS} rows are the least."
+        hint = f"At least {_FEWEST_ROWS} rows are needed; some dozens per label are better."
         raise InputError("holds too few rows", where=str(data), value=str(len(rows)), hint=hint)
     with located(data):
         columns = sort_columns(rows, label, writes)
@@ -74,23 +72,23 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
         **_of_sizes(rows, columns),
     }
     files = {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
-    return Draft(files=files, told=tuple(_guesses(data, rows, columns, values)))
+    return Draft(files=files, guesses=tuple(_guesses(data, rows, columns, values)))
 
 
 def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> Columns:
     """Find the role of each column.
 
-    The label is the column of that name, else the last one of those with fewest different values (2 to ``MAX_LABELS``);
-    of the texts the longest on average is written. Numbers are no texts.
+    The label is the column of that name, else the last of those with the fewest different values (2 to ``MAX_LABELS``).
+    The text to be written is the one that is longest on average. Numbers do not count as texts.
 
     Raises:
-        InputError: a name is no column, or there is no such column to be seen.
+        InputError: a name is not that of a column, or no column suits a role.
     """
     names = list(rows[0])
     for option, name in (("--label", label), ("--writes", writes)):
         if name is not None and name not in names:
             hint = f"Columns there: {', '.join(names)}."
-            raise InputError("is no column", field=option, value=name, hint=hint)
+            raise InputError("is not a column", field=option, value=name, hint=hint)
     seen = {name: {str(row.get(name)) for row in rows} for name in names}
     if label is None:
         few = [name for name in names if 2 <= len(seen[name]) <= min(MAX_LABELS, len(rows) // 2) and name != writes]
@@ -103,7 +101,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
     if writes is None:
         writes = max(texts, key=lambda name: fmean(len(str(row.get(name))) for row in rows), default=None)
     if writes not in texts:
-        hint = "A task needs a column of texts beside the label. The first line of a CSV names the columns."
+        hint = "A task needs a column of texts besides the label. The first line of a CSV names the columns."
         raise InputError("holds no text", field="--writes", value=writes or "", hint=hint)
     given = tuple(name for name in texts if name != writes)
     return Columns(
@@ -116,7 +114,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
 
 
 def field_name(column: str) -> str:
-    """A column's name as prompts can use it: small letters, digits, underscores, and none of s3ray's own columns."""
+    """A column's name for use in prompts: lower-case letters, digits, underscores, and not a name that s3ray uses."""
     name = re.sub(r"\W+", "_", column.strip().lower()).strip("_") or "text"
     name = f"field_{name}" if not name.isidentifier() else name
     return f"{name}_text" if name in TABLE_COLUMNS else name

@@ -1,7 +1,7 @@
 """Tasks and rows that a program has in memory, written to files that a job can name.
 
-They lie in folders named by their content, below ``~/.cache/s3ray/given`` (``XDG_CACHE_HOME``): the same task and rows
-give the same path wherever and however often they are given, so a run that names them goes on.
+They are in folders named by their content, below ``~/.cache/s3ray/given`` (``XDG_CACHE_HOME``): the same task and rows
+have the same path every time, so that a run which names them can go on.
 """
 
 import os
@@ -38,7 +38,7 @@ def write_rows(given: Rows | Mapping[str, Rows]) -> Path:
     """Write all labelled rows, or those of each split; returns the file or folder that ``data`` of a job can name.
 
     Raises:
-        InputError: a split is unknown, a row is no dict, a column holds values of several types, or the folder cannot
+        InputError: a split is unknown, a row is not a dict, a column has values of several types, or the folder cannot
             be written.
     """
     if not isinstance(given, Mapping):
@@ -46,7 +46,7 @@ def write_rows(given: Rows | Mapping[str, Rows]) -> Path:
     for split in given:
         if split not in _SPLITS:
             hint = f"Rows by split are called {', '.join(_SPLITS)}; validation may be left out."
-            raise InputError("is no split", field="data", value=repr(split), hint=hint)
+            raise InputError("is not a split", field="data", value=repr(split), hint=hint)
     return _write({f"{split}.parquet": _parquet(rows, f"data.{split}") for split, rows in given.items()})
 
 
@@ -55,7 +55,7 @@ def _parquet(given: Rows, field: str) -> pa.Buffer:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             hint = "Rows are dicts of columns, as in a datasets.Dataset; of a pandas frame, frame.to_dict('records')."
-            raise InputError(f"row {number} is no dict of columns", field=field, value=repr(row)[:80], hint=hint)
+            raise InputError(f"row {number} is not a dict of columns", field=field, value=repr(row)[:80], hint=hint)
     names = dict.fromkeys(name for row in rows for name in row)
     sink = pa.BufferOutputStream()
     try:

@@ -23,7 +23,7 @@ _TEST_SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The fields that the generator is given where it writes only one of several; ``id`` is that of the gold row."""
+    """The fields given to a generator that writes only one of several; ``id`` is that of their gold row."""
 
     id: str
     fields: Mapping[str, str]
@@ -34,11 +34,11 @@ class Context:
 class GoldSplit:
     """Gold in parts.
 
-    ``contexts`` are what seed examples are written for; there are none where the task has no context fields. Label
-    tasks take them from all of train that is in no other part (labels are not looked at), span tasks from the
-    extrapolation part alone, because an answer is an annotation; no passage stands in a test or selection row.
-    ``num_left_out`` counts rows of train and validation that were passed over because their text is already in another
-    part or came before in the same one, and rows that give no context because theirs is in another part.
+    ``contexts`` are those for which seed examples are written; empty if the task has no context fields. Tasks with
+    labels take them from all train rows that are in no other part (the labels are not used), span tasks from the
+    extrapolation part alone, because an answer is an annotation. No passage of theirs is in a test or selection row.
+    ``num_left_out`` counts the rows of train and validation that were skipped because their text is in another part or
+    came before in the same one, and the rows without a context because theirs is in another part.
     """
 
     extrapolate: tuple[Example, ...]
@@ -51,9 +51,9 @@ class GoldSplit:
 def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSplit:
     """Read and split the task's data; ``data`` (a folder) replaces the task's own.
 
-    Selection rows come from the validation split if there is one, else from train. A larger part holds the rows of a
-    smaller one of the same seed. Test rows are the same for every seed: what all runs are measured by is no matter of
-    chance, and scores of different seeds are of the same rows.
+    Selection rows come from the validation split if there is one, else from train. With the same seed, a larger part
+    contains the rows of a smaller one. Test rows are the same for every seed, so that scores of different seeds can be
+    compared.
 
     Raises:
         InputError: a file, split or column is missing, a split is empty, a row is wrong, there are fewer rows than
@@ -76,8 +76,8 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
     if task.context_fields and not contexts:
         names = ", ".join(task.passage_fields)
         hint = (
-            "Every row of train has them in common with a row of test or validation. If they say in a word or two what "
-            f"a row is about (a product, a source), set `categories: [{names}]` in the task; else add rows."
+            "Every row of train shares them with a row of test or validation. If they say in a word or two what a row "
+            f"is about (a product, a source), set `categories: [{names}]` in the task; else add rows."
         )
         raise InputError("no context is left to write for", where=where, field=names, hint=hint)
     return GoldSplit(
@@ -90,7 +90,7 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
 
 
 def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Example], str]:
-    """The rows of a split in the order of the seed, and where they came from; no rows for an absent validation."""
+    """The rows of a split, shuffled by the seed, and where they come from; no rows if there is no validation split."""
     place = Path(data) if data else task.data
     found: tuple[list[tuple[int, Row]], str] | None = None
     if place:
@@ -103,7 +103,7 @@ def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Exa
         raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
     rows, where = found or ([], "")
     if found and not rows:
-        raise InputError(f"no {split} rows are there", where=where, hint="Add rows; validation may be left out whole.")
+        raise InputError(f"there are no {split} rows", where=where, hint="Add rows, or leave a validation split out.")
     examples = []
     for number, row in rows:
         with located(f"{where}, row {number}"):
@@ -128,17 +128,17 @@ def _example(task: Task, row: Row) -> Example:
 
 def _first(rows: list[Example], num_rows: int | Literal["all"], part: str) -> list[Example]:
     if not rows:
-        raise InputError("no rows are there for this part", field=f"gold.{part}", hint="Add rows.")
+        raise InputError("there are no rows for this part", field=f"gold.{part}", hint="Add rows.")
     if num_rows == "all":
         return rows
     if len(rows) < num_rows:
-        hint = f"There are {len(rows)} that no other part has; lower gold.{part} or add rows."
+        hint = f"There are {len(rows)} rows that no other part has; lower gold.{part} or add rows."
         raise InputError("more rows than there are", field=f"gold.{part}", value=str(num_rows), hint=hint)
     return rows[:num_rows]
 
 
 def _distinct(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[list[Example], int]:
-    """The rows without repeated texts and texts of other parts, and how many were left out."""
+    """The rows without those that repeat a text or have one of ``apart_from``, and how many were left out."""
     seen = {_text_of(example, task.fields) for example in apart_from}
     kept = []
     for example in rows:

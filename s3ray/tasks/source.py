@@ -40,13 +40,13 @@ def find_file(folder: Path, split: str) -> Path | None:
 
 
 def read_split(place: Path, split: str) -> tuple[list[tuple[int, Row]], str] | None:
-    """The rows of a split, each with its number in its file, and that file's name; None where there is no validation.
+    """The rows of a split, each with its number in its file, and that file's name; None if there is no validation.
 
-    ``place`` is a folder with a file for each split, or one file with all rows. Of one file a fifth is the test split,
-    the same fifth whatever else changes, and the rest is train.
+    ``place`` is a folder with a file for each split, or one file with all rows. A fifth of a single file is the test
+    split, always the same fifth, and the rest is train.
 
     Raises:
-        InputError: the folder or a file is missing or cannot be read, or one file has too few rows to be parted.
+        InputError: the folder or a file is missing or cannot be read, or a single file has too few rows to be split.
     """
     path = place if place.is_file() else find_file(place, split)
     if path is None:
@@ -57,7 +57,7 @@ def read_split(place: Path, split: str) -> tuple[list[tuple[int, Row]], str] | N
             return None
         if len(rows) < _PARTS:
             hint = f"A file with all rows needs {_PARTS} or more: a fifth of them is the test split."
-            raise InputError("too few rows are there", where=str(path), value=str(len(rows)), hint=hint)
+            raise InputError("has too few rows", where=str(path), value=str(len(rows)), hint=hint)
         random.Random("parts").shuffle(rows)  # a fixed seed: the test rows are the same in every run
         num_test = len(rows) // _PARTS
         rows = rows[:num_test] if split == "test" else rows[num_test:]
@@ -68,11 +68,11 @@ def read_file(path: Path) -> list[Row]:
     """All rows of a .jsonl, .csv or .parquet file.
 
     Raises:
-        InputError: the file cannot be read as what its name says.
+        InputError: the file cannot be read as the format that its name says.
     """
     if path.suffix not in _SUFFIXES:
         hint = f"Files are {', '.join(_SUFFIXES)}; spreadsheets can save CSV UTF-8."
-        raise InputError("is of no kind that is read", where=str(path), value=path.suffix, hint=hint)
+        raise InputError("has a format that is not supported", where=str(path), value=path.suffix, hint=hint)
     try:
         if path.suffix == ".jsonl":
             return _read_jsonl(path)
@@ -98,7 +98,7 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    """All columns as strings: a text that looks like a date is a text, and the label 01 is not 1."""
+    """Read all columns as strings: a text that looks like a date stays a text, and the label 01 stays 01."""
     multiline = csv.ParseOptions(newlines_in_values=True, delimiter=_separator(path))
     with csv.open_csv(path, parse_options=multiline) as reader:
         names = reader.schema.names
@@ -107,7 +107,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _separator(path: Path) -> str:
-    """The separator in the first line; spreadsheets write semicolons in countries where numbers have a comma."""
+    """The separator in the first line; spreadsheets write semicolons in countries with decimal commas."""
     with path.open(encoding="utf-8-sig") as lines:
         plain = re.sub(r'"[^"]*"', "", lines.readline())
     return max(_SEPARATORS, key=plain.count)
@@ -118,7 +118,7 @@ def _advice(path: Path, error: Exception) -> str:
     if "utf-8" in text or "utf8" in text:
         return "Save it as UTF-8; spreadsheets call it CSV UTF-8."
     if "columns" in text:
-        return "A text that holds the separator, a quote or a line end belongs into quotes, its own quotes doubled."
+        return "Put a text with a separator, quote or line end into quotes, and double the quotes inside it."
     return f"Is it {path.suffix}?"
 
 
@@ -141,11 +141,11 @@ def column(row: Row, name: str) -> Any:
     """The value of a column.
 
     Raises:
-        InputError: the row has no such column; the message names those that it has.
+        InputError: the row has no such column; the message names its columns.
     """
     if name in row:
         return row[name]
     near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
-    hint = f"Columns there: {', '.join(row)}. The task says which are read: columns, label_column, answers_column."
+    hint = f"Columns there: {', '.join(row)}. The task names those to read: columns, label_column, answers_column."
     hint = f"Did you mean {near[0]}? {hint}" if near else hint
     raise InputError("no such column", field=name, hint=hint)

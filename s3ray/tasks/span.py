@@ -18,10 +18,10 @@ class SpanAnswers:
         self.column = spec.answers_column
 
     def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-        """The target of a source row, as arguments of ``Example``; answers lie as in SQuAD.
+        """The target of a source row in SQuAD's format, as arguments of ``Example``.
 
         Raises:
-            InputError: there is no answer, or one does not stand in the context where it is said to.
+            InputError: there is no answer, or an answer is not at its position in the context.
         """
         answers, context = row[self.column], fields["context"]
         try:
@@ -49,7 +49,7 @@ class SpanAnswers:
         return {"answer": request.answer.text if request.answer else ""}
 
     def choices(self, request: GenerationRequest) -> tuple[str, ...]:
-        """The answers to choose from when a question is verified: is what was given the right answer to it?"""
+        """The answers to choose from when it is verified that the given answer is right for a question."""
         return _CHOICES
 
     def label_probabilities(self, request: GenerationRequest, probabilities: Sequence[float]) -> tuple[float, ...]:
@@ -57,7 +57,7 @@ class SpanAnswers:
         return tuple(probabilities[:1])
 
     def certainty(self, request: GenerationRequest, label_probabilities: Sequence[float]) -> float:
-        """The probability that a verdict gives to what was asked for."""
+        """The probability that the requested answer is right."""
         return label_probabilities[0]
 
     def show(self, example: Example) -> dict[str, object]:

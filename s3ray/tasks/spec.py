@@ -16,7 +16,7 @@ from s3ray.errors import located
 from s3ray.tasks.templates import check_template
 
 SUBJECT = "subject"
-"""The attribute that holds the subject of a seed example, beside the one whose place it takes."""
+"""The attribute with the subject of a seed example, in addition to the attribute that the subject replaces."""
 
 Form = Literal["chat", "completion"]
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
@@ -141,7 +141,7 @@ class TaskSpec(StrictModel):
     description: str = ""
     """One sentence for people."""
     metric: Metric | None = None
-    """What decides; default: accuracy for classification, exact_match for span (F1 is reported beside it)."""
+    """The metric that decides; default: accuracy for classification, exact_match for span (F1 is reported too)."""
     fields: Strings = Field(min_length=1)
     """Input fields of the student, in the order in which it reads them. Span tasks: [question, context]."""
     writes: str
@@ -184,7 +184,7 @@ class TaskSpec(StrictModel):
 
     @property
     def passage_fields(self) -> tuple[str, ...]:
-        """Those of them that are no categories."""
+        """The context fields that are not categories."""
         return tuple(name for name in self.context_fields if name not in self.categories)
 
     @model_validator(mode="after")
@@ -219,7 +219,7 @@ def _check_fields(spec: TaskSpec) -> None:
     stranger = next((name for name in spec.categories if name not in spec.context_fields), None)
     if stranger:
         given = ", ".join(spec.context_fields) or "none"
-        raise ValueError(f"categories names {stranger!r}, which is no given field; given fields are {given}")
+        raise ValueError(f"categories names {stranger!r}, which is not a given field; given fields are {given}")
     if spec.kind == "span" and spec.categories:
         raise ValueError("a span task has no categories: its context is a passage")
     strangers = [name for name in spec.columns if name not in spec.fields]
@@ -235,9 +235,9 @@ def _check_subjects(spec: TaskSpec) -> None:
         return
     if spec.subjects not in spec.attributes:
         known = ", ".join(spec.attributes) or "none"
-        raise ValueError(f"subjects names {spec.subjects!r}, which is no attribute; attributes are {known}")
+        raise ValueError(f"subjects names {spec.subjects!r}, which is not an attribute; attributes are {known}")
     if SUBJECT in spec.attributes:
-        raise ValueError(f"an attribute may not be called {SUBJECT!r} beside `subjects`")
+        raise ValueError(f"an attribute may not be called {SUBJECT!r} where `subjects` is set")
 
 
 def _check_labels(spec: TaskSpec) -> None:
@@ -259,7 +259,7 @@ def _check_labels(spec: TaskSpec) -> None:
 
 
 def _check_answers(spec: TaskSpec) -> None:
-    """Answers must differ in the first word. Whether the generator's tokens differ too is checked when it starts."""
+    """Answers must differ in the first word. Whether their first tokens differ is checked when the engine starts."""
     if not any(prompts and prompts.verify for prompts in (spec.prompts.chat, spec.prompts.completion)):
         return
     first = [label.answer.casefold().partition(" ")[0] for label in spec.labels]

@@ -1,6 +1,6 @@
-"""A loaded task: renders prompts, parses what a model wrote, makes examples, scores predictions.
+"""A loaded task: renders prompts, parses generated texts, makes examples, scores predictions.
 
-It knows nothing of engines, rounds or the files of a run, and pickles as its spec.
+It knows nothing of engines, rounds or the files of a run. Pickling keeps only its spec and the path of its data.
 """
 
 import difflib
@@ -73,7 +73,7 @@ class Task:
         return frozenset(name for of, name, _ in self._templates if of == form and name in NOTE_STAGES)
 
     def uses(self, form: Form, template: str, name: str) -> bool:
-        """Whether what a prompt says depends on a name."""
+        """Whether a prompt uses a name."""
         parts = template_parts(self.spec)
         return any(name in names_in(source) for of, of_name, _, source in parts if (of, of_name) == (form, template))
 
@@ -82,7 +82,7 @@ class Task:
         return (form, "verify", "user") in self._templates or (form, "verify", "text") in self._templates
 
     def verification(self, request: GenerationRequest, text: str) -> GenerationRequest:
-        """The request that asks for the label of what was written for another one."""
+        """The request that asks for the label of a text that was written for ``request``."""
         return request._replace(template="verify", context=self._filled(request, text))
 
     def render(self, request: GenerationRequest, form: Form) -> Prompt:
@@ -114,8 +114,8 @@ class Task:
     def read(self, request: GenerationRequest, text: str, finish_reason: str, clean: bool) -> Parsed | Rejection:
         """Parse a generation, or reject it with a reason.
 
-        With ``clean`` off the text is taken as it is, and only what can never be an example is rejected: nothing, no
-        word at all, or the parent once more. Of notes, what is parsed holds one per line.
+        Without ``clean`` the text is used unchanged, and rejected only if it is empty, has no word, or repeats the
+        parent. Notes are parsed to one note per line.
         """
         if request.template in NOTE_STAGES:
             return self._read_as_list(text, finish_reason)
@@ -172,7 +172,7 @@ class Task:
         return {name: text if name == self.written else request.context[name] for name in self.fields}
 
     def make_example(self, fields: Mapping[str, str], target: Mapping[str, Any], origin: Origin) -> Example:
-        """An example whose id is a hash (16 hex digits) of its fields and its target, wherever it comes from."""
+        """Make an example; its id is a hash (16 hex digits) of its fields and target, whatever its origin."""
         example = Example(id="", fields=fields, origin=origin, **target)
         spans = [(span.text, span.start) for span in example.answers]
         content = json.dumps([[fields[name] for name in self.fields], example.label, spans])
@@ -222,7 +222,7 @@ def load_task(name_or_path: str, data: str | None = None) -> Task:
 
 
 def _try_templates(task: Task) -> None:
-    """Render every template once per label, with and without what may be empty: what depends on it shows only then."""
+    """Render every template for each label, with and without the values that may be empty, to find errors early."""
     fields = dict.fromkeys(task.fields, "some text")
     span = Span(text="some", start=0)
     attributes = {name: values[0] for name, values in task.attributes.items()}

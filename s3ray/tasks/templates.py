@@ -1,8 +1,8 @@
 """Prompt templates: a small part of Jinja2 in a sandbox, where an unknown name is an error when the task is loaded.
 
-A template comes with a task, and a task may be somebody else's. So its language is no more than prompts need: names,
-conditions, loops over the rows and words that it is given, a few filters. Nothing can be called or multiplied, no loop
-lies in another one, and no text grows beyond ``MAX_CHARS``.
+A template comes with a task, which may come from a stranger. So its language has only what prompts need: names,
+conditions, loops over the lists that it is given, a few filters. Nothing can be called or multiplied, loops cannot be
+nested, and no text grows beyond ``MAX_CHARS``.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from s3ray.errors import InputError
 
 MAX_CHARS = 1_000_000
-"""Longest prompt, and longest text that a filter may make on the way to it."""
+"""Longest prompt, and longest text that a filter may make."""
 
 _SECTIONS = ("context", "fields", "near", "parent", "vary")
 _LISTS = ("labels", "reasons", "shown")
@@ -44,7 +44,7 @@ def _replace(text: object, old: str, new: str) -> str:
 
 
 def _concat(pieces: Iterable[str]) -> str:
-    """Join what a template renders; stops as soon as it is too long."""
+    """Join the pieces that a template renders; raises as soon as they are too long."""
     kept, length = [], 0
     for piece in pieces:
         length += len(piece)
@@ -62,7 +62,7 @@ class _Prompts(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Look a dotted name up; a field named like a method of mappings (`values`) means the field."""
+        """Look up a dotted name; a field that has the name of a dict method (`values`) hides the method."""
         is_field = isinstance(obj, Mapping) and attribute in obj
         return obj[attribute] if is_field else super().getattr(obj, attribute)
 
@@ -73,10 +73,10 @@ _ENVIRONMENT.globals.clear()
 
 
 def compile_template(source: str) -> Template:
-    """A template that is ready to render; one newline at its end is dropped.
+    """Compile a template; one newline at its end is dropped.
 
     Raises:
-        TemplateSyntaxError: it is not a valid template, or uses something that prompts do not need.
+        TemplateSyntaxError: it is not a valid template, or uses a feature that is not allowed here.
     """
     template = _ENVIRONMENT.from_string(_parse(source))
     # Jinja copies the globals at every render, and copying its chain of maps takes longer than most prompts.
@@ -107,14 +107,14 @@ def check_template(source: str, legal: frozenset[str], field: str) -> None:
 
 
 def _parse(source: str) -> nodes.Template:
-    """Parse a template and refuse all that prompts do not need.
+    """Parse a template and refuse the features that prompts do not need.
 
     Raises:
-        TemplateSyntaxError: it is not a valid template, or uses something else.
+        TemplateSyntaxError: it is not a valid template, or uses such a feature.
     """
     try:
         tree = _ENVIRONMENT.parse(source)
-    except (RecursionError, ValueError):  # of Python's own limits: nested too deep, a number too long
+    except (RecursionError, ValueError):  # Python's own limits on nesting and on the length of numbers
         raise TemplateSyntaxError("it is nested too deep, or holds too long a number", 1) from None
     for node in tree.find_all(nodes.Node):
         if not isinstance(node, _KNOWN):
@@ -124,7 +124,7 @@ def _parse(source: str) -> nodes.Template:
         if isinstance(node, nodes.Name) and node.ctx == "store" and node.name in _LISTS:
             _refuse(f"{node.name} is given and cannot be set", node)
         if isinstance(node, nodes.List | nodes.Tuple | nodes.Dict) and not _is_flat(node):
-            _refuse("what is listed in a template are texts and numbers", node)
+            _refuse("lists in a template may hold only texts and numbers", node)
         if isinstance(node, nodes.For):
             _check_loop(node)
     return tree
@@ -140,7 +140,7 @@ def _check_loop(loop: nodes.For) -> None:
     if not isinstance(listed, nodes.Name) or listed.name not in _LISTS:
         _refuse(f"a loop goes over one of {', '.join(_LISTS)}, or a part of it such as shown[:3]", loop)
     if next(loop.find_all(nodes.For), None):
-        _refuse("a loop cannot lie in another one", loop)
+        _refuse("loops cannot be nested", loop)
 
 
 def _refuse(problem: str, node: nodes.Node) -> NoReturn:

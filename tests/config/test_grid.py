@@ -146,15 +146,18 @@ def test_priorities_add_up(tmp_path: Path) -> None:
         ({"seeds": [1, 1]}, "holds a seed twice"),
         (
             {"reference": "gold"},
-            "reference: is no value of the axis that is compared.*Values of axis method: zerogen, s3",
+            "reference: is not a value of the axis that is compared.*Values of axis method: zerogen, s3",
         ),
-        ({"priorities": {"gold": 1}}, "priorities.gold: is no value of any axis"),
+        ({"priorities": {"gold": 1}}, "priorities.gold: is not a value of any axis"),
         ({"job": "other.yaml"}, "other.yaml"),
-        ({"skip": [{"method": "gold"}]}, r"skip.0.method: is no value of that axis \(got gold\)"),
+        ({"skip": [{"method": "gold"}]}, r"skip.0.method: is not a value of that axis \(got gold\)"),
         ({"skip": [{}]}, "skip.0: names no value"),
         ({"skip": [{"method": "s3"}, {"method": "zerogen"}]}, "skip: leaves no run"),
-        ({"axes": {"a": {"x": {"with": {"y": {}}}, "y": {}}}}, r"axes.a.x.with: is no value of another axis \(got y\)"),
-        ({"axes": {"a": {"x": {"with": {"y": 1}}}, "b": {"y": {}}}}, "axes.a.x.with: is no mapping"),
+        (
+            {"axes": {"a": {"x": {"with": {"y": {}}}, "y": {}}}},
+            r"axes.a.x.with: is not a value of another axis \(got y\)",
+        ),
+        ({"axes": {"a": {"x": {"with": {"y": 1}}}, "b": {"y": {}}}}, "axes.a.x.with: is not a mapping"),
         ({"sedes": [1]}, "Did you mean `seeds`"),
     ],
 )

@@ -128,7 +128,7 @@ def test_it_keeps_the_rules_of_what_it_derives_from(install: Install) -> None:
         ("nowhere.mine:Surest", ["nowhere.mine cannot be imported here", "No module named 'nowhere'", "all nodes"]),
         ("my_package.mine:Sure", ["my_package.mine has no class Sure"]),
         ("my_package.mine:number", ["has no class number"]),
-        ("my_package.mine:Stranger", ["is no strategy", "s3ray.strategies.base.Strategy"]),
+        ("my_package.mine:Stranger", ["is not a strategy", "s3ray.strategies.base.Strategy"]),
         (
             "my_package.mine:Hollow",
             ["`seed_settings` is missing", "`num_rows` is missing", "`example_stages` is missing"],
@@ -178,7 +178,7 @@ def test_builtin_engines_are_known_without_their_imports(name: str) -> None:
 def test_an_engine_that_cannot_work_is_refused(install: Install) -> None:
     install(ENGINES_OF_OURS)
     text = refused(lambda: engine_class("my_package.mine:Empty"), "generator.engine")
-    missing = ["`needs_devices` is not said", "`choose` is missing", "`close` is missing", "built from (spec: "]
+    missing = ["`needs_devices` is not set", "`choose` is missing", "`close` is missing", "built from (spec: "]
     missing += [
         "`generate` cannot be called with",
         "`generate` must be `async def`",

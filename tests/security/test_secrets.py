@@ -11,7 +11,7 @@ import pytest
 from s3ray.config.job import RunConfig
 from s3ray.errors import InputError
 from s3ray.launch.preflight import check_job, check_placement
-from s3ray.launch.run import _plan_lines, failures_told
+from s3ray.launch.run import _plan_lines, recorded_failures
 from s3ray.placement.plan import NodeFacts
 from s3ray.redaction import mask, secret_in
 from s3ray.report.run import write_report
@@ -62,7 +62,7 @@ def test_masking_leaves_what_is_no_secret() -> None:
 def test_what_ends_a_run_is_told_without_them(tmp_path: Path) -> None:
     store = write_run(tmp_path / "run")
     log = EventLog(store, "quickstart", 2)
-    with pytest.raises(Exception, match=r"\*\*\*|crash"), failures_told(store, log):
+    with pytest.raises(Exception, match=r"\*\*\*|crash"), recorded_failures(store, log):
         raise ValueError(ALL)
     log.emit(an_event("engine_lost", engine="engine-0", problem=ALL, in_flight=1, poisoned=0, nodes=[], restarts=0))
     write_report(store)

@@ -13,7 +13,7 @@ from s3ray.config.load import validate
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import RoundContext, StagePlan
-from s3ray.strategies.mistakes import Mistakes
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes
 from s3ray.tables import PROBE_SCHEMA, examples_from_table, table_from_mistakes
 from s3ray.tasks import Task, load_task
@@ -43,8 +43,8 @@ def other_label(task: Task, row: Example) -> str:
     return next((label for label in task.labels if label != row.label), "Bob")
 
 
-def mistakes_of(task: Task, rows: Sequence[Example]) -> Mistakes:
-    return Mistakes([Mistake(example=row, predicted=other_label(task, row), confidence=0.9) for row in rows])
+def mistakes_of(task: Task, rows: Sequence[Example]) -> MistakeStream:
+    return MistakeStream([Mistake(example=row, predicted=other_label(task, row), confidence=0.9) for row in rows])
 
 
 def probes_of(rows: Sequence[Example], task: Task = REVIEWS) -> Probes:

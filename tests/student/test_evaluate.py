@@ -15,9 +15,9 @@ from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError
 from s3ray.strategies.probes import Probes, probes_from_table
 from s3ray.student.evaluate import head_of, predict, probe
+from s3ray.student.local_trainer import LocalStudentTrainer
 from s3ray.student.model import Student, load_student
 from s3ray.student.ranks import SingleProcess
-from s3ray.student.session import LocalStudentTrainer
 from s3ray.tables import PROBE_SCHEMA, examples_from_table
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Source, Span, StudentJob

@@ -20,8 +20,8 @@ from s3ray.cluster import remove_groups
 from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError, S3RayError, TrainerError
 from s3ray.strategies.probes import probes_from_table
+from s3ray.student.local_trainer import LocalStudentTrainer
 from s3ray.student.ray_trainer import RayStudentTrainer
-from s3ray.student.session import LocalStudentTrainer
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Source, StudentJob, StudentResult
 from tests.student.workers import mined

@@ -20,9 +20,10 @@ from s3ray.config.job import StudentConfig
 from s3ray.errors import TrainerError
 from s3ray.storage.run_folder import RunStore
 from s3ray.student.evaluate import Prediction, find_mistakes, mine, predict
+from s3ray.student.local_trainer import LocalStudentTrainer
 from s3ray.student.model import load_student, save_student
 from s3ray.student.ranks import SingleProcess
-from s3ray.student.session import LocalStudentTrainer, ask_checker
+from s3ray.student.session import ask_checker
 from s3ray.student.train import plan_training
 from s3ray.student.trained import TRAINED, training_id
 from s3ray.tables import examples_from_table, table_from_mistakes

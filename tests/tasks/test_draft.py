@@ -86,7 +86,7 @@ def test_a_single_text_gets_reasons_and_numbers_are_left_out() -> None:
     lines = [[str(n), f"A text with the number {n} in it.", str(n % 2)] for n in range(40)]
     data = write("texts.csv", ["id", "source", "label"], lines)
     made = draft(data)
-    assert "left out, since they hold numbers: id" in "\n".join(made.told)
+    assert "left out, since they hold numbers: id" in "\n".join(made.guesses)
     task, _ = loaded(data)
     assert task.fields == ("source_text",)  # `source` is a column of s3ray's own
     assert task.note_prompts("chat") == {"reasons"}
@@ -104,7 +104,7 @@ def test_passages_are_no_categories() -> None:
 def test_what_is_named_wins_over_what_is_guessed() -> None:
     lines = [[f"Title {n}", f"A much longer text {n}", ("x", "y")[n % 2], str(n % 3)] for n in range(60)]
     data = write("data.csv", ["title", "text", "kind", "stars"], lines)
-    assert draft(data).told[1].startswith("  label: kind (")
+    assert draft(data).guesses[1].startswith("  label: kind (")
     task, _ = loaded(data, label="stars", writes="title")
     assert (task.written, task.labels) == ("title", ("0", "1", "2"))
 
@@ -127,7 +127,7 @@ def test_files_of_spreadsheets_are_read(separator: str, encoding: str) -> None:
         ("data.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"writes": "kind"}, ["--writes", "kind"]),
         ("data.csv", "n,kind\n" + "1,1\n2,2\n" * 40, {}, ["holds no text"]),
         ("data.xlsx", "PK", {}, [".xlsx", "CSV UTF-8"]),
-        ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "belongs into quotes"]),
+        ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "into quotes, and double"]),
         ("a b.csv", "a b,a-b,label\n" + "x y,z,1\nz,x x,2\n" * 40, {}, ["one name in prompts", "Rename"]),
     ],
 )

@@ -161,7 +161,9 @@ def test_a_wrong_row_of_one_file_is_named_by_its_place_there(task: Task, tmp_pat
     assert "sprot" in problem
 
 
-@pytest.mark.parametrize(("name", "says"), [("few.jsonl", "too few rows"), ("all.xlsx", "of no kind that is read")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("few.jsonl", "too few rows"), ("all.xlsx", "has a format that is not supported")]
+)
 def test_one_file_that_cannot_be_parted_is_refused(task: Task, tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in news(0, 4)))
     assert says in refusal(task, str(tmp_path / name))
@@ -306,7 +308,7 @@ def test_an_empty_split_is_refused(task: Task, tmp_path: Path) -> None:
 def test_an_empty_validation_file_is_not_taken_as_none(task: Task, folder: str) -> None:
     (Path(folder) / "validation.jsonl").write_text("", encoding="utf-8")
     problem = refusal(task, folder)
-    assert "validation.jsonl: no validation rows" in problem
+    assert "validation.jsonl: there are no validation rows" in problem
 
 
 def test_an_empty_validation_split_of_the_hub_is_refused(
@@ -315,7 +317,7 @@ def test_an_empty_validation_split_of_the_hub_is_refused(
     splits = {"train": news(0, 12), "dev": [], "test": news(100, 3)}
     monkeypatch.setattr("s3ray.tasks.gold.read_hub", lambda source, split: splits[split])
     task = make_task(topics | {"source": {"hub": "some/news", "validation": "dev"}})
-    assert "some/news, split dev: no validation rows" in refusal(task, None)
+    assert "some/news, split dev: there are no validation rows" in refusal(task, None)
 
 
 @pytest.mark.parametrize("line", ["{", "[1, 2]"])

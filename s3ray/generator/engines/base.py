@@ -60,7 +60,7 @@ def kept_of_stop(stop_reason: object) -> str:
 
 
 def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> EngineLimits:
-    """The limits of an engine that takes them from the job as they are."""
+    """The limits of an engine that takes them from the job unchanged."""
     return EngineLimits(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
@@ -74,8 +74,8 @@ def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> En
 class Engine(Protocol):
     """Answers prompts one by one, many at a time.
 
-    Contract: ``generate`` and ``choose`` return one answer or raise; ``RequestRefusedError`` concerns that request
-    alone, ``EngineDeadError`` means that the engine will answer no request any more. ``close`` may be called twice.
+    Contract: ``generate`` and ``choose`` return one answer or raise. ``RequestRefusedError`` concerns that request
+    alone; after ``EngineDeadError`` the engine answers no request any more. ``close`` may be called twice.
 
     A class that ``needs_devices`` is placed like vLLM: each engine gets GPUs of its own, or CPU cores if there are no
     GPUs. If it ``loads_model``, a job must name ``generator.model``, which is checked before anything starts.
@@ -88,7 +88,6 @@ class Engine(Protocol):
 
     async def start(self) -> EngineLimits:
         """Load the model; returns the limits that the engine resolved."""
-        ...
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt with the job's sampling settings, this seed and at most ``max_tokens`` tokens.
@@ -99,7 +98,6 @@ class Engine(Protocol):
             RequestRefusedError: this prompt cannot be answered.
             EngineDeadError: the engine is gone.
         """
-        ...
 
     async def choose(self, request_id: str, prompt: Prompt) -> Choice:
         """The probabilities of ``prompt.choices``, of which the expected one comes first.
@@ -110,15 +108,12 @@ class Engine(Protocol):
             RequestRefusedError: this prompt cannot be answered, or its choices cannot be told apart.
             EngineDeadError: the engine is gone.
         """
-        ...
 
     def stats(self) -> EngineStats:
         """The engine's statistics at this moment (the actor adds ``busy_s``)."""
-        ...
 
     def take_timings(self) -> list[Timing]:
         """Timings of the texts answered since the last call; empty unless ``timed``, or if the engine has none."""
-        ...
 
     async def check(self) -> None:
         """Raise if the engine is dead; called every few seconds.
@@ -126,19 +121,15 @@ class Engine(Protocol):
         Raises:
             EngineDeadError: the engine is gone, even if its open requests have not failed yet.
         """
-        ...
 
     async def sleep(self, level: int) -> None:
         """Free the memory of the devices until ``wake``; called with no request under way.
 
         At level 1 the weights are kept in the host's memory, at level 2 they are dropped and will be read again.
         """
-        ...
 
     async def wake(self) -> None:
         """Take the memory back; the engine answers as before."""
-        ...
 
     async def close(self) -> None:
         """Free what the engine holds."""
-        ...

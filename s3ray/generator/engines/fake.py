@@ -1,8 +1,8 @@
 """A shipped engine without a model: its texts depend on the request's seed alone, its speed and faults are scripted.
 
 For tests of the system, not of quality. The same requests give the same texts on any number of engines, so that the
-dataset of a disturbed run can be compared byte by byte with that of an undisturbed one. A slot becomes free at the
-moment its request was due, however late the event loop notices, as on a device that computes by itself.
+dataset of a disturbed run can be compared byte by byte with that of an undisturbed one. A slot counts as free from
+the moment its answer was due, however late the event loop notices, as on a device that computes by itself.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ def write_text(seed: int, max_tokens: int) -> tuple[str, int, str]:
 def weigh(request_id: str, num_choices: int) -> tuple[float, ...]:
     """The probabilities of a request's choices: uniform between 0.4 and 1 for the first; the others share the rest.
 
-    So of two labels the generator doubts the expected one in a sixth of its texts.
+    With two labels, the expected one is therefore doubted in a sixth of the texts.
     """
     draw = xxhash.xxh3_64_intdigest(request_id.encode()) / 2**64
     rest = 0.6 * draw if num_choices > 1 else 0.0
@@ -142,7 +142,7 @@ class FakeEngine:
         )
 
     async def _answer(self, generation: Generation, *, is_poison: bool) -> Generation:
-        """Return it when it is due."""
+        """Wait in the queue and return ``generation`` when it is due."""
         await self.check()
         if self._is_asleep:
             raise RequestRefusedError("the engine is asleep")
@@ -176,7 +176,7 @@ class FakeEngine:
         if self._timer is None or when < self._wakes_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._wakes_at = when  # uvloop's timers do not tell, and Ray's workers run on uvloop
+            self._wakes_at = when  # timers of uvloop, on which Ray's workers run, do not say it
             self._timer = loop.call_at(when, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -233,7 +233,7 @@ class FakeEngine:
         )
 
     def take_timings(self) -> list[Timing]:
-        """None: it has no first token."""
+        """Nothing: texts are not written token by token."""
         return []
 
     async def check(self) -> None:

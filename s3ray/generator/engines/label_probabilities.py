@@ -30,7 +30,7 @@ def first_tokens(
     for choice, token in zip(choices, written, strict=True):
         if token is None:
             hint = "let the prompt `verify` end without a space, best inside an opened quotation mark"
-            raise RequestRefusedError(f"{choice!r} melts into the end of the prompt, {before[-12:]!r}: {hint}")
+            raise RequestRefusedError(f"{choice!r} merges with the end of the prompt, {before[-12:]!r}: {hint}")
         alike = [other for other, begin in zip(choices, written, strict=True) if begin == token]
         if len(alike) > 1:
             names = " and ".join(map(repr, alike))
@@ -53,7 +53,7 @@ def shares(weights: Sequence[float]) -> tuple[float, ...]:
 def likeliest_tokens(logprobs: Any) -> list[tuple[str, float]]:
     """The likeliest first tokens in the ``logprobs`` of an answer in OpenAI's protocol, as (text, log probability).
 
-    Chat has them in another form than completions. Empty if the server sends none.
+    The chat interface sends them in another form than that for completions. Empty if the server sends none.
     """
     if content := getattr(logprobs, "content", None):
         return [(top.token, top.logprob) for top in content[0].top_logprobs or ()]
@@ -64,9 +64,9 @@ def likeliest_tokens(logprobs: Any) -> list[tuple[str, float]]:
 def read_likeliest(likeliest: Iterable[tuple[str, float]], choices: Sequence[str]) -> tuple[float, ...]:
     """The probabilities of choices if only the likeliest first tokens are known, as (text, log probability).
 
-    A token counts for the one choice that it begins, whatever its case and the quotes or space around it. A choice
-    without a known token gets an upper bound: the probability of the least likely known token, or what all known tokens
-    leave over, whichever is less. Empty if no token begins any choice.
+    A token counts for a choice if it begins that choice alone, whatever its case and the quotes or space around it. A
+    choice without a known token gets an upper bound: the probability of the least likely known token, or 1 minus that
+    of all known tokens, whichever is less. Empty if no token begins any choice.
     """
     weights = [0.0] * len(choices)
     known = []

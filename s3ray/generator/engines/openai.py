@@ -2,8 +2,8 @@
 
 The number of concurrent requests adapts to the server (``rate_limit``). A request that finds it busy is sent again
 until the actor's limit for a request (``generator.request_s``) ends it. The key is read from the environment of this
-process and leaves it only in the client's header: every text from outside is scrubbed, and no error has a cause that
-may hold it.
+process and leaves it only in the client's header: it is removed from every text that comes from outside, and no error
+has a cause that may hold it.
 """
 
 import asyncio
@@ -85,17 +85,18 @@ class OpenAIEngine:
         self._num_prompt_tokens = self._num_cached_tokens = self._num_output_tokens = self._num_replies = 0
 
     async def start(self) -> EngineLimits:
-        """Ask the endpoint for a few tokens, as the job will.
+        """Ask the endpoint for a few tokens, in the same way as the job will.
 
         Raises:
-            InputError: it does not take the key, does not know the model, or refuses what is asked of it.
-            EngineDeadError: it cannot be reached.
+            InputError: the endpoint refuses the key, does not know the model, or refuses the trial request.
+            EngineDeadError: the endpoint cannot be reached.
         """
         config = self._config
         if not all("!" <= letter <= "~" for letter in self._secret):
             field = f"generator.endpoints.{self._place}.key_env"
             hint = "It must be one line of ASCII without spaces."
-            raise InputError(f"{self._endpoint.key_env} holds what no header can carry", field=field, hint=hint)
+            problem = f"{self._endpoint.key_env} holds characters that no HTTP header can carry"
+            raise InputError(problem, field=field, hint=hint)
         connections = httpx2.Limits(max_connections=config.max_num_seqs, max_keepalive_connections=config.max_num_seqs)
         timeout = openai.Timeout(None, connect=_CONNECT_S)
         self._client = openai.AsyncOpenAI(
@@ -153,13 +154,13 @@ class OpenAIEngine:
 
     async def _wait(self, attempt: int) -> None:
         await self.check()
-        # No random jitter is needed: the gate lets requests in one by one, even if they all wait equally long.
+        # No random jitter is needed: the gate admits requests one by one, even if all of them wait equally long.
         await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2.0 ** min(attempt, 10)))
 
     async def _ask(self, prompt: Prompt, settings: dict[str, Any], read: Reader[Answer]) -> Answer | _Trouble:
-        """Ask once, as soon as the gate lets it.
+        """Ask once, as soon as the gate admits it.
 
-        Trouble is returned, not raised: an error from here would carry the client's error, and so the key, with it.
+        Trouble is returned, not raised: an error raised here would refer to the client's error, which holds the key.
         """
         await self._gate.enter()
         sent = time.monotonic()
@@ -211,7 +212,7 @@ class OpenAIEngine:
         if isinstance(choice, _Trouble):
             return choice
         if not (likeliest := likeliest_tokens(getattr(choice, "logprobs", None))):
-            return _Trouble(text="the endpoint tells no probabilities (logprobs)", is_final=True)
+            return _Trouble(text="the endpoint sends no probabilities (logprobs)", is_final=True)
         return Choice(probabilities=read_likeliest(likeliest, choices), **_usage(answer))
 
     def _only_choice(self, answer: Any) -> Any:
@@ -230,7 +231,7 @@ class OpenAIEngine:
             text=self._scrub(error.message),
             status=status,
             is_final=400 <= status < 500 and status not in _MAY_PASS,
-            # The same status also says that the credit is used up; then fewer requests do not help.
+            # The same status can also mean that the credit is used up; then fewer requests do not help.
             is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and error.code != "insufficient_quota",
             retry_after_s=read_retry_after(error.response.headers.get("retry-after", ""), datetime.now(UTC)),
         )
@@ -255,12 +256,12 @@ class OpenAIEngine:
             self._death = f"{self._endpoint.url} has failed for {now - self._failing_since:.0f} s ({answer})"
 
     async def _refusal(self, trouble: _Trouble) -> InputError:
-        """What is wrong with the endpoint's settings, judged by its answer."""
+        """The error that says what is wrong with the endpoint's settings, judged by its answer."""
         field, value = f"generator.endpoints.{self._place}", self._endpoint.url
         if trouble.status in _KEY_REFUSED:
-            has_key = "does not take the key" if self._secret else "wants a key"
+            complaint = "does not take the key" if self._secret else "wants a key"
             hint = f"The key is read from {self._endpoint.key_env} in the environment of the Ray workers."
-            return InputError(f"the endpoint {has_key} ({trouble})", field=f"{field}.key_env", value=value, hint=hint)
+            return InputError(f"the endpoint {complaint} ({trouble})", field=f"{field}.key_env", value=value, hint=hint)
         if trouble.status == HTTPStatus.NOT_FOUND:
             names = ", ".join(await self._list_models())
             hint = f"It serves: {names}." if names else "Check the URL (it usually ends in /v1) and the model's name."
@@ -294,19 +295,19 @@ class OpenAIEngine:
         )
 
     def take_timings(self) -> list[Timing]:
-        """None: answers come whole."""
+        """Nothing: answers arrive whole."""
         return []
 
     async def check(self) -> None:
-        """Tell of an endpoint that has been away for long."""
+        """Raise once the endpoint has been unreachable for a minute."""
         if self._death:
             raise EngineDeadError(self._death)
 
     async def sleep(self, level: int) -> None:
-        """Nothing: the devices are the server's."""
+        """Do nothing: the devices belong to the server."""
 
     async def wake(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -316,7 +317,7 @@ class OpenAIEngine:
 
 
 def _usage(answer: Any) -> dict[str, int]:
-    """The token counts of an answer by our names; 0 if the server does not send them."""
+    """The token counts of an answer by our names; 0 where the server sends none, or nonsense."""
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     counts = {
@@ -328,7 +329,7 @@ def _usage(answer: Any) -> dict[str, int]:
 
 
 def read_retry_after(header: str, now: datetime) -> float:
-    """Seconds to wait by a ``Retry-After`` header (RFC 9110: seconds or a date); 0 if it is missing or broken."""
+    """The seconds that a ``Retry-After`` header asks for (RFC 9110: seconds or a date); 0 if missing or malformed."""
     try:
         seconds = float(header)
     except ValueError:

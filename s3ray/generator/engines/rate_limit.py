@@ -1,4 +1,4 @@
-"""How many requests to send at once to a server that does not say how many it takes.
+"""How many requests to send at once to a server that does not say how many it can handle.
 
 ``Congestion`` computes the limit and is pure: callers give it the time. ``Gate`` holds requests back accordingly.
 
@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import deque
 
-_START = 16  # a small server bears it, and doubling soon finds the limit of a large one
+_START = 16  # a small server can handle it, and doubling soon finds the limit of a large one
 _WINDOW = 32  # answers whose median latency is compared: fewer would react to a few long texts
 _HISTORY = 256  # earlier answers that they are compared with
 _SLOWER = 3.0  # lengths of texts alone do not make a median three times as long
@@ -22,7 +22,7 @@ class Congestion:
     """The limit of one server."""
 
     def __init__(self, ceiling: int) -> None:
-        """``ceiling``: never more than this many."""
+        """``ceiling`` is the largest limit."""
         self.limit = min(_START, ceiling)
         self._ceiling = ceiling
         self._is_doubling = True
@@ -100,11 +100,11 @@ class Gate:
         self._congestion.answered(sent, now, is_full=bool(self._waiting))
 
     def cut(self, sent: float, now: float) -> None:
-        """The server had too many requests, or was away."""
+        """The server had too many requests, or could not be reached."""
         self._congestion.cut(sent, now)
 
     def pause(self, until: float) -> None:
-        """Let nobody in before then."""
+        """Admit no request before ``until``, a time of ``time.monotonic``."""
         self._resume_at = max(self._resume_at, until)
 
     def _admit(self) -> None:

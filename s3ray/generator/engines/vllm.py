@@ -57,12 +57,12 @@ class VLLMEngine:
         self._engine = self._api.AsyncLLM.from_engine_args(
             self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
         )
-        # vLLM also keeps Prometheus metrics, a histogram entry per token, which nobody collects.
+        # vLLM also keeps Prometheus metrics, a histogram entry per token, which no one collects.
         loggers = self._engine.logger_manager.stat_loggers
         loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
         self._api.enable_envs_cache()  # vLLM asks for a variable at each token
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        # Takes half the time of calling the tokenizer: no offsets and word numbers that nobody reads.
+        # Takes half the time of calling the tokenizer, which also computes offsets and word numbers that no one reads.
         self._encoder = self._tokenizer.backend_tokenizer if self._tokenizer.is_fast else None
         # Without this each full garbage collection walks through all of torch, which takes tenths of a second.
         gc.collect()
@@ -137,12 +137,12 @@ class VLLMEngine:
         )
 
     async def _complete(self, request_id: str, token_ids: list[int], *, max_tokens: int, **sampling: Any) -> Any:
-        """The whole answer of vLLM to a prompt."""
+        """Wait for vLLM's whole answer to a prompt."""
         api = self._api
         longest = self._max_model_len - max_tokens
         if len(token_ids) > longest:
             raise RequestRefusedError(f"the prompt has {len(token_ids)} tokens, {longest} fit (max_model_len)")
-        # skip_clone: nobody else holds these, and a deep copy costs more than all the rest of this method.
+        # skip_clone: no one else holds these, and a deep copy costs more than all the rest of this method.
         params = api.SamplingParams(max_tokens=max_tokens, output_kind=api.FINAL_ONLY, skip_clone=True, **sampling)
         output: Any = None
         try:
@@ -189,7 +189,7 @@ class VLLMEngine:
         )
 
     def take_timings(self) -> list[Timing]:
-        """As vLLM's own process measured them."""
+        """The times that vLLM's own process measured."""
         timings, self._timings = self._timings, []
         return timings
 
@@ -233,7 +233,7 @@ class _Counts:
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        """After each step of the engine."""
+        """Add what vLLM reports after each step of the engine."""
         if scheduler_stats is not None:
             self.num_running = scheduler_stats.num_running_reqs
             self.kv_use = scheduler_stats.kv_cache_usage
@@ -245,11 +245,11 @@ class _Counts:
             self.num_preemptions += iteration_stats.num_preempted_reqs
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say."""
+        """Do nothing; vLLM calls it once."""
 
 
 def _import_vllm() -> SimpleNamespace:
-    """All names of vLLM that are used here. It reads the environment when it is imported."""
+    """Import vLLM, which reads the environment at that moment; returns all of its names that are used here."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.envs import enable_envs_cache
@@ -338,7 +338,7 @@ def _timing(stats: Any) -> Timing:
 
 
 def _set_environment(spec: EngineSpec) -> None:
-    """What vLLM reads from the environment; must be set before it is imported."""
+    """Set what vLLM reads from the environment; must happen before vLLM is imported."""
     if spec.device == "cpu":
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(spec.config.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"

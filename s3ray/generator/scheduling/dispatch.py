@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from s3ray.generator.scheduling.estimates import Expectations, Feedback, Fleet
+from s3ray.generator.scheduling.estimates import Feedback, Fleet, Kind, Kinds
 from s3ray.generator.scheduling.ledger import EngineLoad, Ledger, LedgerEntry
 from s3ray.generator.scheduling.queue import MIN_AHEAD, Queue, RequestSource
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
@@ -21,14 +21,14 @@ from s3ray.types import EngineLimits, EngineStats, GenerationRequest
 if TYPE_CHECKING:
     from s3ray.generator.engines.base import Timing
 
-# A slow engine's requests are chosen to take this part of the time left: some turn out longer than expected, and the
-# engine's own queue adds to it.
+# Requests for a slow engine should take at most this part of the time left: some turn out longer than expected, and
+# the engine's own queue adds to their time.
 SAFETY = 0.6
 # A request that is overdue counts as having at least this part of its expected tokens left to write.
 LEAST_LEFT = 0.1
-# After so many deaths a request runs alone: a single death is rarely its fault, and would cost the others with it.
+# After so many deaths a request runs alone: a single death is rarely its fault, and one more would cost others too.
 MAX_DEATHS = 2
-# After so many deaths while it ran alone, a request is poison: the engine may have had its own reason for one of them.
+# After so many deaths while it ran alone, a request is poison: one of them may have had another cause.
 MAX_DEATHS_ALONE = 2
 # A request fails at its second time-out: the engine may have been stuck the first time.
 MAX_TIMEOUTS = 2
@@ -50,38 +50,32 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """How many requests an engine held when it left, and which of them end as poison."""
+    """How many requests an engine held when it left, and which of them now fail as poison."""
 
     num_in_flight: int
     poisoned: list[LedgerEntry]
 
 
 class Recorder(Protocol):
-    """Is told of everything that the dispatcher does (``bench.record`` measures with it)."""
+    """Notified of everything that the dispatcher does; ``bench.record`` measures engines with it."""
 
     def joined(self, engine: str) -> None:
         """An engine is ready to work; its counters are at zero."""
-        ...
 
     def left(self, engine: str) -> None:
         """An engine died or left."""
-        ...
 
     def reported(self, engine: str, stats: EngineStats) -> None:
         """An engine reported its statistics."""
-        ...
 
     def timed(self, timings: "Sequence[Timing]") -> None:
         """When texts were written (called by the pool)."""
-        ...
 
     def assigned(self, indexes: Collection[int], *, is_dry: bool) -> None:
         """Requests go to an engine; ``is_dry``: it could decode more at once, but no request waits."""
-        ...
 
     def ended(self, index: int, num_prompt_tokens: int, num_output_tokens: int) -> None:
         """A request ended."""
-        ...
 
 
 class Dispatcher:
@@ -92,7 +86,7 @@ class Dispatcher:
         self._min_ahead = min_ahead
         self._recorder = recorder
         self._queue = Queue(min_ahead)
-        self._lengths = Expectations()
+        self._kinds = Kinds(Kind)
         self._ledger = Ledger()
         self._hedges = _HedgeCandidates()
         self._fleet = Fleet()
@@ -101,7 +95,7 @@ class Dispatcher:
         self._quarantined: deque[LedgerEntry] = deque()
         self._quarantines: dict[str, LedgerEntry | None] = {}
 
-    # -- who is there ----------------------------------------------------------------------------------------------
+    # -- engines -------------------------------------------------------------------------------------------------------
 
     def join(self, engine: str, limits: EngineLimits) -> None:
         """An engine is ready to work.
@@ -164,7 +158,7 @@ class Dispatcher:
         """Whether nothing is in flight and nothing waits."""
         return not (self._ledger.num_in_flight or self._queue.num or self._quarantined)
 
-    # -- what ended ------------------------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------------------
 
     def settle(
         self,
@@ -244,7 +238,7 @@ class Dispatcher:
         else:
             self._queue.give_back(entry)
 
-    # -- who gets what ---------------------------------------------------------------------------------------------
+    # -- assignment ----------------------------------------------------------------------------------------------------
 
     def assign(self, engine: str, source: RequestSource) -> Assignment:
         """What an engine gets next, which may be nothing. Draws from the source."""
@@ -253,7 +247,7 @@ class Dispatcher:
         cancel, load.cancelled = load.cancelled, []
         is_quarantine = bool(self._quarantined or self._quarantines) and self._is_quarantine(engine, load)
         if is_quarantine:
-            # It must run alone: the engine first finishes what it holds and gives up what it was told to.
+            # It must run alone: the engine first finishes what it holds and gives up the cancelled copies.
             entries = [] if load.entries or cancel or not self._quarantined else [self._quarantined.popleft()]
             if entries:
                 self._quarantines[engine] = entries[0]
@@ -290,7 +284,7 @@ class Dispatcher:
 
     def _choose(self, feedback: Feedback, load: EngineLoad, source: RequestSource) -> list[LedgerEntry]:
         queue = self._queue
-        queue.draw(source, self._fleet.capacity, math.ceil(feedback.capacity * feedback.allowance), self._lengths)
+        queue.draw(source, self._fleet.capacity, math.ceil(feedback.capacity * feedback.allowance), self._kinds)
         num_left = self._num_left * self._fleet.share(feedback) if queue.is_ending else math.inf
         room = feedback.room(len(load.entries), load.num_tokens, num_left)
         avoided_by = load.engine if len(self._members) > 1 else ""
@@ -316,12 +310,12 @@ class Dispatcher:
     def _num_left(self) -> int:
         return self._queue.num + len(self._quarantined) + self._ledger.num_in_flight
 
-    # -- how fast it goes ------------------------------------------------------------------------------------------
+    # -- speed ---------------------------------------------------------------------------------------------------------
 
     def _longest(self, load: EngineLoad, feedback: Feedback) -> float:
         """The longest request, in output tokens, that a slow engine should take; infinite for other engines.
 
-        That is what it can write until all known requests are done. There is no bound either for an empty engine before
+        That is what the engine can write until all known requests are done. An empty engine has no bound either before
         the end is in sight: any request is better than none.
         """
         pace = self._fleet.pace
@@ -333,7 +327,7 @@ class Dispatcher:
         return max(1.0, SAFETY * feedback.pace * num_left / (pace * self._fleet.capacity))
 
     def _seconds_left(self, entry: LedgerEntry, load: EngineLoad) -> float:
-        """Seconds that a holder should still need for a request; always above zero, since it may be stuck."""
+        """Seconds that an engine should still need for a request; above zero even if overdue, since it may be stuck."""
         feedback = self._members[load.engine]
         num_left = entry.num_output_tokens - (feedback.position - entry.position)
         return max(num_left, entry.num_output_tokens * LEAST_LEFT) / (feedback.pace or self._fleet.pace or 1.0)
@@ -351,7 +345,7 @@ class _HedgeCandidates:
         self._is_stale = True
 
     def expire(self) -> None:
-        """Requests were assigned or came back since the candidates were listed."""
+        """The list is out of date: requests were assigned or came back since it was made."""
         self._is_stale = True
 
     @property
@@ -360,7 +354,7 @@ class _HedgeCandidates:
         return not self._candidates and self._is_stale
 
     def list_candidates(self, candidates: Iterable[tuple[float, LedgerEntry, EngineLoad]]) -> None:
-        """Replace the candidates: requests in flight, with the seconds that their holder should still need."""
+        """Replace the candidates: requests in flight, each with the seconds that its engine should still need."""
         self._candidates = sorted((seconds, entry.request.index, entry, held) for seconds, entry, held in candidates)
         self._is_stale = False
 

@@ -1,9 +1,11 @@
 """Estimates from the answers so far: how long requests are, how fast engines are, how much each may hold. Pure."""
 
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from s3ray.types import EngineLimits, EngineStats, GenerationRequest
+from s3ray.types import EngineLimits, EngineStats
 
 # Assumed before anything was measured: a short prompt, and an answer that uses half of its limit.
 PRIOR_PROMPT_TOKENS = 256
@@ -13,16 +15,14 @@ PRIOR_RATIO = 0.5
 LENGTH_MEMORY = 4096
 
 
+@dataclass(slots=True)
 class Kind:
     """Running means of one kind of request: tokens of prompt and answer, and the part of its limit that it uses."""
 
-    __slots__ = ("_num", "num_output_tokens", "num_prompt_tokens", "ratio")
-
-    def __init__(self) -> None:
-        self.num_prompt_tokens: float = PRIOR_PROMPT_TOKENS
-        self.num_output_tokens: float = PRIOR_OUTPUT_TOKENS
-        self.ratio = PRIOR_RATIO
-        self._num = 1
+    num_prompt_tokens: float = PRIOR_PROMPT_TOKENS
+    num_output_tokens: float = PRIOR_OUTPUT_TOKENS
+    ratio: float = PRIOR_RATIO
+    _num: int = 1
 
     def learn(self, max_tokens: int | None, num_prompt_tokens: int, num_output_tokens: int) -> None:
         """Take an answer into account; ``max_tokens`` is the request's own limit, if it has one."""
@@ -33,19 +33,8 @@ class Kind:
             self.ratio += (num_output_tokens / max_tokens - self.ratio) / num
 
 
-class Expectations:
-    """What is known of each kind of request (served task, template and label)."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[tuple[str, str, str | None], Kind] = {}
-
-    def kind(self, request: GenerationRequest) -> Kind:
-        """The kind that a request is of."""
-        key = (request.served_task, request.template, request.label)
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = Kind()
-        return kind
+Kinds = defaultdict[tuple[str, str, str | None], Kind]
+"""The kinds of requests, by served task, template and label."""
 
 
 # An engine holds what it decodes at once and a quarter more: a slot that becomes free between two exchanges finds work,
@@ -55,20 +44,20 @@ START_ALLOWANCE = 1.25
 # before the next exchange.
 MIN_ALLOWANCE = 0.125
 MAX_ALLOWANCE = 2.0
-# Down fast, since a preempted sequence is computed twice; up slowly, since a little too few costs only a little.
+# Down fast, since a preempted sequence is computed twice; up slowly, since a slightly low allowance costs little.
 SHRINK = 0.85
 GROWTH = 1 / 32
 # More sequences waiting than half of those running: that is twice the intended surplus.
 CROWD = 0.5
 FULL_KV = 0.9
-# Weight of the past at each report: at one report a second, about ten seconds count.
+# Weight of the past at each report: with one report a second, the last ten seconds or so count.
 MEMORY = 0.9
-# An engine whose sequences are a fifth slower than the mean does not get what others would finish sooner.
+# An engine whose sequences are a fifth slower than the mean gets no request that others would finish sooner.
 SLOW = 0.8
 
 
 class Room(NamedTuple):
-    """What an engine may get: requests, their expected tokens, and requests beyond to keep a group together."""
+    """What an engine may get: requests, their expected tokens, and additional requests to keep a group together."""
 
     num: int
     num_tokens: float
@@ -79,13 +68,9 @@ class Feedback:
     """What was learned about one engine since it joined.
 
     ``allowance`` is how much it may hold, in multiples of what it decodes at once. ``position`` is how many tokens a
-    sequence that runs since it joined would have written. ``pace`` is that per busy second, None before it is known.
+    sequence would have written that has been running since the engine joined. ``pace`` is the tokens that a sequence
+    writes per busy second, None before that is known.
     """
-
-    __slots__ = (
-        *("_busy_s", "_num_assigned", "_num_output_tokens", "_num_preemptions", "_recent_s", "_recent_tokens"),
-        *("_was_full", "allowance", "capacity", "num_kv_tokens", "pace", "position"),
-    )
 
     def __init__(self, limits: EngineLimits) -> None:
         self.capacity = limits.max_num_seqs
@@ -111,7 +96,7 @@ class Feedback:
         most = max(1, int(self.capacity * self.allowance))
         if self.allowance > 1:
             most = max(most, self.capacity + 1)
-        # A group that is torn apart is read twice; a quarter more is what an engine holds beyond its capacity anyway.
+        # The shared prefix of a divided group is read twice; a quarter more is what an engine holds in surplus anyway.
         num_extra = self.capacity // 4
         if num_left < math.inf:
             most = min(most, max(1, math.ceil(num_left)))
@@ -172,7 +157,7 @@ class Fleet:
         return self._measured_speed / self._measured_capacity if self._num_measured else None
 
     def add(self, feedback: Feedback, sign: int = 1) -> None:
-        """Count an engine in, or out (``sign`` -1) before anything of it changes."""
+        """Add an engine's figures, or subtract them (``sign`` -1), which must happen before they change."""
         self.capacity += sign * feedback.capacity
         if feedback.pace is not None:
             self._num_measured += sign

@@ -1,59 +1,58 @@
 """Which engine holds which request. Pure bookkeeping: ``dispatch`` decides who gets what.
 
-Invariant: a request that was drawn is held by one engine or by two, or waits (``dispatch`` knows where), or has ended.
-It ends once, and the copy that another engine holds is then cancelled.
+Invariant: a request that was drawn waits (``dispatch`` knows where), is held by one engine or two, or has ended. It
+ends once; the copy that another engine holds is then cancelled.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from s3ray.generator.scheduling.estimates import Kind
 from s3ray.types import GenerationRequest
 
 
+@dataclass(slots=True, eq=False)
 class LedgerEntry:
-    """One request between the source and its end.
+    """One request, from when it is drawn until it ends.
 
-    ``num_output_tokens`` and ``num_tokens`` (with the prompt) are estimates, fixed while an engine holds it. A death
-    counts if engine or request may have caused it. ``avoid`` is the engine where it timed out. ``position`` is the
-    ``Feedback.position`` of its engine when the request was assigned.
+    ``num_deaths`` counts the engines that died while they held it, if engine or request may have been the cause.
+    ``avoid`` is the engine where it timed out. ``position`` is the ``Feedback.position`` of its engine when the request
+    was assigned. ``num_output_tokens`` and ``num_tokens`` (with the prompt) are estimates, fixed while an engine holds
+    the request.
     """
 
-    __slots__ = (
-        *("request", "kind", "num_output_tokens", "num_tokens", "num_attempts", "num_deaths", "num_timeouts"),
-        *("num_deaths_alone", "avoid", "position", "holder", "second"),
-    )
+    request: GenerationRequest
+    kind: Kind
+    num_attempts: int = 0
+    num_deaths: int = 0
+    num_deaths_alone: int = 0
+    num_timeouts: int = 0
+    avoid: str | None = None
+    position: float = 0.0
+    holder: "EngineLoad | None" = None
+    second: "EngineLoad | None" = None
+    num_output_tokens: int = field(init=False)
+    num_tokens: int = field(init=False)
 
-    def __init__(self, request: GenerationRequest, kind: Kind) -> None:
-        self.request = request
-        self.kind = kind
-        self.num_attempts = 0
-        self.num_deaths = 0
-        self.num_deaths_alone = 0
-        self.num_timeouts = 0
-        self.avoid: str | None = None
-        self.position = 0.0
-        self.holder: EngineLoad | None = None
-        self.second: EngineLoad | None = None
+    def __post_init__(self) -> None:
         self.expect()
 
     def expect(self) -> None:
-        """Estimate its tokens anew, only while it waits; a limit of its own scales the expected answer."""
+        """Estimate its tokens again, only while it waits; a request's own limit scales the expected answer."""
         kind, limit = self.kind, self.request.max_tokens
         num = kind.num_output_tokens if limit is None else limit * kind.ratio
         self.num_output_tokens = int(num) or 1
         self.num_tokens = self.num_output_tokens + int(kind.num_prompt_tokens)
 
 
+@dataclass(slots=True, eq=False)
 class EngineLoad:
     """What one engine holds: requests by index in the order of assignment, and the copies that it must give up."""
 
-    __slots__ = ("cancelled", "engine", "entries", "num_tokens")
-
-    def __init__(self, engine: str) -> None:
-        self.engine = engine
-        self.entries: dict[int, LedgerEntry] = {}
-        self.cancelled: list[int] = []
-        self.num_tokens = 0
+    engine: str
+    entries: dict[int, LedgerEntry] = field(default_factory=dict)
+    cancelled: list[int] = field(default_factory=list)
+    num_tokens: int = 0
 
 
 class Ledger:
@@ -109,7 +108,7 @@ class Ledger:
             return None
         if entry.second is not None:
             other = entry.holder if entry.second.engine == engine else entry.second
-            assert other is not None  # who has a second holder has a first
+            assert other is not None  # a request with a second holder has a first
             del other.entries[index]
             other.num_tokens -= entry.num_tokens
             other.cancelled.append(index)
@@ -124,7 +123,7 @@ class Ledger:
             self._release(self._loads[engine], entry)
 
     def close(self, engine: str) -> list[LedgerEntry]:
-        """An engine is gone. Returns what it held, in order of assignment; ``holder`` is set where a copy lives on."""
+        """An engine is gone. Returns what it held, in order of assignment; those with a ``holder`` have a copy left."""
         load = self._loads.pop(engine, None)
         lost = list(load.entries.values()) if load else []
         for entry in lost:
@@ -133,7 +132,7 @@ class Ledger:
         return lost
 
     def withdraw(self, indexes: range) -> None:
-        """Requests are wanted no more: whoever holds one gives it up."""
+        """Requests are no longer wanted: every engine that holds one must give it up."""
         for load in self._loads.values():
             for index in [index for index in load.entries if index in indexes]:
                 entry = load.entries.pop(index)

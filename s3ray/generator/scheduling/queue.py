@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from s3ray.generator.scheduling.estimates import Expectations, Room
+from s3ray.generator.scheduling.estimates import Kinds, Room
 from s3ray.generator.scheduling.ledger import LedgerEntry
 from s3ray.types import GenerationRequest
 
@@ -21,7 +21,7 @@ from s3ray.types import GenerationRequest
 NUM_AHEAD = 4
 MIN_AHEAD = 1024
 MAX_AHEAD = 131072
-# How many requests that are too long for a slow engine are passed over to find it shorter ones.
+# How many requests that are too long for a slow engine are skipped in search of shorter ones.
 MAX_PASSED = 64
 # Lengths that differ by less than a quarter count as equal, so that a group stays together: expectations are no better.
 CLASSES_PER_DOUBLING = 3
@@ -35,22 +35,19 @@ class RequestSource(Protocol):
     @property
     def finished(self) -> bool:
         """Whether no request is wanted any more."""
-        ...
 
     @property
     def is_waiting(self) -> bool:
         """Temporarily empty: more requests will come even though none is in flight."""
-        ...
 
     def take(self, num: int) -> list[GenerationRequest]:
         """Up to ``num`` requests; fewer mean that there are no more for now."""
-        ...
 
 
 class Queue:
-    """Requests that wait: ``num`` of them, of which ``num_output_tokens`` are expected.
+    """Requests that wait: ``num`` of them, with ``num_output_tokens`` expected tokens of answers in all.
 
-    ``is_ending``: the source gave fewer than it was asked for, and the longest leave first.
+    ``is_ending``: the source gave fewer requests than it was asked for, so the longest now leave first.
     """
 
     def __init__(self, min_ahead: int = MIN_AHEAD) -> None:
@@ -61,22 +58,26 @@ class Queue:
         self._min_ahead = min_ahead
         self._num_filled = 0
         self._returned: deque[LedgerEntry] = deque()
-        # In the order of arrival: groups by name, and the names by the arrival of their first.
+        # Groups by name, and their names in the order in which the first request of each arrived.
         self._groups: dict[str, list[LedgerEntry]] = {}
         self._order: deque[str] = deque()
-        # In the order of length, ascending: class of length, first of its group and place (negative).
+        # Ascending by class of length, then descending by index of the group's first request and own index.
         self._ranking: list[_Ranked] = []
 
-    def draw(self, source: RequestSource, capacity: int, num_held: int, lengths: Expectations) -> None:
-        """Draw what an engine may hold (``num_held``) and what is looked ahead; notice when the source runs dry.
+    def draw(self, source: RequestSource, capacity: int, num_held: int, kinds: Kinds) -> None:
+        """Fill the queue from the source with what an engine may hold (``num_held``) and what is drawn ahead.
 
-        ``capacity`` are the sequences that all engines decode at once.
+        Notices when the source runs dry. ``capacity`` is how many sequences all engines together decode at once.
+        ``kinds`` has the expected lengths.
         """
         num_ahead = min(max(self._min_ahead, NUM_AHEAD * capacity), MAX_AHEAD)
         num = num_ahead + num_held - self.num
         if num <= 0:
             return
-        entries = [LedgerEntry(request, lengths.kind(request)) for request in source.take(num)]
+        entries = [
+            LedgerEntry(request, kinds[request.served_task, request.template, request.label])
+            for request in source.take(num)
+        ]
         self._extend(entries)
         if len(entries) < num:
             self._num_filled = 0
@@ -89,7 +90,7 @@ class Queue:
                 self._unrank()
 
     def give_back(self, entry: LedgerEntry) -> None:
-        """A lost request waits again; it goes before all others, since the results of later ones wait for it."""
+        """A lost request waits again; it is sent before all others, since the results of later ones wait for it."""
         self.num += 1
         self.num_output_tokens += entry.num_output_tokens
         self._returned.append(entry)
@@ -109,9 +110,9 @@ class Queue:
     def take(self, room: Room, *, longest: float, avoided_by: str) -> list[LedgerEntry]:
         """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
 
-        The rest of a group goes along if it has at most ``room.num_extra`` requests more. A request of more than
-        ``longest`` output tokens is passed over as long as a shorter one is among the next few. Requests that timed out
-        at the engine ``avoided_by`` are left to others.
+        The rest of a group is included if it has at most ``room.num_extra`` requests more. A request of more than
+        ``longest`` output tokens is skipped as long as a shorter one is among the next few. Requests that timed out at
+        the engine ``avoided_by`` are left for others.
         """
         num, num_tokens, num_extra = room
         taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
@@ -162,7 +163,7 @@ class Queue:
         left: list[LedgerEntry] = []
         while self._returned and len(taken) < num and num_tokens > 0 and len(left) < MAX_PASSED:
             entry = self._returned.popleft()
-            # What timed out elsewhere is not passed over for its length: nobody else might be left to take it.
+            # What timed out elsewhere is not skipped for its length: there may be no other engine that can take it.
             if entry.avoid == avoided_by or (entry.avoid is None and entry.num_output_tokens > longest):
                 left.append(entry)
             else:
@@ -181,7 +182,7 @@ class Queue:
             self._append(entries)
 
     def _rank(self) -> None:
-        """The end is in sight: longest first from here on, by estimates made anew."""
+        """The end is in sight: estimate again, and send the longest first from here on."""
         self.is_ending = True
         for group in self._groups.values():
             self._expect_anew(group)
@@ -215,7 +216,7 @@ class Queue:
 
 
 def _until(num_tokens: float, entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    """The first of them, until their tokens reach ``num_tokens``."""
+    """The first entries whose tokens together reach ``num_tokens``."""
     taken = []
     for entry in entries:
         if num_tokens <= 0:

@@ -51,9 +51,9 @@ def test_choices_that_begin_alike_are_refused() -> None:
         begins('It is "', "yes", "ab", "ac")
 
 
-def test_a_choice_that_melts_into_the_end_of_the_prompt_is_refused() -> None:
+def test_a_choice_that_merges_with_the_end_of_the_prompt_is_refused() -> None:
     assert begins("It is", " yes", " no") == [[" yes"], [" "]]
-    with pytest.raises(RequestRefusedError, match=r"'yes' melts into the end of the prompt.*without a space"):
+    with pytest.raises(RequestRefusedError, match=r"'yes' merges with the end of the prompt.*without a space"):
         begins("It is ", "yes", "no")
 
 

@@ -1,4 +1,7 @@
-"""The mistakes that a round is written from, in the blocks in which they are mined; readable during the mining."""
+"""Hands a round its mistakes in blocks, as the evaluation of the last student finds them.
+
+Strategies can write prompts for the first mistakes while the student is still answering the rest of gold.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -6,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from s3ray.types import Mistake
 
 
-class Mistakes:
-    """Blocks of mistakes, in the order of gold. One thread adds blocks, others read."""
+class MistakeStream:
+    """Blocks of mistakes in the order of gold. One thread adds blocks while others read them."""
 
     def __init__(self, *blocks: Sequence[Mistake], is_complete: bool = True) -> None:
         self._blocks = list(blocks)
@@ -16,21 +19,21 @@ class Mistakes:
         self._changed = threading.Condition()
 
     def add(self, block: Sequence[Mistake]) -> None:
-        """Add a block that was just mined."""
+        """Add the next block."""
         with self._changed:
             self._blocks.append(block)
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Mark the mining as complete, or as stopped by ``error``."""
+        """No more blocks will come: the evaluation has finished, or was stopped by ``error``."""
         with self._changed:
             self._error, self._is_complete = error, True
             self._changed.notify_all()
 
     def blocks(self) -> Iterator[Sequence[Mistake] | None]:
-        """Yield each block once, and None whenever the next one is not ready yet. Never blocks.
+        """Yield each block once, and None whenever the next one is not ready yet. Never waits.
 
-        Ends when the mining has ended, also by an error: see ``check``.
+        Ends when no more blocks will come, also after an error, which ``check`` raises.
         """
         num = 0
         while True:
@@ -43,26 +46,26 @@ class Mistakes:
             yield block
 
     def all(self) -> list[Mistake]:
-        """All mistakes; waits until they are mined.
+        """All mistakes; waits for the last block.
 
         Raises:
-            BaseException: what stopped the mining.
+            BaseException: the error that stopped the evaluation.
         """
         self._wait(lambda: self._is_complete)
         self.check()
         return [mistake for block in self._blocks for mistake in block]
 
     def wait_for_first(self) -> None:
-        """Wait until there is a mistake, or none will come.
+        """Wait until there is a mistake or it is certain that there is none.
 
         Raises:
-            BaseException: what stopped the mining.
+            BaseException: the error that stopped the evaluation.
         """
         self._wait(lambda: self._is_complete or any(self._blocks))
         self.check()
 
     def check(self) -> None:
-        """Raise what stopped the mining, if anything has."""
+        """Raise the error that stopped the evaluation, if there was one."""
         if self._error is not None:
             raise self._error
 
