@@ -108,7 +108,7 @@ def test_an_index_cannot_lead_to_pickles_nor_out_of_the_folder(model: Path, tmp_
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "sign")))
     index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="no weights of this folder"):
+    with pytest.raises(InputError, match="not weights of this folder"):
         check(model)
 
 
