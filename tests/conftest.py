@@ -30,14 +30,19 @@ settings.register_profile("s3ray", deadline=None, derandomize=True)
 settings.load_profile("s3ray")
 
 LONGEST = (
-    "tests/cluster/test_chaos.py",
-    "tests/cluster/test_run.py",
     "tests/docs/test_local_cluster.py",
+    "tests/cluster/test_run.py",
+    "tests/cluster/test_chaos.py",
     "tests/student/test_ray_trainer.py",
-    "tests/engine",
-    "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/operations.md]",
-    "tests/cluster/test_compare.py",
+    "tests/engine/test_vllm.py",
     "tests/cluster/test_submit.py",
+    "tests/cluster/test_swap.py",
+    "tests/cluster/test_compare.py",
+    "tests/engine",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/bench.md]",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster[docs/operations.md]",
+    "tests/docs/test_python.py",
+    "tests/docs/test_commands.py::test_pages_with_a_cluster",
 )
 """What takes minutes begins first, so that the processes among which tests are divided end together."""
 ONE_BY_ONE = (

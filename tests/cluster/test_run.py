@@ -104,11 +104,11 @@ RunStore.write_json = lambda own, name, what: time.sleep(1e6) if is_held(name) e
 """
 
 
-def begin(job: Path, head: Head, before: str = "") -> "subprocess.Popen[str]":
+def begin(job: Path, before: str = "") -> "subprocess.Popen[str]":
     """A driver on a machine that knows nothing: no home, no temporary file, no working directory of before."""
     home = Path(tempfile.mkdtemp(dir="/tmp"))  # short, because Ray puts sockets below it
     command = [sys.executable, "-c", before + QUICK_LEASE, "run", str(job)]
-    nowhere = head.environment | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    nowhere = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, cwd=home, env=nowhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -122,16 +122,16 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         store = RunStore(f"{bucket.url}/runs/job")
 
         def make_job(name: str, **settings: Any) -> Path:
-            job = write_job(tmp_path / name, student, **{"address": head.address} | settings)
+            job = write_job(tmp_path / name, student, **settings)
             job.write_text(job.read_text() + f"store: {bucket.url}/runs\n")
             return job
 
         def num(name: str) -> int:
             return sum(event["event"] == name for event in store.events()) if store.has("config.yaml") else 0
 
-        process = begin(make_job("dying", fake="die_after: 9", max_restarts=0), head)
+        process = begin(make_job("dying", fake="die_after: 9", max_restarts=0))
         text, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == 3
+        assert process.returncode == 3, text
         assert "no engine is left" in text
         assert "goes on from there" in text
         assert "Traceback" not in text
@@ -139,7 +139,7 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         assert kept
         num_chunks, num_lost = num("chunk_written"), num("engine_lost")
 
-        process = begin(make_job("slow", fake=f"{SLOW}, die_after: 20"), head)
+        process = begin(make_job("slow", fake=f"{SLOW}, die_after: 20"))
         wait_for(
             process, lambda: num("chunk_written") >= num_chunks + 2, every_s=0.5
         )  # a server that is written in Python
@@ -148,13 +148,13 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         kill_driver(process)
 
         # However late it is killed, it is in round 1.
-        process = begin(make_job("fast", fake=f"{FAST}, die_after: 20"), head, HELD)
+        process = begin(make_job("fast", fake=f"{FAST}, die_after: 20"), HELD)
         wait_for(process, lambda: store.num_journalled(1, "extrapolate") > 0, every_s=0.5)
         kill_driver(process)
         assert store.rounds() == [0]
         assert num("engine_lost") >= num_lost + 2
 
-        sent, named = make_job("sent", engines=1, address="auto"), make_job("named")
+        sent, named = make_job("sent", engines=1, address="auto"), make_job("named", address=head.address)
         text = submit_by_ray(sent, bucket.environment, head)
         assert "on the Ray cluster at" in text
         assert f"Run folder: {bucket.url}/runs/job" in text

@@ -33,8 +33,7 @@ _SIZES = (
     "strategy.rows=24",
     "strategy.reasons_per_label=4",
 )
-# But for the tutorial, which uses the student of its last round. A training on Ray costs more than all else: what runs
-# there has no round after the seed set.
+# A training on Ray costs more than all else: what is submitted has no round after the seed set.
 _ONE_ROUND = "strategy.rounds=1"
 _NO_ROUND = ("strategy.rounds=0", "strategy.rows=null")
 _TASK = ("task=review_sentences", "gold.test=20")  # its data come with the package
@@ -50,7 +49,7 @@ SEED_OWN = _sets(*_MODELS, *_SIZES, *_NO_ROUND, "generator.prompt_form=completio
 SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
 SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32", *_NO_ROUND)
-SEED_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, *_NO_ROUND, *_TASK, prefix="job.")
+SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
 # What a page does on one machine, and says nothing about Ray, is done without it: a fifth of the work.
 LOCAL = " --local"
 
@@ -84,8 +83,8 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} run jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SEED_GRID, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32", needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32 --prompts seed", needs_ray=True),
     Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
     Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SEED_JOB, needs_ray=True),
