@@ -57,23 +57,23 @@ class PlusConfig(StrictModel):
     """The parts of s3plus, each a switch, so that its worth can be measured. With all of them off it is s3."""
 
     contrast: bool = True
-    """Show the generator what the student answered and, where labels are asked for, the gold row most like the mistake
-    that really has that label and that the student got right."""
+    """Show the generator the student's wrong answer and, in tasks with labels, the most similar gold row that really
+    has that label and that the student got right."""
     skip_persistent: int | None = Field(default=2, ge=2)
-    """Pass over gold rows that this many students in a row got wrong, as probably mislabelled; null: over none."""
+    """Skip gold rows that this many students in a row got wrong, as probably mislabelled; null: skip none."""
     coverage: float = Field(default=0.5, ge=0, le=1)
-    """Share of each round's rows that is written from gold rows which the student got right, but not surely, and which
-    together cover gold (K-centre); 0: from mistakes alone, as s3."""
+    """Share of each round's rows that is written from gold rows which the student got right without being sure, and
+    which together cover gold (K-centre); 0: all rows are written from mistakes, as in s3."""
     variants: PositiveInt = 2
-    """Rows asked for per parent at least, one after the other; more variants mean fewer parents."""
+    """Fewest rows requested per parent; more variants mean fewer parents."""
     balance: bool = True
-    """Give each round to the labels of which there are fewest rows so far; else to those that mistakes have."""
+    """Write each round's rows for the labels that have the fewest rows so far; else for the labels of the mistakes."""
     clusters: int = Field(default=4, ge=0, le=100)
     """Groups of similar mistakes that the generator describes in words first, where the task has a prompt for it; the
     description is shown with each mistake of the group. 0: no descriptions."""
     near: bool = True
-    """Give prompts the most similar other context too, from the seed set on. Where the task's prompts use it (`near`),
-    a text that must not go with its own context is written for that one, which a weak generator can do."""
+    """Give prompts the most similar other context too, from the seed set on. If the task's prompts use it (`near`), a
+    text that must not fit its own context is written for the other one, which even a weak generator can do."""
 
 
 class StrategyConfig(StrictModel):
@@ -145,15 +145,15 @@ class CurationConfig(StrictModel):
     """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
     rouge_l: Probability | None = None
     """ROUGE-L (F-measure over words, 0 to 1) from which a text counts as a copy of another one, in any part of gold or
-    among the rows written so far (LLM2LLM: 0.95); null: not looked at."""
+    among the rows written so far (LLM2LLM: 0.95); null: ignored."""
     verify: Literal["none", "drop", "soft"] = "none"
     """Ask the generator for the label of what it wrote, as a choice among the labels with their probabilities. drop:
-    what it doubts (`verify_least`) is rejected. soft: so too, and students learn its probabilities as soft labels."""
+    what it doubts (`verify_least`) is rejected. soft: likewise, and students learn its probabilities as soft labels."""
     verify_least: Probability = 0.5
-    """Least probability that it must give the label that was asked for."""
+    """Least probability that the generator must give to the label that was asked for."""
     calibrate: int = Field(default=200, ge=0)
-    """Used with `verify` where there are labels: so many rows of gold's extrapolation part, at most, are judged by the
-    generator first, and its verdicts are set right by what comes out (vector scaling). 0: verdicts count as given."""
+    """Used with `verify` in tasks with labels: the generator first judges at most so many rows of gold's extrapolation
+    part, and its verdicts are calibrated on these (vector scaling). 0: verdicts are not calibrated."""
 
 
 MIN_SPAN_LENGTH = 32
@@ -264,7 +264,7 @@ class GeneratorConfig(StrictModel):
     max_restarts: int = Field(default=5, ge=0, json_schema_extra=EXECUTION)
     """How often each engine of the pool may be started again within an hour; after that the others go on without it."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you read it."""
+    """Run code that comes with the model. Leave it off unless you have read that code."""
     endpoints: list[EndpointConfig] = Field(default=[], json_schema_extra=EXECUTION)
     """Servers of the `openai` engine; the engines of the pool take them in turn, each with `max_num_seqs` requests at
     once at the most."""
@@ -319,8 +319,8 @@ class StudentConfig(StrictModel):
     max_length: PositiveInt = 128
     """Longest input in tokens; longer ones are cut (span tasks: windows with a stride)."""
     rows_at_once: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
-    """Rows of a batch that a worker computes at once, where its memory is short of a whole share: their gradients are
-    added up. null: all of its share."""
+    """Rows of a batch that a worker computes at once, if its whole share does not fit into memory; gradients are added
+    up. null: the whole share."""
     workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
     """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped."""
     min_workers: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
@@ -328,12 +328,13 @@ class StudentConfig(StrictModel):
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
     """Type of GPU that train workers need (Ray's label ray.io/accelerator-type); null: any."""
     weigh: Literal["none", "dimp"] = "none"
-    """dimp: a written row weighs as much as a checker, trained on gold, believes its label more than the student does
-    at that moment (DIMP loss, arXiv 2410.21526). Needs no more rows of gold than `gold.extrapolate`. Not with gold."""
+    """dimp: the weight of a synthetic row is the probability that a checker, trained on gold, gives to its label,
+    divided by the student's own (DIMP loss, arXiv 2410.21526). Needs no gold beyond `gold.extrapolate`. Not with
+    strategy gold."""
     max_weight: PositiveFloat = 2.0
     """Largest such weight; gold rows weigh 1. Used by dimp alone."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you read it."""
+    """Run code that comes with the model. Leave it off unless you have read that code."""
 
     @model_validator(mode="before")
     @classmethod

@@ -28,17 +28,6 @@ class Checkpoints(Protocol):
         """
 
 
-class NoCheckpoints:
-    """Saves nothing: a training that dies starts from the beginning."""
-
-    def load(self) -> State | None:
-        """There is none."""
-        return None
-
-    def save(self, make_state: Callable[[], State]) -> None:
-        """Do nothing."""
-
-
 TENSORS = "state.safetensors"
 PLAIN = "state.json"
 

@@ -118,7 +118,7 @@ def mine(student: Student, examples: Sequence[Example], output: str, block_rows:
         StoreError: a block can be neither read nor written.
     """
     task, store = student.task, RunStore(output)
-    known = by_first(ranks, lambda: dict(_known(store, task)))
+    known = by_first(ranks, lambda: {name: _read_mistakes(store, name, task) for name in store.files("mistakes")})
     texts: list[str] = []
     for first in range(0, len(examples), block_rows):
         block = examples[first : first + block_rows]
@@ -142,9 +142,8 @@ def find_mistakes(task: Task, examples: Sequence[Example], answers: Sequence[Pre
     )
 
 
-def _known(store: RunStore, task: Task) -> Iterator[tuple[str, tuple[Mistake, ...]]]:
-    for name in store.files("mistakes"):
-        yield name, tuple(mistakes_from_table(store.read_table(name), task.fields))
+def _read_mistakes(store: RunStore, name: str, task: Task) -> list[Mistake]:
+    return mistakes_from_table(store.read_table(name), task.fields)
 
 
 def _write(store: RunStore, name: str, task: Task, mistakes: Sequence[Mistake]) -> None:

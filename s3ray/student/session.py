@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from s3ray.config.job import StudentConfig
 from s3ray.storage.run_folder import read_table
-from s3ray.student.checkpoint import Checkpoints, NoCheckpoints
+from s3ray.student.checkpoint import Checkpoints
 from s3ray.student.encode import Encoded
 from s3ray.student.evaluate import BATCH_SIZE, MISTAKE_BLOCK_ROWS, Prediction, mine, predict, probe
 from s3ray.student.model import Student, load_student, save_student, saved_student
@@ -73,7 +73,7 @@ def train_student(
     with clock.measure("start"):
         trained = by_first(ranks, lambda: find_trained(job.output, training_id(config, job)))
     if trained is None:
-        student, trained = _train(config, task, job, ranks, checkpoints or NoCheckpoints(), clock)
+        student, trained = _train(config, task, job, ranks, checkpoints, clock)
     else:
         with clock.measure("start"):
             student = agreed(ranks, lambda: _load_saved(config, task, job.output, ranks))
@@ -98,7 +98,7 @@ def train_student(
 
 
 def _train(
-    config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock"
+    config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks, checkpoints: Checkpoints | None, clock: "_Clock"
 ) -> tuple[Student, Trained]:
     """Train a student and save it, together with the marker (``Trained``) that it is finished."""
     with clock.measure("start"):
@@ -159,11 +159,10 @@ def _begin(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> 
     )
 
 
-def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock: "_Clock") -> None:
+def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints | None, clock: "_Clock") -> None:
     """Run all epochs that are left, then put the best epoch's weights into the student."""
     with clock.measure("start"):
-        state = checkpoints.load()
-        if state is not None:
+        if checkpoints is not None and (state := checkpoints.load()) is not None:
             fit.restore(state)
 
     def score() -> Score:
@@ -174,8 +173,9 @@ def _run(fit: Fit, parts: _Parts, ranks: Ranks, checkpoints: Checkpoints, clock:
     while not fit.is_over:
         fit.run_epoch(score)
         clock.seconds["train"] += fit.reports[-1].seconds
-        with clock.measure("train"):
-            checkpoints.save(fit.state)
+        if checkpoints is not None:
+            with clock.measure("train"):
+                checkpoints.save(fit.state)
     fit.load_best()
 
 
