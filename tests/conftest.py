@@ -21,7 +21,7 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",  # no test depends on a token that lies in the home folder, or puts one there
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less for each student; no node here announces its end
     "RAY_USAGE_STATS_ENABLED": "0",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its core computes itself, as on a GPU, and not in one process more
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs the model itself, as on one GPU: a process less
     "VLLM_NO_USAGE_STATS": "1",
 }
 

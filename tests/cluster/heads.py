@@ -40,7 +40,7 @@ def running_head() -> Iterator[Head]:
     token.write_text(secrets.token_hex(32))
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token), "PATH": commands}
-    del environment["RAY_AUTH_MODE"]  # a client that has a token shows it without being asked
+    del environment["RAY_AUTH_MODE"]  # s3ray finds the token without being told to look for one
     options = ["--num-cpus=4", f"--temp-dir={folder}", *(f"--{name}={port}" for name, port in ports.items())]
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--disable-usage-stats", *options],

@@ -67,6 +67,7 @@ def events(out: Path, name: str) -> list[dict[str, Any]]:
 
 
 def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], every_s: float = 0.2) -> None:
+    """Wait until the condition holds; fails if the process ends before. Look seldom where a look costs much."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
@@ -88,8 +89,8 @@ def check_books(out: Path) -> None:
     assert (out / "report.html").exists()
 
 
-def in_peace(folder: Path, student: Path) -> bytes:
-    """The dataset of a run that nothing happens to, in one process."""
+def undisturbed_dataset(folder: Path, student: Path) -> bytes:
+    """The dataset of the same run in one process, where nothing is killed."""
     assert "accuracy" in finish(write_job(folder, student), folder / "run", "--local")
     check_books(folder / "run")
     return (folder / "run/dataset/data/train.parquet").read_bytes()
@@ -105,7 +106,7 @@ RunStore.write_json = lambda own, name, what: time.sleep(1e6) if is_held(name) e
 
 
 def begin(job: Path, before: str = "") -> "subprocess.Popen[str]":
-    """A driver on a machine that knows nothing: no home, no temporary file, no working directory of before."""
+    """Start a driver as on a new machine: its home, temporary files and working directory are empty."""
     home = Path(tempfile.mkdtemp(dir="/tmp"))  # short, because Ray puts sockets below it
     command = [sys.executable, "-c", before + QUICK_LEASE, "run", str(job)]
     nowhere = os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -169,7 +170,9 @@ def test_a_run_that_dies_in_every_way_goes_on_elsewhere_and_ends_in_the_same_dat
         files, place = fsspec.url_to_fs(store.url(""))
         files.get(place, str(tmp_path / "run"), recursive=True)
     check_books(tmp_path / "run")
-    assert (tmp_path / "run/dataset/data/train.parquet").read_bytes() == in_peace(tmp_path / "peace", student)
+    assert (tmp_path / "run/dataset/data/train.parquet").read_bytes() == undisturbed_dataset(
+        tmp_path / "undisturbed", student
+    )
 
 
 def kill_an_engine() -> bool:

@@ -50,7 +50,7 @@ SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
 SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32", *_NO_ROUND)
 SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
-# What a page does on one machine, and says nothing about Ray, is done without it: a fifth of the work.
+# Pages about a run, not about a cluster, are followed without Ray, which takes a fifth of the CPU time.
 LOCAL = " --local"
 
 
@@ -132,10 +132,10 @@ RUN_BEFORE = {
     "docs/clusters/kuberay.md": ("s3ray run jobs/gpu-8.yaml --local --out /shared/runs/gpu-8",),
     "docs/clusters/slurm.md": ("s3ray run jobs/gpu-8.yaml --local --out runs/gpu-8",),  # what the batch job does
 }
-"""What has happened before a page is read.
+"""Runs that exist before a page is followed.
 
-What these pages submit has finished and goes on from there. Submitted from its beginning: what local.md submits, and
-tests/cluster/test_submit.py.
+The jobs that README.md, submit.md, aws-gcp.md and kuberay.md submit find their run finished, which saves a training
+each. Runs submitted from their beginning are in local.md and in tests/cluster/test_submit.py.
 """
 
 
