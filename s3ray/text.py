@@ -1,6 +1,18 @@
-"""How numbers are written in messages, tables and reports: durations, counts, scores."""
+"""Texts that come in are made valid here; numbers that go out (durations, counts, scores) are written here."""
 
+import unicodedata
 from collections.abc import Mapping
+
+
+def valid_text(text: str) -> str:
+    """Return a text that every file can hold: composed Unicode (NFC), no NUL, lone surrogates replaced by U+FFFD.
+
+    Every text from outside passes here once: gold rows, answers of models, messages of servers.
+    """
+    text = text.replace("\0", "")
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def duration(seconds: float) -> str:
