@@ -64,7 +64,7 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
                 source.settle(list(outcomes_from_table(chunk.table)))
             pool.pause()
             # Two train workers find a GPU each beside the engines: no two of them the same.
-            workers = [ray.remote(Holder).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(2)]
+            workers = [ray.remote(holder()).options(num_cpus=1, num_gpus=0.4).remote() for _ in range(2)]
             held = ray.get([worker.gpus.remote() for worker in workers], timeout=WAIT_S)
             assert len({gpu for gpus in held for gpu in gpus}) == 2
             for worker in workers:
@@ -75,11 +75,16 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
     assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [2, 4, 2, 2]
 
 
-class Holder:
-    """In the place of a train worker."""
+def holder() -> type:
+    """An actor in the place of a train worker: a class that Ray sends whole, so that nothing here is imported there."""
 
-    def gpus(self) -> list[str]:
-        return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+    class Holder:
+        def gpus(self) -> list[str]:
+            import ray
+
+            return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+    return Holder
 
 
 def plan_beside_another_job(config: RunConfig, folder: Path) -> str:

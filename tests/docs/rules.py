@@ -84,7 +84,7 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32 --prompts seed", needs_ray=True),
+    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32 --prompts seed --repeat 1", needs_ray=True),
     Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
     Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SEED_JOB, needs_ray=True),
