@@ -17,6 +17,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(S3RAY_EXTRA)
 PYTEST := $(BIN)/python -m pytest --durations=10
 
+# Compiled modules are kept, whatever the environment says: tests start hundreds of processes that import the same.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test pure check gates docs format lock clean
 .DELETE_ON_ERROR:
 

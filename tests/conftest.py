@@ -4,7 +4,9 @@ The environment is set when pytest reads this file, before a test module imports
 """
 
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -53,6 +55,13 @@ ONE_BY_ONE = (
     "tests/docs/test_commands.py::test_pages_with_a_cluster",
 )
 """Tests that share nothing with their neighbours but a head, which every process has once."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files in which no test needs Ray or an engine are not read where only such tests run: imports take seconds."""
+    if config.option.markexpr != "ray or engine" or not collection_path.name.startswith("test_"):
+        return None
+    return None if re.search(r"\bmark\.(ray|engine)\b", collection_path.read_text(encoding="utf-8")) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

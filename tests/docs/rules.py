@@ -50,6 +50,7 @@ SMALL_OWN = _sets(*_MODELS, *_SIZES, "generator.prompt_form=completion")
 SMALL_CHAT = _sets(*_MODELS, *_SIZES)
 SMALL_FAKE = _sets("student.model=$BERT", "student.max_length=32", *_NO_ROUND)
 SMALL_GRID = _sets("seeds=[0]") + _sets(*_MODELS, *_SIZES, _ONE_ROUND, *_TASK, prefix="job.")
+SMALL_BENCH = f"{SMALL_JOB} --requests 32 --prompts seed --repeat 1"
 # Pages about a run, not about a cluster, are followed without Ray, which takes a fifth of the CPU time.
 LOCAL = " --local"
 
@@ -84,7 +85,11 @@ RULES = (
     Rule(pattern=rf"{_S3RAY} submit jobs/fake\.yaml .*", options=SMALL_FAKE, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} submit jobs/.*", options=SEED_JOB, needs_ray=True),
     Rule(pattern=rf"{_S3RAY} compare jobs/.*", options=SMALL_GRID, needs_ray=True),
-    Rule(pattern=rf"{_S3RAY} bench jobs/.*", options=SMALL_JOB + " --requests 32 --prompts seed --repeat 1", needs_ray=True),
+    Rule(
+        pattern=rf"{_S3RAY} bench jobs/.*",
+        options=SMALL_JOB + " --requests 32 --prompts seed --repeat 1",
+        needs_ray=True,
+    ),
     Rule(pattern=rf"{_S3RAY} (bench-compare|status|watch|report|audit|export|reparse) .*"),
     # Ray's own way to send a job, which ends with a command of s3ray
     Rule(pattern=r"ray job submit .* -- s3ray run .*", options=SEED_JOB, needs_ray=True),
