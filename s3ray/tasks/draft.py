@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from s3ray.config.dialect import dump
 from s3ray.errors import InputError, located
 from s3ray.tasks.files import Row, read_rows
 from s3ray.tasks.spec import TABLE_COLUMNS
@@ -197,7 +197,7 @@ def _render(name: str, values: dict[str, Any]) -> str:
 
 def _in_yaml(value: Any) -> str:
     """A value for a list or mapping written on one line, where YAML needs more quotes than elsewhere."""
-    text = str(yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False))
+    text = dump([value], flow=True, width=10_000)
     return text.strip()[1:-1]
 
 

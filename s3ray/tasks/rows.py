@@ -111,10 +111,11 @@ def _example(task: Task, row: Row, lack: LeaveOut | None) -> tuple[Example, list
         raw[name] = text
     fields = {name: valid_text(text) for name, text in raw.items()}
     done += [_mended(text) for name, text in raw.items() if text != fields[name]]
-    if lack == "unlabelled":
-        hint = "Label the row, or remove it; `leave_out: [unlabelled]` in the task leaves such rows out."
+    if lack:
+        missing = "label" if lack == "unlabelled" else "answer"
+        hint = f"Give the row one, or remove it; `leave_out: [{lack}]` in the task leaves such rows out."
         value = repr(row.get(task.target.column))
-        raise InputError("no label", field=task.target.column, value=value, hint=hint)
+        raise InputError(f"no {missing}", field=task.target.column, value=value, hint=hint)
     target = column(row, task.target.column)
     if isinstance(task.target, SpanAnswers):
         answers, moved = task.target.read_answers(target, raw["context"])

@@ -150,7 +150,7 @@ def _looks_like_rows(cell: str, column: int, separator: str, seen: Sequence[set[
         return False
     by_column = [enumerate(first, start=column), enumerate(last), *(enumerate(parts) for parts in inner)]
     known = sum(any(n != column and part and part in seen[n] for n, part in pairs) for pairs in by_column)
-    is_certain = (width > 2 or separator == "\t") and len(lines) > _FEW_LINES
+    is_certain = (width > 2 or separator == "\t") and len(by_column) > _FEW_LINES
     return is_certain or 2 * known >= len(by_column) - 1
 
 
