@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from s3ray.config.dialect import dump
 from s3ray.errors import InputError, located
-from s3ray.tasks.source import Row, read_file
+from s3ray.tasks.files import Row, read_rows
 from s3ray.tasks.spec import TABLE_COLUMNS
 
 MAX_LABELS = 50
@@ -54,7 +54,8 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
     if not data.is_file():
         hint = "Give one .jsonl, .csv or .parquet file with all rows; if the splits are separate files, that of train."
         raise InputError("is not a file", where=str(data), hint=hint)
-    rows = read_file(data)
+    file = read_rows(data)
+    rows = file.rows
     if len(rows) < _FEWEST_ROWS:
         hint = f"At least {_FEWEST_ROWS} rows are needed; some dozens per label are better."
         raise InputError("holds too few rows", where=str(data), value=str(len(rows)), hint=hint)
@@ -72,7 +73,7 @@ def draft(data: Path, label: str | None = None, writes: str | None = None) -> Dr
         **_of_sizes(rows, columns),
     }
     files = {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
-    return Draft(files=files, guesses=tuple(_guesses(data, rows, columns, values)))
+    return Draft(files=files, guesses=(file.summary, *_guesses(rows, columns, values)))
 
 
 def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> Columns:
@@ -161,8 +162,7 @@ def _of_sizes(rows: Sequence[Row], columns: Columns) -> dict[str, Any]:
     }
 
 
-def _guesses(data: Path, rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
-    yield f"{data}: {len(rows)} rows"
+def _guesses(rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> Iterator[str]:
     yield f"  label: {columns.label} ({', '.join(f'{value} {num}' for value, num in values.most_common(8))})"
     yield f"  the language model writes: {columns.writes}"
     if columns.given:
@@ -197,7 +197,7 @@ def _render(name: str, values: dict[str, Any]) -> str:
 
 def _in_yaml(value: Any) -> str:
     """A value for a list or mapping written on one line, where YAML needs more quotes than elsewhere."""
-    text = str(yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False))
+    text = dump([value], flow=True, width=10_000)
     return text.strip()[1:-1]
 
 
