@@ -5,6 +5,7 @@ Guesses from the rows which column is the label and which text is to be written,
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from s3ray.config.dialect import dump
 from s3ray.errors import InputError, located
 from s3ray.tasks.files import Row, read_rows
 from s3ray.tasks.spec import TABLE_COLUMNS
+from s3ray.text import num_words, valid_text, words_of
 
 MAX_LABELS = 50
 _FEWEST_ROWS = 20
@@ -116,7 +118,9 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
 
 def field_name(column: str) -> str:
     """A column's name for use in prompts: lower-case letters, digits, underscores, and not a name that s3ray uses."""
-    name = re.sub(r"\W+", "_", column.strip().lower()).strip("_") or "text"
+    letters = unicodedata.normalize("NFKC", column.strip()).lower()
+    legal = "".join(letter if f"a{letter}".isidentifier() else "\0" for letter in letters)
+    name = re.sub("\0+", "_", legal).strip("_") or "text"
     name = f"field_{name}" if not name.isidentifier() else name
     return f"{name}_text" if name in TABLE_COLUMNS else name
 
@@ -144,8 +148,8 @@ def _of_fields(columns: Columns) -> dict[str, Any]:
 
 def _of_sizes(rows: Sequence[Row], columns: Columns) -> dict[str, Any]:
     """Sizes that suit the number and length of the rows, and two CPU cores."""
-    lengths = sorted(len(str(row[columns.writes]).split()) for row in rows)
-    given = sum(max(len(str(row[name]).split()) for row in rows) for name in columns.given)
+    lengths = sorted(num_words(str(row[columns.writes])) for row in rows)
+    given = sum(max(num_words(str(row[name])) for row in rows) for name in columns.given)
     few, most = max(1, lengths[len(lengths) // 20] // 2), 2 * lengths[-1 - len(lengths) // 20] + 5
     num_train = len(rows) - len(rows) // 5
     num_seeds = 120
@@ -174,7 +178,7 @@ def _guesses(rows: Sequence[Row], columns: Columns, values: "Counter[Any]") -> I
 
 def in_words(text: object) -> str:
     """A name or value as words for a prompt: no underscores, no punctuation."""
-    return " ".join(re.sub(r"[_\W]+", " ", str(text)).split()) or str(text)
+    return " ".join(words_of(valid_text(str(text)))) or str(text)
 
 
 def _render(name: str, values: dict[str, Any]) -> str:
