@@ -73,6 +73,9 @@ def try_out(name: str, data: Path, work: Path) -> dict[str, Any]:
     seconds = time.monotonic() - start
     type_in(folder, "run", job, "--out", "gold", "--set", "strategy.name=gold")
     run, gold = s3ray.open(folder / "run"), s3ray.open(folder / "gold")
+    score, gold_score = run.metrics.test, gold.metrics.test
+    assert score, "the run has finished"
+    assert gold_score, "so has the one with gold alone"
     written = run.dataset()
     return {
         "data": name,
@@ -81,9 +84,9 @@ def try_out(name: str, data: Path, work: Path) -> dict[str, Any]:
         "rows": len(written),
         "classes_without_rows": num_classes - len(set(written["label"])),
         "seconds": round(seconds),
-        "accuracy": run.metrics.test["accuracy"],
-        "gold_accuracy": gold.metrics.test["accuracy"],
-        "test_rows": run.metrics.test["num_examples"],
+        "accuracy": score["accuracy"],
+        "gold_accuracy": gold_score["accuracy"],
+        "test_rows": score["num_examples"],
     }
 
 

@@ -1,7 +1,8 @@
 """Keeps secrets of the environment and passwords in URLs out of all files, logs and messages.
 
 A secret is the value of an environment variable whose name says so: OPENAI_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY,
-DB_PASSWORD. Short values do not count as secrets, because hiding them would hide ordinary words.
+DB_PASSWORD; or of one that a job names as such (``treat_as_secrets``). Short values do not count as secrets, because
+hiding them would hide ordinary words.
 """
 
 import itertools
@@ -17,9 +18,18 @@ _IN_URL = re.compile(r"(:/{1,2})[^/\s:@]*:[^/\s]*(?=@)|(https?:/{1,2})[^/\s@]+(?
 """User and password in a URL, also in one that lost a slash because it was treated as a path."""
 
 
+_ALSO: set[str] = set()
+"""Variables that hold secrets though their names do not say so."""
+
+
+def treat_as_secrets(*names: str) -> None:
+    """From now on hide, in this process, the values of these environment variables too: a job says they are secrets."""
+    _ALSO.update(names)
+
+
 def secrets() -> dict[str, str]:
     """The secrets of this process's environment, by the names of their variables."""
-    found = {name: value.strip() for name, value in os.environ.items() if _NAME.search(name)}
+    found = {name: value.strip() for name, value in os.environ.items() if _NAME.search(name) or name in _ALSO}
     return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
 
 

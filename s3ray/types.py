@@ -221,7 +221,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The limits that an engine resolved, and its device; ``device_name`` is the model of the device, if known."""
+    """The limits that an engine resolved, and its device; ``device_name`` is the model of the device, if known.
+
+    ``notes`` say in words where the engine departs from what the job asks, because its server takes no more.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -230,6 +233,7 @@ class EngineLimits:
     dtype: str
     device: str
     device_name: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

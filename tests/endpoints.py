@@ -86,12 +86,13 @@ def tell(is_chat: bool, likeliest: dict[str, float]) -> dict[str, Any]:
 
 def complete(body: dict[str, Any], finish_reason: str | None = None, **choice: Any) -> dict[str, Any]:
     """The body of a good answer; ``choice`` replaces or adds fields of its only choice."""
-    num = min(3, body["max_tokens"])
+    limit = body.get("max_tokens") or body.get("max_completion_tokens") or 16
+    num = min(3, limit)
     text = " ".join(["word"] * num)
     written: dict[str, Any] = {"text": text}
     if "messages" in body:
         written = {"message": {"role": "assistant", "content": text}}
-    reason = finish_reason or ("stop" if num < body["max_tokens"] else "length")
+    reason = finish_reason or ("stop" if num < limit else "length")
     if body.get("logprobs"):
         written["logprobs"] = tell("messages" in body, LIKELIEST)
     usage = {

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, model_validator
 
 from s3ray.config.dialect import dump
 from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
@@ -207,15 +207,34 @@ class FakeConfig(StrictModel):
     """Reserve GPUs as a real engine does, to try a placement on a cluster (pretend GPUs will do)."""
 
 
+SentParameter = Literal["max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "top_logprobs"]
+
+
 class EndpointConfig(StrictModel):
     """A server that speaks OpenAI's protocol."""
 
     url: str
-    """Base URL, such as https://api.openai.com/v1; without user, password or query."""
+    """Base URL, such as https://api.openai.com/v1, without user and password; /chat/completions at its end is cut. Of
+    what follows a ? only Azure's api-version may stand here."""
     model: str = ""
     """The name under which this server serves `generator.model`; empty: that very name."""
     key_env: str = "OPENAI_API_KEY"
     """The environment variable (capitals) that holds the key where the engine runs. Servers without keys need none."""
+    headers: dict[str, str] = {}
+    """Headers of each request. `${NAME}` stands for an environment variable of the engine, the only place for secrets:
+    `{X-Api-Key: "${GATEWAY_KEY}"}`. Azure's `api-key` is set from `key_env` by itself."""
+    query: dict[str, str] = {}
+    """What is added to the URL of each request (`?name=value`), such as `{api-version: 2024-10-21}`; `${NAME}` as in
+    `headers`."""
+    parameters: dict[SentParameter, Annotated[str, Field(min_length=1)] | None] = {}
+    """Other names of what requests say, null to leave it out: `{max_tokens: max_completion_tokens, seed: null}`. What a
+    server refuses at the start is left out or renamed without this, and said (docs/endpoints.md)."""
+    extra_body: dict[str, JsonValue] = {}
+    """What is added to the body of each request, such as `{top_k: 40}`."""
+    requests_per_minute: PositiveInt | None = None
+    """Most requests a minute, shared by the engines that take this endpoint; null: no limit."""
+    tokens_per_minute: PositiveInt | None = None
+    """Most tokens a minute, of prompts and answers together, likewise."""
 
 
 class GeneratorConfig(StrictModel):

@@ -15,7 +15,7 @@ import pyarrow as pa
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import Engine, EngineSpec, Timing
-from s3ray.generator.worker import ServedTask, Worker
+from s3ray.generator.worker import ServedTask, Worker, trial_prompts
 from s3ray.machine import collect_rarely
 from s3ray.tables import OUTCOME_SCHEMA, table_from_outcomes
 from s3ray.telemetry.logs import log_from, move_log, pass_on_to_vllm
@@ -110,7 +110,8 @@ class EngineHost:
         """
         # Not in __init__: an error raised there reaches the driver as a traceback text only.
         num_threads = _keep_to_own_cores(self._spec, self._share, self._num_shares)
-        self._engine = make_engine(replace(self._spec, num_threads=num_threads))
+        trials = trial_prompts(self._tasks.values(), self._config.prompt_form)
+        self._engine = make_engine(replace(self._spec, num_threads=num_threads, trials=trials))
         self._open.push_async_callback(self._engine.close)
         self._worker = Worker(self._engine, self._tasks, self._config, self._name)
         self._limits = await self._engine.start()

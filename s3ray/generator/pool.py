@@ -11,7 +11,7 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config.job import RunConfig
-from s3ray.errors import PoolError
+from s3ray.errors import InputError, PoolError
 from s3ray.generator.actor import Exchange, pack
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.replica import (
@@ -207,6 +207,7 @@ class GeneratorPool:
 
         Raises:
             PoolError: no engine is left.
+            InputError: no engine can do what the job asks of it.
         """
         self.start()
         self._epoch += 1
@@ -219,7 +220,7 @@ class GeneratorPool:
                 break
             try:
                 self._wait(source)
-            except PoolError:
+            except (PoolError, InputError):
                 if not self._pending.num_rows:
                     raise
                 yield self._pending.take()  # the answers so far are not lost, and may be enough
@@ -303,7 +304,7 @@ class GeneratorPool:
             if failure.may_live:
                 self._ask_again(replica, failure.problem)
             else:
-                self._lose(replica, failure.problem, is_blamed=failure.is_blamed, is_final=failure.is_final)
+                self._lose(replica, failure.problem, is_blamed=failure.is_blamed, refusal=failure.refusal)
         else:
             if isinstance(answer, EngineLimits):
                 self._welcome(replica, answer)
@@ -350,7 +351,9 @@ class GeneratorPool:
 
     # -- supervision -----------------------------------------------------------------------------------------------
 
-    def _lose(self, replica: Replica, problem: str, *, is_blamed: bool = True, is_final: bool = False) -> None:
+    def _lose(
+        self, replica: Replica, problem: str, *, is_blamed: bool = True, refusal: InputError | None = None
+    ) -> None:
         """Take back the requests of a lost engine, and schedule its next start or give the engine up."""
         now = time.monotonic()
         loss = self._dispatcher.leave(replica.engine, is_blamed=is_blamed)
@@ -370,8 +373,8 @@ class GeneratorPool:
             )
         )
         not_before = self._supervisor.died(replica.engine, node_id, now, is_blamed=is_blamed)
-        if is_final or not_before is None:
-            replica.give_up()
+        if refusal is not None or not_before is None:
+            replica.give_up(refusal)
             self._emit(
                 events.EngineGivenUp(
                     engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted

@@ -45,7 +45,8 @@ class Replica:
 
     All times are on the caller's clock. Only methods set attributes: ``placement`` (None while no node has room),
     ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes what it has
-    and then leaves), ``num_restarts``, and ``problem`` (human-readable: why it does not work).
+    and then leaves), ``num_restarts``, ``problem`` (human-readable: why it does not work), and ``refusal`` (what the
+    job asks and it cannot do, if it was given up for that).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
@@ -59,6 +60,7 @@ class Replica:
         self._lacks_room = False
         self.num_restarts = 0
         self.problem = ""
+        self.refusal: InputError | None = None
         self._actor: Any = None
         self._group: PlacementGroup | None = None
         self.call: ray.ObjectRef | None = None
@@ -131,6 +133,7 @@ class Replica:
             memory_share=placement.memory_share,
             can_sleep=placement.can_sleep,
             timed=self._is_timed,
+            restarts=self.num_restarts,
         )
         self._group = _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
@@ -188,9 +191,9 @@ class Replica:
         self.num_restarts += 1
         self._not_before = not_before
 
-    def give_up(self) -> None:
-        """It never starts again, and needs no place."""
-        self.state, self.placement = ReplicaState.GIVEN_UP, None
+    def give_up(self, refusal: InputError | None = None) -> None:
+        """It never starts again, and needs no place; ``refusal`` says what it cannot do for this job."""
+        self.state, self.placement, self.refusal = ReplicaState.GIVEN_UP, None, refusal
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -277,13 +280,13 @@ class CallFailure(NamedTuple):
     """Why a call to an engine failed.
 
     ``may_live``: the engine may still be alive, with only the connection broken. ``is_blamed``: the engine or one of
-    its requests may be the cause. ``is_final``: every later start would fail in the same way.
+    its requests may be the cause. ``refusal``: the input is wrong, and every later start would fail in the same way.
     """
 
     problem: str
     may_live: bool
     is_blamed: bool
-    is_final: bool
+    refusal: InputError | None
 
 
 def failure_of(error: ray.exceptions.RayError) -> CallFailure:
@@ -295,7 +298,7 @@ def failure_of(error: ray.exceptions.RayError) -> CallFailure:
         problem=_first_line(cause),
         may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
         is_blamed=is_task or not is_outside,
-        is_final=isinstance(cause, InputError),  # the input stays wrong, however often the engine starts
+        refusal=cause if isinstance(cause, InputError) else None,
     )
 
 
@@ -326,8 +329,11 @@ def _is_good(call: ray.ObjectRef) -> bool:
     return True
 
 
-def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError:
-    """The error when no engine can work, with the problem of each."""
+def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError | InputError:
+    """The error when no engine can work, with the problem of each; what the job asks and none can do is said alone."""
+    refusals = [replica.refusal for replica in replicas if replica.refusal is not None]
+    if refusals and len(refusals) == len(replicas):
+        return refusals[0]
     problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas)
     return PoolError(
         f"no engine is left{since} ({problems})",

@@ -1,23 +1,27 @@
 """One request at one engine: render the prompt, read and clean the text, verify its label if the job asks for that."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from s3ray.config.job import GeneratorConfig, RunConfig
 from s3ray.errors import InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, Engine
 from s3ray.tasks import Task
+from s3ray.tasks.spec import Form, template_parts
 from s3ray.text import valid_text
 from s3ray.types import (
+    Example,
     Generation,
     GenerationRequest,
+    Origin,
     Outcome,
     OutcomeStatus,
     Parsed,
     Prompt,
     Rejection,
     RejectionReason,
+    Source,
     Span,
 )
 
@@ -184,16 +188,35 @@ def _label_probabilities(task: Task, request: GenerationRequest, choice: Choice)
     return task.target.label_probabilities(request, choice.probabilities) if choice.probabilities else ()
 
 
-def _trial(task: Task) -> GenerationRequest:
-    """A request for the label of a meaningless example."""
+def trial_prompts(served: Iterable[ServedTask], form: Form) -> tuple[Prompt, ...]:
+    """One prompt of each shape that requests of these tasks have: with or without system message, stops, choices."""
+    shapes: dict[tuple[bool, tuple[str, ...], bool], Prompt] = {}
+    for each in served:
+        names = dict.fromkeys(name for of, name, _, _ in template_parts(each.task.spec) if of == form)
+        for name in sorted(names, key=lambda name: name not in _WRITE_EXAMPLES):
+            if name != "verify" or each.verify:
+                prompt = each.task.render(_trial(each.task, name), form)
+                shapes.setdefault((bool(prompt.system), prompt.stop, bool(prompt.choices)), prompt)
+    return tuple(shapes.values())
+
+
+def _trial(task: Task, template: str = "verify") -> GenerationRequest:
+    """A request that is about a meaningless example."""
+    fields = dict.fromkeys(task.fields, "some text")
+    label = task.labels[0] if task.labels else None
+    answer = Span(text="some", start=0)
+    origin = Origin(source=Source.GOLD)
     return GenerationRequest(
         id="trial",
         index=0,
-        stage="verify",
+        stage=template,
         round=0,
-        template="verify",
+        template=template,
+        label=label if template != "verify" else None,
         group="",
         seed=0,
-        context=dict.fromkeys(task.fields, "some text"),
-        answer=Span(text="some", start=0),
+        context=fields,
+        answer=answer,
+        attributes={name: values[0] for name, values in task.attributes.items()},
+        parent=Example(id="", fields=fields, label=label, answers=(answer,), origin=origin),
     )

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from s3ray.config.endpoint import check_extras, read_address, variables_in
 from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, fingerprint, seed_fingerprint, to_yaml
 from s3ray.errors import InputError
 from s3ray.generator.engines import engine_class
@@ -20,7 +20,7 @@ from s3ray.machine import cpu_flags
 from s3ray.models import check_model
 from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts, Plan
-from s3ray.redaction import secret_in
+from s3ray.redaction import secret_in, treat_as_secrets
 from s3ray.strategies import make_strategy
 from s3ray.strategies.check import check_strategy
 from s3ray.tasks import Task, load_task
@@ -137,7 +137,8 @@ def check_endpoints(config: RunConfig) -> None:
     """Refuse endpoints that cannot be used. The error shows no value, which may be a key in the wrong field.
 
     Raises:
-        InputError: engine openai has no endpoint, or one of them has no plain URL or no valid name of a variable.
+        InputError: engine openai has no endpoint, or one of them has no plain URL, no valid name of a variable, or
+            headers, a query or a body that cannot be sent.
     """
     endpoints = config.generator.endpoints
     if not endpoints and config.generates and config.generator.engine == "openai":
@@ -145,19 +146,9 @@ def check_endpoints(config: RunConfig) -> None:
         raise InputError("is missing", field="generator.endpoints", hint=hint)
     for number, endpoint in enumerate(endpoints):
         field = f"generator.endpoints.{number}"
-        if not _is_plain_url(endpoint.url):
-            hint = "http:// or https://, host and path, such as https://api.openai.com/v1; keys come from key_env."
-            problem = "is not a plain URL (no user, password, query or fragment)"
-            raise InputError(problem, field=f"{field}.url", hint=hint)
+        read_address(endpoint.url, f"{field}.url")
+        check_extras(endpoint.headers, endpoint.query, endpoint.extra_body, field=field)
+        treat_as_secrets(endpoint.key_env, *variables_in([*endpoint.headers.values(), *endpoint.query.values()]))
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", endpoint.key_env):
             hint = "Name the variable, in capitals, that holds the key; the key itself belongs into no file."
             raise InputError("is not the name of a variable", field=f"{field}.key_env", hint=hint)
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        has_host = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return has_host and "@" not in parts.netloc and not set(url) & set("?#") and not re.search(r"\s", url)

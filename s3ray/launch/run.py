@@ -145,7 +145,7 @@ def run_job(
     With ``local`` everything happens in this process, without Ray, with one engine and one train worker.
 
     Raises:
-        InputError: the job cannot run; nothing was started and nothing on disk was touched.
+        InputError: the job cannot run; nothing was written yet that a later start would go on from.
         RunError: the run could not go on; the message says what is safe and how to go on.
     """
     job = check_job(config)
@@ -287,11 +287,18 @@ def recorded_failures(store: RunStore, events: EventLog) -> Iterator[None]:
         if isinstance(error, RunError):
             raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
         if isinstance(error, InputError):
+            if not _has_results(store):
+                raise  # mostly what only the engines could find out, at their start
             raise RunError(str(error), _safe(store)) from error
         with contextlib.suppress(StoreError):
             store.write_text("crash.txt", mask(traceback.format_exc()))
         hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store)}"
         raise RunError(f"{type(error).__name__}: {error}", hint) from error
+
+
+def _has_results(store: RunStore) -> bool:
+    """Whether the run has written anything that a later start goes on from."""
+    return bool(store.rounds() or store.students() or store.num_chunks_in_work())
 
 
 def _safe(store: RunStore) -> str:

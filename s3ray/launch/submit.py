@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
+from s3ray.config.endpoint import variables_in
 from s3ray.config.grid import load_campaign
 from s3ray.config.job import RunConfig
 from s3ray.config.load import load_config, parse_settings, read_yaml
@@ -129,8 +130,16 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
             folder=folder,
             command=shlex.join(words),
             files=tuple(files),
-            key_variables=frozenset(each.key_env for config in configs for each in config.generator.endpoints),
+            key_variables=frozenset(_key_variables(configs)),
         )
+
+
+def _key_variables(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """The environment variables that hold the secrets of endpoints."""
+    for config in configs:
+        for endpoint in config.generator.endpoints:
+            yield endpoint.key_env
+            yield from variables_in([*endpoint.headers.values(), *endpoint.query.values()])
 
 
 def _files_of(configs: Iterable[RunConfig]) -> Iterator[Path]:

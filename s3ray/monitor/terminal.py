@@ -182,6 +182,7 @@ def _say_engine(event: events.EngineEvent) -> str | None:
             return (
                 f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
                 f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
+                + "".join(f"; {note}" for note in limits.notes)
             )
         case events.EngineLost():
             return f"lost with {event.in_flight} request(s) in flight: {event.problem}"

@@ -17,7 +17,6 @@ from s3ray.tasks.rows import CheckedRows, check_rows, text_of
 from s3ray.tasks.source import Part, read_hub, read_parts
 from s3ray.tasks.spec import HubSource
 from s3ray.tasks.task import Task
-from s3ray.text import normalise
 from s3ray.types import Example, Span
 
 _TEST_SEED = 0

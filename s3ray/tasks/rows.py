@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from s3ray.curation.clean import normalise
 from s3ray.errors import InputError
 from s3ray.tasks.faults import Faults
 from s3ray.tasks.files import FileRows, Row
@@ -12,7 +11,7 @@ from s3ray.tasks.source import Part, column
 from s3ray.tasks.span import SpanAnswers
 from s3ray.tasks.spec import LeaveOut
 from s3ray.tasks.task import Task
-from s3ray.text import valid_text
+from s3ray.text import normalise, valid_text
 from s3ray.types import Example, Origin, Source
 
 _GOLD = Origin(source=Source.GOLD)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from s3ray.config.grid import CampaignConfig
@@ -59,7 +59,8 @@ _PATTERNS = {
     NAME_PATTERN: "letters, digits, dots, underscores and hyphens",
     TaskSpec.model_fields["name"].metadata[0].pattern: "small letters, digits, underscores and hyphens",
 }
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+_PLAIN: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+_PLAIN[JsonValue] = "any value"
 
 
 def configuration() -> str:
@@ -149,6 +150,8 @@ def _name(hint: Any) -> str:
     if origin is Annotated:
         limits = ", ".join(_limits(args[1:]))
         return f"{_name(args[0])}, {limits}" if limits else _name(args[0])
+    if origin in (Union, UnionType):
+        return ", ".join([*map(_name, _kinds(hint)), *["null"] * _may_be_null(hint)])
     if origin is Literal:
         return ", ".join(f"`{_plain(value)}`" for value in args)
     if origin in (list, tuple):

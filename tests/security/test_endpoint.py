@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from s3ray.errors import RequestRefusedError
+from s3ray.types import Prompt
 from tests.endpoints import Answer, Endpoint, complete
 from tests.generator.engines.test_openai import KEY, ask, run, started
 
@@ -37,8 +38,26 @@ def test_nor_does_the_reason_why_an_answer_ended() -> None:
                 return web.json_response(complete(body, request.headers["Authorization"] * 1000))
 
             endpoint.script = echo
-            with pytest.raises(RequestRefusedError) as refusal:
-                await ask(engine)
+            told = await ask(engine)
+            assert told.finish_reason == "stop", "what is no other end is an ordinary one"
+            assert KEY not in repr(told)
+            await engine.close()
+
+    run(scenario)
+
+
+def test_nor_does_the_refusal_that_a_model_sends_apart() -> None:
+    async def scenario() -> None:
+        async with Endpoint() as endpoint:
+            engine = await started(endpoint, form="chat")
+
+            async def echo(request: web.Request, body: dict[str, Any]) -> Answer:
+                message = {"role": "assistant", "content": None, "refusal": request.headers["Authorization"] * 1000}
+                return web.json_response(complete(body, "stop", message=message))
+
+            endpoint.script = echo
+            with pytest.raises(RequestRefusedError, match="declined") as refusal:
+                await ask(engine, prompt=Prompt(user="Tell!"))
             assert KEY not in str(refusal.value)
             assert len(str(refusal.value)) < 500
             await engine.close()

@@ -15,6 +15,8 @@ class EngineSpec:
     it takes ``memory_share`` of the memory of each, and runs through vLLM's ``executor``: ``uni`` (one GPU), ``mp``
     (several of one node) or ``ray`` (several nodes, in the placement group of the actor). With ``can_sleep`` it can
     free that memory while a student is trained there. With ``timed`` it keeps the ``Timing`` of each answer.
+    ``trials`` are prompts of the shapes that the job's have, for engines that try out a server. ``restarts`` counts how
+    often the engine was started before.
     """
 
     engine: str
@@ -26,6 +28,8 @@ class EngineSpec:
     memory_share: float = 0.9
     can_sleep: bool = False
     timed: bool = False
+    trials: tuple[Prompt, ...] = ()
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ def kept_of_stop(stop_reason: object) -> str:
     return stop_reason.strip(_NOT_TEXT) if isinstance(stop_reason, str) else ""
 
 
-def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> EngineLimits:
+def configured_limits(config: GeneratorConfig, *, dtype: str, device: str, notes: tuple[str, ...] = ()) -> EngineLimits:
     """The limits of an engine that takes them from the job unchanged."""
     return EngineLimits(
         max_num_seqs=config.max_num_seqs,
@@ -68,6 +72,7 @@ def configured_limits(config: GeneratorConfig, *, dtype: str, device: str) -> En
         num_kv_tokens=config.max_num_seqs * config.max_model_len,
         dtype=dtype,
         device=device,
+        notes=notes,
     )
 
 
@@ -87,7 +92,12 @@ class Engine(Protocol):
     def __init__(self, spec: EngineSpec) -> None: ...
 
     async def start(self) -> EngineLimits:
-        """Load the model; returns the limits that the engine resolved."""
+        """Load the model; returns the limits that the engine resolved.
+
+        Raises:
+            InputError: the engine cannot do what the job asks of it, however often it is started.
+            EngineDeadError: it did not start this time.
+        """
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt with the job's sampling settings, this seed and at most ``max_tokens`` tokens.
@@ -119,6 +129,7 @@ class Engine(Protocol):
         """Raise if the engine is dead; called every few seconds.
 
         Raises:
+            InputError: it cannot do what the job asks of it, as has only come out now.
             EngineDeadError: the engine is gone, even if its open requests have not failed yet.
         """
 

@@ -63,13 +63,41 @@ class Congestion:
         self._history.extend(window)
 
 
+class Pace:
+    """When the next request may be sent, if a server allows so many requests and tokens a minute.
+
+    Requests are spaced evenly, because many servers count by the second. Pure: callers give the time.
+    """
+
+    def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
+        """None means no limit."""
+        self._per_request_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._per_token_s = 60.0 / tokens_per_minute if tokens_per_minute else 0.0
+        self._requests_from = self._tokens_from = 0.0
+
+    @property
+    def due(self) -> float:
+        """The time from which the next request may be sent."""
+        return max(self._requests_from, self._tokens_from)
+
+    def spend(self, num_tokens: float, now: float) -> None:
+        """A request is sent, which will take about ``num_tokens``."""
+        self._requests_from = max(self._requests_from, now) + self._per_request_s
+        self._tokens_from = max(self._tokens_from, now) + num_tokens * self._per_token_s
+
+    def correct(self, num_tokens: float) -> None:
+        """An answer took ``num_tokens`` more than was spent for it, or fewer if that is negative."""
+        self._tokens_from += num_tokens * self._per_token_s
+
+
 class Gate:
     """Lets as many requests through as the limit allows; the others wait in the order of arrival."""
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, pace: Pace | None = None) -> None:
         self._congestion = Congestion(ceiling)
+        self._pace = pace or Pace()
         self._resume_at = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.num_running = 0
 
@@ -78,10 +106,10 @@ class Gate:
         """Requests that may be under way at once."""
         return self._congestion.limit
 
-    async def enter(self) -> None:
-        """Wait for a place; must be followed by ``leave``."""
+    async def enter(self, num_tokens: float = 0.0) -> None:
+        """Wait for a place and, for ``num_tokens`` expected tokens, for the pace; must be followed by ``leave``."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((turn, num_tokens))
         self._admit()
         try:
             await turn
@@ -103,20 +131,26 @@ class Gate:
         """The server had too many requests, or could not be reached."""
         self._congestion.cut(sent, now)
 
+    def correct(self, num_tokens: float) -> None:
+        """An answer took so many tokens more than were expected."""
+        self._pace.correct(num_tokens)
+
     def pause(self, until: float) -> None:
         """Admit no request before ``until``, a time of ``time.monotonic``."""
         self._resume_at = max(self._resume_at, until)
 
     def _admit(self) -> None:
-        pause = self._resume_at - time.monotonic()
-        if pause > 0:
-            if self._timer is None and self._waiting:
-                self._timer = asyncio.get_running_loop().call_later(pause, self._resume)
-            return
         while self._waiting and self.num_running < self.limit:
-            turn = self._waiting.popleft()
+            now = time.monotonic()
+            pause = max(self._resume_at, self._pace.due) - now
+            if pause > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(pause, self._resume)
+                return
+            turn, num_tokens = self._waiting.popleft()
             if not turn.done():  # else it was given up while it waited
                 self.num_running += 1
+                self._pace.spend(num_tokens, now)
                 turn.set_result(None)
 
     def _resume(self) -> None:

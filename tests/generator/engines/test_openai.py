@@ -17,7 +17,8 @@ from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines import openai as openai_module
 from s3ray.generator.engines import rate_limit as congestion_module
 from s3ray.generator.engines.base import EngineSpec
-from s3ray.generator.engines.openai import OpenAIEngine, read_retry_after
+from s3ray.generator.engines.openai import OpenAIEngine
+from s3ray.generator.engines.trouble import read_retry_after
 from s3ray.redaction import scrub
 from s3ray.types import Generation, Prompt
 from tests.endpoints import Answer, Endpoint, complete, refuse, tell
@@ -333,10 +334,15 @@ def test_an_answer_that_was_censored_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
-    [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "It serves: writer"), (400, "refuses what is asked")],
+    ("status", "says", "num_asked"),
+    [
+        (401, "OPENAI_API_KEY", 1),
+        (403, "OPENAI_API_KEY", 1),
+        (404, "It serves: writer", 1),
+        (400, "refuses what is asked", 5),  # in every other way too: seed, max_tokens, top_p, temperature
+    ],
 )
-def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: str) -> None:
+def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: str, num_asked: int) -> None:
     async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
         return refuse(status, "go away")
 
@@ -346,7 +352,7 @@ def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: 
                 await started(endpoint)
             assert refusal.value.field.startswith("generator.endpoints.0")
             assert refusal.value.value == endpoint.url
-            assert len(endpoint.bodies) == 1
+            assert len(endpoint.bodies) == num_asked
 
     run(scenario)
 
