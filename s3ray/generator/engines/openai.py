@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import httpx2
@@ -24,6 +25,7 @@ import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits, kept_of_stop
+from s3ray.generator.engines.chat import opens_thought
 from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate
 from s3ray.redaction import hide, scrub
@@ -192,6 +194,8 @@ class OpenAIEngine:
         if prompt.text is not None:
             return await self._client.completions.create(prompt=prompt.text, **settings)
         messages: Any = prompt.messages  # the client has a type for each role
+        if self._config.thinking == "off":
+            settings["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
         return await self._client.chat.completions.create(messages=messages, **settings)
 
     def _read(self, request_id: str, answer: Any) -> Generation | _Trouble:
@@ -200,6 +204,7 @@ class OpenAIEngine:
         if isinstance(choice, _Trouble):
             return choice
         written = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None) or ""
+        written = written or _thoughts(choice)
         written += kept_of_stop(getattr(choice, "stop_reason", None))  # only vLLM's server sends it
         return Generation(
             request_id=request_id,
@@ -214,6 +219,9 @@ class OpenAIEngine:
             return choice
         if not (likeliest := likeliest_tokens(getattr(choice, "logprobs", None))):
             return _Trouble(text="the endpoint sends no probabilities (logprobs)", is_final=True)
+        if opens_thought(max(likeliest, key=itemgetter(1))[0]):
+            hint = "set generator.thinking: off, which its chat template must know"
+            return _Trouble(text=f"the model thinks aloud before it answers: {hint}", is_final=True)
         return Choice(probabilities=read_likeliest(likeliest, choices), **_usage(answer))
 
     def _only_choice(self, answer: Any) -> Any:
@@ -315,6 +323,13 @@ class OpenAIEngine:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _thoughts(choice: Any) -> str:
+    """The thoughts of an answer that holds nothing else, as one that never ends (``read_answer``)."""
+    message = getattr(choice, "message", None)
+    thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return f"<think>\n{thoughts}" if isinstance(thoughts, str) and thoughts.strip() else ""
 
 
 def _usage(answer: Any) -> dict[str, int]:
