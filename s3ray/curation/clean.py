@@ -9,7 +9,9 @@ import re
 from s3ray.curation.answer import read_answer
 from s3ray.text import normalise, num_words
 
-_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+_QUOTES = dict(
+    zip("\"'`\u201c\u2018\u00ab\u201e\u00bb\u300c\u300e", "\"'`\u201d\u2019\u00bb\u201c\u00ab\u300d\u300f", strict=True)
+)
 _OBLIGING_WORDS = r"(?:sure|certainly|of course|absolutely|okay|ok)\b(?: thing)?"
 _OPENER = r"(?:here is|here['\u2019]s|here are|below is|the following is)\b"
 _WRITING = r"(?:review|sentence|question|statement|hypothesis|paragraph|text|response)s?\b[^\n:]{0,120}"
@@ -59,7 +61,7 @@ _REFUSAL = re.compile(
     rf"|i (?:do not|don't|cannot|can't)\b[^.\n]{{0,100}}\b(?:i am|i'm) (?:just |only )?{_MODEL})",
     re.IGNORECASE,
 )
-_MAX_ITEM_WORDS = 25
+_MAX_ITEM_WORDS, _MAX_ITEM_CHARACTERS = 25, 60  # the latter where a script has no blanks between words
 _FENCED = re.compile(r"(`{3,}|~{3,})(?:[\w+-]*\n)?(?P<inside>(?:(?!\1).)+?)\n?\1", re.DOTALL)
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
@@ -98,10 +100,15 @@ def read_list(raw: str) -> tuple[str, ...]:
     for line in _fold_space(raw).splitlines():
         if line.endswith(":") or _PREFACE.match(line) or _TRAILER.match(line):
             continue
-        item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,")
-        if normalise(item) and num_words(item) <= _MAX_ITEM_WORDS and not is_refusal(item):
+        item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,\u3002\uff1b\uff0c\u0964")
+        if normalise(item) and _is_item(item) and not is_refusal(item):
             items.setdefault(normalise(item), item)
     return tuple(items.values())
+
+
+def _is_item(text: str) -> bool:
+    """Whether a line is short enough for an item of a list; a longer one is a paragraph."""
+    return len(text.split()) <= _MAX_ITEM_WORDS and num_words(text) <= _MAX_ITEM_CHARACTERS
 
 
 def _fold_space(text: str) -> str:
@@ -152,4 +159,6 @@ def _unquote(text: str) -> str:
     first = re.search(rf"(?<!\w){re.escape(text[-1])}|{re.escape(text[-1])}(?!\w)", inside)
     if first and first.start() > 0 and not inside[first.start() - 1].isspace():
         return text
+    if text[0] in "\u300c\u300e" and -1 < inside.find(text[-1]) < (inside + text[0]).find(text[0]):
+        return text  # words run into each other there, so that a mark may stand between two of them
     return inside.strip()
