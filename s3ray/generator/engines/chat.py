@@ -7,6 +7,8 @@ from jinja2 import TemplateError
 
 _SWITCHES = ("enable_thinking", "thinking")
 """What templates call the switch of thinking: Qwen, GLM and SmolLM the first, Granite and Kimi the second."""
+NO_THINKING = dict.fromkeys(_SWITCHES, False)
+"""What a server's chat template is told (`chat_template_kwargs`)."""
 _THOUGHTS = (
     *(
         (f"<{tag}>", f"</{tag}>")

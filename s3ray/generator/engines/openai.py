@@ -25,7 +25,7 @@ import openai
 
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits, kept_of_stop
-from s3ray.generator.engines.chat import opens_thought
+from s3ray.generator.engines.chat import NO_THINKING, opens_thought
 from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate
 from s3ray.redaction import hide, scrub
@@ -195,7 +195,7 @@ class OpenAIEngine:
             return await self._client.completions.create(prompt=prompt.text, **settings)
         messages: Any = prompt.messages  # the client has a type for each role
         if self._config.thinking == "off":
-            settings["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+            settings["extra_body"] = {"chat_template_kwargs": NO_THINKING}
         return await self._client.chat.completions.create(messages=messages, **settings)
 
     def _read(self, request_id: str, answer: Any) -> Generation | _Trouble:
