@@ -4,6 +4,7 @@ Every rule is anchored (start, end, whole line), so that a text which merely men
 refusal passes unharmed. Cleaning is idempotent on texts that need none.
 """
 
+import json
 import re
 
 from s3ray.curation.answer import read_answer
@@ -61,6 +62,7 @@ _REFUSAL = re.compile(
     rf"|i (?:do not|don't|cannot|can't)\b[^.\n]{{0,100}}\b(?:i am|i'm) (?:just |only )?{_MODEL})",
     re.IGNORECASE,
 )
+_RULE = re.compile(r"[-*_=]{3,}")
 _MAX_ITEM_WORDS, _MAX_ITEM_CHARACTERS = 25, 60  # the latter where a script has no blanks between words
 _FENCED = re.compile(r"(`{3,}|~{3,})(?:[\w+-]*\n)?(?P<inside>(?:(?!\1).)+?)\n?\1", re.DOTALL)
 _BLANKS = re.compile(r"[^\S\n]+")
@@ -76,16 +78,16 @@ def clean_text(raw: str) -> str:
     """Remove what surrounds a generated text; its words, letter case and paragraphs stay.
 
     Removed: thoughts and marks of the chat format (``read_answer``), prefaces ("Sure! Here is a review:"), role labels,
-    list marks (of a list, the first item stays), trailing notes, enclosing code fences, quotation marks and emphasis,
-    superfluous white space.
+    list marks (of a list, the first item stays), trailing notes, an enclosing code fence or JSON object, enclosing
+    quotation marks and emphasis, ruled lines at the end, superfluous white space.
     """
-    text = _without_fence(_fold_space(read_answer(raw).text))
+    text = _unpacked(_fold_space(read_answer(raw).text))
     # Most texts are one clean line: a cheap search for the character that a rule needs saves running the rule.
     if "\n" in text:
         text = _OBLIGING.sub("", text, count=1)
     if ":" in text:
         text = _PREFACE.sub("", text, count=1).strip()
-    text = _without_role(_without_fence(_without_trailers(text)))
+    text = _without_role(_unpacked(_without_trailers(text)))
     text = _without_role(_first_item(text))
     if "**" in text:
         text = _EMPHASIS.sub(r"\1", text)
@@ -118,10 +120,17 @@ def _fold_space(text: str) -> str:
     return _LINE_ENDS.sub("\n", text).strip()
 
 
-def _without_fence(text: str) -> str:
-    """The text inside a code fence, if it encloses the whole."""
+def _unpacked(text: str) -> str:
+    """The text inside a code fence, and the only text in a JSON object, if these enclose the whole."""
     fenced = _FENCED.fullmatch(text) if text.startswith(("```", "~~~")) else None
-    return fenced["inside"].strip() if fenced else text
+    text = fenced["inside"].strip() if fenced else text
+    if not (text.startswith("{") and text.endswith("}")):
+        return text
+    try:
+        (only,) = json.loads(text, strict=False).values()
+    except (ValueError, RecursionError):
+        return text
+    return _fold_space(only) if isinstance(only, str) else text
 
 
 def _without_role(text: str) -> str:
@@ -136,6 +145,8 @@ def _without_trailers(text: str) -> str:
         if kept and _TRAILER.match(line):
             break
         kept.append(line)
+    while len(kept) > 1 and _RULE.fullmatch(kept[-1]):
+        kept.pop()
     return "\n".join(kept).strip()
 
 
