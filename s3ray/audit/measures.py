@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from s3ray.curation.duplicates import DuplicateIndex
-from s3ray.text import normalise, units_of
+from s3ray.text import normalise, num_words, units_of
 from s3ray.types import RejectionReason
 
 Points = npt.NDArray[np.float32]
@@ -143,6 +143,8 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     if len(texts) < 2:
         return None
     bleu = BLEU(effective_order=True)  # short texts have no 4-grams
+    # It finds no words where a script has no blanks between them.
+    texts = [text if num_words(text) == len(text.split()) else " ".join(units_of(text)) for text in texts]
     scores = [
         bleu.sentence_score(text, [*texts[:place], *texts[place + 1 :]]).score for place, text in enumerate(texts)
     ]

@@ -5,7 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from s3ray.config.dialect import dump
 from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
@@ -13,6 +22,9 @@ from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
 """Marks a field that may change between two starts of a run; all other fields shape the data."""
+ADDED: dict[str, Any] = {"added": True}
+"""Marks a field that came after the first runs: it shapes the data only where it is not at its default, so that the
+runs before it go on."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that become names of folders."""
 
@@ -237,6 +249,11 @@ class EndpointConfig(StrictModel):
     """Most tokens a minute, of prompts and answers together, likewise."""
 
 
+def _read_off(value: object) -> object:
+    """YAML takes the word ``off`` for a boolean."""
+    return "off" if value is False else value
+
+
 class GeneratorConfig(StrictModel):
     """The large language model and the engines that host it."""
 
@@ -248,6 +265,12 @@ class GeneratorConfig(StrictModel):
     endpoints know. The fake engine needs none."""
     prompt_form: Literal["chat", "completion"] = "chat"
     """chat: messages through the model's chat template. completion: a text to continue, for base and tiny models."""
+    thinking: Annotated[Literal["auto", "off"], BeforeValidator(_read_off)] = Field(
+        default="auto", json_schema_extra=ADDED
+    )
+    """Models that think aloud before they answer. auto: as the model's chat template has it; thoughts are cut off from
+    what is written. off: the template is told not to let the model think (`enable_thinking: false`), or the thought is
+    left empty where it has no switch; endpoints are sent `chat_template_kwargs`. For prompt form `chat`."""
     sampling: SamplingConfig = SamplingConfig()
     """How the model decodes."""
     max_model_len: PositiveInt = 2048
@@ -289,6 +312,12 @@ class GeneratorConfig(StrictModel):
     once at the most."""
     fake: FakeConfig = FakeConfig()
     """Script of the fake engine."""
+
+    @model_validator(mode="after")
+    def _thinks_in_chat(self) -> "GeneratorConfig":
+        if self.thinking == "off" and self.prompt_form != "chat":
+            raise ValueError("`thinking` is a matter of chat templates, and prompt_form completion uses none")
+        return self
 
     @property
     def world_size(self) -> int:
@@ -441,6 +470,8 @@ def data_shaping(section: BaseModel) -> dict[str, Any]:
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if info.json_schema_extra == EXECUTION or (isinstance(value, BaseModel) and not data_shaping(value)):
+            continue
+        if info.json_schema_extra == ADDED and value == info.default:
             continue
         shaping[name] = data_shaping(value) if isinstance(value, BaseModel) else value
     return shaping

@@ -37,6 +37,8 @@ _TOLD_ANSWER = re.compile(r"here(?: is|['\u2019]s) my response:", re.IGNORECASE)
 _HEADER = re.compile(
     r"\s*(?:<s>\s*)*(?:(?:assistant|model)[ \t]*\n|#{2,3} (?:response|assistant|answer):?[ \t]*\n)?", re.IGNORECASE
 )
+_HEAD = re.compile(r"\s*(?:<s>|#|analysis|assistant|final|here|model)", re.IGNORECASE)
+_NEXT_TURN_WORDS = ("assistant", "user", "human", "system", "## ")
 _NEXT_TURN = re.compile(
     r"(?<=[.!?\"\u201d)])(?:assistant|user)\n\n|\n(?:user|human|assistant|system)[ \t]*(?:\n|\Z)"
     r"|\n#{2,3} (?:Instruction|Response|Input|User|Assistant|Human)\b:?[ \t]*(?:\n|\Z)"
@@ -57,22 +59,31 @@ def read_answer(raw: str) -> Answer:
 
     Everything up to the end of the last thought goes, also where the chat template opened the thought.
     """
+    # Most answers are a text alone: a cheap look at what a rule needs saves running the rule.
     if "<" in raw or "[" in raw or "\u25c1" in raw:
         answer = _first_turn(raw)
         if answer.is_cut:
             return answer
         raw = answer.text
-    if _BARE_THOUGHT.match(raw) or _TOLD_THOUGHT.match(raw):
-        mark = "assistantfinal" if _BARE_THOUGHT.match(raw) else _TOLD_ANSWER
-        ends = list(re.finditer(mark, raw))
-        if not ends:
+    if _HEAD.match(raw):
+        after = _after_told_thought(raw)
+        if after is None:
             return Answer(text="", is_cut=True)
-        raw = raw[ends[-1].end() :]
-    raw = _HEADER.sub("", _BARE_FINAL.sub("", raw, count=1), count=1)
-    if next_turn := _NEXT_TURN.search(raw):
+        raw = _HEADER.sub("", after, count=1)
+    if "\n" in raw and any(word in raw for word in _NEXT_TURN_WORDS) and (next_turn := _NEXT_TURN.search(raw)):
         raw = raw[: next_turn.start()]
-    wrapped = _WRAPPED.match(raw)
+    wrapped = _WRAPPED.match(raw) if "</" in raw else None
     return Answer(text=wrapped[2] if wrapped else raw)
+
+
+def _after_told_thought(text: str) -> str | None:
+    """The text after a thought that words begin and end; None if it does not end."""
+    if _BARE_THOUGHT.match(text) or _TOLD_THOUGHT.match(text):
+        mark = "assistantfinal" if _BARE_THOUGHT.match(text) else _TOLD_ANSWER
+        ends = list(re.finditer(mark, text))
+        return text[ends[-1].end() :] if ends else None
+    bare = _BARE_FINAL.match(text)
+    return text[bare.end() :] if bare else text
 
 
 def _first_turn(raw: str) -> Answer:

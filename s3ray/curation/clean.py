@@ -4,12 +4,15 @@ Every rule is anchored (start, end, whole line), so that a text which merely men
 refusal passes unharmed. Cleaning is idempotent on texts that need none.
 """
 
+import json
 import re
 
 from s3ray.curation.answer import read_answer
 from s3ray.text import normalise, num_words
 
-_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+_QUOTES = dict(
+    zip("\"'`\u201c\u2018\u00ab\u201e\u00bb\u300c\u300e", "\"'`\u201d\u2019\u00bb\u201c\u00ab\u300d\u300f", strict=True)
+)
 _OBLIGING_WORDS = r"(?:sure|certainly|of course|absolutely|okay|ok)\b(?: thing)?"
 _OPENER = r"(?:here is|here['\u2019]s|here are|below is|the following is)\b"
 _WRITING = r"(?:review|sentence|question|statement|hypothesis|paragraph|text|response)s?\b[^\n:]{0,120}"
@@ -59,7 +62,8 @@ _REFUSAL = re.compile(
     rf"|i (?:do not|don't|cannot|can't)\b[^.\n]{{0,100}}\b(?:i am|i'm) (?:just |only )?{_MODEL})",
     re.IGNORECASE,
 )
-_MAX_ITEM_WORDS = 25
+_RULE = re.compile(r"[-*_=]{3,}")
+_MAX_ITEM_WORDS, _MAX_ITEM_CHARACTERS = 25, 60  # the latter where a script has no blanks between words
 _FENCED = re.compile(r"(`{3,}|~{3,})(?:[\w+-]*\n)?(?P<inside>(?:(?!\1).)+?)\n?\1", re.DOTALL)
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
@@ -74,16 +78,16 @@ def clean_text(raw: str) -> str:
     """Remove what surrounds a generated text; its words, letter case and paragraphs stay.
 
     Removed: thoughts and marks of the chat format (``read_answer``), prefaces ("Sure! Here is a review:"), role labels,
-    list marks (of a list, the first item stays), trailing notes, enclosing code fences, quotation marks and emphasis,
-    superfluous white space.
+    list marks (of a list, the first item stays), trailing notes, an enclosing code fence or JSON object, enclosing
+    quotation marks and emphasis, ruled lines at the end, superfluous white space.
     """
-    text = _without_fence(_fold_space(read_answer(raw).text))
+    text = _unpacked(_fold_space(read_answer(raw).text))
     # Most texts are one clean line: a cheap search for the character that a rule needs saves running the rule.
     if "\n" in text:
         text = _OBLIGING.sub("", text, count=1)
     if ":" in text:
         text = _PREFACE.sub("", text, count=1).strip()
-    text = _without_role(_without_fence(_without_trailers(text)))
+    text = _without_role(_unpacked(_without_trailers(text)))
     text = _without_role(_first_item(text))
     if "**" in text:
         text = _EMPHASIS.sub(r"\1", text)
@@ -98,10 +102,15 @@ def read_list(raw: str) -> tuple[str, ...]:
     for line in _fold_space(raw).splitlines():
         if line.endswith(":") or _PREFACE.match(line) or _TRAILER.match(line):
             continue
-        item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,")
-        if normalise(item) and num_words(item) <= _MAX_ITEM_WORDS and not is_refusal(item):
+        item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,\u3002\uff1b\uff0c\u0964")
+        if normalise(item) and _is_item(item) and not is_refusal(item):
             items.setdefault(normalise(item), item)
     return tuple(items.values())
+
+
+def _is_item(text: str) -> bool:
+    """Whether a line is short enough for an item of a list; a longer one is a paragraph."""
+    return len(text.split()) <= _MAX_ITEM_WORDS and num_words(text) <= _MAX_ITEM_CHARACTERS
 
 
 def _fold_space(text: str) -> str:
@@ -111,10 +120,17 @@ def _fold_space(text: str) -> str:
     return _LINE_ENDS.sub("\n", text).strip()
 
 
-def _without_fence(text: str) -> str:
-    """The text inside a code fence, if it encloses the whole."""
+def _unpacked(text: str) -> str:
+    """The text inside a code fence, and the only text in a JSON object, if these enclose the whole."""
     fenced = _FENCED.fullmatch(text) if text.startswith(("```", "~~~")) else None
-    return fenced["inside"].strip() if fenced else text
+    text = fenced["inside"].strip() if fenced else text
+    if not (text.startswith("{") and text.endswith("}")):
+        return text
+    try:
+        (only,) = json.loads(text, strict=False).values()
+    except (ValueError, RecursionError):
+        return text
+    return _fold_space(only) if isinstance(only, str) else text
 
 
 def _without_role(text: str) -> str:
@@ -129,6 +145,8 @@ def _without_trailers(text: str) -> str:
         if kept and _TRAILER.match(line):
             break
         kept.append(line)
+    while len(kept) > 1 and _RULE.fullmatch(kept[-1]):
+        kept.pop()
     return "\n".join(kept).strip()
 
 
@@ -152,4 +170,6 @@ def _unquote(text: str) -> str:
     first = re.search(rf"(?<!\w){re.escape(text[-1])}|{re.escape(text[-1])}(?!\w)", inside)
     if first and first.start() > 0 and not inside[first.start() - 1].isspace():
         return text
+    if text[0] in "\u300c\u300e" and -1 < inside.find(text[-1]) < (inside + text[0]).find(text[0]):
+        return text  # words run into each other there, so that a mark may stand between two of them
     return inside.strip()

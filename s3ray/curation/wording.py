@@ -13,6 +13,7 @@ _KEY = (
 )
 _FEWEST_LETTERS = 3
 _COMMON = ("yes", "no", "true", "false", "none", "not", "and", "the")  # before a colon they are rarely a label
+_COLON = re.compile("[:\uff1a]")
 _OPEN, _CLOSE = r"[\"'\u201c*(\[]{0,3}", r"[\"'\u201d*)\].!]{0,4}"
 
 
@@ -27,13 +28,13 @@ class Wording:
         self._prefaces = [regex.compile(pattern, regex.IGNORECASE) for pattern in prefaces]
         self._refusals = [regex.compile(pattern, regex.IGNORECASE) for pattern in refusals]
         names = sorted({label.strip() for label in labels} - {""}, key=lambda name: (-len(name), name))
-        long = [name for name in names if len(name) >= _FEWEST_LETTERS and name.casefold() not in _COMMON]
+        long = [name for name in names if _is_telling(name)]
         self._first = self._last = self._before = None
         if names:
             self._first, self._last = _label_lines(names, long)
         if long:
             any_long = "|".join(map(re.escape, long))
-            self._before = re.compile(rf"\W{{0,3}}(?:{any_long})\W{{0,2}}:\W{{0,3}}\s", re.IGNORECASE)
+            self._before = re.compile(rf"\W{{0,3}}(?:{any_long})\W{{0,2}}(?::\W{{0,3}}\s|\uff1a)", re.IGNORECASE)
 
     def clean(self, raw: str) -> str:
         """Remove what surrounds a generated text (``clean_text``), the task's prefaces, and what says its label."""
@@ -62,7 +63,7 @@ class Wording:
 
     def _without_label(self, text: str) -> str:
         """The text without a label before or after a colon, where it stands at the beginning or at the end."""
-        if self._first is None or self._last is None or ":" not in text:
+        if self._first is None or self._last is None or not _COLON.search(text):
             return text
         text = self._first.sub("", text, count=1)
         text = self._last.sub("", text, count=1)
@@ -73,14 +74,20 @@ class Wording:
         return text
 
 
+def _is_telling(label: str) -> bool:
+    """Whether words before a colon, or after any word and a colon, are hardly anything but the label."""
+    is_short = label.isascii() and len(label) < _FEWEST_LETTERS
+    return not is_short and label.casefold() not in _COMMON
+
+
 def _label_lines(names: list[str], long: list[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Patterns for a label at the beginning and at the end: as a line of its own, or after a word such as "Label"."""
     label = rf"{_OPEN}(?:{'|'.join(map(re.escape, names))}){_CLOSE}"
-    lines = [rf"{_OPEN}{_KEY}\*{{0,2}}\s?[:=]\s?{label}"]
+    lines = [rf"{_OPEN}{_KEY}\*{{0,2}}\s?[:=\uff1a]\s?{label}"]
     if long:
         key = r"[^\W\d_]+(?: [^\W\d_]+){0,2}"
-        lines.append(rf"{_OPEN}{key}\*{{0,2}}\s?:\s?{_OPEN}(?:{'|'.join(map(re.escape, long))}){_CLOSE}")
+        lines.append(rf"{_OPEN}{key}\*{{0,2}}\s?[:\uff1a]\s?{_OPEN}(?:{'|'.join(map(re.escape, long))}){_CLOSE}")
     whole = "|".join(lines)
     first = rf"\A(?:(?:{whole})[ ]*(?:\n+|\Z)|{lines[0]}(?:(?<=[.!;\])])|[ ]?[;|]|[ ][-\u2013\u2014](?=[ ]))[ ]*)"
-    last = rf"(?:\n+(?:{whole})|(?<=[.!?\"\u201d)])[ ]?{lines[0]})\s*\Z"
+    last = rf"(?:\n+(?:{whole})|(?<=[.!?\"\u201d)\u3002\uff01\uff1f\u0964])[ ]?{lines[0]})\s*\Z"
     return re.compile(first, re.IGNORECASE), re.compile(last, re.IGNORECASE)

@@ -212,7 +212,11 @@ def _say_stage_end(event: events.StageFinished) -> str:
     failed = f"; failed {counts(event.failed)}" if any(event.failed.values()) else ""
     head = f"[round {event.round} {event.stage}] done: {event.accepted} of {event.requested} accepted"
     unneeded = f"; {event.given_up} under way not needed" if event.given_up else ""
-    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}"
+    thinking = ""
+    if event.thinking and event.thinking >= event.requested / 10:
+        thinking = f"; the model thinks aloud, and {event.thinking} answer(s) were cut before they began: "
+        thinking += "set generator.thinking: off, or a larger generator.sampling.max_tokens"
+    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}{thinking}"
 
 
 def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> str:

@@ -229,7 +229,10 @@ class Driver:
                 self._generate(round_, stage)
             seconds = time.monotonic() - started
             summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
-            self._events.emit(StageFinished(round=round_, stage=plan.name, **summary, given_up=stage.num_under_way))
+            given_up, thinking = stage.num_under_way, tally.thinking
+            self._events.emit(
+                StageFinished(round=round_, stage=plan.name, **summary, given_up=given_up, thinking=thinking)
+            )
         return summary
 
     def _generate(self, round_: int, stage: Stage) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from s3ray.rounds.stage import Ending
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import example_schema, table_from_examples, table_from_rows
+from s3ray.tasks.task import STILL_THINKING
 from s3ray.types import Example, OutcomeStatus
 
 _TEXT, _COUNT = pa.string(), pa.int64()
@@ -41,7 +42,10 @@ _PAGE_ROWS = 4096
 
 @dataclass(slots=True)
 class Tally:
-    """How the requests of a stage ended; every request is counted once."""
+    """How the requests of a stage ended; every request is counted once.
+
+    ``thinking`` counts answers that were cut while the model was thinking aloud, among the rejected.
+    """
 
     requested: int = 0
     accepted: int = 0
@@ -50,6 +54,7 @@ class Tally:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    thinking: int = 0
 
     def add(self, ending: Ending) -> None:
         """Count one ending."""
@@ -58,6 +63,7 @@ class Tally:
             self.accepted += 1
         elif ending.status is OutcomeStatus.REJECTED:
             self.rejected[ending.reason] += 1
+            self.thinking += ending.detail == STILL_THINKING
         else:
             self.failed[ending.reason] += 1
         self.prompt_tokens += ending.outcome.num_prompt_tokens

@@ -118,7 +118,8 @@ class ChunkWritten(StageEvent):
 class StageFinished(StageEvent):
     """A stage has its examples, or gave up: ``short`` says by label what is missing.
 
-    ``given_up`` counts requests under way that were not needed any more.
+    ``given_up`` counts requests under way that were not needed any more, ``thinking`` answers that were cut while the
+    model was thinking aloud.
     """
 
     requested: int
@@ -131,6 +132,7 @@ class StageFinished(StageEvent):
     seconds: float
     short: Counts = field(default_factory=dict)
     given_up: int = 0
+    thinking: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

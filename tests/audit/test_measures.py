@@ -134,6 +134,13 @@ def test_self_bleu_of_equal_and_of_unlike_texts() -> None:
     assert self_bleu([LONG]) is None
 
 
+def test_variety_is_measured_by_characters_where_a_script_has_no_blanks() -> None:
+    alike = self_bleu(["这家店的面条又冷又硬", "这家店的面条又冷又咸"])
+    assert alike is not None
+    assert 0.7 < alike < 0.9
+    assert distinct_2(["好吃好吃"]) == 2 / 3  # 好吃 吃好
+
+
 def test_distinct_2_counts_pairs_of_words() -> None:
     assert distinct_2(["a b a b", "a b"]) == 2 / 4  # ab ba ab, ab
     assert distinct_2(["word"]) is None

@@ -149,6 +149,8 @@ def test_every_field_says_what_it_is_for() -> None:
         ("strategy__rounds", 1, True),
         ("student__epochs", 9, True),
         ("generator__sampling__temperature", 0.1, True),
+        ("generator__thinking", "auto", False),
+        ("generator__thinking", "off", True),
         ("curation__near_duplicate", 0.5, True),
     ],
 )
@@ -156,6 +158,14 @@ def test_only_data_shaping_settings_are_fingerprinted(tmp_path: Path, field: str
     plain = fingerprint(data_shaping(load(tmp_path, GOOD)))
     changed = fingerprint(data_shaping(load(tmp_path, GOOD, **{field: value})))
     assert (plain != changed) is shapes
+
+
+def test_thinking_is_switched_off_by_the_word_off_and_only_in_chat(tmp_path: Path) -> None:
+    for said in ("off", "'off'"):
+        assert load(tmp_path, GOOD + f"generator: {{thinking: {said}}}\n").generator.thinking == "off"
+    assert "thinking" not in data_shaping(load(tmp_path, GOOD))["generator"], "runs from before it go on"
+    with pytest.raises(InputError, match="prompt_form completion uses none"):
+        load(tmp_path, GOOD + "generator: {thinking: off, prompt_form: completion}\n")
 
 
 def test_a_preset_fills_in_what_the_job_does_not_say(tmp_path: Path) -> None:

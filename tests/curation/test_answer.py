@@ -81,6 +81,7 @@ MENTIONS = [
     "The new analysis tool: <analysis> is a tag there.",
     "<b>Bold</b> and </s",
     "finally over",
+    "The semifinalWho won? And the assistantfinalThe end",
     "### A heading\nand a text",
 ]
 

@@ -33,6 +33,11 @@ WRAPPED = [
     ("**The pasta was cold.**", "The pasta was cold."),
     ("The pasta was **really** cold.", "The pasta was really cold."),
     ("  The  pasta\t was\n\n\ncold. ", "The pasta was\ncold."),
+    ('{"review": "The pasta was cold."}', "The pasta was cold."),
+    ('```json\n{\n  "text": "The pasta\\nwas cold."\n}\n```', "The pasta\nwas cold."),
+    ("The pasta was cold.\n\n---\nWord count: 4", "The pasta was cold."),
+    ("The pasta was cold.\n***", "The pasta was cold."),
+    ("„Die Nudeln waren kalt.“", "Die Nudeln waren kalt."),
     ("assistant: The pasta was cold.", "The pasta was cold."),
     ("<think>\nCold pasta.\n</think>\n\nThe pasta was cold.", "The pasta was cold."),
     ('Okay.\n</think>\n\nSure! Here is a review:\n\n"The pasta was cold."<|im_end|>', "The pasta was cold."),
@@ -48,6 +53,8 @@ UNTOUCHED = [
     "Rating: 1 out of 10.",
     "Cinematography: The film was shot in an interesting way.",
     '"Casablanca" is a masterpiece.',
+    "「七人の侍」より「乱」",
+    "„Alien“ ist besser als „Prometheus“",
     '"Alien" is still better than "Prometheus"',
     'He calls it "art", I call it a waste of time.',
     'The 5" screen is too small.',
@@ -71,6 +78,9 @@ UNTOUCHED = [
     "What a piece of s**t, I was f**king bored, and so was my a**hole of a dog.",
     "***SPOILERS*** The dog did it.",
     'He said "never, and left. I call this "art" without shame.',
+    '{"review": "Cold.", "label": 1}',
+    "{curly}",
+    "First.\n---\nSecond.",
     "Use ```make``` and ```make test``` to build.",
     "The docs show:\n```\nmake\n```\nwhich fails.",
     "```\nmake\n```\nThat fails, and so does\n```\nmake test\n```",
@@ -173,6 +183,10 @@ def test_no_gold_text_is_taken_for_a_refusal() -> None:
 def test_lists_are_read_item_by_item(raw: str) -> None:
     first, second = read_list(raw)
     assert (first, second.lower()) == ("It broke", "rude staff")
+
+
+def test_items_without_blanks_are_short_too() -> None:
+    assert read_list("1. 面条又冷又硬。\n2. 服务员不理人；\n" + "很" * 61) == ("面条又冷又硬", "服务员不理人")
 
 
 def test_no_list_gives_no_items() -> None:

@@ -53,6 +53,13 @@ def test_answers_such_as_yes_and_no_count_as_labels_only_after_a_word_for_label(
     assert wording.clean("The pasta was cold.\nClass: 1") == TEXT
 
 
+@pytest.mark.parametrize(
+    "raw", ["标签：负面\n面条很冷。", "负面：面条很冷。", "面条很冷。\n情感：负面", "「面条很冷。」"]
+)
+def test_labels_and_quotation_marks_are_seen_in_other_scripts_too(raw: str) -> None:
+    assert Wording(labels=["负面", "正面"]).clean(raw) == "面条很冷。"
+
+
 def test_a_text_that_only_says_its_label_is_empty() -> None:
     assert SENTIMENT.clean("Sentiment: negative") == ""
 

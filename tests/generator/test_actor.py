@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from s3ray.generator.worker import ServedTask
 from s3ray.tables import outcomes_from_table
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Limits
-from s3ray.types import FailureReason, Outcome, OutcomeStatus, Prompt, RejectionReason
+from s3ray.types import FailureReason, Generation, Outcome, OutcomeStatus, Prompt, RejectionReason
 from tests.sources import TASK, make_request
 
 CONFIG = GeneratorConfig(engine="fake", prompt_form="completion")
@@ -268,6 +269,44 @@ def test_a_request_that_breaks_the_task_or_never_ends_fails_alone() -> None:
         outcomes += await collect(host, 2 - len(outcomes))
         reasons = {outcome.request_id: outcome.reason for outcome in outcomes}
         assert reasons == {"broken": FailureReason.ERROR.value, "seed-1": FailureReason.TIMEOUT.value}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_output_tokens": "many"}, {"finish_reason": object()}, {"num_cached_tokens": 2**70}]
+)
+def test_an_outcome_that_no_table_can_hold_fails_alone(wrong: dict[str, object]) -> None:
+    async def scenario() -> None:
+        host = make_writer()
+        await host.start()
+        write = host._engine.generate
+
+        async def write_wrongly(request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+            told = await write(request_id, prompt, seed=seed, max_tokens=max_tokens)
+            return replace(told, **wrong) if seed == 3 else told  # type: ignore[arg-type]
+
+        host._engine.generate = write_wrongly  # type: ignore[method-assign]
+        outcomes = {outcome.index: outcome for outcome in await answers_of(host, 6)}
+        failed = outcomes.pop(3)
+        assert (failed.status, failed.reason) == (OutcomeStatus.FAILED, FailureReason.ERROR.value)
+        assert failed.detail.startswith("its answer cannot be stored: ")
+        assert {outcome.status for outcome in outcomes.values()} == {OutcomeStatus.ACCEPTED}
+
+    run(scenario)
+
+
+def test_a_message_that_no_file_can_hold_costs_one_request() -> None:
+    async def scenario() -> None:
+        host = make_writer()
+        await host.start()
+
+        async def refuse(request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+            raise RequestRefusedError("the server says \ud83d")
+
+        host._engine.generate = refuse  # type: ignore[method-assign]
+        (outcome,) = await answers_of(host, 1)
+        assert (outcome.status, outcome.detail) == (OutcomeStatus.FAILED, "the server says \ufffd")
 
     run(scenario)
 

@@ -55,6 +55,18 @@ def test_plain_lines_tell_the_run_milestone_by_milestone(finished: RunStore) -> 
     assert lines[-1].startswith("[run] finished in ")
 
 
+def test_a_stage_whose_model_thinks_aloud_says_how_to_stop_it(tmp_path: Path, clock: Clock) -> None:
+    counted = {"rejected": {"truncated": 9}, "failed": {}, "prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    for thinking in (9, 2):
+        told = {"requested": 60, "accepted": 51, "seconds": 9.0, "thinking": thinking, **counted}
+        log.emit(an_event("stage_finished", round=0, stage="seed", **told))
+    often, seldom = _plain_lines(store)[1:]
+    assert "the model thinks aloud, and 9 answer(s) were cut before they began: set generator.thinking: off" in often
+    assert "thinks" not in seldom
+
+
 def test_plain_chunk_lines_say_how_far_and_how_fast(finished: RunStore) -> None:
     chunks = [line for line in _plain_lines(finished) if line.startswith("[round 1 extrapolate]") and "tok/s" in line]
     assert chunks[0].startswith("[round 1 extrapolate] 12/60 accepted, ")

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3ray.errors import StoreError
+from s3ray.rounds.journal import Tally
 from s3ray.rounds.stage import Ending, Stage
 from s3ray.strategies.base import ANY, StagePlan
+from s3ray.tasks.task import STILL_THINKING
 from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Rejection, RejectionReason
 
 
@@ -240,3 +242,13 @@ def test_a_stage_whose_requests_come_later_waits_and_is_not_over() -> None:
     stage.take(1)
     assert stage.finished
     assert judge.kept == [0, 1]
+
+
+def test_answers_that_were_cut_within_thoughts_are_counted_apart_from_others_that_were_cut() -> None:
+    tally = Tally()
+    for index, detail in enumerate([STILL_THINKING, "cut after 9 words", STILL_THINKING]):
+        asked = request(index)
+        status, reason = OutcomeStatus.REJECTED, RejectionReason.TRUNCATED.value
+        cut = outcome(asked)._replace(status=status, reason=reason, detail=detail)
+        tally.add(Ending(request=asked, outcome=cut, status=status, reason=reason, detail=detail))
+    assert (tally.thinking, tally.rejected) == (2, {"truncated": 3})

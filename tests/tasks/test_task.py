@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from s3ray.errors import InputError
 from s3ray.tasks import NUM_LISTED, Task
 from s3ray.types import Example, Origin, Parsed, Prompt, Rejection, RejectionReason, Source, Span
 from tests.tasks.samples import gold_example, request_of
@@ -53,6 +54,10 @@ def test_a_chat_prompt_has_two_messages(make_task: Make, answers: Spec) -> None:
     ("raw", "finish", "reason"),
     [
         ("", "stop", RejectionReason.EMPTY),
+        ("", "length", RejectionReason.TRUNCATED),
+        ("<think>The match", "stop", RejectionReason.TRUNCATED),
+        ("<think>The match was lost.</think>", "stop", RejectionReason.EMPTY),
+        ("Label: sports news", "stop", RejectionReason.EMPTY),
         ("?!", "stop", RejectionReason.UNPARSABLE),
         ("The match was cut off in the", "length", RejectionReason.TRUNCATED),
         ("I'm sorry, but I can't assist with that.", "stop", RejectionReason.REFUSAL),
@@ -81,6 +86,40 @@ def test_without_cleaning_a_text_is_taken_as_it_is(make_task: Make, topics: Spec
     assert reason_of(task.read(request, " \n", "stop", clean=False)) is RejectionReason.EMPTY
     assert reason_of(task.read(request, "...", "stop", clean=False)) is RejectionReason.UNPARSABLE
     assert reason_of(task.read(request, "the match was lost", "stop", clean=False)) is RejectionReason.COPY_OF_PARENT
+
+
+def test_thoughts_and_chat_marks_go_even_without_cleaning(make_task: Make, topics: Spec) -> None:
+    task = make_task(topics)
+    raw = "<think>Sport.</think>\nSure! Here is one: a goal<|im_end|>"
+    assert task.read(request_of(task, "seed"), raw, "stop", clean=False) == Parsed(text="Sure! Here is one: a goal")
+    notes = request_of(task, "reasons", "sport")
+    listed = task.read(notes, "1. not this\n</think>\n1. a ball\n2. a goal", "stop", clean=True)
+    assert listed == Parsed(text="a ball\na goal")
+    assert reason_of(task.read(notes, "<think>1. a ball", "length", clean=True)) is RejectionReason.TRUNCATED
+
+
+def test_refusals_and_prefaces_of_a_language_are_patterns_of_the_task(make_task: Make, topics: Spec) -> None:
+    topics["prompts"] |= {"prefaces": ["gerne[^:]{0,40}:"], "refusals": ["ich kann das nicht"]}
+    task = make_task(topics)
+    seed = request_of(task, "seed")
+    written = task.read(seed, "Gerne, ein Text: Das Spiel ging aus.", "stop", clean=True)
+    assert written == Parsed(text="Das Spiel ging aus.")
+    refused = task.read(seed, "Ich kann das nicht schreiben.", "stop", clean=True)
+    assert reason_of(refused) is RejectionReason.REFUSAL
+    notes = "Gerne:\n1. ein Ball\n2. ich kann das nicht"
+    assert task.read(request_of(task, "reasons", "sport"), notes, "stop", clean=True) == Parsed(text="ein Ball")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"), [("(gerne", "is not a regular expression"), ("a*", "an empty text too")]
+)
+def test_a_pattern_that_cannot_work_is_refused_when_the_task_is_loaded(
+    make_task: Make, topics: Spec, pattern: str, problem: str
+) -> None:
+    topics["prompts"]["refusals"] = [pattern]
+    with pytest.raises(InputError, match=problem) as refusal:
+        make_task(topics)
+    assert refusal.value.field == "prompts.refusals"
 
 
 def test_reasons_are_read_one_per_line_and_a_cut_one_is_left_out(make_task: Make, topics: Spec) -> None:

@@ -18,16 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import httpx2
 import openai
 
 from s3ray.config.endpoint import Address, fill, read_address, variables_in
-from s3ray.config.job import GeneratorConfig
+from s3ray.config.job import EndpointConfig, GeneratorConfig
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator.engines import answers, trouble
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_limits, kept_of_stop
+from s3ray.generator.engines.chat import NO_THINKING, opens_thought
 from s3ray.generator.engines.dialect import Dialect, adapt
 from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate, Pace
@@ -77,7 +79,7 @@ class OpenAIEngine:
         limits = [limit and limit / num_sharing for limit in (endpoint.requests_per_minute, endpoint.tokens_per_minute)]
         self._gate = Gate(config.max_num_seqs, Pace(*limits))
         self._dialect = Dialect(
-            names={str(name): other for name, other in endpoint.parameters.items()}, extra=endpoint.extra_body
+            names={str(name): other for name, other in endpoint.parameters.items()}, extra=_extra_body(config, endpoint)
         )
         self._client: openai.AsyncOpenAI | None = None
         self._num_open = 0
@@ -273,8 +275,8 @@ class OpenAIEngine:
             text, reason = cut, "stop"
         elif not text and reason == "stop" and (aside := answers.declined(choice)):
             return Trouble(text=self._scrub(f"the model declined: {aside}"), is_final=True, is_excused=True)
-        elif not text and reason == "stop" and answers.thoughts(choice):
-            return Trouble(text="the answer holds thoughts (reasoning_content) and no text", is_final=True)
+        elif not text and (aside := answers.thoughts(choice)):
+            text = f"<think>\n{aside}"  # a thought that never ends, for ``read_answer``
         text += kept_of_stop(getattr(choice, "stop_reason", None))  # only vLLM's server sends it
         return Generation(
             request_id=request_id,
@@ -289,6 +291,9 @@ class OpenAIEngine:
             return choice
         if not (likeliest := likeliest_tokens(getattr(choice, "logprobs", None))):
             return Trouble(text="the endpoint sends no probabilities (logprobs)", is_final=True, is_excused=True)
+        if opens_thought(max(likeliest, key=itemgetter(1))[0]):
+            hint = "set generator.thinking: off, which its chat template must know"
+            return Trouble(text=f"the model thinks aloud before it answers: {hint}", is_final=True, is_excused=True)
         return Choice(probabilities=read_likeliest(likeliest, choices), **answers.usage(answer))
 
     def _only_choice(self, answer: Any) -> Any:
@@ -431,6 +436,12 @@ class OpenAIEngine:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _extra_body(config: GeneratorConfig, endpoint: EndpointConfig) -> dict[str, Any]:
+    """What is added to each request: the switch of thinking, and what the job says itself."""
+    switch = {"chat_template_kwargs": NO_THINKING} if config.thinking == "off" else {}
+    return {**switch, **endpoint.extra_body}
 
 
 def _some_prompt(config: GeneratorConfig) -> Prompt:

@@ -18,6 +18,7 @@ from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
+from s3ray.generator.engines.chat import ChatTemplate
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
 from s3ray.machine import cpu_flags, cpu_name, has_bfloat16, wait_for_memory
 from s3ray.models import resolve_model
@@ -41,6 +42,7 @@ class VLLMEngine:
         self._api: Any = None
         self._engine: Any = None
         self._tokenizer: Any = None
+        self._chat: ChatTemplate
         self._encoder: Any = None
         self._first_tokens = lru_cache(maxsize=1024)(partial(first_tokens, partial(self._encode, is_whole=True)))
 
@@ -62,6 +64,7 @@ class VLLMEngine:
         loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
         self._api.enable_envs_cache()  # vLLM asks for a variable at each token
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        self._chat = ChatTemplate(self._tokenizer, config.thinking)
         # Takes half the time of calling the tokenizer, which also computes offsets and word numbers that no one reads.
         self._encoder = self._tokenizer.backend_tokenizer if self._tokenizer.is_fast else None
         # Without this each full garbage collection walks through all of torch, which takes tenths of a second.
@@ -107,6 +110,8 @@ class VLLMEngine:
             max_tokens=max_tokens,
             stop=list(prompt.stop) or None,
             seed=seed,
+            # The marks around thoughts and turns are needed to tell the answer from them (``read_answer``).
+            skip_special_tokens=False,
         )
         completion = output.outputs[0]
         if self._spec.timed:
@@ -122,7 +127,7 @@ class VLLMEngine:
 
     async def choose(self, request_id: str, prompt: Prompt) -> Choice:
         """Read the probabilities of the choices' first tokens from one decoding step; its sampled token is ignored."""
-        text, is_whole = self._text_of(prompt)
+        text, is_whole = self._text_of(prompt, at_once=True)
         begins = self._first_tokens(text[-_ENDING:], prompt.choices)
         token_ids = self._encode(text, is_whole)
         wanted = [token for tokens in begins for token in tokens]
@@ -159,11 +164,11 @@ class VLLMEngine:
             raise RequestRefusedError(f"the engine ended the request with {finish_reason!r}")
         return output
 
-    def _text_of(self, prompt: Prompt) -> tuple[str, bool]:
-        """The text for the model, and whether it has its special tokens already."""
+    def _text_of(self, prompt: Prompt, *, at_once: bool = False) -> tuple[str, bool]:
+        """The text for the model, and whether it has its special tokens already; see ``ChatTemplate.render``."""
         if prompt.text is not None:
             return prompt.text, False
-        return self._tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False), True
+        return self._chat.render(prompt.messages, at_once=at_once), True
 
     def _encode(self, text: str, is_whole: bool) -> list[int]:
         """Token ids; special tokens are added unless the text ``is_whole``."""

@@ -33,9 +33,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_module, "_BACK_OFF_S", 0.01)
 
 
-def make_engine(*endpoints: EndpointConfig, number: int = 0, form: str = "completion", seqs: int = 64) -> OpenAIEngine:
+def make_engine(
+    *endpoints: EndpointConfig, number: int = 0, form: str = "completion", seqs: int = 64, thinking: str = "auto"
+) -> OpenAIEngine:
     config = GeneratorConfig.model_validate(
-        {"engine": "openai", "model": "writer", "prompt_form": form, "max_num_seqs": seqs}
+        {"engine": "openai", "model": "writer", "prompt_form": form, "max_num_seqs": seqs, "thinking": thinking}
         | {"endpoints": list(endpoints), "sampling": SamplingConfig(temperature=0.5, top_p=0.8)}
     )
     return OpenAIEngine(EngineSpec(engine="engine-0", config=config, device="cpu", number=number))
@@ -122,6 +124,30 @@ def test_a_server_that_tells_no_probabilities_is_refused(told: Any) -> None:
             engine = await started(endpoint, form="chat")
             with pytest.raises(RequestRefusedError, match="logprobs"):
                 await engine.choose("request-1?", Prompt(user="Yes or no?", choices=("no", "yes")))
+
+    run(scenario)
+
+
+def test_a_server_whose_model_thinks_first_is_refused_when_it_is_asked_for_labels() -> None:
+    async def think(request: web.Request, body: dict[str, Any]) -> Answer:
+        return web.json_response(complete(body, logprobs=tell(True, {"<think>": 0.99, "yes": 0.01})))
+
+    async def scenario() -> None:
+        async with Endpoint(script=think) as endpoint:
+            engine = await started(endpoint, form="chat")
+            with pytest.raises(RequestRefusedError, match=r"thinks aloud .* generator\.thinking: off"):
+                await engine.choose("request-1?", Prompt(user="Yes or no?", choices=("no", "yes")))
+
+    run(scenario)
+
+
+def test_a_server_is_told_not_to_let_its_model_think() -> None:
+    async def scenario() -> None:
+        async with Endpoint() as endpoint:
+            await ask(await started(endpoint, form="chat"), prompt=Prompt(user="Tell!"))
+            assert all("chat_template_kwargs" not in body for body in endpoint.bodies)
+            await ask(await started(endpoint, form="chat", thinking="off"), prompt=Prompt(user="Tell!"))
+            assert [body["chat_template_kwargs"]["enable_thinking"] for body in endpoint.bodies[2:]] == [False] * 2
 
     run(scenario)
 
