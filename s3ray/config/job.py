@@ -5,16 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, model_validator
+from pydantic.functional_validators import BeforeValidator
 
 from s3ray.config.dialect import dump
 from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
@@ -23,8 +15,7 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
 """Marks a field that may change between two starts of a run; all other fields shape the data."""
 ADDED: dict[str, Any] = {"added": True}
-"""Marks a field that came after the first runs: it shapes the data only where it is not at its default, so that the
-runs before it go on."""
+"""Marks a field that came after the first runs, which go on: at its default it does not shape the data."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that become names of folders."""
 
