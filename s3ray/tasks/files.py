@@ -179,7 +179,7 @@ def _of_sheet(path: Path, sheet: Sheet) -> FileRows:
 def _read_json(path: Path, text: str, *, is_list: bool) -> FileRows:
     """Read a list of objects, or one object a line; either may stand in a file of the other's name."""
     holds_list = text.lstrip("\ufeff \t\r\n").startswith("[")
-    if is_list or holds_list:
+    if text.strip() and (is_list or holds_list):
         found = _read_list(path, text)
         if found is not None:
             return found if is_list else replace(found, notes=("one list, as in .json",))

@@ -111,15 +111,23 @@ def read_hub(source: HubSource, split: str) -> list[Row]:
         raise InputError(f"cannot load split {split}: {error}", source.hub, "source", split, hint) from error
 
 
+def key_of(row: Row, name: str) -> str | None:
+    """What a row calls a column that the task names, composed or not (Unicode), with or without blanks around it."""
+    if name in row:
+        return name
+    plain = valid_text(name).strip()
+    return plain if plain in row else None
+
+
 def column(row: Row, name: str) -> Any:
     """The value of a column.
 
     Raises:
         InputError: the row has no such column; the message names its columns.
     """
-    for known in (name, valid_text(name).strip()):
-        if known in row:
-            return row[known]
+    key = key_of(row, name)
+    if key is not None:
+        return row[key]
     near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
     hint = f"Columns there: {', '.join(row)}. The task names those to read: columns, label_column, answers_column."
     hint = f"Did you mean {near[0]}? {hint}" if near else hint

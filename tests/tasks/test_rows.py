@@ -49,10 +49,10 @@ def test_all_wrong_rows_are_counted_by_kind_with_the_first_of_each_in_the_order_
     assert hint == "  Fill the field or remove the row."
     assert lines == [
         "  9 rows are wrong:",
-        "    all.jsonl: 1 x title: no text: row 6 (None)",
-        "    all.jsonl: 7 x label: unknown label: row 8 ('sprot'), row 16 ('sprot'), row 24 ('sprot'), "
+        "    1 x title: no text: row 6 (None)",
+        "    7 x label: unknown label: row 8 ('sprot'), row 16 ('sprot'), row 24 ('sprot'), "
         "row 32 ('sprot'), row 40 ('sprot') and 2 more",
-        "    all.jsonl: 1 x text: no text: row 31 ('')",
+        "    1 x text: no text: row 31 ('')",
     ]
 
 
@@ -167,6 +167,6 @@ def test_files_of_a_folder_that_belong_to_no_split_are_told(make_task: Make, top
 
 
 def test_column_names_are_the_same_composed_or_not(make_task: Make, topics: Spec, tmp_path: Path) -> None:
-    rows = [{"title": row["title"], "a\u0308u": row["text"], "label": row["label"]} for row in news(40)]
-    for name in ("a\u0308u", "\u00e4u"):
-        assert size(load(make_task(topics | {"columns": {"text": name}}), tmp_path, rows)) == 40
+    rows = [{"title": row["title"], "a\u0308u": row["text"], "e\u0301": row["label"]} for row in news(40)]
+    for text, label in (("a\u0308u", "e\u0301"), ("\u00e4u", "\u00e9")):
+        assert size(load(make_task(topics | {"columns": {"text": text}, "label_column": label}), tmp_path, rows)) == 40
