@@ -85,17 +85,6 @@ def _parted(file: FileRows) -> dict[str, Part]:
     return {"train": Part(file=file, order=order[num_test:]), "test": Part(file=file, order=order[:num_test])}
 
 
-def read_split(place: Path, split: str) -> tuple[list[tuple[int, Row]], str] | None:
-    """The rows of a split, each with its number in its file, and that file's name; None if there is no such split."""
-    part = read_parts(place).get(split)
-    return ([(1 + index, part.file.rows[index]) for index in part.order], part.file.where) if part else None
-
-
-def read_file(path: Path) -> list[Row]:
-    """All rows of a file; raises as ``read_rows`` does."""
-    return list(read_rows(path).rows)
-
-
 def read_hub(source: HubSource, split: str) -> list[Row]:
     """All rows of a split of a hub dataset.
 
