@@ -85,7 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         except OSError as error:
             raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"is not valid YAML: {error}", hint="Fix the file.") from error
+            raise InputError(f"is not valid YAML: {error}", hint="Save it as UTF-8.") from error
         return parse_yaml(text)
 
 

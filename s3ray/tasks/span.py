@@ -1,6 +1,6 @@
 """Extractive question answering: the answer is a piece of the context, and the generator writes its question."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s3ray.errors import InputError
@@ -74,7 +74,9 @@ class SpanAnswers:
 
 
 def _pairs(answers: Any) -> Iterable[tuple[Any, Any]]:
-    """Texts and offsets: SQuAD's lists as `datasets` stores them, or a list of objects as in SQuAD's own files."""
+    """Texts and offsets: SQuAD's lists as `datasets` stores them, or objects as in SQuAD's own files."""
+    if isinstance(answers, Mapping) and isinstance(answers["text"], str):
+        answers = [answers]
     if isinstance(answers, list):
         return [(answer["text"], answer["answer_start"]) for answer in answers]
     return zip(answers["text"], answers["answer_start"], strict=True)

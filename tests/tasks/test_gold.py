@@ -11,8 +11,8 @@ import pytest
 from s3ray.config.job import GoldConfig
 from s3ray.errors import InputError
 from s3ray.tasks import Task
+from s3ray.tasks.files import read_rows
 from s3ray.tasks.gold import GoldSplit, load_gold
-from s3ray.tasks.source import read_file
 from s3ray.text import normalise
 from s3ray.types import Source, Span
 
@@ -199,13 +199,13 @@ def test_csv_texts_may_have_several_lines_in_files_of_any_size(tmp_path: Path) -
     path = tmp_path / "train.csv"
     write_csv(path, rows)
     assert path.stat().st_size > 2 << 20
-    assert read_file(path) == rows
+    assert read_rows(path).rows == rows
 
 
 def test_csv_values_are_read_as_they_stand(tmp_path: Path) -> None:
     rows = [{"body": "2024-05-01", "label": "01"}, {"body": "2024-05-02 10:00", "label": "02"}]
     write_csv(tmp_path / "train.csv", rows)
-    assert read_file(tmp_path / "train.csv") == rows
+    assert read_rows(tmp_path / "train.csv").rows == rows
 
 
 def passages(answer: str, start: int) -> Rows:

@@ -49,10 +49,10 @@ def test_all_wrong_rows_are_counted_by_kind_with_the_first_of_each_in_the_order_
     assert hint == "  Fill the field or remove the row."
     assert lines == [
         "  9 rows are wrong:",
-        "    all.jsonl: 1 x title: no text: row 6 (None)",
-        "    all.jsonl: 7 x label: unknown label: row 8 ('sprot'), row 16 ('sprot'), row 24 ('sprot'), "
+        "    1 x title: no text: row 6 (None)",
+        "    7 x label: unknown label: row 8 ('sprot'), row 16 ('sprot'), row 24 ('sprot'), "
         "row 32 ('sprot'), row 40 ('sprot') and 2 more",
-        "    all.jsonl: 1 x text: no text: row 31 ('')",
+        "    1 x text: no text: row 31 ('')",
     ]
 
 
@@ -124,8 +124,8 @@ def test_moved_answers_are_counted_by_what_their_offsets_counted(
     where = rows[0]["context"].index("Anna")
     for row in rows:
         row["answers"] = {"text": ["Anna"], "answer_start": [where]}
-    for n in (3, 5):
-        rows[n]["answers"] = [{"text": "Anna", "answer_start": where + 1}]
+    rows[3]["answers"] = [{"text": "Anna", "answer_start": where + 1}]
+    rows[5]["answers"] = {"text": "Anna", "answer_start": where + 1}
     gold = load(make_task(answers), tmp_path, rows)
     assert {span.start for example in (*gold.test, *gold.select) for span in example.answers} == {where}
     moved = "2 x answer moved, the offset counts UTF-16 code units: row 4, row 6"
@@ -158,7 +158,15 @@ def test_texts_are_made_valid_and_counted(make_task: Make, topics: Spec, tmp_pat
     assert "row 6: text: no text" in refusal(make_task(topics | {"columns": {}}), tmp_path, rows)
 
 
+def test_files_of_a_folder_that_belong_to_no_split_are_told(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    for name, rows in (("train", news(20)), ("TEST", news(40)[20:]), ("dev", news(3))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gold = load_gold(make_task(topics), GoldConfig(extrapolate=4, select=4), str(tmp_path))
+    assert len(gold.test) == 20
+    assert gold.notes[-1] == f"{tmp_path}: not read: dev.jsonl (files are called train, validation, test)"
+
+
 def test_column_names_are_the_same_composed_or_not(make_task: Make, topics: Spec, tmp_path: Path) -> None:
-    rows = [{"title": row["title"], "a\u0308u": row["text"], "label": row["label"]} for row in news(40)]
-    for name in ("a\u0308u", "\u00e4u"):
-        assert size(load(make_task(topics | {"columns": {"text": name}}), tmp_path, rows)) == 40
+    rows = [{"title": row["title"], "a\u0308u": row["text"], "e\u0301": row["label"]} for row in news(40)]
+    for text, label in (("a\u0308u", "e\u0301"), ("\u00e4u", "\u00e9")):
+        assert size(load(make_task(topics | {"columns": {"text": text}, "label_column": label}), tmp_path, rows)) == 40
