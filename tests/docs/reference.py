@@ -59,7 +59,7 @@ _PATTERNS = {
     NAME_PATTERN: "letters, digits, dots, underscores and hyphens",
     TaskSpec.model_fields["name"].metadata[0].pattern: "small letters, digits, underscores and hyphens",
 }
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+_PLAIN: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 _PLAIN |= {JsonValue: "any value"}
 
 
