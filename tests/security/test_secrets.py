@@ -85,7 +85,7 @@ def test_what_the_job_has_wrong_stays_its_fault_while_nothing_is_written(tmp_pat
         raise InputError("wrong port")
     written = write_run(tmp_path / "other")
     with (
-        pytest.raises(RunError, match="(?s)wrong port.*Safe in"),
+        pytest.raises(RunError, match=r"(?s)wrong port.*Safe in"),
         recorded_failures(written, EventLog(written, "x", 2)),
     ):
         raise InputError("wrong port")
