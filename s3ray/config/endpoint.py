@@ -106,8 +106,8 @@ def check_extras(
         for name, value in extras.items():
             place = f"{field}.{kind}.{name}"
             if _SECRET.search(name) and not _PLACE.search(value):
-                hint = "Secrets come from the environment: write ${NAME} with the name of the variable that holds it."
-                raise InputError("looks like a secret", field=place, hint=hint)
+                hint = "Keys come from the environment: write ${NAME} with the name of the variable that holds it."
+                raise InputError("looks like a key or a password", field=place, hint=hint)
             if kind == "headers" and not (_HEADER.fullmatch(name) and value.isascii() and value.isprintable()):
                 raise InputError("cannot be a header", field=place, hint="It must be one line of ASCII.")
     for name in body:

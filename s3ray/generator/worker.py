@@ -190,13 +190,16 @@ def _label_probabilities(task: Task, request: GenerationRequest, choice: Choice)
 
 def trial_prompts(served: Iterable[ServedTask], form: Form) -> tuple[Prompt, ...]:
     """One prompt of each shape that requests of these tasks have: with or without system message, stops, choices."""
-    shapes: dict[tuple[bool, tuple[str, ...], bool], Prompt] = {}
+    shapes: dict[tuple[bool, bool, bool], Prompt] = {}
     for each in served:
         names = dict.fromkeys(name for of, name, _, _ in template_parts(each.task.spec) if of == form)
         for name in sorted(names, key=lambda name: name not in _WRITE_EXAMPLES):
             if name != "verify" or each.verify:
                 prompt = each.task.render(_trial(each.task, name), form)
-                shapes.setdefault((bool(prompt.system), prompt.stop, bool(prompt.choices)), prompt)
+                shape = bool(prompt.system), bool(prompt.stop), bool(prompt.choices)
+                # Servers may refuse too many stop strings, so the prompt with the most of them stands for the others.
+                if shape not in shapes or len(prompt.stop) > len(shapes[shape].stop):
+                    shapes[shape] = prompt
     return tuple(shapes.values())
 
 

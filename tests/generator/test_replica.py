@@ -2,6 +2,7 @@
 
 import pytest
 
+from s3ray.errors import InputError, PoolError
 from s3ray.generator.replica import Replica, ReplicaState, no_engine_left
 
 
@@ -71,3 +72,13 @@ def test_only_a_life_holds_a_place(replica: Replica) -> None:
     assert seen == [False, True, True, False, False]
     assert replica.state is ReplicaState.GIVEN_UP
     assert not replica.is_due(1e9)
+
+
+def test_what_no_engine_can_do_for_a_job_is_said_as_the_job_s_fault() -> None:
+    one, other = Replica("engine-0", 0, None), Replica("engine-1", 1, None)
+    refusal = InputError("does not take the key", field="generator.endpoints.0.key_env", hint="Export it.")
+    one.give_up(refusal)
+    other.give_up()
+    assert isinstance(no_engine_left([one, other]), PoolError), "the other might have done it"
+    other.give_up(refusal)
+    assert no_engine_left([one, other]) is refusal

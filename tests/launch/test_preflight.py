@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from s3ray.config.endpoint import read_address
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
 from s3ray.launch.preflight import check_job
@@ -66,6 +67,25 @@ def test_another_content_is_another_run(tmp_path: Path, changes: dict[str, str])
         ("endpoints: [{url: 'http://host/v1'}]", "model", "is missing"),
         ("model: m, endpoints: [{url: 'ftp://host'}]", "endpoints.0.url", "https://"),
         ("model: m, endpoints: [{url: host/v1}]", "endpoints.0.url", "https://"),
+        ("model: m, endpoints: [{url: 'localhost:8000/v1'}]", "endpoints.0.url", "Put http:// before it"),
+        ("model: m, endpoints: [{url: 'http://host:11434/api/chat'}]", "endpoints.0.url", "ends in /api/chat"),
+        ("model: m, endpoints: [{url: 'https://host/v1/responses'}]", "endpoints.0.url", "ends in /responses"),
+        (
+            "model: m, endpoints: [{url: 'https://a', headers: {X-Api-Key: my-secret}}]",
+            "endpoints.0.headers.X-Api-Key",
+            "looks like a key",
+        ),
+        ("model: m, endpoints: [{url: 'https://a', query: {key: secret}}]", "endpoints.0.query.key", "NAME"),
+        (
+            "model: m, endpoints: [{url: 'https://a', headers: {'X: Y': secret}}]",
+            "endpoints.0.headers.X: Y",
+            "cannot be a header",
+        ),
+        (
+            "model: m, endpoints: [{url: 'https://a', extra_body: {temperature: 1}}]",
+            "endpoints.0.extra_body.temperature",
+            "generator.sampling",
+        ),
         ("model: m, endpoints: [{url: 'http://host:port/v1'}]", "endpoints.0.url", "https://"),
         ("model: m, endpoints: [{url: 'https://me:secret@host/v1'}]", "endpoints.0.url", "no user, password"),
         ("model: m, endpoints: [{url: 'https://host/v1?key=secret'}]", "endpoints.0.url", "no user, password"),
@@ -85,6 +105,27 @@ def test_endpoints_are_checked_and_what_may_be_a_key_is_not_shown(
         check_job(load_config(tmp_path / "job.yaml"))
     assert refusal.value.field == f"generator.{field}"
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "query"),
+    [
+        ("https://api.openai.com/v1", "https://api.openai.com/v1", {}),
+        ("http://host:8000/v1/", "http://host:8000/v1", {}),
+        ("http://host:8000/v1/chat/completions", "http://host:8000/v1", {}),
+        ("http://host/v1/completions/", "http://host/v1", {}),
+        ("http://[::1]:8000", "http://[::1]:8000", {}),
+        (
+            "https://me.openai.azure.com/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
+            "https://me.openai.azure.com/openai/deployments/gpt",
+            {"api-version": "2024-10-21"},
+        ),
+    ],
+)
+def test_the_address_is_read_as_people_paste_it(url: str, base: str, query: dict[str, str]) -> None:
+    address = read_address(url, "url")
+    assert (address.base, address.query) == (base, query)
+    assert address.is_azure == ("azure" in url)
 
 
 def test_gold_has_nothing_to_weigh(tmp_path: Path) -> None:

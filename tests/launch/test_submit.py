@@ -294,6 +294,10 @@ def test_absolute_paths_are_the_clusters() -> None:
 def test_keys_are_known_by_name() -> None:
     endpoint = "generator.endpoints=[{url: 'https://server/v1', key_env: MY_SERVER}]"
     assert pack(Path("jobs/job.yaml"), None, [endpoint]).key_variables == {"MY_SERVER"}
+    extras = "headers: {X-Key: '${GATEWAY_PHRASE}'}, query: {sig: 'a ${B_SIG}'}"
+    endpoint = f"generator.endpoints=[{{url: 'https://server/v1', {extras}}}]"
+    found = pack(Path("jobs/job.yaml"), None, [endpoint]).key_variables
+    assert found == {"OPENAI_API_KEY", "GATEWAY_PHRASE", "B_SIG"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from s3ray.config.job import RunConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, RunError
 from s3ray.launch.preflight import check_job, check_placement
 from s3ray.launch.run import _plan_lines, recorded_failures
 from s3ray.placement.plan import NodeFacts
@@ -71,6 +71,26 @@ def test_what_ends_a_run_is_told_without_them(tmp_path: Path) -> None:
     assert not leaks(everything(tmp_path / "run"))
 
 
+def test_what_a_job_names_as_a_secret_is_one_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PHRASE", "correct battery staple")
+    endpoint = {"url": "https://host/v1", "headers": {"X-Pass": "${GATEWAY_PHRASE}"}}
+    check_job(job_of(generator={"endpoints": [endpoint]}))
+    assert mask("with correct battery staple") == "with ***"
+
+
+def test_what_the_job_has_wrong_stays_its_fault_while_nothing_is_written(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    store.create({}, "", requests={}, lineage={}, task={})
+    with pytest.raises(InputError, match="wrong port"), recorded_failures(store, EventLog(store, "job", 1)):
+        raise InputError("wrong port")
+    written = write_run(tmp_path / "other")
+    with (
+        pytest.raises(RunError, match=r"(?s)wrong port.*Safe in"),
+        recorded_failures(written, EventLog(written, "x", 2)),
+    ):
+        raise InputError("wrong port")
+
+
 def test_log_lines_hold_none(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = root.handlers[:]
@@ -102,6 +122,10 @@ def job_of(**changes: Any) -> RunConfig:
         {"generator": {"endpoints": [{"url": "https://host/v1", "key_env": SECRETS["HF_TOKEN"]}]}},
         {"generator": {"endpoints": [{"url": "https://host/v1", "key_env": "hf_pa55word"}]}},
         {"generator": {"endpoints": [{"url": "https://host/v1", "model": SECRETS["OPENAI_API_KEY"]}]}},
+        {"generator": {"endpoints": [{"url": "https://host/v1", "headers": {"Authorization": "Bearer pa55word"}}]}},
+        {"generator": {"endpoints": [{"url": "https://host/v1", "headers": {"X": SECRETS["HF_TOKEN"]}}]}},
+        {"generator": {"endpoints": [{"url": "https://host/v1", "query": {"subscription-key": "pa55word"}}]}},
+        {"generator": {"endpoints": [{"url": "https://host/v1", "extra_body": {"user": SECRETS["HF_TOKEN"]}}]}},
         {"generator": {"model": SECRETS["AWS_SECRET_ACCESS_KEY"]}},
         {"store": "s3://key:pa55word@bucket/runs"},
         {"cluster": {"address": "ray://me:pa55word@host:10001"}},

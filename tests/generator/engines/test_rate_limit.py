@@ -2,7 +2,7 @@
 
 import asyncio
 
-from s3ray.generator.engines.rate_limit import Congestion, Gate
+from s3ray.generator.engines.rate_limit import Congestion, Gate, Pace
 
 
 def answer(congestion: Congestion, num: int, at: float, seconds: float = 1.0, *, is_full: bool = True) -> None:
@@ -78,3 +78,18 @@ def test_who_gives_up_while_waiting_or_at_the_door_leaves_no_place_taken() -> No
         await gate.enter()
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_pace_spaces_requests_and_tokens() -> None:
+    pace = Pace(60.0, 600.0)
+    pace.spend(5.0, now=100.0)
+    assert pace.due == 101.0, "one request a second, though five tokens are half a second's"
+    pace.spend(30.0, now=101.0)
+    assert pace.due == 104.0, "thirty tokens are three seconds'"
+    pace.correct(-20.0)
+    assert pace.due == 102.0, "the answer took ten tokens only"
+    pace.correct(10.0)
+    assert pace.due == 103.0
+    free = Pace()
+    free.spend(1e9, now=100.0)
+    assert free.due <= 100.0
