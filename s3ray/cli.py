@@ -71,19 +71,23 @@ def init(
         str | None,
         typer.Option("--writes", help="The text that is to be written; default: the longest.", metavar="COLUMN"),
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leave-out",
+            help="Rows not to be used: unlabelled, or contradictory (one text with several labels).",
+            metavar="KIND",
+        ),
+    ] = None,
 ) -> None:
     """Write a first task and job for a file of labelled rows into this folder, to be edited and run.
 
-    Says which column it took for what. Never overwrites.
+    Says which column it took for what, and asks where it cannot tell. Never overwrites.
     """
     from s3ray.tasks.draft import draft
 
-    made, console = draft(data, label, writes), _console()
-    for name in made.files:
-        if Path(name).exists():
-            raise InputError("is there already", where=name, hint="Edit it, or remove it first.")
-    for name, text in made.files.items():
-        Path(name).write_text(text, encoding="utf-8")
+    made, console = draft(data, label, writes, leave_out or ()), _console()
+    made.write()
     task, job = made.files
     lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: s3ray plan {job}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

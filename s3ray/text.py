@@ -1,5 +1,6 @@
 """Texts that come in are made valid here; numbers that go out (durations, counts, scores) are written here."""
 
+import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -44,3 +45,12 @@ def short_count(num: int) -> str:
 def scores(values: Mapping[str, float]) -> str:
     """Metrics as text: ``accuracy 0.812, macro_f1 0.811``."""
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def num_words(text: str) -> int:
+    """How long a text is: its pieces between blanks; where its script has no blanks between words, its characters."""
+    unblanked = len(_UNBLANKED.findall(text))
+    return len(_UNBLANKED.sub(" ", text).split()) + unblanked
+
+
+_UNBLANKED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")

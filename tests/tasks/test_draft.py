@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rows(num: int, labels: tuple[str, ...] = ("very good", "bad: really", "so-so")) -> list[list[str]]:
     products = ("kettle", "lamp", "sofa")
     return [
-        [products[n % 3], f'Comment number {n}, it says "so", and goes on.', labels[n % len(labels)]]
+        [products[n // 3 % 3], f'Comment number {n}, it says "so", and goes on.', labels[n % len(labels)]]
         for n in range(num)
     ]
 
@@ -101,10 +101,11 @@ def test_passages_are_no_categories() -> None:
     assert not held_out & {context.fields["sentence1"] for context in load_gold(task, sizes).contexts}
 
 
-def test_what_is_named_wins_over_what_is_guessed() -> None:
+def test_two_columns_that_can_be_the_label_are_asked_for_and_what_is_named_is_taken() -> None:
     lines = [[f"Title {n}", f"A much longer text {n}", ("x", "y")[n % 2], str(n % 3)] for n in range(60)]
     data = write("data.csv", ["title", "text", "kind", "stars"], lines)
-    assert draft(data).guesses[1].startswith("  label: kind (")
+    with pytest.raises(InputError, match=r"several columns can be the label(.|\n)*kind: 2 .*stars: 3 "):
+        draft(data)
     task, _ = loaded(data, label="stars", writes="title")
     assert (task.written, task.labels) == ("title", ("0", "1", "2"))
 
@@ -128,7 +129,12 @@ def test_files_of_spreadsheets_are_read(separator: str, encoding: str) -> None:
         ("data.csv", "n,kind\n" + "1,1\n2,2\n" * 40, {}, ["holds no text"]),
         ("data.xlsx", "PK", {}, [".xlsx", "CSV UTF-8"]),
         ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "into quotes, and double"]),
-        ("a b.csv", "a b,a-b,label\n" + "x y,z,1\nz,x x,2\n" * 40, {}, ["one name in prompts", "Rename"]),
+        (
+            "a b.csv",
+            "a b,a-b,label\n" + "x y,z,1\nz,x x,2\nx y,z,2\nz,x x,1\n" * 20,
+            {},
+            ["one name in prompts", "Rename"],
+        ),
     ],
 )
 def test_what_cannot_be_drafted_is_refused_with_a_way_out(
