@@ -1,8 +1,39 @@
-"""Texts that come in are made valid here; numbers that go out (durations, counts, scores) are written here."""
+"""Texts that come in are made valid and divided into words here; numbers that go out are written here.
+
+A *word* is a run of letters, numbers and the marks on them (Unicode's categories L, N, M): the vowel signs of Hindi or
+Thai belong to it, and so do the joiners (ZWJ, ZWNJ) inside it. An emoji with all that modifies it, or another symbol,
+is a word of its own. Where a script has no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), each of
+its characters counts as one.
+"""
 
 import re
 import unicodedata
 from collections.abc import Mapping
+
+import regex
+
+_LETTER = r"\p{L}\p{N}"
+_INSIDE = rf"[{_LETTER}\p{{M}}]"
+_UNBLANKED = r"[\p{L}\p{N}&&[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々〆]]"
+# What is drawn rather than meant is no word: ruled lines, blanks, what stands for an unknown character. The symbols of
+# Latin-1 (degree, copyright) stay punctuation, as they are in most texts.
+_SYMBOL = r"[\p{So}--[\u0000-\u00ff\u2500-\u259f\u2800\ufffc\ufffd]]"
+_EMOJI = (
+    rf"(?:[\U0001f1e6-\U0001f1ff]{{2}}|{_SYMBOL})"  # two regional indicators make one flag
+    r"(?:[\p{Mn}\p{Me}\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d\p{S})*"
+)
+_WORD = regex.compile(rf"[{_LETTER}](?:{_INSIDE}|[\u200c\u200d]+(?=[{_LETTER}]))*|{_EMOJI}", regex.V1)
+_RUN = regex.compile(f"(?:{_WORD.pattern})+", regex.V1)
+_HAS_UNBLANKED = regex.compile(_UNBLANKED, regex.V1)
+_OTHER = rf"[{_INSIDE}--{_UNBLANKED}]"
+_UNIT = regex.compile(
+    rf"{_UNBLANKED}\p{{M}}*|[[{_LETTER}]--{_UNBLANKED}](?:{_OTHER}|[\u200c\u200d]+(?={_OTHER}))*|{_EMOJI}", regex.V1
+)
+# Texts of these characters alone, nearly all in Latin script, have words that Python's faster ``re`` finds as well.
+_NEEDS_CARE = re.compile(r"[^\x00-\u02ff\u2010-\u2027\u20ac]")
+_BETWEEN = re.compile(r"[\W_]+")
+_UNSEEN = regex.compile(rf"[\ufe00-\ufe0f]|(?<={_INSIDE})[\u200c\u200d]+(?={_INSIDE})")
+"""Variation selectors, and joiners between letters: they change how a word is drawn, not which word it is."""
 
 
 def valid_text(text: str) -> str:
@@ -14,6 +45,41 @@ def valid_text(text: str) -> str:
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def words_of(text: str) -> list[str]:
+    """What stands between the blanks and punctuation of a text: words, and symbols together with their neighbours."""
+    return list(_RUN.findall(text))
+
+
+def normalise(text: str) -> str:
+    """Remove differences that are ignored in comparisons: case, punctuation, white space, Unicode forms."""
+    if text.isascii():
+        return _BETWEEN.sub(" ", text.lower()).strip()
+    text = unicodedata.normalize("NFKC", text).casefold()
+    if _NEEDS_CARE.search(text) is None:
+        return _BETWEEN.sub(" ", text).strip()
+    return " ".join(_WORD.findall(_UNSEEN.sub("", text)))
+
+
+def has_word(text: str) -> bool:
+    """Whether a text has a letter, a number or a symbol; without one, ``normalise`` returns an empty text."""
+    return normalise(text) != ""
+
+
+def units_of(normal: str) -> list[str]:
+    """The words of a normalised text; where its script has no blanks between words, its characters."""
+    if normal.isascii() or _HAS_UNBLANKED.search(normal) is None:
+        return normal.split()
+    return list(_UNIT.findall(normal))
+
+
+def num_words(text: str) -> int:
+    """How long a text is: its pieces between blanks; where its script has no blanks between words, its characters."""
+    pieces = text.split()
+    if text.isascii() or _HAS_UNBLANKED.search(text) is None:
+        return len(pieces)
+    return sum(max(1, len(_UNIT.findall(piece))) for piece in pieces)
 
 
 def duration(seconds: float) -> str:
@@ -45,12 +111,3 @@ def short_count(num: int) -> str:
 def scores(values: Mapping[str, float]) -> str:
     """Metrics as text: ``accuracy 0.812, macro_f1 0.811``."""
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-
-
-def num_words(text: str) -> int:
-    """How long a text is: its pieces between blanks; where its script has no blanks between words, its characters."""
-    unblanked = len(_UNBLANKED.findall(text))
-    return len(_UNBLANKED.sub(" ", text).split()) + unblanked
-
-
-_UNBLANKED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")

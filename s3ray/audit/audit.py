@@ -25,6 +25,7 @@ from s3ray.student.ranks import SingleProcess
 from s3ray.tables import examples_from_table
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.spec import TaskSpec
+from s3ray.text import num_words
 from s3ray.types import Example, Source
 
 SCHEMA = 1
@@ -238,7 +239,7 @@ def _plain(task: Task, rows: Sequence[Example], gold: Sequence[Example]) -> dict
     return {
         "labels": shares,
         "label_drift": measures.drift(shares, known) if task.has_labels else None,
-        "words": measures.quantiles([len(text.split()) for text in _texts(task, rows)]),
+        "words": measures.quantiles([num_words(text) for text in _texts(task, rows)]),
     }
 
 

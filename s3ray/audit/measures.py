@@ -28,8 +28,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from s3ray.curation.clean import normalise
 from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.text import normalise, units_of
 from s3ray.types import RejectionReason
 
 Points = npt.NDArray[np.float32]
@@ -153,7 +153,7 @@ def distinct_2(texts: Iterable[str]) -> float | None:
     """Share of distinct pairs among all pairs of neighbouring words (Li et al., NAACL 2016); None without any pair."""
     pairs: Counter[tuple[str, str]] = Counter()
     for text in texts:
-        words = normalise(text).split()
+        words = units_of(normalise(text))
         pairs.update(itertools.pairwise(words))
     return len(pairs) / pairs.total() if pairs else None
 

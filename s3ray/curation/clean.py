@@ -5,7 +5,9 @@ refusal passes unharmed. Cleaning is idempotent on texts that need none.
 """
 
 import re
-import unicodedata
+
+from s3ray.curation.answer import read_answer
+from s3ray.text import normalise, num_words
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 _OBLIGING_WORDS = r"(?:sure|certainly|of course|absolutely|okay|ok)\b(?: thing)?"
@@ -58,20 +60,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _MAX_ITEM_WORDS = 25
-_NOT_WORDS = re.compile(r"[\W_]+")
-_WORD = re.compile(r"[^\W_]")
+_FENCED = re.compile(r"(`{3,}|~{3,})(?:[\w+-]*\n)?(?P<inside>(?:(?!\1).)+?)\n?\1", re.DOTALL)
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
-
-
-def normalise(text: str) -> str:
-    """Remove differences that are ignored in comparisons: case, punctuation, white space, Unicode forms."""
-    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def has_word(text: str) -> bool:
-    """Whether a text has a letter or digit; without one, ``normalise`` returns an empty text."""
-    return _WORD.search(text) is not None
 
 
 def is_refusal(text: str) -> bool:
@@ -82,16 +73,17 @@ def is_refusal(text: str) -> bool:
 def clean_text(raw: str) -> str:
     """Remove what surrounds a generated text; its words, letter case and paragraphs stay.
 
-    Removed: prefaces ("Sure! Here is a review:"), role labels, list marks (of a list, the first item stays), trailing
-    notes, enclosing quotation marks and emphasis, superfluous white space.
+    Removed: thoughts and marks of the chat format (``read_answer``), prefaces ("Sure! Here is a review:"), role labels,
+    list marks (of a list, the first item stays), trailing notes, enclosing code fences, quotation marks and emphasis,
+    superfluous white space.
     """
-    text = _fold_space(raw)
+    text = _without_fence(_fold_space(read_answer(raw).text))
     # Most texts are one clean line: a cheap search for the character that a rule needs saves running the rule.
     if "\n" in text:
         text = _OBLIGING.sub("", text, count=1)
     if ":" in text:
         text = _PREFACE.sub("", text, count=1).strip()
-    text = _without_role(_without_trailers(text))
+    text = _without_role(_without_fence(_without_trailers(text)))
     text = _without_role(_first_item(text))
     if "**" in text:
         text = _EMPHASIS.sub(r"\1", text)
@@ -107,7 +99,7 @@ def read_list(raw: str) -> tuple[str, ...]:
         if line.endswith(":") or _PREFACE.match(line) or _TRAILER.match(line):
             continue
         item = _unquote(_EMPHASIS.sub(r"\1", _LIST_MARK.sub("", line)).strip()).rstrip(" .;,")
-        if normalise(item) and len(item.split()) <= _MAX_ITEM_WORDS and not is_refusal(item):
+        if normalise(item) and num_words(item) <= _MAX_ITEM_WORDS and not is_refusal(item):
             items.setdefault(normalise(item), item)
     return tuple(items.values())
 
@@ -117,6 +109,12 @@ def _fold_space(text: str) -> str:
         return text.strip()
     text = _BLANKS.sub(" ", text.replace("\r\n", "\n"))
     return _LINE_ENDS.sub("\n", text).strip()
+
+
+def _without_fence(text: str) -> str:
+    """The text inside a code fence, if it encloses the whole."""
+    fenced = _FENCED.fullmatch(text) if text.startswith(("```", "~~~")) else None
+    return fenced["inside"].strip() if fenced else text
 
 
 def _without_role(text: str) -> str:
@@ -148,7 +146,7 @@ def _first_item(text: str) -> str:
 
 def _unquote(text: str) -> str:
     """Strip quotation marks around the whole text, but not those that belong to its first and its last word."""
-    if len(text) < 3 or text[-1] != _QUOTES.get(text[0]):
+    if len(text) < 3 or text[-1] != _QUOTES.get(text[0]) or text.startswith("``"):
         return text
     inside = text[1:-1]
     first = re.search(rf"(?<!\w){re.escape(text[-1])}|{re.escape(text[-1])}(?!\w)", inside)

@@ -12,7 +12,7 @@ import xxhash
 from rapidfuzz import process
 from rapidfuzz.distance import Indel, Levenshtein
 
-from s3ray.curation.clean import normalise
+from s3ray.text import normalise, units_of
 from s3ray.types import RejectionReason
 
 # Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
@@ -39,14 +39,14 @@ class WordIndex:
 
     def add(self, id: str, normal: str) -> None:
         """Remember a normalised text."""
-        words = [sys.intern(word) for word in normal.split()]  # a word of many texts is in memory once
+        words = [sys.intern(word) for word in units_of(normal)]  # a word of many texts is in memory once
         for key in self._first(words):
             self._places[key].append(len(self._texts))
         self._texts.append((id, words))
 
     def most_similar(self, normal: str) -> str | None:
         """The id of the most similar text, the earliest of equals; None if none reaches the threshold."""
-        words = normal.split()
+        words = units_of(normal)
         shortest, longest = self._fewest(len(words)), math.floor(len(words) / self._ratio + _ROUNDING)
         positions = {place for key in self._first(words) for place in self._places.get(key, ())}
         best = process.extractOne(

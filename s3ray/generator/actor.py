@@ -19,6 +19,7 @@ from s3ray.generator.worker import ServedTask, Worker
 from s3ray.machine import collect_rarely
 from s3ray.tables import OUTCOME_SCHEMA, table_from_outcomes
 from s3ray.telemetry.logs import log_from, move_log, pass_on_to_vllm
+from s3ray.text import valid_text
 from s3ray.types import EngineLimits, EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
 
 
@@ -162,7 +163,7 @@ class EngineHost:
         if self._death is not None:
             _log.error("the engine is dead: %s", self._death)
         return Exchange(
-            table=table_from_outcomes(finished),
+            table=self._table(finished),
             num_running=len(self._jobs),
             stats=self._stats(),
             death=self._death,
@@ -230,7 +231,7 @@ class EngineHost:
         try:
             await self._engine.check()
         except EngineDeadError as error:
-            self._death = self._death or str(error)
+            self._death = self._death or valid_text(str(error))
 
     def _stats(self) -> EngineStats:
         under_way_s = time.monotonic() - self._busy_since if self._jobs else 0.0
@@ -242,7 +243,7 @@ class EngineHost:
         try:
             outcome = await self._worker.answer(job.request, job.attempt)
         except EngineDeadError as error:
-            self._death = self._death or str(error)
+            self._death = self._death or valid_text(str(error))
             self._worth_sending.set()
             return
         except RequestRefusedError as error:
@@ -255,7 +256,34 @@ class EngineHost:
         if len(self._finished) >= self._enough or not self._jobs:
             self._worth_sending.set()
 
+    def _table(self, outcomes: Sequence[Outcome]) -> pa.Table:
+        """A table of outcomes; what no table can hold becomes a failed outcome, and spares the others."""
+        try:
+            return table_from_outcomes(outcomes)
+        except Exception:
+            # Whatever is wrong with an outcome comes again when it is alone.
+            return table_from_outcomes([self._fit_for_table(outcome) for outcome in outcomes])
+
+    def _fit_for_table(self, outcome: Outcome) -> Outcome:
+        try:
+            table_from_outcomes([outcome])
+        except Exception as error:
+            detail = valid_text(f"its answer cannot be stored: {type(error).__name__}: {error}")
+            _log.warning("request %s failed: %s", outcome.request_id, detail)
+            return Outcome(
+                request_id=outcome.request_id,
+                index=outcome.index,
+                status=OutcomeStatus.FAILED,
+                reason=FailureReason.ERROR.value,
+                detail=detail,
+                engine=self._name,
+                attempt=outcome.attempt,
+                seconds=outcome.seconds,
+            )
+        return outcome
+
     def _failed(self, job: _Job, reason: FailureReason, detail: str) -> Outcome:
+        detail = valid_text(detail)
         _log.warning("request %s failed (%s): %s", job.request.id, reason.value, detail)
         return Outcome(
             request_id=job.request.id,

@@ -8,6 +8,7 @@ from s3ray.config.job import GeneratorConfig, RunConfig
 from s3ray.errors import InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, Engine
 from s3ray.tasks import Task
+from s3ray.text import valid_text
 from s3ray.types import (
     Generation,
     GenerationRequest,
@@ -85,13 +86,13 @@ class Worker:
         """Generate and read; a text that was cut at its token limit is generated once more with a larger limit."""
         sampling = self._config.sampling
         limit = request.max_tokens or sampling.max_tokens
-        first = await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit)
+        first = _valid(await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit))
         read = self._read(request, first)
         larger = max(limit, limit * (sampling.retry_max_tokens or 2 * sampling.max_tokens) // sampling.max_tokens)
         if not isinstance(read, Rejection) or read.reason is not RejectionReason.TRUNCATED or larger == limit:
             return first, read
         try:
-            again = await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger)
+            again = _valid(await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger))
         except RequestRefusedError:  # the larger limit leaves no room for the prompt
             return first, read
         both = replace(
@@ -117,7 +118,7 @@ class Worker:
             question = self._question(task, task.verification(request, outcome.text))
             choice = await self._engine.choose(f"{request.id}?", question)
         except RequestRefusedError as error:
-            return outcome._replace(detail=f"not verified: {error}")
+            return outcome._replace(detail=valid_text(f"not verified: {error}"))
         probabilities = _label_probabilities(task, request, choice)
         return outcome._replace(
             label_probabilities=probabilities,
@@ -172,6 +173,10 @@ class Worker:
 def only_task(config: RunConfig, task: Task) -> dict[str, ServedTask]:
     """The served tasks of a pool that serves one run."""
     return {"": ServedTask.of(config, task)}
+
+
+def _valid(generation: Generation) -> Generation:
+    return replace(generation, text=valid_text(generation.text))
 
 
 def _label_probabilities(task: Task, request: GenerationRequest, choice: Choice) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from s3ray.curation.clean import normalise
 from s3ray.strategies.base import RoundContext
+from s3ray.text import normalise
 
 _MOST = 10_000
 """The most contexts to choose from (a random sample of more), since every query is compared with all of them."""

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from s3ray.config.load import load_config
-from s3ray.curation.clean import normalise
 from s3ray.errors import InputError, located
 from s3ray.tasks.columns import Columns, sort_columns
 from s3ray.tasks.gold import load_gold
@@ -25,7 +25,7 @@ from s3ray.tasks.labels import label_text, spellings
 from s3ray.tasks.source import Row, read_file, read_split
 from s3ray.tasks.spec import TABLE_COLUMNS
 from s3ray.tasks.task import load_task
-from s3ray.text import num_words
+from s3ray.text import normalise, num_words, valid_text, words_of
 
 LEAVE_OUT = ("unlabelled", "contradictory")
 """Rows that a draft can leave out: those without a label, and those whose text has several."""
@@ -192,7 +192,9 @@ def _check(files: Mapping[str, str], data: Path) -> None:
 
 def field_name(column: str) -> str:
     """A column's name for use in prompts: lower-case letters, digits, underscores, and not a name that s3ray uses."""
-    name = re.sub(r"\W+", "_", column.strip().lower()).strip("_") or "text"
+    letters = unicodedata.normalize("NFKC", column.strip()).lower()
+    legal = "".join(letter if f"a{letter}".isidentifier() else "\0" for letter in letters)
+    name = re.sub("\0+", "_", legal).strip("_") or "text"
     name = f"field_{name}" if not name.isidentifier() else name
     return f"{name}_text" if name in TABLE_COLUMNS else name
 
@@ -321,7 +323,7 @@ def _oddities(
 
 def in_words(text: object) -> str:
     """A name or value as words for a prompt: no underscores, no punctuation."""
-    return " ".join(re.sub(r"[_\W]+", " ", str(text)).split()) or str(text)
+    return " ".join(words_of(valid_text(str(text)))) or str(text)
 
 
 def _render(name: str, values: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from s3ray.config.job import GoldConfig
-from s3ray.curation.clean import normalise
 from s3ray.errors import InputError, located
 from s3ray.tasks.source import Row, column, read_hub, read_split
 from s3ray.tasks.task import Task
+from s3ray.text import normalise
 from s3ray.types import Example, Origin, Source, Span
 
 _GOLD = Origin(source=Source.GOLD)

@@ -8,7 +8,8 @@ from operator import not_
 from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+import regex
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
 
 from s3ray.config.job import NOTE_STAGES, StrictModel
 from s3ray.config.load import read_yaml, validate
@@ -23,6 +24,20 @@ Form = Literal["chat", "completion"]
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
 LabelValue = bool | int | float | str
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            found = regex.compile(pattern, regex.IGNORECASE).match("")
+        except regex.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        if found:
+            raise ValueError(f"{pattern!r} fits an empty text too, so it would be found in every text")
+    return patterns
+
+
+Patterns = Annotated[Strings, AfterValidator(_check_patterns)]
 
 _METRICS: dict[str, tuple[Metric, ...]] = {
     "classification": ("accuracy", "macro_f1"),
@@ -123,6 +138,13 @@ class Prompts(StrictModel):
     """For instruction-tuned models."""
     completion: CompletionPrompts | None = None
     """For base and tiny models."""
+    prefaces: Patterns = Field(default=(), exclude_if=not_)
+    """Regular expressions for what the generator says before a text in the task's language, such as
+    `(Gerne|Klar)[^:]{0,80}:`; what they find at the beginning of a text goes. English ones are built in."""
+    refusals: Patterns = Field(default=(), exclude_if=not_)
+    """Regular expressions for how the generator declines to write in the task's language, such as
+    `(Es tut mir leid, aber )?ich kann (das|dabei) nicht`; a text that begins so is rejected. English ones are built
+    in."""
 
 
 class Limits(StrictModel):

@@ -13,12 +13,15 @@ import xxhash
 from jinja2 import Template, TemplateError
 
 from s3ray.config.job import NOTE_STAGES
-from s3ray.curation.clean import clean_text, has_word, is_refusal, normalise, read_list
+from s3ray.curation.answer import read_answer
+from s3ray.curation.clean import read_list
+from s3ray.curation.wording import Wording
 from s3ray.errors import InputError, located
 from s3ray.tasks.classification import Classification
 from s3ray.tasks.span import SpanAnswers
 from s3ray.tasks.spec import SUBJECT, Form, TaskSpec, load_spec, template_parts
 from s3ray.tasks.templates import compile_template, names_in
+from s3ray.text import has_word, normalise, num_words
 from s3ray.types import (
     Example,
     GenerationRequest,
@@ -34,6 +37,9 @@ from s3ray.types import (
 
 NUM_LISTED = 10
 """Reasons or subjects that one prompt asks for."""
+
+STILL_THINKING = "cut while the model was still thinking aloud"
+"""Detail of a rejection for which `generator.thinking` and more tokens are the way out."""
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _KINDS: dict[str, type[Classification] | type[SpanAnswers]] = {"classification": Classification, "span": SpanAnswers}
@@ -57,6 +63,11 @@ class Task:
         self.metric = spec.deciding_metric
         self.attributes = spec.attributes
         self.target = _KINDS[spec.kind](spec)
+        self._wording = Wording(
+            labels=[said for label in spec.labels for said in (label.name, label.words, label.answer)],
+            prefaces=spec.prompts.prefaces,
+            refusals=spec.prompts.refusals,
+        )
         self._templates: dict[tuple[Form, str, str], Template] = {
             (form, name, part): compile_template(source) for form, name, part, source in template_parts(spec)
         }
@@ -114,13 +125,18 @@ class Task:
     def read(self, request: GenerationRequest, text: str, finish_reason: str, clean: bool) -> Parsed | Rejection:
         """Parse a generation, or reject it with a reason.
 
-        Without ``clean`` the text is used unchanged, and rejected only if it is empty, has no word, or repeats the
-        parent. Notes are parsed to one note per line.
+        Thoughts and marks of the chat format go in any case. Without ``clean`` the text is used unchanged beyond that,
+        and rejected only if it is empty, has no word, or repeats the parent. Notes are parsed to one note per line.
         """
+        answer = read_answer(text)
+        if answer.is_cut:
+            return Rejection(reason=RejectionReason.TRUNCATED, detail=STILL_THINKING)
         if request.template in NOTE_STAGES:
-            return self._read_as_list(text, finish_reason)
-        written = clean_text(text) if clean else text.strip()
+            return self._read_as_list(answer.text, finish_reason)
+        written = self._wording.clean(answer.text) if clean else answer.text.strip()
         if not written:
+            if finish_reason == "length":
+                return Rejection(reason=RejectionReason.TRUNCATED, detail="cut before the first word")
             return Rejection(reason=RejectionReason.EMPTY)
         if not has_word(written):
             return Rejection(reason=RejectionReason.UNPARSABLE, detail="no word in it")
@@ -132,7 +148,7 @@ class Task:
         return Parsed(text=written)
 
     def _read_as_list(self, text: str, finish_reason: str) -> Parsed | Rejection:
-        items = read_list(text)
+        items = [item for item in read_list(self._wording.without_preface(text)) if not self._wording.is_refusal(item)]
         if finish_reason == "length":
             items = items[:-1]
         if not items:
@@ -141,15 +157,15 @@ class Task:
 
     def _unclean(self, written: str, finish_reason: str) -> Rejection | None:
         limits = self.spec.limits
-        num_words = len(written.split())
+        length = num_words(written)
         if finish_reason == "length":
-            return Rejection(reason=RejectionReason.TRUNCATED, detail=f"cut after {num_words} words")
-        if is_refusal(written):
+            return Rejection(reason=RejectionReason.TRUNCATED, detail=f"cut after {length} words")
+        if self._wording.is_refusal(written):
             return Rejection(reason=RejectionReason.REFUSAL, detail=written[:80])
-        if num_words < limits.min_words:
-            return Rejection(reason=RejectionReason.TOO_SHORT, detail=f"{num_words} words, least {limits.min_words}")
-        if num_words > limits.max_words:
-            return Rejection(reason=RejectionReason.TOO_LONG, detail=f"{num_words} words, most {limits.max_words}")
+        if length < limits.min_words:
+            return Rejection(reason=RejectionReason.TOO_SHORT, detail=f"{length} words, least {limits.min_words}")
+        if length > limits.max_words:
+            return Rejection(reason=RejectionReason.TOO_LONG, detail=f"{length} words, most {limits.max_words}")
         return None
 
     def read_notes(self, text: str) -> tuple[str, ...]:

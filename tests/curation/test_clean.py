@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from s3ray.curation.clean import clean_text, is_refusal, normalise, read_list
+from s3ray.curation.clean import clean_text, is_refusal, read_list
 from s3ray.tasks import load_task
 
 WRAPPED = [
@@ -34,6 +34,13 @@ WRAPPED = [
     ("The pasta was **really** cold.", "The pasta was really cold."),
     ("  The  pasta\t was\n\n\ncold. ", "The pasta was\ncold."),
     ("assistant: The pasta was cold.", "The pasta was cold."),
+    ("<think>\nCold pasta.\n</think>\n\nThe pasta was cold.", "The pasta was cold."),
+    ('Okay.\n</think>\n\nSure! Here is a review:\n\n"The pasta was cold."<|im_end|>', "The pasta was cold."),
+    ("```\nThe pasta was cold.\n```", "The pasta was cold."),
+    ("```text\nThe pasta was cold.\n```", "The pasta was cold."),
+    ("```The pasta was cold.```", "The pasta was cold."),
+    ("~~~\nThe pasta was cold.\n~~~", "The pasta was cold."),
+    ("Here is the review:\n```\nThe pasta was cold.\n```\nNote: it is short.", "The pasta was cold."),
 ]
 
 UNTOUCHED = [
@@ -64,6 +71,10 @@ UNTOUCHED = [
     "What a piece of s**t, I was f**king bored, and so was my a**hole of a dog.",
     "***SPOILERS*** The dog did it.",
     'He said "never, and left. I call this "art" without shame.',
+    "Use ```make``` and ```make test``` to build.",
+    "The docs show:\n```\nmake\n```\nwhich fails.",
+    "```\nmake\n```\nThat fails, and so does\n```\nmake test\n```",
+    "The model prints </think> and `<|im_end|>`.",
     "First paragraph about the plot.\nSecond paragraph about the actors.",
 ]
 
@@ -149,13 +160,6 @@ def test_gold_needs_no_cleaning_but_for_list_marks() -> None:
 
 def test_no_gold_text_is_taken_for_a_refusal() -> None:
     assert not [text for text in gold_texts() if is_refusal(text)]
-
-
-def test_normal_form_folds_case_punctuation_space_and_unicode_forms() -> None:
-    assert normalise("  The\u00a0PASTA — was, cold!! ") == normalise("the pasta was cold")
-    assert normalise("ﬁne") == "fine"
-    assert normalise("?!…") == ""
-    assert normalise("good") != normalise("food")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from s3ray.curation.clean import normalise
 from s3ray.curation.duplicates import DuplicateIndex, WordIndex
 from s3ray.tasks import load_task
+from s3ray.text import normalise
 from s3ray.types import RejectionReason
 
 TEXT = "The battery of this phone lasts for two whole days and charges within the hour."

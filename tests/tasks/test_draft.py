@@ -11,8 +11,9 @@ from s3ray.config.job import GoldConfig
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
 from s3ray.tasks import Task, load_task
-from s3ray.tasks.draft import draft
+from s3ray.tasks.draft import draft, field_name, in_words
 from s3ray.tasks.gold import load_gold
+from s3ray.tasks.templates import compile_template
 from s3ray.types import GenerationRequest
 
 HEADER = ["Product", "What they wrote", "Verdict"]
@@ -170,3 +171,20 @@ def test_the_command_writes_both_files_and_overwrites_none(
     assert "mine-task.yaml: is there already" in capsys.readouterr().err
     assert Path("mine-task.yaml").read_text() == "mine: alone\n"
     assert not Path("mine-job.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "field"),
+    [
+        ("नकारात्मक", "नकारात्मक", "नकारात्मक"),
+        ("u\u0308bel_gut", "übel gut", "übel_gut"),
+        ("می\u200cخواهم", "می\u200cخواهم", "می_خواهم"),
+        ("★★★", "★★★", "text"),
+        ("x²", "x²", "x2"),
+        ("snake__case-Name", "snake case Name", "snake__case_name"),
+    ],
+)
+def test_names_in_any_script_keep_their_letters_and_marks(said: str, words: str, field: str) -> None:
+    assert in_words(said) == words
+    assert field_name(said) == field
+    assert compile_template(f"{{{{ fields.{field} }}}}").render(fields={field: "said"}) == "said"

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from s3ray.config.job import GoldConfig
-from s3ray.curation.clean import normalise
 from s3ray.errors import InputError
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit, load_gold
 from s3ray.tasks.source import read_file
+from s3ray.text import normalise
 from s3ray.types import Source, Span
 
 Make = Callable[[dict[str, Any]], Task]

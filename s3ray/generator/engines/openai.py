@@ -27,6 +27,7 @@ from s3ray.generator.engines.base import Choice, EngineSpec, Timing, configured_
 from s3ray.generator.engines.label_probabilities import likeliest_tokens, read_likeliest
 from s3ray.generator.engines.rate_limit import Gate
 from s3ray.redaction import hide, scrub
+from s3ray.text import valid_text
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
 _CONNECT_S = 10.0  # a server that is up accepts a connection within milliseconds, through a busy proxy within seconds
@@ -280,7 +281,7 @@ class OpenAIEngine:
         return [self._scrub(str(model.id)) for model in page.data[:5]]
 
     def _scrub(self, text: str) -> str:
-        return scrub(" ".join(text.split()), self._secret)[:_LONGEST_TEXT]
+        return scrub(" ".join(valid_text(text).split()), self._secret)[:_LONGEST_TEXT]
 
     def stats(self) -> EngineStats:
         """Requests sent and held back, tokens as the endpoint counts them, and the current limit."""

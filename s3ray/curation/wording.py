@@ -1,0 +1,86 @@
+"""Cleaning in the words of a task: its labels, and what prefaces and refusals look like in its language."""
+
+import re
+from collections.abc import Iterable
+
+import regex
+
+from s3ray.curation.clean import clean_text, is_refusal
+
+_MATCH_S = 5.0  # patterns take microseconds; one that takes seconds on a text practically never ends
+_KEY = (
+    r"(?:\w+ )?(?:label|sentiment|category|class|classification|topic|tag|tone|polarity|emotion|intent|verdict|stance)"
+)
+_FEWEST_LETTERS = 3
+_COMMON = ("yes", "no", "true", "false", "none", "not", "and", "the")  # before a colon they are rarely a label
+_OPEN, _CLOSE = r"[\"'\u201c*(\[]{0,3}", r"[\"'\u201d*)\].!]{0,4}"
+
+
+class Wording:
+    """What belongs to a task alone in the cleaning of its texts.
+
+    ``labels`` are all ways to say a label. ``prefaces`` and ``refusals`` are regular expressions, in addition to those
+    in English that are built in; they are looked for at the beginning of a text, whatever the letter case.
+    """
+
+    def __init__(self, labels: Iterable[str] = (), prefaces: Iterable[str] = (), refusals: Iterable[str] = ()) -> None:
+        self._prefaces = [regex.compile(pattern, regex.IGNORECASE) for pattern in prefaces]
+        self._refusals = [regex.compile(pattern, regex.IGNORECASE) for pattern in refusals]
+        names = sorted({label.strip() for label in labels} - {""}, key=lambda name: (-len(name), name))
+        long = [name for name in names if len(name) >= _FEWEST_LETTERS and name.casefold() not in _COMMON]
+        self._first = self._last = self._before = None
+        if names:
+            self._first, self._last = _label_lines(names, long)
+        if long:
+            any_long = "|".join(map(re.escape, long))
+            self._before = re.compile(rf"\W{{0,3}}(?:{any_long})\W{{0,2}}:\W{{0,3}}\s", re.IGNORECASE)
+
+    def clean(self, raw: str) -> str:
+        """Remove what surrounds a generated text (``clean_text``), the task's prefaces, and what says its label."""
+        text = clean_text(raw)
+        shorter = self._without_label(self.without_preface(text))
+        return text if shorter == text else clean_text(shorter)
+
+    def is_refusal(self, text: str) -> bool:
+        """Whether a model declines to write, in English or in the task's words.
+
+        Raises:
+            TimeoutError: a pattern of the task takes too long.
+        """
+        return is_refusal(text) or any(pattern.match(text, timeout=_MATCH_S) for pattern in self._refusals)
+
+    def without_preface(self, text: str) -> str:
+        """The text without what the task's patterns find at its beginning.
+
+        Raises:
+            TimeoutError: a pattern of the task takes too long.
+        """
+        for pattern in self._prefaces:
+            if found := pattern.match(text, timeout=_MATCH_S):
+                text = text[found.end() :].lstrip()
+        return text
+
+    def _without_label(self, text: str) -> str:
+        """The text without a label before or after a colon, where it stands at the beginning or at the end."""
+        if self._first is None or self._last is None or ":" not in text:
+            return text
+        text = self._first.sub("", text, count=1)
+        text = self._last.sub("", text, count=1)
+        before = self._before and self._before.match(text)
+        # "Positive: the staff. Negative: the food." is a text.
+        if before and self._before and not self._before.search(text, before.end()):
+            text = text[before.end() :]
+        return text
+
+
+def _label_lines(names: list[str], long: list[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Patterns for a label at the beginning and at the end: as a line of its own, or after a word such as "Label"."""
+    label = rf"{_OPEN}(?:{'|'.join(map(re.escape, names))}){_CLOSE}"
+    lines = [rf"{_OPEN}{_KEY}\*{{0,2}}\s?[:=]\s?{label}"]
+    if long:
+        key = r"[^\W\d_]+(?: [^\W\d_]+){0,2}"
+        lines.append(rf"{_OPEN}{key}\*{{0,2}}\s?:\s?{_OPEN}(?:{'|'.join(map(re.escape, long))}){_CLOSE}")
+    whole = "|".join(lines)
+    first = rf"\A(?:(?:{whole})[ ]*(?:\n+|\Z)|{lines[0]}(?:(?<=[.!;\])])|[ ]?[;|]|[ ][-\u2013\u2014](?=[ ]))[ ]*)"
+    last = rf"(?:\n+(?:{whole})|(?<=[.!?\"\u201d)])[ ]?{lines[0]})\s*\Z"
+    return re.compile(first, re.IGNORECASE), re.compile(last, re.IGNORECASE)
