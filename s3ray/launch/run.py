@@ -110,6 +110,7 @@ def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
         f"task {job.task.name}: gold {len(gold.extrapolate)} extrapolate, {len(gold.select)} select, "
         f"{len(gold.test)} test" + (f" ({gold.num_left_out} rows left out)" if gold.num_left_out else "")
     )
+    yield from gold.notes
     strategy, generator = config.strategy, config.generator
     on_gold = ", students learn from gold too" if strategy.train_on_gold else ""
     yield f"strategy {strategy.name}: {make_strategy(strategy).in_words()}{on_gold}"

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any, NoReturn
 
 from s3ray.errors import InputError
+from s3ray.tasks.files import Row
 from s3ray.tasks.labels import label_text
-from s3ray.tasks.source import Row
 
 MAX_LABELS = 50
 """Most classes of a column that is taken for the label though its name does not say that it is."""

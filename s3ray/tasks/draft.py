@@ -20,9 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from s3ray.config.load import load_config
 from s3ray.errors import InputError, located
 from s3ray.tasks.columns import Columns, sort_columns
+from s3ray.tasks.files import FileRows, Row, suffix_of
 from s3ray.tasks.gold import load_gold
 from s3ray.tasks.labels import label_text, spellings
-from s3ray.tasks.source import Row, read_file, read_split
+from s3ray.tasks.rows import NO_LABEL
+from s3ray.tasks.source import Part, read_parts
 from s3ray.tasks.spec import TABLE_COLUMNS
 from s3ray.tasks.task import load_task
 from s3ray.text import normalise, num_words, valid_text, words_of
@@ -97,33 +99,59 @@ def draft(data: Path, label: str | None = None, writes: str | None = None, leave
         if unknown is not None:
             hint = f"Choose from {', '.join(LEAVE_OUT)}."
             raise InputError("is no kind of rows", where="--leave-out", value=unknown, hint=hint)
-        rows = read_file(data)
+        parts = read_parts(data)
+        file = parts["train"].file  # which has all rows
+        rows = file.rows
         if len(rows) < _FEWEST_ROWS:
             hint = f"At least {_FEWEST_ROWS} rows are needed; some dozens per label are better."
             raise InputError("holds too few rows", value=str(len(rows)), hint=hint)
         columns = sort_columns(rows, label, writes)
-        unlabelled = [number for number, row in enumerate(rows, start=1) if not label_text(row.get(columns.label))]
-        if unlabelled and "unlabelled" not in leave_out:
-            hint = "Fill them, remove the rows, or say --leave-out unlabelled."
-            raise InputError(f"{_rows(unlabelled)} no label", field=columns.label, hint=hint)
-        classes = classes_of(Counter(filter(None, (label_text(row.get(columns.label)) for row in rows))))
+        labels, odd = _labels(file, columns.label, leaves_out="unlabelled" in leave_out)
+        classes = classes_of(Counter(filter(None, labels)))
         if len(classes) < 2:
             hint = "They differ by case or blanks alone. A task needs two classes or more: --label COLUMN."
             value = ", ".join(map(repr, classes[0].spellings))
             raise InputError("all labels are one", field=columns.label, value=value, hint=hint)
         fields = _of_fields(columns)
-        kept = _Kept.of(data, columns, classes, leave_out)
+        kept = _Kept.of(parts, columns, labels, classes, leave_out)
         sizes = _of_sizes(kept.train, columns, len(classes))
         files = _files(data, {"labels": classes, "leave_out": list(leave_out), **fields, **sizes})
         _check(files, data)
-    told = (*_guesses(data, rows, columns, classes), *_oddities(columns, classes, kept, unlabelled, leave_out))
+    told = (file.summary, *_guesses(columns, classes), *odd, *_oddities(columns, classes, kept, leave_out))
     return Draft(files=files, guesses=told)
 
 
-def _rows(numbers: Sequence[int]) -> str:
-    """``6 rows (14, 20, ...) have``."""
-    first = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-    return f"row {first} has" if len(numbers) == 1 else f"{len(numbers)} rows ({first}) have"
+def _labels(file: FileRows, column: str, *, leaves_out: bool) -> tuple[list[str], list[str]]:
+    """The label of each row, empty for one that is left out; and what to say of those that have none.
+
+    Raises:
+        InputError: rows have no label, and are not to be left out.
+    """
+    labels = [label_text(row.get(column)) for row in file.rows]
+    places = [file.place(index) for index, text in enumerate(labels) if not text]
+    if places and not leaves_out:
+        hint = "Fill them, remove the rows, or say --leave-out unlabelled."
+        first = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
+        problem = f"{first} has no label" if len(places) == 1 else f"{len(places)} rows have no label: {first}"
+        raise InputError(problem, field=column, hint=hint)
+    counts = Counter(filter(None, labels))
+    words = {value for value in counts if value.casefold() in NO_LABEL and value != "-1"}
+    others = counts.keys() - {"-1"}
+    if (
+        not (words or places)
+        and len(others) > 1
+        and all(map(str.isdecimal, others))
+        and 10 * counts["-1"] < len(labels)
+    ):
+        words = counts.keys() & {"-1"}
+    if len(counts) < 2 + len(words):
+        words = set()
+    num = sum(counts[value] for value in words)
+    if leaves_out:
+        labels = ["" if text in words else text for text in labels]
+        return labels, [f"  left out, without a label: {len(places) + num} rows"] if places or words else []
+    told = f"  {', '.join(sorted(words))} ({num} rows) may mean that there is no label; then: --leave-out unlabelled"
+    return labels, [told] if words else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,24 +163,30 @@ class _Kept:
     num_contradictory: int
 
     @classmethod
-    def of(cls, data: Path, columns: Columns, classes: Sequence[LabelClass], leave_out: Sequence[str]) -> "_Kept":
+    def of(
+        cls,
+        parts: Mapping[str, Part],
+        columns: Columns,
+        labels: Sequence[str],
+        classes: Sequence[LabelClass],
+        leave_out: Sequence[str],
+    ) -> "_Kept":
         """Count as ``load_gold`` does.
 
         Raises:
             InputError: too few texts are left.
         """
         place = {value: number for number, each in enumerate(classes) for value in each.spellings}
-        found = {split: (read_split(data, split) or ([], ""))[0] for split in ("test", "train")}
-        labels: dict[tuple[str, ...], set[int]] = {}
+        said: dict[tuple[str, ...], set[int]] = {}
         texts: dict[str, list[tuple[tuple[str, ...], Row]]] = {"test": [], "train": []}
-        for split, rows in found.items():
-            for _, row in rows:
-                value = label_text(row.get(columns.label))
-                if value:
+        for split, part in parts.items():
+            for index in part.order:
+                if labels[index]:
+                    row = part.file.rows[index]
                     text = tuple(normalise(str(row.get(name))) for name in (*columns.given, columns.writes))
                     texts[split].append((text, row))
-                    labels.setdefault(text, set()).add(place[value])
-        contradictory = {text for text, said in labels.items() if len(said) > 1}
+                    said.setdefault(text, set()).add(place[labels[index]])
+        contradictory = {text for text, its_labels in said.items() if len(its_labels) > 1}
         out = contradictory if "contradictory" in leave_out else set()
         in_test = {text for text, _ in texts["test"]} - out
         train = {text: row for text, row in texts["train"] if text not in in_test and text not in out}
@@ -161,11 +195,11 @@ class _Kept:
             value = str(len(train) + len(in_test))
             raise InputError("holds too few different texts", value=value, hint=hint)
         num_all = len(texts["train"]) + len(texts["test"])
-        return cls(train=list(train.values()), num_repeated=num_all - len(labels), num_contradictory=len(contradictory))
+        return cls(train=list(train.values()), num_repeated=num_all - len(said), num_contradictory=len(contradictory))
 
 
 def _files(data: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    name = re.sub(r"[^a-z0-9_-]+", "-", data.stem.lower()).strip("-_") or "mine"
+    name = re.sub(r"[^a-z0-9_-]+", "-", data.name.lower().removesuffix(suffix_of(data))).strip("-_") or "mine"
     task_file, job_file = f"{name}-task.yaml", f"{name}-job.yaml"
     filled = {"name": name, "task_file": task_file, "data": os.path.relpath(data), **values}
     return {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
@@ -276,8 +310,7 @@ def _num_tokens(text: str) -> int:
     return max(_TOKENS_PER_WORD * len(text.split()), round(num_ascii / 3 + _TOKENS_PER_BYTE * num_bytes))
 
 
-def _guesses(data: Path, rows: Sequence[Row], columns: Columns, classes: Sequence[LabelClass]) -> Iterator[str]:
-    yield f"{data}: {len(rows)} rows"
+def _guesses(columns: Columns, classes: Sequence[LabelClass]) -> Iterator[str]:
     ordered = sorted(classes, key=lambda each: -each.num_rows)
     more = f", and {len(classes) - _NUM_NAMED} more" if len(classes) > _NUM_NAMED else ""
     counts = ", ".join(f"{each.name} {each.num_rows}" for each in ordered[:_NUM_NAMED])
@@ -295,7 +328,6 @@ def _oddities(
     columns: Columns,
     classes: Sequence[LabelClass],
     kept: _Kept,
-    unlabelled: Sequence[int],
     leave_out: Sequence[str],
 ) -> Iterator[str]:
     """What is odd about the rows, and what became of it."""
@@ -308,8 +340,6 @@ def _oddities(
     if few:
         named = ", ".join(few[:_NUM_NAMED]) + (", ..." if len(few) > _NUM_NAMED else "")
         yield f"  {len(few)} of {len(classes)} classes have fewer than {_FEW_PER_CLASS} rows, too few to score: {named}"
-    if unlabelled:
-        yield f"  left out, without a label: {len(unlabelled)} rows"
     if kept.num_contradictory and "contradictory" in leave_out:
         yield f"  left out, since they have several labels: {kept.num_contradictory} texts"
     elif kept.num_contradictory:

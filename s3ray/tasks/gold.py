@@ -6,18 +6,19 @@ epoch, the test part is scored once at the end. The same task, config and data g
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from s3ray.config.job import GoldConfig
 from s3ray.errors import InputError, located
-from s3ray.tasks.source import Row, column, read_hub, read_split
+from s3ray.tasks.files import FileRows
+from s3ray.tasks.rows import CheckedRows, check_rows, text_of
+from s3ray.tasks.source import Part, read_hub, read_parts
+from s3ray.tasks.spec import HubSource
 from s3ray.tasks.task import Task
-from s3ray.text import normalise
-from s3ray.types import Example, Origin, Source, Span
+from s3ray.types import Example, Span
 
-_GOLD = Origin(source=Source.GOLD)
 _TEST_SEED = 0
 
 
@@ -38,7 +39,8 @@ class GoldSplit:
     labels take them from all train rows that are in no other part (the labels are not used), span tasks from the
     extrapolation part alone, because an answer is an annotation. No passage of theirs is in a test or selection row.
     ``num_left_out`` counts the rows of train and validation that were skipped because their text is in another part or
-    came before in the same one, and the rows without a context because theirs is in another part.
+    came before in the same one, and the rows without a context because theirs is in another part. ``notes`` say how the
+    files were read and what was done to their rows, as lines for the user.
     """
 
     extrapolate: tuple[Example, ...]
@@ -46,6 +48,7 @@ class GoldSplit:
     test: tuple[Example, ...]
     contexts: tuple[Context, ...]
     num_left_out: int
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSplit:
@@ -59,9 +62,11 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
         InputError: a file, split or column is missing, a split is empty, a row is wrong, there are fewer rows than
             asked for, or no context is left.
     """
-    train, where = _load(task, "train", data, gold.seed)
-    validation, where_validation = _load(task, "validation", data, gold.seed)
-    test, where_test = _load(task, "test", data, _TEST_SEED)
+    parts = _read(task, data)
+    checked = check_rows(task, parts)
+    train, where = _shuffled(parts, checked, "train", gold.seed)
+    validation, where_validation = _shuffled(parts, checked, "validation", gold.seed)
+    test, where_test = _shuffled(parts, checked, "test", _TEST_SEED)
     with located(where_test):
         test = _first(test, gold.test, "test")
 
@@ -86,44 +91,39 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
         test=tuple(test),
         contexts=contexts,
         num_left_out=num_in_test + num_in_others + num_in_held_out,
+        notes=checked.notes,
     )
 
 
-def _load(task: Task, split: str, data: str | None, seed: int) -> tuple[list[Example], str]:
-    """The rows of a split, shuffled by the seed, and where they come from; no rows if there is no validation split."""
-    place = Path(data) if data else task.data
-    found: tuple[list[tuple[int, Row]], str] | None = None
+def _read(task: Task, data: str | None) -> dict[str, Part]:
+    """The rows of each split that there is."""
+    place, hub = Path(data) if data else task.data, task.spec.source
     if place:
-        found = read_split(place, split)
-    elif task.spec.source:
-        name: str | None = getattr(task.spec.source, split)
-        if name:
-            found = list(enumerate(read_hub(task.spec.source, name), start=1)), f"{task.spec.source.hub}, split {name}"
+        parts = read_parts(place)
+    elif hub:
+        names: dict[str, str | None] = {"train": hub.train, "validation": hub.validation, "test": hub.test}
+        parts = {split: _of_hub(hub, name) for split, name in names.items() if name}
     else:
         raise InputError("the task names no data", where=task.name, field="data", hint="Set `data` in the job file.")
-    rows, where = found or ([], "")
-    if found and not rows:
-        raise InputError(f"there are no {split} rows", where=where, hint="Add rows, or leave a validation split out.")
-    examples = []
-    for number, row in rows:
-        with located(f"{where}, row {number}"):
-            examples.append(_example(task, row))
+    for split, part in parts.items():
+        if not part.order:
+            hint = "Add rows, or leave a validation split out."
+            raise InputError(f"there are no {split} rows", where=part.file.where, hint=hint)
+    return parts
+
+
+def _of_hub(source: HubSource, split: str) -> Part:
+    rows = read_hub(source, split)
+    return Part(file=FileRows(where=f"{source.hub}, split {split}", rows=rows), order=range(len(rows)))
+
+
+def _shuffled(parts: Mapping[str, Part], checked: CheckedRows, split: str, seed: int) -> tuple[list[Example], str]:
+    """The examples of a split, shuffled by the seed, and where they come from; none if there is no such split."""
+    if split not in parts:
+        return [], ""
+    examples = list(checked.examples[split])
     random.Random(f"{seed} {split}").shuffle(examples)
-    return examples, where
-
-
-def _example(task: Task, row: Row) -> Example:
-    fields = {}
-    for name in task.fields:
-        source_name = task.spec.columns.get(name, name)
-        source_name = name if source_name not in row and name in row else source_name
-        text = column(row, source_name)
-        if not isinstance(text, str) or not text.strip():
-            hint = "Fill the field or remove the row."
-            raise InputError("no text", field=source_name, value=repr(text), hint=hint)
-        fields[name] = text
-    column(row, task.target.column)
-    return task.make_example(fields, task.target.read_target(row, fields), _GOLD)
+    return examples, parts[split].file.where
 
 
 def _first(rows: list[Example], num_rows: int | Literal["all"], part: str) -> list[Example]:
@@ -139,18 +139,14 @@ def _first(rows: list[Example], num_rows: int | Literal["all"], part: str) -> li
 
 def _distinct(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[list[Example], int]:
     """The rows without those that repeat a text or have one of ``apart_from``, and how many were left out."""
-    seen = {_text_of(example, task.fields) for example in apart_from}
+    seen = {text_of(example, task.fields) for example in apart_from}
     kept = []
     for example in rows:
-        text = _text_of(example, task.fields)
+        text = text_of(example, task.fields)
         if text not in seen:
             seen.add(text)
             kept.append(example)
     return kept, len(rows) - len(kept)
-
-
-def _text_of(example: Example, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(normalise(example.fields[name]) for name in names)
 
 
 def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]) -> tuple[tuple[Context, ...], int]:
@@ -158,7 +154,7 @@ def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]
     names, passages = task.context_fields, task.passage_fields
     if not names:
         return (), 0
-    taken = {_text_of(example, passages) for example in apart_from} if passages else set()
+    taken = {text_of(example, passages) for example in apart_from} if passages else set()
     contexts = tuple(
         Context(
             id=example.id,
@@ -166,6 +162,6 @@ def _contexts(task: Task, rows: Sequence[Example], apart_from: Sequence[Example]
             answer=example.answers[0] if example.answers else None,
         )
         for example in rows
-        if _text_of(example, passages) not in taken
+        if text_of(example, passages) not in taken
     )
     return contexts, len(rows) - len(contexts)

@@ -1,10 +1,11 @@
 """Extractive question answering: the answer is a piece of the context, and the generator writes its question."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from s3ray.errors import InputError
 from s3ray.tasks import metrics
+from s3ray.tasks.answers import find_answer
 from s3ray.tasks.spec import TaskSpec
 from s3ray.types import Example, GenerationRequest, Span
 
@@ -17,28 +18,22 @@ class SpanAnswers:
     def __init__(self, spec: TaskSpec) -> None:
         self.column = spec.answers_column
 
-    def read_target(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-        """The target of a source row in SQuAD's format, as arguments of ``Example``.
+    def read_answers(self, answers: Any, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
+        """The answers of a source row, for ``valid_text(context)``, and why those that were moved had to be.
 
         Raises:
-            InputError: there is no answer, or an answer is not at its position in the context.
+            InputError: there is no answer, or one is neither at its position in the context nor at one place alone.
         """
-        answers, context = row[self.column], fields["context"]
         try:
-            texts, starts = answers["text"], answers["answer_start"]
-            pairs = [(str(text), int(start)) for text, start in zip(texts, starts, strict=True)]
+            pairs = [(str(text), int(start)) for text, start in _pairs(answers)]
         except (TypeError, KeyError, ValueError):
             hint = "Expected as in SQuAD: {text: [...], answer_start: [...]}, both of one length."
             raise InputError("not a list of answers", field=self.column, value=repr(answers)[:200], hint=hint) from None
         if not pairs:
-            raise InputError("no answer", field=self.column, hint="Leave unanswerable questions out.")
-        for text, start in pairs:
-            if not text or start < 0 or context[start : start + len(text)] != text:
-                hint = f"The context has {context[max(start, 0) :][: len(text)]!r} there."
-                raise InputError(
-                    "answer is not in its context", field=self.column, value=f"{text!r} at {start}", hint=hint
-                )
-        return {"answers": tuple(Span(text=text, start=start) for text, start in pairs)}
+            hint = "Leave unanswerable questions out: `leave_out: [unanswerable]` in the task."
+            raise InputError("no answer", field=self.column, hint=hint)
+        found = [find_answer(context, text, start, self.column) for text, start in pairs]
+        return tuple(span for span, _ in found), tuple(why for _, why in found if why)
 
     def of_request(self, request: GenerationRequest) -> dict[str, Any]:
         """The target that a request asks for, as arguments of ``Example``."""
@@ -79,3 +74,10 @@ class SpanAnswers:
             "exact_match": sum(metrics.exact_match(*pair) for pair in pairs) / len(pairs),
             "f1": sum(metrics.token_f1(*pair) for pair in pairs) / len(pairs),
         }
+
+
+def _pairs(answers: Any) -> Iterable[tuple[Any, Any]]:
+    """Texts and offsets: SQuAD's lists as `datasets` stores them, or a list of objects as in SQuAD's own files."""
+    if isinstance(answers, list):
+        return [(answer["text"], answer["answer_start"]) for answer in answers]
+    return zip(answers["text"], answers["answer_start"], strict=True)

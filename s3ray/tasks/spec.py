@@ -23,6 +23,7 @@ SUBJECT = "subject"
 Form = Literal["chat", "completion"]
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
 LabelValue = bool | int | float | str
+LeaveOut = Literal["unlabelled", "unanswerable", "contradictory"]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -188,11 +189,15 @@ class TaskSpec(StrictModel):
     """Column with the answers, as in SQuAD: {text: [...], answer_start: [...]} (span)."""
     labels: tuple[Label, ...] = Field(default=(), strict=False)
     """The classes (classification)."""
+    leave_out: Annotated[tuple[LeaveOut, ...], Field(strict=False)] = Field(default=(), exclude_if=not_)
+    """Rows of the data to leave out, counted by `plan`: unlabelled ones, unanswerable questions, contradictory ones,
+    whose text stands in another row with another label. Without it unlabelled and unanswerable rows are refused, and of
+    contradictory ones one is kept, as of all rows that repeat a text."""
     source: HubSource | None = None
     """Where the data lies on the hub."""
     data: str | None = None
-    """Folder with train, validation and test files (.jsonl, .csv or .parquet), or one such file with all rows, of which
-    a fifth is the test split; relative to this file; wins over `source`."""
+    """Folder with train, validation and test files (.csv, .tsv, .jsonl, .json, each also .gz, or .parquet), or one such
+    file with all rows, of which a fifth is the test split; relative to this file; wins over `source`."""
     attributes: Mapping[str, Strings] = {}
     """Lists from which prompts draw at random, for variety; templates say `vary.NAME`."""
     subjects: str | None = None

@@ -149,14 +149,14 @@ def refusal(data: Path, **named: Any) -> InputError | None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(made=files(), is_named=st.booleans())
+@given(made=files(), is_named=st.booleans(), leave_out=st.sampled_from(((), ("unlabelled", "contradictory"))))
 def test_a_draft_can_be_run_whatever_the_file_or_init_asks(
-    made: tuple[list[Row], str, str, str], *, is_named: bool
+    made: tuple[list[Row], str, str, str], leave_out: tuple[str, ...], *, is_named: bool
 ) -> None:
     rows, label, text, suffix = made
+    named = {"label": label, "writes": text} if is_named else {}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        data = save(rows, f"my data{suffix}")
-        refused = refusal(data, label=label, writes=text) if is_named else refusal(data)
+        refused = refusal(save(rows, f"my data{suffix}"), **named, leave_out=leave_out)
     assert refused is None or refused.hint
-    is_whole = all(row[label] is not None and str(row[text]).strip() for row in rows)
+    is_whole = all((row[label] is not None or leave_out) and str(row[text]).strip() for row in rows)
     assert refused is None or not is_named or not is_whole or "different texts" in refused.problem, refused

@@ -1,0 +1,158 @@
+"""From rows to gold examples: all are checked, in the order of their file, and what is done to them is counted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from s3ray.errors import InputError
+from s3ray.tasks.faults import Faults
+from s3ray.tasks.files import FileRows, Row
+from s3ray.tasks.source import Part, column
+from s3ray.tasks.span import SpanAnswers
+from s3ray.tasks.spec import LeaveOut
+from s3ray.tasks.task import Task
+from s3ray.text import normalise, valid_text
+from s3ray.types import Example, Origin, Source
+
+_GOLD = Origin(source=Source.GOLD)
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1")
+"""Labels in small letters that mean: none; unless the task has such a class."""
+
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRows:
+    """The examples of each split, in its order, and what was done to the rows, as lines for the user."""
+
+    examples: Mapping[str, list[Example]]
+    notes: tuple[str, ...]
+
+
+class _Tally:
+    """Counts what was done to rows, by file and kind, with the first rows of each."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, where: str, what: str, place: str) -> None:
+        self._places.setdefault((where, what), []).append(place)
+
+    def lines(self) -> list[str]:
+        return [
+            f"{where}: {len(places)} x {what}: {', '.join(places[:_NUM_SHOWN])}" + ", ..." * (len(places) > _NUM_SHOWN)
+            for (where, what), places in self._places.items()
+        ]
+
+
+def check_rows(task: Task, parts: Mapping[str, Part]) -> CheckedRows:
+    """Make an example of each row.
+
+    Raises:
+        InputError: a row is wrong, and no row that the task leaves out; the message counts them all.
+    """
+    faults, tally = Faults(), _Tally()
+    files = {part.file.where: part.file for part in parts.values()}
+    found = {where: _of_file(task, file, faults, tally) for where, file in files.items()}
+    faults.refuse()
+    _sift_contradictory(task, files, found, tally)
+    examples = {
+        split: [example for index in part.order if (example := found[part.file.where][index])]
+        for split, part in parts.items()
+    }
+    return CheckedRows(examples=examples, notes=(*(file.summary for file in files.values()), *tally.lines()))
+
+
+def _of_file(task: Task, file: FileRows, faults: Faults, tally: _Tally) -> list[Example | None]:
+    """The example of each row; None for one that is left out or wrong."""
+    is_known = any(task.target.column in row for row in file.rows)
+    examples: list[Example | None] = []
+    for index, row in enumerate(file.rows):
+        example, place = None, file.place(index)
+        with faults.gathered(file.where, place):
+            lack = _lack(task, row) if is_known else None
+            if lack and lack in task.spec.leave_out:
+                tally.add(file.where, f"{lack}, left out", place)
+            else:
+                example, done = _example(task, row, lack)
+                for what in done:
+                    tally.add(file.where, what, place)
+        examples.append(example)
+    return examples
+
+
+def _lack(task: Task, row: Row) -> LeaveOut | None:
+    """Why a row has no target; None if it has one, right or wrong."""
+    value = row.get(task.target.column)
+    if isinstance(task.target, SpanAnswers):
+        answers = value.get("text") if isinstance(value, Mapping) else value
+        return "unanswerable" if answers is None or (isinstance(answers, Sequence) and not answers) else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "unlabelled"
+    text = str(value).strip().casefold()
+    if text and text not in NO_LABEL:
+        return None
+    try:
+        task.target.read_target(row, {})
+    except InputError:
+        return "unlabelled"
+    return None
+
+
+def _example(task: Task, row: Row, lack: LeaveOut | None) -> tuple[Example, list[str]]:
+    """The example of a row, and what was done to its texts and answers."""
+    raw, done = {}, []
+    for name in task.fields:
+        source_name = task.spec.columns.get(name, name)
+        source_name = name if source_name not in row and name in row else source_name
+        text = column(row, source_name)
+        if not isinstance(text, str) or not valid_text(text).strip():
+            hint = "Fill the field or remove the row."
+            raise InputError("no text", field=source_name, value=repr(text), hint=hint)
+        raw[name] = text
+    fields = {name: valid_text(text) for name, text in raw.items()}
+    done += [_mended(text) for name, text in raw.items() if text != fields[name]]
+    if lack == "unlabelled":
+        hint = "Label the row, or remove it; `leave_out: [unlabelled]` in the task leaves such rows out."
+        value = repr(row.get(task.target.column))
+        raise InputError("no label", field=task.target.column, value=value, hint=hint)
+    target = column(row, task.target.column)
+    if isinstance(task.target, SpanAnswers):
+        answers, moved = task.target.read_answers(target, raw["context"])
+        done += [f"answer moved, {why}" for why in moved]
+        return task.make_example(fields, {"answers": answers}, _GOLD), done
+    return task.make_example(fields, task.target.read_target(row, fields), _GOLD), done
+
+
+def _mended(text: str) -> str:
+    if "\0" in text:
+        return "text held NUL characters, which are removed"
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return "text held half an emoji (a lone surrogate), which is replaced by U+FFFD"
+    return "text was composed (Unicode NFC)"
+
+
+def _sift_contradictory(
+    task: Task, files: Mapping[str, FileRows], found: Mapping[str, list[Example | None]], tally: _Tally
+) -> None:
+    """Find rows whose text stands in another row with another label, and leave them out where the task says so."""
+    labels: dict[tuple[str, ...], set[str | None]] = {}
+    texts: dict[str, list[tuple[str, ...]]] = {}
+    for where, examples in found.items():
+        texts[where] = [text_of(example, task.fields) if example else () for example in examples]
+        for text, example in zip(texts[where], examples, strict=True):
+            if example and example.label is not None:
+                labels.setdefault(text, set()).add(example.label)
+    leaves_out = "contradictory" in task.spec.leave_out
+    told = "left out" if leaves_out else "of each text one is kept; `leave_out: [contradictory]` leaves them out"
+    for where, examples in found.items():
+        for index, text in enumerate(texts[where]):
+            if len(labels.get(text, ())) > 1 and examples[index]:
+                tally.add(where, f"contradictory (the same text with another label), {told}", files[where].place(index))
+                if leaves_out:
+                    examples[index] = None
+
+
+def text_of(example: Example, names: Sequence[str]) -> tuple[str, ...]:
+    """The texts of an example as they are compared."""
+    return tuple(normalise(example.fields[name]) for name in names)
