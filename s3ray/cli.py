@@ -26,6 +26,7 @@ from s3ray.monitor.campaign import milestone_of_run
 from s3ray.monitor.run_view import RunView
 from s3ray.monitor.terminal import Progress, Terminal, make_progress, say, summary_table
 from s3ray.redaction import mask
+from s3ray.report.export import labels_without_rows
 from s3ray.storage.lineages import newest
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore
@@ -115,6 +116,9 @@ def run(
         note = partial(_note, console)
         ended = api.run(config, out=folder, fresh=fresh, local=local, on_event=progress, on_note=note)
     console.print(summary_table(ended.metrics))
+    if lacking := labels_without_rows(RunStore(ended.folder)):
+        told = f"WARNING: no synthetic row of {len(lacking)} labels: {', '.join(lacking)}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Run folder: {ended.folder}", soft_wrap=True, highlight=False)
     console.print(f"Report: {join(ended.folder, 'report.html')}", soft_wrap=True, highlight=False)
 
