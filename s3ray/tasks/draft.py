@@ -296,10 +296,10 @@ def _of_sizes(rows: Sequence[Row], columns: Columns, num_classes: int) -> dict[s
         "max_tokens": min(512, max(32, most)),
         "max_model_len": min(4096, max(768, 2 * (given + 2 * most))),
         "max_length": min(512, max(64, given + most)),
-        "num_extrapolate": min(300, len(rows) // 2),
-        "num_select": min(200, len(rows) // 4),
+        "num_extrapolate": min(max(300, 5 * num_classes), len(rows) // 2),
+        "num_select": min(max(200, 3 * num_classes), len(rows) // 4),
         "num_seeds": num_seeds,
-        "num_rows": num_seeds + max(80, num_classes),
+        "num_rows": num_seeds + max(80, 2 * num_classes),  # in two rounds
     }
 
 
@@ -333,6 +333,8 @@ def _oddities(
     """What is odd about the rows, and what became of it."""
     for warning in columns.warnings:
         yield f"  {warning}"
+    if all(re.fullmatch(r"[-+]?\d+", each.name) for each in classes):
+        yield "  the labels are numbers, which say nothing to a language model: put words for them into the task"
     for each in classes:
         if len(each.spellings) > 1:
             yield f"  taken for one class, as they differ by case or blanks alone: {', '.join(each.spellings)}"

@@ -238,7 +238,7 @@ def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
 def test_a_class_has_some_rows_written_and_classes_of_a_few_rows_are_told() -> None:
     made = draft(labelled("many.csv", [f"intent {n % 77}" for n in range(231)]))
     assert "77 of 77 classes have fewer than 5 rows" in "\n".join(made.guesses)
-    assert "seed_examples: 308, rows: 388" in made.files["many-job.yaml"]
+    assert "seed_examples: 308, rows: 462" in made.files["many-job.yaml"]
 
 
 @pytest.mark.parametrize("name", ["2024.csv", "no.csv", "null.csv", "1e5.csv", "2024-01-01.csv", "-x-.csv"])
@@ -254,3 +254,8 @@ def test_sizes_of_texts_without_blanks_are_those_of_their_characters() -> None:
     config = load_config("pinglun-job.yaml")
     assert config.generator.sampling.max_tokens >= 2 * 46
     assert config.student.max_length >= 48
+
+
+def test_labels_that_are_numbers_are_said_to_need_words() -> None:
+    assert any("put words for them" in line for line in draft(labelled("n.csv", ["-1", "0", "1"] * 20)).guesses)
+    assert not any("put words for them" in line for line in draft(labelled("w.csv", ["1", "x"] * 30)).guesses)
