@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from s3ray.config.dialect import dump
 from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -440,7 +440,7 @@ def seed_fingerprint(shaping: Mapping[str, Any], seed_settings: Mapping[str, obj
 
 def to_yaml(config: BaseModel) -> str:
     """The resolved config, every default spelled out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump(config.model_dump(mode="json"))
 
 
 def data_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

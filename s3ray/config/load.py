@@ -2,19 +2,29 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
+from s3ray.config.dialect import MAX_CHARS, Loader
 from s3ray.config.job import RunConfig
 from s3ray.errors import InputError, located
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_CHARS = 2_000_000
-"""Longest YAML file, also with its aliases expanded: a few lines of these can stand for more than fits into memory."""
+_NUMBER = "Quote it: without quotes YAML takes it for a number."
+_DATE = "Quote it: without quotes YAML takes it for a date."
+_NOT_QUOTED = {
+    bool: 'Quote it, as in "yes": without quotes yes, no, on, off, true and false are truth values in YAML.',
+    int: _NUMBER,
+    float: _NUMBER,
+    date: _DATE,
+    datetime: _DATE,
+}
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -75,7 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         except OSError as error:
             raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"is not valid YAML: {error}", hint="Fix the file.") from error
+            raise InputError(f"is not valid YAML: {error}", hint="Save it as UTF-8.") from error
         return parse_yaml(text)
 
 
@@ -96,7 +106,7 @@ def parse_value(text: str) -> Any:
     if len(text) > MAX_CHARS:
         raise InputError(f"is longer than {MAX_CHARS} characters", hint="Is it the right file?")
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -104,38 +114,13 @@ def parse_value(text: str) -> Any:
         raise InputError(f"is not valid YAML{line}: {problem}", hint="Fix the file.") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which makes plain values only, with a limit on the size of aliases when expanded."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._sizes: dict[int, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        is_alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if node is not None and not is_alias:
-            self._sizes[id(node)] = self._size(node)
-        return node
-
-    def _size(self, node: yaml.Node) -> int:
-        if isinstance(node, yaml.ScalarNode):
-            return 1 + len(node.value)
-        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-        if any(id(part) not in self._sizes for part in parts):
-            raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
-        size = 1 + sum(self._sizes[id(part)] for part in parts)
-        if size > MAX_CHARS:
-            raise yaml.MarkedYAMLError(problem="its aliases expand to too much text", problem_mark=node.start_mark)
-        return size
-
-
 def validate(model: type[Model], raw: dict[str, Any]) -> Model:
     """Build a pydantic model, turning the first problem into one message with field, value and a way out."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        first = next((each for each in errors if _is_text_wanted(each, errors[0])), errors[0])
         location = [str(part) for part in first["loc"]]
         field = ".".join(location)
         if first["type"] == "extra_forbidden":
@@ -148,8 +133,14 @@ def validate(model: type[Model], raw: dict[str, Any]) -> Model:
         problem = first["msg"].removeprefix("Value error, ")
         problem = problem[0].lower() + problem[1:]
         value = "" if isinstance(first["input"], dict) else repr(first["input"])
-        hint = _doc_of(model, first["loc"])
+        quote = _NOT_QUOTED.get(type(first["input"]), "") if first["type"] == "string_type" else ""
+        hint = " ".join(part for part in (quote, _doc_of(model, first["loc"])) if part)
         raise InputError(problem, field=field, value=value, hint=hint) from None
+
+
+def _is_text_wanted(error: ErrorDetails, first: ErrorDetails) -> bool:
+    """Whether the value of the first error would do as a text."""
+    return error["type"] == "string_type" and error["input"] is first["input"]
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:

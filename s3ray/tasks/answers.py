@@ -24,7 +24,9 @@ def find_answer(context: str, text: str, start: int, field: str) -> tuple[Span, 
         own = _position(context, start, valid, answer) if context[start : start + len(text)] == text else None
         if own is not None:
             return Span(text=answer, start=own), ""
-        others = {place: why for why, place in _in_other_units(context, text, start, valid, answer)}
+        others: dict[int, str] = {}
+        for why, place in _in_other_units(context, text, start, valid, answer):
+            others.setdefault(place, why)
         if len(others) == 1:
             (place, why), *_ = others.items()
             return Span(text=answer, start=place), f"the offset counts {why}"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from s3ray.config.dialect import dump
 from s3ray.config.load import load_config
 from s3ray.errors import InputError, located
 from s3ray.tasks.columns import Columns, sort_columns
@@ -383,5 +383,5 @@ def _environment() -> Environment:
 
 def _in_yaml(value: Any) -> str:
     """A value for a list or mapping written on one line, where YAML needs more quotes than elsewhere."""
-    text = str(yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False))
+    text = dump([value], flow=True, width=10_000)
     return text.strip()[1:-1]

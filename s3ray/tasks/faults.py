@@ -56,12 +56,13 @@ class Faults:
         by_kind: dict[tuple[str, str, str], list[Fault]] = {}
         for fault in self._found:
             by_kind.setdefault(fault.kind, []).append(fault)
+        is_several = len({where for where, _, _ in by_kind}) > 1
         yield f"{len(self._found)} rows are wrong:"
         for (where, field, problem), faults in list(by_kind.items())[:_NUM_KINDS]:
             shown = ", ".join(_shown(fault) for fault in faults[:_NUM_SHOWN])
             rest = f" and {len(faults) - _NUM_SHOWN} more" if len(faults) > _NUM_SHOWN else ""
-            what = f"{field}: {problem}" if field else problem
-            yield f"  {where}: {len(faults)} x {what}: {shown}{rest}"
+            what = ": ".join(part for part in (where if is_several else "", field, problem) if part)
+            yield f"  {len(faults)} x {what}: {shown}{rest}"
         if len(by_kind) > _NUM_KINDS:
             yield f"  and {len(by_kind) - _NUM_KINDS} more kinds"
 

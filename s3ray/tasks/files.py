@@ -23,10 +23,12 @@ from s3ray.text import valid_text
 
 Row = Mapping[str, Any]
 
-_TEXTS = (".jsonl", ".csv", ".tsv", ".json")
+_TEXTS = (".jsonl", ".csv", ".tsv", ".json", ".ndjson")
 SUFFIXES = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
 """The kinds of file, whatever the case of the letters."""
-_READABLE = "Files are .csv, .tsv, .jsonl, .json (each also .gz) and .parquet; spreadsheets can save CSV UTF-8."
+_READABLE = (
+    "Files are .csv, .tsv, .jsonl or .ndjson, .json (each also .gz) and .parquet; spreadsheets can save CSV UTF-8."
+)
 _EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
 _BOMS = (b"\xff\xfe", b"\xfe\xff")
 _SAVE_AS_UTF8 = "Save it as UTF-8; spreadsheets call it CSV UTF-8."
@@ -137,7 +139,7 @@ def _decoded(content: bytes) -> str:
         hint = "A file of texts has none: it is damaged or of another kind. Remove them: tr -d '\\000' < OLD > NEW."
         raise InputError(f"holds {num_nul} NUL bytes, the first in line {line}", hint=hint)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line = _line_at(content, error.start)
         byte = f"byte 0x{content[error.start]:02x} in line {line}"
@@ -177,7 +179,7 @@ def _of_sheet(path: Path, sheet: Sheet) -> FileRows:
 def _read_json(path: Path, text: str, *, is_list: bool) -> FileRows:
     """Read a list of objects, or one object a line; either may stand in a file of the other's name."""
     holds_list = text.lstrip("\ufeff \t\r\n").startswith("[")
-    if is_list or holds_list:
+    if text.strip() and (is_list or holds_list):
         found = _read_list(path, text)
         if found is not None:
             return found if is_list else replace(found, notes=("one list, as in .json",))

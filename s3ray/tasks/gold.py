@@ -14,7 +14,7 @@ from s3ray.config.job import GoldConfig
 from s3ray.errors import InputError, located
 from s3ray.tasks.files import FileRows
 from s3ray.tasks.rows import CheckedRows, check_rows, text_of
-from s3ray.tasks.source import Part, read_hub, read_parts
+from s3ray.tasks.source import Part, read_hub, read_parts, unread
 from s3ray.tasks.spec import HubSource
 from s3ray.tasks.task import Task
 from s3ray.types import Example, Span
@@ -62,7 +62,8 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
         InputError: a file, split or column is missing, a split is empty, a row is wrong, there are fewer rows than
             asked for, or no context is left.
     """
-    parts = _read(task, data)
+    place = Path(data) if data else task.data
+    parts, ignored = _read(task, place), unread(place) if place else ""
     checked = check_rows(task, parts)
     train, where = _shuffled(parts, checked, "train", gold.seed)
     validation, where_validation = _shuffled(parts, checked, "validation", gold.seed)
@@ -91,13 +92,13 @@ def load_gold(task: Task, gold: GoldConfig, data: str | None = None) -> GoldSpli
         test=tuple(test),
         contexts=contexts,
         num_left_out=num_in_test + num_in_others + num_in_held_out,
-        notes=checked.notes,
+        notes=(*checked.notes, *([ignored] if ignored else [])),
     )
 
 
-def _read(task: Task, data: str | None) -> dict[str, Part]:
+def _read(task: Task, place: Path | None) -> dict[str, Part]:
     """The rows of each split that there is."""
-    place, hub = Path(data) if data else task.data, task.spec.source
+    hub = task.spec.source
     if place:
         parts = read_parts(place)
     elif hub:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from s3ray.errors import InputError
 from s3ray.tasks.faults import Faults
 from s3ray.tasks.files import FileRows, Row
-from s3ray.tasks.source import Part, column
+from s3ray.tasks.source import Part, column, key_of
 from s3ray.tasks.span import SpanAnswers
 from s3ray.tasks.spec import LeaveOut
 from s3ray.tasks.task import Task
@@ -15,7 +15,7 @@ from s3ray.text import normalise, valid_text
 from s3ray.types import Example, Origin, Source
 
 _GOLD = Origin(source=Source.GOLD)
-NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1")
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
 """Labels in small letters that mean: none; unless the task has such a class."""
 
 _NUM_SHOWN = 5
@@ -65,7 +65,7 @@ def check_rows(task: Task, parts: Mapping[str, Part]) -> CheckedRows:
 
 def _of_file(task: Task, file: FileRows, faults: Faults, tally: _Tally) -> list[Example | None]:
     """The example of each row; None for one that is left out or wrong."""
-    is_known = any(task.target.column in row for row in file.rows)
+    is_known = any(key_of(row, task.target.column) is not None for row in file.rows)
     examples: list[Example | None] = []
     for index, row in enumerate(file.rows):
         example, place = None, file.place(index)
@@ -83,7 +83,7 @@ def _of_file(task: Task, file: FileRows, faults: Faults, tally: _Tally) -> list[
 
 def _lack(task: Task, row: Row) -> LeaveOut | None:
     """Why a row has no target; None if it has one, right or wrong."""
-    value = row.get(task.target.column)
+    value = row.get(key_of(row, task.target.column) or "")
     if isinstance(task.target, SpanAnswers):
         answers = value.get("text") if isinstance(value, Mapping) else value
         return "unanswerable" if answers is None or (isinstance(answers, Sequence) and not answers) else None
@@ -93,7 +93,7 @@ def _lack(task: Task, row: Row) -> LeaveOut | None:
     if text and text not in NO_LABEL:
         return None
     try:
-        task.target.read_target(row, {})
+        task.target.read_target({task.target.column: value}, {})
     except InputError:
         return "unlabelled"
     return None
@@ -104,7 +104,7 @@ def _example(task: Task, row: Row, lack: LeaveOut | None) -> tuple[Example, list
     raw, done = {}, []
     for name in task.fields:
         source_name = task.spec.columns.get(name, name)
-        source_name = name if source_name not in row and name in row else source_name
+        source_name = name if key_of(row, source_name) is None and name in row else source_name
         text = column(row, source_name)
         if not isinstance(text, str) or not valid_text(text).strip():
             hint = "Fill the field or remove the row."
@@ -112,16 +112,18 @@ def _example(task: Task, row: Row, lack: LeaveOut | None) -> tuple[Example, list
         raw[name] = text
     fields = {name: valid_text(text) for name, text in raw.items()}
     done += [_mended(text) for name, text in raw.items() if text != fields[name]]
-    if lack == "unlabelled":
-        hint = "Label the row, or remove it; `leave_out: [unlabelled]` in the task leaves such rows out."
-        value = repr(row.get(task.target.column))
-        raise InputError("no label", field=task.target.column, value=value, hint=hint)
+    if lack:
+        missing = "label" if lack == "unlabelled" else "answer"
+        hint = f"Give the row one, or remove it; `leave_out: [{lack}]` in the task leaves such rows out."
+        value = repr(row.get(key_of(row, task.target.column) or ""))
+        raise InputError(f"no {missing}", field=task.target.column, value=value, hint=hint)
     target = column(row, task.target.column)
     if isinstance(task.target, SpanAnswers):
         answers, moved = task.target.read_answers(target, raw["context"])
         done += [f"answer moved, {why}" for why in moved]
         return task.make_example(fields, {"answers": answers}, _GOLD), done
-    return task.make_example(fields, task.target.read_target(row, fields), _GOLD), done
+    labelled = {task.target.column: target}
+    return task.make_example(fields, task.target.read_target(labelled, fields), _GOLD), done
 
 
 def _mended(text: str) -> str:

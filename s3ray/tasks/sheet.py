@@ -14,6 +14,7 @@ from s3ray.text import valid_text
 _SEPARATORS = (",", ";", "\t", "|")
 _NUM_SNIFFED = 50
 _QUOTES_DOUBLED = "Put a text that begins with a quote into quotes, and double the quotes inside it."
+_MOST_WORDS = 2  # of a name
 _FEW_LINES = 3  # that one cell may hold although each looks like a row, where nothing else speaks for rows
 
 
@@ -150,7 +151,7 @@ def _looks_like_rows(cell: str, column: int, separator: str, seen: Sequence[set[
         return False
     by_column = [enumerate(first, start=column), enumerate(last), *(enumerate(parts) for parts in inner)]
     known = sum(any(n != column and part and part in seen[n] for n, part in pairs) for pairs in by_column)
-    is_certain = (width > 2 or separator == "\t") and len(lines) > _FEW_LINES
+    is_certain = (width > 2 or separator == "\t") and len(by_column) > _FEW_LINES
     return is_certain or 2 * known >= len(by_column) - 1
 
 
@@ -174,7 +175,8 @@ def _as_sheet(records: Sequence[_Record], where: str, num_lines: int, notes: lis
     num_blank = len(records) - len(filled) - 1
     kept = _kept_columns(header, filled, notes)
     _check_cells(header, filled, where)
-    names = [valid_text(header.cells[column]) for column in kept]
+    _refuse_unnamed(header, filled, where)
+    names = [valid_text(header.cells[column]).strip() for column in kept]
     num_inside = sum(record.num_lines - 1 for record in filled)
     notes.insert(0, "1 with the names")
     notes += [f"{num_blank} blank"] if num_blank else []
@@ -185,6 +187,18 @@ def _as_sheet(records: Sequence[_Record], where: str, num_lines: int, notes: lis
         num_lines=num_lines,
         notes=tuple(notes),
     )
+
+
+def _refuse_unnamed(header: _Record, filled: Sequence[_Record], where: str) -> None:
+    """Refuse a first line that is a row: it has a value that its column has again, beside a text or a number."""
+    has_row = any(len(name.split()) > _MOST_WORDS or re.fullmatch(r"-?\d+(\.\d+)?", name) for name in header.cells)
+    if not has_row:
+        return
+    for column, name in enumerate(header.cells):
+        if name.strip() and sum(record.cells[column] == name for record in filled) > 1:
+            hint = "Write the names of the columns above it."
+            value = ", ".join(header.cells)[:80]
+            raise InputError("is a row, not the names of the columns", f"{where}, line {header.line}", "", value, hint)
 
 
 def _kept_columns(header: _Record, filled: Sequence[_Record], notes: list[str]) -> list[int]:

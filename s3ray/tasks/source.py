@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s3ray.errors import InputError
-from s3ray.tasks.files import SUFFIXES, FileRows, Row, read_rows
+from s3ray.tasks.files import SUFFIXES, FileRows, Row, read_rows, suffix_of
 from s3ray.tasks.spec import HubSource
 from s3ray.text import valid_text
 
@@ -26,7 +26,7 @@ def find_file(folder: Path, split: str) -> Path | None:
     if not folder.is_dir():
         raise InputError("no such folder or file", where="", field="data", value=str(folder), hint="Check the path.")
     legal = {f"{split}{suffix}": rank for rank, suffix in enumerate(SUFFIXES)}
-    there = [path for path in folder.iterdir() if path.name.lower() in legal and path.is_file()]
+    there = [path for path in _data_files(folder) if path.name.lower() in legal]
     found = sorted(there, key=lambda path: (legal[path.name.lower()], path.name))
     if len(found) > 1:
         listed = ", ".join(path.name for path in found)
@@ -34,6 +34,22 @@ def find_file(folder: Path, split: str) -> Path | None:
     if not found and split != "validation":
         raise InputError(f"no {split} file", where=str(folder), hint=f"Expected one of {', '.join(legal)}.")
     return found[0] if found else None
+
+
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if suffix_of(path) in SUFFIXES and path.is_file()]
+    except OSError as error:
+        value = error.strerror or str(error)
+        raise InputError("cannot be read", where=str(folder), value=value, hint="Check who may read it.") from error
+
+
+def unread(place: Path) -> str:
+    """The files of a data folder that belong to no split, as a line for the user; empty if there are none."""
+    stems = tuple(f"{split}." for split in SPLITS)
+    paths = _data_files(place) if place.is_dir() else []
+    names = sorted(path.name for path in paths if not path.name.lower().startswith(stems))
+    return f"{place}: not read: {', '.join(names)} (files are called {', '.join(SPLITS)})" if names else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +111,23 @@ def read_hub(source: HubSource, split: str) -> list[Row]:
         raise InputError(f"cannot load split {split}: {error}", source.hub, "source", split, hint) from error
 
 
+def key_of(row: Row, name: str) -> str | None:
+    """What a row calls a column that the task names, composed or not (Unicode), with or without blanks around it."""
+    if name in row:
+        return name
+    plain = valid_text(name).strip()
+    return plain if plain in row else None
+
+
 def column(row: Row, name: str) -> Any:
     """The value of a column.
 
     Raises:
         InputError: the row has no such column; the message names its columns.
     """
-    composed = valid_text(name)
-    for known in (name, composed):
-        if known in row:
-            return row[known]
+    key = key_of(row, name)
+    if key is not None:
+        return row[key]
     near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
     hint = f"Columns there: {', '.join(row)}. The task names those to read: columns, label_column, answers_column."
     hint = f"Did you mean {near[0]}? {hint}" if near else hint

@@ -1,6 +1,6 @@
 """Extractive question answering: the answer is a piece of the context, and the generator writes its question."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s3ray.errors import InputError
@@ -19,19 +19,16 @@ class SpanAnswers:
         self.column = spec.answers_column
 
     def read_answers(self, answers: Any, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
-        """The answers of a source row, for ``valid_text(context)``, and why those that were moved had to be.
+        """The answers of a source row in ``valid_text(context)``, and why those that were moved had to be.
 
         Raises:
-            InputError: there is no answer, or one is neither at its position in the context nor at one place alone.
+            InputError: they are not in SQuAD's format, or one is neither at its position nor at one place alone.
         """
         try:
             pairs = [(str(text), int(start)) for text, start in _pairs(answers)]
         except (TypeError, KeyError, ValueError):
             hint = "Expected as in SQuAD: {text: [...], answer_start: [...]}, both of one length."
             raise InputError("not a list of answers", field=self.column, value=repr(answers)[:200], hint=hint) from None
-        if not pairs:
-            hint = "Leave unanswerable questions out: `leave_out: [unanswerable]` in the task."
-            raise InputError("no answer", field=self.column, hint=hint)
         found = [find_answer(context, text, start, self.column) for text, start in pairs]
         return tuple(span for span, _ in found), tuple(why for _, why in found if why)
 
@@ -77,7 +74,9 @@ class SpanAnswers:
 
 
 def _pairs(answers: Any) -> Iterable[tuple[Any, Any]]:
-    """Texts and offsets: SQuAD's lists as `datasets` stores them, or a list of objects as in SQuAD's own files."""
+    """Texts and offsets: SQuAD's lists as `datasets` stores them, or objects as in SQuAD's own files."""
+    if isinstance(answers, Mapping) and isinstance(answers["text"], str):
+        answers = [answers]
     if isinstance(answers, list):
         return [(answer["text"], answer["answer_start"]) for answer in answers]
     return zip(answers["text"], answers["answer_start"], strict=True)
