@@ -26,6 +26,7 @@ from s3ray.monitor.campaign import milestone_of_run
 from s3ray.monitor.run_view import RunView
 from s3ray.monitor.terminal import Progress, Terminal, make_progress, say, summary_table
 from s3ray.redaction import mask
+from s3ray.report.export import labels_without_rows
 from s3ray.storage.lineages import newest
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore
@@ -71,19 +72,23 @@ def init(
         str | None,
         typer.Option("--writes", help="The text that is to be written; default: the longest.", metavar="COLUMN"),
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leave-out",
+            help="Rows not to be used: unlabelled, or contradictory (one text with several labels).",
+            metavar="KIND",
+        ),
+    ] = None,
 ) -> None:
     """Write a first task and job for a file of labelled rows into this folder, to be edited and run.
 
-    Says which column it took for what. Never overwrites.
+    Says which column it took for what, and asks where it cannot tell. Never overwrites.
     """
     from s3ray.tasks.draft import draft
 
-    made, console = draft(data, label, writes), _console()
-    for name in made.files:
-        if Path(name).exists():
-            raise InputError("is there already", where=name, hint="Edit it, or remove it first.")
-    for name, text in made.files.items():
-        Path(name).write_text(text, encoding="utf-8")
+    made, console = draft(data, label, writes, leave_out or ()), _console()
+    made.write()
     task, job = made.files
     lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: s3ray plan {job}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
@@ -111,6 +116,9 @@ def run(
         note = partial(_note, console)
         ended = api.run(config, out=folder, fresh=fresh, local=local, on_event=progress, on_note=note)
     console.print(summary_table(ended.metrics))
+    if lacking := labels_without_rows(RunStore(ended.folder)):
+        told = f"WARNING: no synthetic row of {len(lacking)} labels: {', '.join(lacking)}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Run folder: {ended.folder}", soft_wrap=True, highlight=False)
     console.print(f"Report: {join(ended.folder, 'report.html')}", soft_wrap=True, highlight=False)
 

@@ -4,7 +4,7 @@ Used by ``run`` and ``plan``; reads files, starts nothing, writes nothing.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,9 @@ from s3ray.strategies import make_strategy
 from s3ray.strategies.check import check_strategy
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
+
+_TOKENS_PER_WORD = 4 / 3  # of English; other languages have more
+_NUM_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,35 @@ def check_job(config: RunConfig) -> Job:
     gold = load_gold(task, config.gold, config.data)
     settings = shaping_settings(config, task, gold)
     return Job(config=config, task=task, gold=gold, settings=settings, fingerprint=fingerprint(settings))
+
+
+def warnings(job: Job) -> Iterator[str]:
+    """A line for each fault of a job that can run all the same: labels without rows, limits out of reach."""
+    config, labels = job.config, job.task.labels
+    parts = {"extrapolate": job.gold.extrapolate, "select": job.gold.select, "test": job.gold.test}
+    for part, examples in parts.items():
+        found = {example.label for example in examples}
+        if lacking := [label for label in labels if label not in found]:
+            yield f"WARNING gold.{part} has no row of {len(lacking)} of {len(labels)} labels: {_some(lacking)}"
+    if not config.generates:
+        return
+    strategy = make_strategy(config.strategy)
+    for round_ in range(strategy.last_round + 1):
+        num_rows = strategy.num_rows(round_, 0)
+        if 0 < num_rows < len(labels):
+            yield f"WARNING round {round_} writes {num_rows} rows for {len(labels)} labels, so some get none"
+    sampling, least = config.generator.sampling, job.task.spec.limits.min_words
+    most = max(sampling.max_tokens, sampling.retry_max_tokens or 2 * sampling.max_tokens)
+    if least > most / _TOKENS_PER_WORD:
+        yield (
+            f"WARNING limits.min_words {least} is out of reach: a text has at most {most} tokens, about "
+            f"{most / _TOKENS_PER_WORD:.0f} words (generator.sampling.max_tokens)"
+        )
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _NUM_NAMED} more" if len(labels) > _NUM_NAMED else ""
+    return ", ".join(labels[:_NUM_NAMED]) + more
 
 
 def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:

@@ -14,7 +14,7 @@ from s3ray.errors import InputError, RunError, StoreError
 from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
-from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.launch.preflight import Job, check_job, check_placement, warnings
 from s3ray.monitor.metrics import build_metrics, read_metrics
 from s3ray.monitor.run_view import RunView
 from s3ray.placement.plan import NodeFacts
@@ -126,6 +126,7 @@ def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
         if getattr(config, section).trust_remote_code:
             yield f"RUNS CODE that comes with the {section}'s model ({section}.trust_remote_code)"
     yield from plan.lines()
+    yield from warnings(job)
     yield f"fingerprint {job.fingerprint}"
 
 

@@ -76,6 +76,23 @@ def written_rows(store: RunStore) -> pa.Table:
     return join_tables(tables)
 
 
+def labels_without_rows(store: RunStore) -> list[str]:
+    """The labels of the task that no synthetic row has which the newest student learns from.
+
+    None if no row was to be written, or the task cannot be found any more.
+
+    Raises:
+        StoreError: a file of the run cannot be read.
+    """
+    names = [store.accepted(num) for num in store.rounds() if num in _learned(store).rounds]
+    tables = [store.read_table(name) for name in names]
+    found = {
+        label for table in tables if "label" in table.column_names for label in pc.unique(table["label"]).to_pylist()
+    }
+    task = find_task(store, tables[0].column_names) if found else None
+    return [label for label in task.labels if label not in found] if task else []
+
+
 def _learned(store: RunStore) -> TrainingSet:
     """What the student of the newest finished round learns from."""
     strategy = make_strategy(StrategyConfig.model_validate(store.read_config()["strategy"]))

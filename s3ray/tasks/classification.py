@@ -5,6 +5,7 @@ from typing import Any
 
 from s3ray.errors import InputError
 from s3ray.tasks import metrics
+from s3ray.tasks.labels import label_text
 from s3ray.tasks.spec import TaskSpec
 from s3ray.types import Example, GenerationRequest
 
@@ -14,7 +15,7 @@ class Classification:
 
     def __init__(self, spec: TaskSpec) -> None:
         self.column = spec.label_column
-        self._names = {str(label.value): label.name for label in spec.labels}
+        self._names = {value: label.name for label in spec.labels for value in label.values}
         self._words = {label.name: label.words for label in spec.labels}
         self._answers = {label.name: label.answer for label in spec.labels}
 
@@ -24,7 +25,7 @@ class Classification:
         Raises:
             InputError: the task has no such label.
         """
-        name = self._names.get(str(row[self.column]))
+        name = self._names.get(label_text(row[self.column]))
         if name is None:
             legal = ", ".join(f"{value} ({name})" for value, name in self._names.items())
             hint = f"Values of this task: {legal}. Change the data, or `labels` of the task."

@@ -15,7 +15,9 @@ from s3ray.text import normalise, valid_text
 from s3ray.types import Example, Origin, Source
 
 _GOLD = Origin(source=Source.GOLD)
-_NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
+"""Labels in small letters that mean: none; unless the task has such a class."""
+
 _NUM_SHOWN = 5
 
 
@@ -88,7 +90,7 @@ def _lack(task: Task, row: Row) -> LeaveOut | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "unlabelled"
     text = str(value).strip().casefold()
-    if text and text not in _NO_LABEL:
+    if text and text not in NO_LABEL:
         return None
     try:
         task.target.read_target({task.target.column: value}, {})

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_valida
 from s3ray.config.job import NOTE_STAGES, StrictModel
 from s3ray.config.load import read_yaml, validate
 from s3ray.errors import located
+from s3ray.tasks.labels import label_text
 from s3ray.tasks.templates import check_template
 
 SUBJECT = "subject"
@@ -21,6 +22,7 @@ SUBJECT = "subject"
 
 Form = Literal["chat", "completion"]
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
+LabelValue = bool | int | float | str
 LeaveOut = Literal["unlabelled", "unanswerable", "contradictory"]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -51,8 +53,9 @@ class Label(StrictModel):
 
     name: str = Field(min_length=1)
     """What reports, datasets and predictions call it."""
-    value: int | str
-    """Its value in the source's label column."""
+    value: LabelValue | Annotated[tuple[LabelValue, ...], Field(strict=False, min_length=1)]
+    """Its value in the source's label column; a list: all of them, such as the spellings of one class. Whole numbers
+    and booleans are the same as their texts there: 1 is 1.0 and "1", and true is "True"."""
     words: str = Field(min_length=1)
     """How a prompt says it."""
     says: str | None = Field(default=None, min_length=1)
@@ -62,6 +65,12 @@ class Label(StrictModel):
     def answer(self) -> str:
         """``says``, default resolved."""
         return self.says or self.words
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """``value`` as the texts that ``label_text`` makes of what the source has."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        return tuple(dict.fromkeys(map(label_text, values)))
 
 
 class HubSource(StrictModel):
@@ -276,7 +285,7 @@ def _check_labels(spec: TaskSpec) -> None:
         raise ValueError(f"a classification task needs two labels or more, not {len(spec.labels)}")
     for what, values in (
         ("name", [label.name for label in spec.labels]),
-        ("value", [str(label.value) for label in spec.labels]),
+        ("value", [value for label in spec.labels for value in label.values]),
         ("words", [label.words for label in spec.labels]),
         ("answer (`says`)", [label.answer for label in spec.labels]),
     ):

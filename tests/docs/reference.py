@@ -156,6 +156,8 @@ def _name(hint: Any) -> str:
         return ", ".join(f"`{_plain(value)}`" for value in args)
     if origin in (list, tuple):
         return f"list of: {_name(args[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_name, args))
     if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return f"by name: {_name(args[1])}"
     if isinstance(hint, type) and issubclass(hint, BaseModel):

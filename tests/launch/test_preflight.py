@@ -8,7 +8,7 @@ import pytest
 from s3ray.config.endpoint import read_address
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
-from s3ray.launch.preflight import check_job
+from s3ray.launch.preflight import check_job, warnings
 
 TASK = """\
 name: mine
@@ -144,3 +144,23 @@ def test_verification_needs_a_prompt_of_the_job_s_form(tmp_path: Path, verify: s
     with pytest.raises(InputError, match="completion prompt `verify`, which task mine does not have") as refusal:
         check_job(load_config(tmp_path / "job.yaml"))
     assert (refusal.value.field, refusal.value.value) == ("curation.verify", verify)
+
+
+def test_plan_warns_of_labels_without_rows_and_of_limits_out_of_reach(tmp_path: Path) -> None:
+    known_as(tmp_path)
+    labels = "labels: [{name: bad, value: 0, words: bad}, {name: good, value: 1, words: good}"
+    more = "".join(f", {{name: rare {n}, value: rare {n}, words: rare {n}}}" for n in range(20))
+    task = TASK.replace(labels, labels + more) + "limits: {min_words: 879, max_words: 2000}\n"
+    (tmp_path / "task.yaml").write_text(task)
+    job = (tmp_path / "job.yaml").read_text()
+    told = list(warnings(check_job(load_config(tmp_path / "job.yaml"))))
+    few = "has no row of 20 of 22 labels: rare 0, rare 1, rare 2, rare 3, rare 4 and 15 more"
+    assert told == [
+        *(f"WARNING gold.{part} {few}" for part in ("extrapolate", "select", "test")),
+        "WARNING round 0 writes 20 rows for 22 labels, so some get none",
+        "WARNING limits.min_words 879 is out of reach: a text has at most 512 tokens, about 384 words "
+        "(generator.sampling.max_tokens)",
+    ]
+    (tmp_path / "task.yaml").write_text(TASK)
+    (tmp_path / "job.yaml").write_text(job)
+    assert not list(warnings(check_job(load_config(tmp_path / "job.yaml"))))

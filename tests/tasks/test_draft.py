@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rows(num: int, labels: tuple[str, ...] = ("very good", "bad: really", "so-so")) -> list[list[str]]:
     products = ("kettle", "lamp", "sofa")
     return [
-        [products[n % 3], f'Comment number {n}, it says "so", and goes on.', labels[n % len(labels)]]
+        [products[n // 3 % 3], f'Comment number {n}, it says "so", and goes on.', labels[n % len(labels)]]
         for n in range(num)
     ]
 
@@ -102,10 +102,11 @@ def test_passages_are_no_categories() -> None:
     assert not held_out & {context.fields["sentence1"] for context in load_gold(task, sizes).contexts}
 
 
-def test_what_is_named_wins_over_what_is_guessed() -> None:
+def test_two_columns_that_can_be_the_label_are_asked_for_and_what_is_named_is_taken() -> None:
     lines = [[f"Title {n}", f"A much longer text {n}", ("x", "y")[n % 2], str(n % 3)] for n in range(60)]
     data = write("data.csv", ["title", "text", "kind", "stars"], lines)
-    assert draft(data).guesses[1].startswith("  label: kind (")
+    with pytest.raises(InputError, match=r"several columns can be the label(.|\n)*kind: 2 .*stars: 3 "):
+        draft(data)
     task, _ = loaded(data, label="stars", writes="title")
     assert (task.written, task.labels) == ("title", ("0", "1", "2"))
 
@@ -129,7 +130,12 @@ def test_files_of_spreadsheets_are_read(separator: str, encoding: str) -> None:
         ("data.csv", "n,kind\n" + "1,1\n2,2\n" * 40, {}, ["holds no text"]),
         ("data.xlsx", "PK", {}, [".xlsx", "CSV UTF-8"]),
         ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "into quotes, and double"]),
-        ("a b.csv", "a b,a-b,label\n" + "x y,z,1\nz,x x,2\n" * 40, {}, ["one name in prompts", "Rename"]),
+        (
+            "a b.csv",
+            "a b,a-b,label\n" + "x y,z,1\nz,x x,2\nx y,z,2\nz,x x,1\n" * 20,
+            {},
+            ["one name in prompts", "Rename"],
+        ),
     ],
 )
 def test_what_cannot_be_drafted_is_refused_with_a_way_out(
@@ -182,3 +188,74 @@ def test_names_in_any_script_keep_their_letters_and_marks(said: str, words: str,
     assert in_words(said) == words
     assert field_name(said) == field
     assert compile_template(f"{{{{ fields.{field} }}}}").render(fields={field: "said"}) == "said"
+
+
+def labelled(name: str, labels: list[str]) -> Path:
+    return write(name, ["text", "label"], [[f"The text {n} is here.", label] for n, label in enumerate(labels)])
+
+
+def test_rows_without_a_label_are_named_and_left_out_on_request_alone() -> None:
+    data = labelled("few.csv", [("" if n % 10 == 3 else ("good", "bad")[n % 2]) for n in range(60)])
+    with pytest.raises(InputError, match=r"label: 6 rows have no label: row 4 (.|\n)*--leave-out unlabelled"):
+        draft(data)
+    made = draft(data, leave_out=["unlabelled"])
+    assert "  left out, without a label: 6 rows" in made.guesses
+    made.write()
+    config = load_config("few-job.yaml")
+    gold = load_gold(load_task(config.task), config.gold)
+    assert {example.label for example in (*gold.extrapolate, *gold.select, *gold.test)} == {"good", "bad"}
+    with pytest.raises(InputError, match="Choose from unlabelled, contradictory"):
+        draft(data, leave_out=["empty"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (["0", "1", "2", "1", "0", "2", "1", "0", "1", "0", "2", "1"] * 5 + ["-1"] * 3, "-1 (3 rows)"),
+        (["good", "bad"] * 30 + ["nan"] * 4, "nan (4 rows)"),
+    ],
+)
+def test_labels_that_may_mean_none_are_told(labels: list[str], what: str) -> None:
+    data = labelled("some.csv", labels)
+    told = "\n".join(draft(data).guesses)
+    assert f"{what} may mean that there is no label; then: --leave-out unlabelled" in told
+    made = draft(data, leave_out=["unlabelled"])
+    assert f"left out, without a label: {what.partition('(')[2].removesuffix(')')}" in "\n".join(made.guesses)
+    assert what.partition(" ")[0] not in made.files["some-task.yaml"].split("labels:")[1].split("data:")[0]
+
+
+def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
+    lines = [[f"The text {n % 40} is here.", ("good", "Good", "bad")[n * n % 3 if n < 40 else 2]] for n in range(80)]
+    task, sizes = loaded(write("odd.csv", ["text", "label"], lines))
+    assert task.labels == ("Good", "bad")
+    assert sizes.extrapolate in range(10, 21)
+    told = "\n".join(draft(Path("odd.csv")).guesses)
+    assert "taken for one class, as they differ by case or blanks alone: Good, good" in told
+    assert "texts come with several labels; gold keeps one row of each" in told
+    assert "40 rows repeat the text of another one" in told
+
+
+def test_a_class_has_some_rows_written_and_classes_of_a_few_rows_are_told() -> None:
+    made = draft(labelled("many.csv", [f"intent {n % 77}" for n in range(231)]))
+    assert "77 of 77 classes have fewer than 5 rows" in "\n".join(made.guesses)
+    assert "seed_examples: 308, rows: 462" in made.files["many-job.yaml"]
+
+
+@pytest.mark.parametrize("name", ["2024.csv", "no.csv", "null.csv", "1e5.csv", "2024-01-01.csv", "-x-.csv"])
+def test_a_file_may_be_called_like_a_number_or_nothing(name: str) -> None:
+    assert loaded(write(name, HEADER, rows(60)))[0].labels
+
+
+def test_sizes_of_texts_without_blanks_are_those_of_their_characters() -> None:
+    lines = [[f"第{n}次买这家的水壶。用了两天就坏了，非常失望。" * (1 + n % 2), "好坏"[n % 2]] for n in range(60)]
+    data = write("pinglun.csv", ["评论", "评价"], lines)
+    task, _ = loaded(data)
+    assert task.spec.limits.max_words >= 46
+    config = load_config("pinglun-job.yaml")
+    assert config.generator.sampling.max_tokens >= 2 * 46
+    assert config.student.max_length >= 48
+
+
+def test_labels_that_are_numbers_are_said_to_need_words() -> None:
+    assert any("put words for them" in line for line in draft(labelled("n.csv", ["-1", "0", "1"] * 20)).guesses)
+    assert not any("put words for them" in line for line in draft(labelled("w.csv", ["1", "x"] * 30)).guesses)
