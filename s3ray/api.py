@@ -261,6 +261,8 @@ def _callbacks(on_event: Listener | None, on_note: Callable[[str], None] | None)
 
 def bring_ray_token() -> None:
     """Let Ray send this machine's token, which its clusters ask for since 2.60; must happen before Ray is imported."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or file.exists()):
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user without an entry
+        file = str(Path(file).expanduser())
+    if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or os.access(file, os.R_OK)):
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,7 +1,7 @@
 """The command line: a function for each command.
 
 Exit codes: 0 done; 2 the input is wrong and nothing was started; 3 the run could not go on and what is on disk is
-safe; 130 interrupted.
+safe; 130 and 143 stopped by Ctrl-C and by SIGTERM; 1 an error of s3ray's own.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,12 +21,13 @@ from rich.text import Text
 from s3ray import api
 from s3ray.config.job import RunConfig
 from s3ray.config.load import parse_settings
-from s3ray.errors import InputError, S3RayError, located
+from s3ray.errors import InputError, S3RayError, located, of_machine
 from s3ray.monitor.campaign import milestone_of_run
 from s3ray.monitor.run_view import RunView
 from s3ray.monitor.terminal import Progress, Terminal, make_progress, say, summary_table
 from s3ray.redaction import mask
 from s3ray.report.export import labels_without_rows
+from s3ray.stopping import heard_signals, is_output_lost, make_output_safe
 from s3ray.storage.lineages import newest
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore
@@ -90,7 +91,8 @@ def init(
     made, console = draft(data, label, writes, leave_out or ()), _console()
     made.write()
     task, job = made.files
-    lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: s3ray plan {job}")
+    then = shlex.join(["s3ray", "plan", job])
+    lines = (*made.guesses, f"Written: {task}, {job}", f"Edit the words and prompts in {task}, then: {then}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
@@ -173,9 +175,13 @@ def compare(
 def submit(
     job: Annotated[Path, typer.Argument(help="The job, or the grid of a comparison.", metavar="JOB.yaml")],
     address: Annotated[
-        str,
-        typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="Ray's dashboard.", metavar="URL"),
-    ] = "http://127.0.0.1:8265",
+        str | None,
+        typer.Option(
+            "--address",
+            help="Ray's dashboard; default: RAY_API_SERVER_ADDRESS, a RAY_ADDRESS that is a URL, http://127.0.0.1:8265.",
+            metavar="URL",
+        ),
+    ] = None,
     out: Out = None,
     set_: Settings = None,
     env: Annotated[
@@ -196,11 +202,11 @@ def submit(
     if retries and not wait:
         hint = "Only a command that waits sees the job fail."
         raise InputError("needs --wait", where="--retries", value=str(retries), hint=hint)
-    from s3ray.launch.submit import environment, pack, submit_job
+    from s3ray.launch.submit import dashboard, environment, pack, submit_job
 
     bundle = pack(job, out, set_ or ())
     variables = environment(env or (), bundle.key_variables)
-    submit_job(bundle, address, variables, _console(), wait=wait, retries=retries)
+    submit_job(bundle, dashboard(address), variables, _console(), wait=wait, retries=retries)
 
 
 @app.command()
@@ -288,7 +294,7 @@ def watch(run: RunFolder) -> None:
     """
     from s3ray.monitor.campaign import watch_run
 
-    watch_run(RunStore(run), _console())
+    watch_run(RunStore(run), _console(), _pause)
 
 
 @app.command()
@@ -376,19 +382,46 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
             self._progress.close()
 
 
+def _pause(seconds: float) -> None:
+    """Wait; ends the command if nobody reads what it shows."""
+    if is_output_lost():
+        raise typer.Exit
+    time.sleep(seconds)
+
+
 def _note(console: Console, text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Entry point: errors that s3ray raises on purpose become a message and an exit code, not a traceback."""
-    console = Terminal(stderr=True, highlight=False)
-    api.bring_ray_token()
-    try:
-        app()
-    except S3RayError as error:
-        console.print(f"s3ray: {mask(str(error))}", style="red", soft_wrap=True)
-        sys.exit(error.exit_code)
-    except Exception:  # a bug; Python would print its message with any secret in it
-        console.print(mask(traceback.format_exc()), soft_wrap=True)
-        sys.exit(1)
+    """Entry point: what a user did, a machine did or a signal did becomes a message and an exit code, no traceback."""
+    make_output_safe()
+    with heard_signals() as stops:
+        try:
+            api.bring_ray_token()
+            app()
+        except SystemExit:
+            if stops.error is None:  # else typer made of it what Ctrl-C is to it
+                raise
+            _end(str(stops.error), stops.error.exit_code)
+        except S3RayError as error:
+            _end(str(error), error.exit_code)
+        except OSError as error:
+            problem = of_machine(error)
+            if problem is None:
+                _end_with_traceback()
+            else:
+                _end(str(problem), problem.exit_code)
+        except Exception:
+            _end_with_traceback()
+
+
+def _end(text: str, code: int) -> NoReturn:
+    Terminal(stderr=True, highlight=False).print(f"s3ray: {mask(text)}", style="red", soft_wrap=True)
+    sys.exit(code)
+
+
+def _end_with_traceback() -> NoReturn:
+    """End after a bug; Python would print its message with any secret in it."""
+    Terminal(stderr=True, highlight=False).print(mask(traceback.format_exc()), soft_wrap=True)
+    sys.exit(1)

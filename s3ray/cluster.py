@@ -2,18 +2,23 @@
 
 import contextlib
 import os
-import socket
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from textwrap import shorten
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from s3ray.addresses import Named, check_address, is_cluster, starter_of
 from s3ray.devices import local_facts
+from s3ray.environment import bring_own_token, temporary_folder
 from s3ray.errors import InputError
 from s3ray.placement.plan import NodeFacts, Occupancy
 
-_CONNECT_S = 5.0
+_FIELD = "cluster.address"
 
 
 @contextlib.contextmanager
@@ -34,7 +39,8 @@ def joined(address: str) -> Iterator[str | None]:
     """Join the cluster that ``cluster.address`` means; yields which one, in words, or None if there is none.
 
     Raises:
-        InputError: the address names a cluster and none answers there.
+        InputError: the address, or RAY_ADDRESS, names a cluster and none answers there; or ``auto`` found one that
+            another user started.
     """
     if ray.is_initialized():
         yield f"on the Ray cluster at {ray.get_runtime_context().gcs_address}"
@@ -46,16 +52,30 @@ def joined(address: str) -> Iterator[str | None]:
 
 
 def _join(address: str) -> str | None:
-    if address == "local":
+    if address not in ("auto", "local"):
+        return _init(Named(address=address, field=_FIELD))
+    named = os.environ.get("RAY_ADDRESS", "").strip()
+    if address == "local" or named == "local":
         return None
-    if address != "auto":
-        _require_listener(address)
-        return _init(address)
-    named = os.environ.get("RAY_ADDRESS")
-    if named:
-        return _init(named)
+    if named not in ("", "auto"):
+        return _init(Named(address=named, where="RAY_ADDRESS"))
     found = _last_started()
-    return _init(found) if found and _listens(found) else None
+    return _join_found(found) if found and is_cluster(found) else None
+
+
+def _join_found(address: str) -> str:
+    """Join the cluster that was found on this machine, if it is this user's; nobody has named it."""
+    starter = starter_of(address)
+    if starter is not None and starter.is_other:
+        hint = (
+            f"Name it if you may use it: --set {_FIELD}={address}. Or start a Ray for this run alone: "
+            f"--set {_FIELD}=local."
+        )
+        problem = f"would join the Ray cluster at {address}, {starter}"
+        raise InputError(problem, field=_FIELD, value="auto", hint=hint)
+    whose = f", {starter}" if starter is not None else ""
+    own = f"--set {_FIELD}=local starts one for this run alone"
+    return f"{_init(Named(address=address, field=_FIELD))}{whose} and found here ({own})"
 
 
 def _last_started() -> str | None:
@@ -65,22 +85,54 @@ def _last_started() -> str | None:
     """
     from ray._private.services import find_bootstrap_address
 
-    address: str | None = find_bootstrap_address(None)
+    try:
+        address: str | None = find_bootstrap_address(None)
+    except (OSError, ValueError):  # the file is not readable: another user's
+        return None
     return address
 
 
 def start_local() -> str:
-    """Start a Ray on this machine for this process alone; returns words that say so."""
+    """Start a Ray on this machine for this process alone; returns words that say so.
+
+    Raises:
+        InputError: it cannot be started here; names the variable that is to blame.
+    """
     [machine] = local_facts()
-    ray.init(
-        address="local",
-        num_cpus=machine.num_cpus,
-        num_gpus=machine.num_gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    return "on a Ray cluster started on this machine"
+    folder, note = temporary_folder()
+    bring_own_token()
+    try:
+        with _own_signals():
+            ray.init(
+                address="local",
+                num_cpus=machine.num_cpus,
+                num_gpus=machine.num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=folder,
+            )
+    except Exception as error:  # Ray raises whatever the machine raises
+        raise InputError(
+            f"Ray cannot be started on this machine: {_words(error)}",
+            field=_FIELD,
+            value="local",
+            hint=f"Its files go to {folder}, the sockets too: it needs room and the right to write there (TMPDIR names "
+            "another place), and a network address of this machine (RAY_OVERRIDE_NODE_IP_ADDRESS=127.0.0.1 names one).",
+        ) from error
+    return f"on a Ray cluster started on this machine{note}"
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this program's answer to SIGTERM, which Ray takes over; Ray's own prints a stack of C++ functions."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before):
+        signal.signal(signal.SIGTERM, before)
 
 
 def node_facts() -> list[NodeFacts]:
@@ -119,42 +171,26 @@ def remove_groups(*, memory: int) -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group["placement_group_id"])))
 
 
-def _init(address: str) -> str:
+def _init(named: Named) -> str:
+    """Join a cluster.
+
+    Raises:
+        InputError: none answers there, or it does not take this process.
+    """
+    check_address(named)
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        GcsClient(address=named.address)  # fails at once at another of Ray's ports; ray.init tries it for 20 s
+        with _own_signals():
+            context = ray.init(address=named.address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises whatever goes wrong on the way
         hint = (
-            "Start one with `ray start --head`, or set cluster.address to local. A cluster that asks for a token wants "
-            "it in ~/.ray/auth_token or RAY_AUTH_TOKEN."
+            "Is it the cluster's own port (6379, as `ray start --head` prints it)? A cluster that asks for a token "
+            "wants it in ~/.ray/auth_token or RAY_AUTH_TOKEN; Ray and Python must be of one version there and here."
         )
-        raise InputError(
-            f"no Ray cluster answers there: {str(error).splitlines()[0]}",
-            field="cluster.address",
-            value=address,
-            hint=hint,
-        ) from error
+        raise named.refused(f"the Ray cluster cannot be joined: {_words(error)}", hint) from error
     return f"on the Ray cluster at {context.address_info['gcs_address']}"
 
 
-def _require_listener(address: str) -> None:
-    """Raise at once if nothing listens at an address; Ray itself would try for a minute."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        hint = "Write HOST:PORT (6379 is the port of `ray start --head`), auto, or local."
-        raise InputError("is not an address", field="cluster.address", value=address, hint=hint)
-    if not _listens(address):
-        raise InputError(
-            "nothing listens there",
-            field="cluster.address",
-            value=address,
-            hint="Check host and port; `ray start --head` prints them.",
-        )
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except OSError:
-        return False
-    return True
+def _words(error: Exception) -> str:
+    """What Ray said, in one line."""
+    return shorten(str(error) or type(error).__name__, width=500)

@@ -8,6 +8,7 @@
         ├── DeviceMemoryError   the memory of a GPU did not become free for its next user
         └── StoreError      the run folder could not be read or written
             └── LeaseLostError  another driver has taken the run over
+    StoppedError            a signal ends the command in order                          exit code 128 + its number
     EngineDeadError         inside a generator actor: the engine process is gone for good
     RequestRefusedError     inside a generator actor: the engine will never answer this request
 
@@ -15,6 +16,9 @@ All of them survive pickling: every argument goes to ``Exception.__init__`` and 
 """
 
 import contextlib
+import errno
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +66,27 @@ def located(place: str | Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def written(place: str | Path) -> Iterator[None]:
+    """Turn each ``OSError`` of the block into an ``InputError``: ``place`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Give the command in a folder, or name one, that you can write and that has room."
+        problem = f"cannot be written: {error.strerror or error}"
+        raise InputError(problem, where=str(place), hint=hint) from error
+
+
+def of_machine(error: OSError) -> InputError | None:
+    """What an error of the operating system says to the user; None if it names no file and is not about room."""
+    words = error.strerror or str(error)
+    if error.filename is not None:
+        return InputError(words[:1].lower() + words[1:], where=os.fsdecode(error.filename))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE):
+        return InputError(f"the machine says: {words}", hint="Make room, or use another folder (--out, TMPDIR).")
+    return None
+
+
 class RunError(S3RayError):
     """A run that started cannot finish. ``safe`` says what is on disk, ``hint`` how to go on."""
 
@@ -92,6 +117,23 @@ class StoreError(RunError):
 
 class LeaseLostError(StoreError):
     """This driver was silent for too long, and another one has taken the run over."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal asks this process to end: Ctrl-C, or a ``kill``, a batch system's or Kubernetes' order to leave."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
+        return f"stopped by {name}"
+
+    @property
+    def exit_code(self) -> int:
+        """That of a command that this signal ended, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.number
 
 
 class EngineDeadError(Exception):

@@ -1,9 +1,18 @@
 """Whose Ray it is: one that was open before stays open, one that s3ray started or joined is closed."""
 
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
 import pytest
 import ray
 
 from s3ray.cluster import connected, joined
+from s3ray.errors import InputError
+from tests.cluster.heads import free_port
+from tests.test_addresses import GRPC, answering
 
 pytestmark = pytest.mark.ray
 
@@ -22,6 +31,44 @@ def test_a_ray_that_was_started_is_closed_however_the_block_ends() -> None:
     with pytest.raises(KeyError):
         fail()
     assert not ray.is_initialized()
+
+
+def test_a_cluster_of_another_user_that_nobody_named_is_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid():
+        pytest.skip("only root can start a process as somebody else")
+    raylet = Path(tempfile.mkdtemp(dir="/tmp")) / "raylet"  # a process that is called as Ray's node is
+    raylet.parent.chmod(0o755)
+    raylet.symlink_to("/bin/sh")
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with answering(GRPC) as address:
+        (tmp_path / "ray/ray_current_cluster").write_text(address)
+        command = [str(raylet), "-c", "read line", f"--gcs-address={address}"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, user=54_321) as node:
+            with pytest.raises(InputError) as refused, joined("auto"):
+                pytest.fail("joined it")
+            node.communicate(b"")
+    shutil.rmtree(raylet.parent)
+    text = str(refused.value)
+    assert f"cluster.address: would join the Ray cluster at {address}, started by user 54321 at 20" in text
+    assert f"--set cluster.address={address}" in text
+    assert "--set cluster.address=local" in text
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(gone)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with joined("auto") as found:
+        assert found is None, "what `ray start` left behind is no cluster"
+    monkeypatch.setenv("RAY_ADDRESS", gone)
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS: nothing listens there"), joined("auto"):
+        pytest.fail("joined it")
 
 
 def test_a_ray_that_was_open_is_used_and_stays_open(local_ray: None) -> None:

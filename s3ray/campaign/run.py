@@ -1,6 +1,7 @@
 """Runs a grid of jobs on one cluster: one pool, one queue for training, one folder and one thread for each run."""
 
 import contextlib
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from s3ray.monitor.run_view import RunView
 from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts, Plan, in_words
 from s3ray.rounds.students import Trainer
+from s3ray.stopping import why_stopped
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore, locked
 from s3ray.student.trained import questions, training_id
@@ -40,7 +42,7 @@ from s3ray.types import StudentJob
 _PASSED_ON = (
     *(events.RunStarted, events.StageStarted, events.StageFinished, events.RoundClosed, events.StudentStarted),
     *(events.StudentFinished, events.CheckerStarted, events.CheckerFinished, events.TestScored, events.RunFinished),
-    events.RunFailed,
+    *(events.RunFailed, events.RunStopped),
 )
 """Events of single runs that also stand in the campaign's own log."""
 
@@ -96,7 +98,7 @@ class Comparison:
             RunError: names them; the others are finished, and the same call goes on.
         """
         if self.failed:
-            status = f"`s3ray status {join(self.folder, self.failed[0])}` says why."
+            status = f"`{shlex.join(['s3ray', 'status', join(self.folder, self.failed[0])])}` says why."
             hint = f"The others are finished. The same command goes on; {status}"
             num = f"{len(self.failed)} of {len(self.campaign.runs)}"
             raise RunError(f"{num} runs could not go on: {', '.join(self.failed)}", hint)
@@ -140,7 +142,7 @@ def _finish(
         with located(f"{campaign.file}: {spec.name}"):
             jobs[spec.name] = check_job(spec.config)
     for name, job in jobs.items():
-        stores[name].check(job.settings)
+        stores[name].check(job.settings, job.places)
     with contextlib.ExitStack() as cluster:
         with located(campaign.file):
             words = cluster.enter_context(connected(todo[0].config.cluster.address))
@@ -154,7 +156,7 @@ def _finish(
             runs.append(_Run(number=number, spec=spec, job=job, plan=plan, store=stores[spec.name]))
         with locked([own, *(run.store for run in runs)], callbacks.on_note):
             for run in runs:
-                run.store.check(run.job.settings)
+                run.store.check(run.job.settings, run.job.places)
                 task = run.job.task.spec.model_dump(mode="json")
                 run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
             log = EventLog(own, campaign.config.name, attempt=next_attempt(own))
@@ -206,6 +208,8 @@ class _Group:
     def __init__(self, shared: _Shared, runs: Sequence[_Run]) -> None:
         self._shared = shared
         self._runs = runs
+        self._under_way: dict[str, EventLog] = {}
+        self._is_stopped = False
         nodes, settings = shared.nodes, shared.campaign.config
         passes = _passes_devices(runs[0].job.config, nodes)
         self._num_trainings = 1 if passes else settings.trainings
@@ -235,14 +239,26 @@ class _Group:
                 thread.start()
             for thread in threads:
                 thread.join()
+        except KeyboardInterrupt as error:
+            self._stop(why_stopped(error))
+            raise
         finally:
             self._service.close()
         return failed
+
+    def _stop(self, problem: str) -> None:
+        """Note in the events of the campaign, and of each run under way, that a signal ended this start."""
+        self._is_stopped = True
+        for log in list(self._under_way.values()):
+            log.stop(problem)
+        self._shared.log.stop(problem)
 
     def _guarded(self, run: _Run, failed: list[str]) -> None:
         try:
             self._carry_out(run)
         except S3RayError as error:
+            if self._is_stopped:  # torn down with the process
+                return
             failed.append(run.spec.name)
             self._shared.callbacks.on_note(f"[{run.spec.name}] {error}")
 
@@ -250,15 +266,18 @@ class _Group:
         """Carry out one run, in its own thread."""
         name, shared = run.spec.name, self._shared
         log_apart(run=name)
-        log = EventLog(run.store, name, attempt=next_attempt(run.store))
+        log = self._under_way[name] = EventLog(run.store, name, attempt=next_attempt(run.store))
         log.listen(shared.callbacks.on_event)
         log.listen(shared.metrics.of(name, RunView.replay(read_events(run.store))))
         log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
         log.listen(partial(self._note_round, run))
         plan = replace(self._plan, num_workers=run.plan.num_workers)
         generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
-        with recorded_failures(run.store, log), _seed_set(run, log, shared.seeds):
-            carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
+        try:
+            with recorded_failures(run.store, log), _seed_set(run, log, shared.seeds):
+                carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
+        finally:
+            del self._under_way[name]
 
     def _trainer(self, run: _Run, log: EventLog) -> RunTrainer:
         return RunTrainer(

@@ -484,6 +484,26 @@ def to_yaml(config: BaseModel) -> str:
     return dump(config.model_dump(mode="json"))
 
 
+def changes_in_words(
+    old: Mapping[str, Any], new: Mapping[str, Any], places: Mapping[str, str] | None = None
+) -> list[str]:
+    """As ``data_changes``, but a task or rows that changed are named, which settings hold as digests alone.
+
+    ``places`` says where they lie: by ``task_content`` the task's name or file, by ``gold_content`` that of its rows.
+    """
+    places = places or {}
+    digests = ("task_content", "gold_content")
+    before, now = ({name: value for name, value in each.items() if name not in digests} for each in (old, new))
+    lines = data_changes(before, now)
+    changed = [name for name in digests if old.get(name) != new.get(name)]
+    if "task_content" in changed:
+        lines.append(f"the task {places.get('task_content', new.get('task', ''))} has changed".replace("  ", " "))
+    # Another task, or other sizes of its parts, take other rows from the same file.
+    elif "gold_content" in changed and not any(line.startswith(("gold.", "task ")) for line in lines):
+        lines.append(f"the rows of {places.get('gold_content', 'gold')} have changed")
+    return lines
+
+
 def data_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The differences between two trees of data-shaping settings, one line per field."""
     lines: list[str] = []

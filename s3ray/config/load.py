@@ -86,6 +86,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise InputError("cannot be read", value=error.strerror or "", hint="Check the path.") from error
         except UnicodeDecodeError as error:
             raise InputError(f"is not valid YAML: {error}", hint="Save it as UTF-8.") from error
+        except ValueError as error:  # a path with signs that no path can have
+            raise InputError("cannot be read", value=repr(str(error)), hint="Check the path.") from error
         return parse_yaml(text)
 
 
@@ -118,6 +120,9 @@ def validate(model: type[Model], raw: dict[str, Any]) -> Model:
     """Build a pydantic model, turning the first problem into one message with field, value and a way out."""
     try:
         return model.model_validate(raw)
+    except UnicodeEncodeError as error:
+        problem = "holds half a character (a lone surrogate), which no file can hold"
+        raise InputError(problem, value=ascii(error.object)[:80], hint="Write the whole character.") from error
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = next((each for each in errors if _is_text_wanted(each, errors[0])), errors[0])

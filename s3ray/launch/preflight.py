@@ -41,6 +41,13 @@ class Job:
     fingerprint: str
 
     @property
+    def places(self) -> dict[str, str]:
+        """Where the task and its rows lie, for messages about what has changed there."""
+        source = self.task.spec.source
+        rows = str(self.task.data) if self.task.data is not None else (source.hub if source else "")
+        return {"task_content": self.config.task, "gold_content": rows or f"task {self.task.name}"}
+
+    @property
     def requests(self) -> dict[str, str]:
         """The fingerprints for request ids: ``seed`` of the settings that shape round 0, ``later`` of all settings.
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from s3ray import __version__
-from s3ray.config.job import NOTE_STAGES, RunConfig, data_changes, fingerprint, to_yaml
+from s3ray.config.job import NOTE_STAGES, RunConfig, changes_in_words, data_changes, fingerprint, to_yaml
 from s3ray.config.load import set_fields, validate
 from s3ray.errors import InputError, StoreError, located
 from s3ray.launch.fingerprint import shaping_settings
@@ -92,7 +92,8 @@ def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> 
         settings[part]["model"] = known["settings"][part]["model"]
     spec = task.spec.model_dump(mode="json")
     flexible = ("curation", "task_content")
-    lines = data_changes(_without(known["settings"], *flexible), _without(settings, *flexible))
+    places = {"gold_content": str(task.data or config.task)}
+    lines = changes_in_words(_without(known["settings"], *flexible), _without(settings, *flexible), places)
     lines += data_changes(_without(known.get("task", spec), "limits"), _without(spec, "limits"), "task: ")
     if lines:
         hint = "The requests would differ. Undo that, or begin a new lineage with `s3ray run --fresh`."

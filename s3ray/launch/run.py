@@ -24,6 +24,7 @@ from s3ray.report.export import export_dataset
 from s3ray.report.run import write_pages
 from s3ray.rounds.driver import Driver, Generator, Parts
 from s3ray.rounds.students import Trainer
+from s3ray.stopping import why_stopped
 from s3ray.storage.lineages import choose, lineage_of
 from s3ray.storage.local import Notify
 from s3ray.storage.run_folder import METRICS, RunStore
@@ -86,7 +87,7 @@ def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
 
     job = check_job(config)
     folder, _ = choose(folder, fresh=fresh)
-    goes_on = RunStore(folder).check(job.settings)
+    goes_on = RunStore(folder).check(job.settings, job.places)
     with joined(config.cluster.address) as cluster:
         job, placement = check_placement(job, node_facts() if cluster else local_facts())
         occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
@@ -152,14 +153,14 @@ def run_job(
     job = check_job(config)
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
-    store.check(job.settings)
+    store.check(job.settings, job.places)
     if local:
         job = replace(job, config=alone(job.config))
     with _place(config, local=local) as (where, nodes):
         callbacks.on_note(where)
         job, placement = check_placement(job, nodes)
         with store.lock(callbacks.on_note):
-            store.check(job.settings)  # once more, now that no other driver can write
+            store.check(job.settings, job.places)  # once more, now that no other driver can write
             task = job.task.spec.model_dump(mode="json")
             store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
@@ -279,8 +280,8 @@ def recorded_failures(store: RunStore, events: EventLog) -> Iterator[None]:
     """Record whatever ends a run in its events, and raise an error that says what is safe and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        events.emit(RunFailed(problem="interrupted; the same command goes on from here"))
+    except KeyboardInterrupt as error:
+        events.stop(why_stopped(error))
         raise
     except Exception as error:
         with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is more important

@@ -5,11 +5,10 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,10 +18,12 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
+from s3ray.addresses import Named, who_listens
 from s3ray.config.endpoint import variables_in
 from s3ray.config.grid import load_campaign
 from s3ray.config.job import RunConfig
 from s3ray.config.load import load_config, parse_settings, read_yaml
+from s3ray.environment import proxy_between
 from s3ray.errors import InputError, RunError, located
 from s3ray.launch.preflight import check_endpoints, check_secrets
 from s3ray.models import PACKAGE
@@ -190,7 +191,7 @@ def _check_shared(place: str, field: str) -> None:
         raise InputError("is a relative path", field=field, value=place, hint=hint)
 
 
-_CONNECT_S = 5.0
+_DASHBOARD = "http://127.0.0.1:8265"
 _LOOK_EVERY_S = 1.0
 _SILENCE_S = 120.0
 _UNREACHABLE_S = 300.0
@@ -211,7 +212,7 @@ class _Ended:
 
 
 def submit_job(
-    bundle: JobBundle, address: str, variables: Mapping[str, str], console: Console, *, wait: bool, retries: int
+    bundle: JobBundle, address: Named, variables: Mapping[str, str], console: Console, *, wait: bool, retries: int
 ) -> None:
     """Send a job; with ``wait`` follow it to its end, and send it again up to ``retries`` times if it fails.
 
@@ -247,29 +248,52 @@ def submit_job(
         say(console, f"{attempt} failed: {ended}; another attempt goes on where it stopped.")
 
 
-def _connect(address: str) -> JobSubmissionClient:
-    """Connect to the dashboard at an address; fails at once, where Ray itself would wait for minutes."""
+def dashboard(option: str | None) -> Named:
+    """The address of the dashboard that jobs are sent to, and what names it, in the order in which Ray itself looks."""
+    if option is not None:
+        return Named(address=option, where="--address")
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        address = os.environ.get(name, "").strip()
+        # RAY_ADDRESS may also be the address of the cluster itself, for programs that join it.
+        if address and (name != "RAY_ADDRESS" or address.startswith(("http://", "https://"))):
+            return Named(address=address, where=name)
+    return Named(address=_DASHBOARD, where="--address")
+
+
+def _connect(named: Named) -> JobSubmissionClient:
+    """Connect to a dashboard; fails at once, where Ray itself would wait for minutes.
+
+    Raises:
+        InputError: nothing listens there, or no dashboard that takes a job from here.
+    """
+    address = named.address
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     parts = urlsplit(url)
+    named = replace(named, address=url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+        port = {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or port
+        kind = who_listens(parts.hostname or "", port)
     except (KeyError, ValueError):
         hint = "Write http://HOST:PORT (8265 is the port of Ray's dashboard)."
-        raise InputError("is not the address of a dashboard", where="--address", value=address, hint=hint) from None
+        raise replace(named, address=address).refused("is not the address of a dashboard", hint) from None
     except OSError as error:
         hint = "It is the address of Ray's dashboard; `ray start --head` prints it. On a laptop, forward its port."
-        raise InputError(f"nothing listens there: {error}", where="--address", value=url, hint=hint) from None
+        raise named.refused(f"nothing listens there: {error}", hint) from None
+    if kind == "other" and parts.scheme == "http":
+        hint = "8265 is the port of Ray's dashboard. A dashboard behind TLS has an address that begins with https://."
+        raise named.refused("what listens there does not answer as a dashboard does", hint)
+    proxy = proxy_between(url, parts.hostname or "")
     try:
         return JobSubmissionClient(url)
     except AuthenticationError as error:
         hint = "Put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN."
-        raise InputError(f"refuses: {_first_line(error)}", where="--address", value=url, hint=hint) from error
-    except (OSError, RuntimeError) as error:
-        hint = "It must be the dashboard of a Ray cluster of the version that is installed here."
-        raise InputError(
-            f"is not a dashboard: {_first_line(error)}", where="--address", value=url, hint=hint
-        ) from error
+        raise named.refused(f"refuses: {_first_line(error)}", hint) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = "It must be the dashboard (port 8265) of a Ray cluster of the version that is installed here."
+        if proxy:
+            hint = f"{proxy} stands between: add {parts.hostname} to no_proxy. Else: {hint}"
+        raise named.refused(f"is not a dashboard: {_first_line(error)}", hint) from error
 
 
 def _send(client: JobSubmissionClient, bundle: JobBundle, variables: Mapping[str, str]) -> str:
@@ -360,18 +384,19 @@ def _error(end: str, attempt: str, ended: _Ended, bundle: JobBundle) -> InputErr
         return InputError("the cluster's nodes have no s3ray", where=attempt, hint="Install it in their environment.")
     if end == "refused":
         return InputError("was refused on the cluster", where=attempt, hint="Its log, above, says why.")
-    hint = f"The same command goes on from what is on disk. See `s3ray status {bundle.folder}`."
+    hint = f"The same command goes on from what is on disk. See `{shlex.join(['s3ray', 'status', bundle.folder])}`."
     if end == "stopped":
         return RunError(f"{attempt} was stopped", hint)
     return RunError(f"{attempt} failed: {ended}", hint)
 
 
 def _how_to_see(attempt: str, address: str, folder: str) -> str:
-    return (
-        f"  watch it:  s3ray watch {folder}\n"
-        f"  its log:   ray job logs --address {address} --follow {attempt}\n"
-        f"  stop it:   ray job stop --address {address} {attempt}"
-    )
+    commands = {
+        "watch it:": ("s3ray", "watch", folder),
+        "its log:": ("ray", "job", "logs", "--address", address, "--follow", attempt),
+        "stop it:": ("ray", "job", "stop", "--address", address, attempt),
+    }
+    return "\n".join(f"  {name:<10} {shlex.join(words)}" for name, words in commands.items())
 
 
 def _first_line(error: Exception) -> str:

@@ -246,7 +246,7 @@ class _Attempt:
                 self._end(event)
             case events.RoundLinked():
                 self.busy_s[event.round] = event.busy_s
-            case events.RunFailed():
+            case events.RunFailed() | events.RunStopped():
                 self._cut_steps(event.run)
             case events.ChunkWritten() | events.AnswersDealt():
                 for name, report in event.engines.items():

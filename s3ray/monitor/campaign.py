@@ -6,6 +6,7 @@ those of each run that begin or end something.
 
 import contextlib
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +22,11 @@ from s3ray.monitor.run_view import SILENT_S, RunView
 from s3ray.monitor.terminal import Progress, driver_is_there, engines_text, facts_table, make_progress, milestone
 from s3ray.storage.local import Position, join
 from s3ray.storage.run_folder import METRICS, RunStore
-from s3ray.telemetry.events import AnswersDealt, CampaignFinished, CampaignStarted, Event, read_events
+from s3ray.telemetry.events import AnswersDealt, CampaignFinished, CampaignStarted, Event, RunStopped, read_events
 from s3ray.text import duration, scores
 
 _MOST_LINES = 24
-_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "interrupted": "yellow"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class CampaignView:
     name: str = ""
     num_runs: int = 0
     ended: bool = False
+    stopped: str = ""
     runs: dict[str, RunView] = field(default_factory=dict)
     pool: RunView = field(default_factory=RunView)
 
@@ -49,10 +51,12 @@ class CampaignView:
     def apply(self, event: Event) -> None:
         """Apply one event."""
         if isinstance(event, CampaignStarted):
-            self.name, self.num_runs, self.ended = event.run, event.runs, False
+            self.name, self.num_runs, self.ended, self.stopped = event.run, event.runs, False, ""
         if event.run == self.name:
             self.pool.apply(event)
             self.ended = self.ended or isinstance(event, CampaignFinished)
+            if isinstance(event, RunStopped):
+                self.stopped = event.problem
         else:
             self.runs.setdefault(event.run, RunView()).apply(event)
 
@@ -152,6 +156,8 @@ def _state(view: CampaignView, now: float, *, is_held: bool) -> Text:
     age = f"last event {duration(max(0.0, now - latest))} ago"
     if is_held:
         return Text(f"running, {age}", style="cyan")
+    if view.stopped:
+        return Text(f"{view.stopped}, {age}", style="yellow")
     return Text(f"not finished, and no driver is at work, {age}: probably killed", style="yellow")
 
 
@@ -178,14 +184,19 @@ def watch_run(store: RunStore, console: Console, pause: Callable[[float], None] 
         for event in follow(store, lambda: view.ended is not None, pause):
             progress(event)
     if view.ended == "failed":
-        raise RunError(f"the run failed: {view.problem}", f"`s3ray status {store.root}` says what is safe on disk.")
+        raise RunError(f"the run failed: {view.problem}", _ask_status(store))
+    if view.ended == "stopped":
+        raise RunError(f"the run was {view.problem}", "The same `s3ray run` command goes on from what is on disk.")
 
 
 def _watch_campaign(store: RunStore, console: Console, pause: Callable[[float], None]) -> None:
     view = CampaignView()
     with contextlib.closing(Progress(console, view.apply, partial(live_campaign, view), milestone_of_run)) as progress:
-        for event in follow(store, lambda: view.ended, pause):
+        for event in follow(store, lambda: view.ended or bool(view.stopped), pause):
             progress(event)
+    if view.stopped:
+        hint = "The same `s3ray compare` command goes on from what is on disk."
+        raise RunError(f"the campaign was {view.stopped}", hint)
     failed = [name for name, run in view.runs.items() if run.ended == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {view.num_runs} runs failed: {', '.join(failed)}")
@@ -207,5 +218,9 @@ def follow(store: RunStore, has_ended: Callable[[], bool], pause: Callable[[floa
             return
         silent_s = time.monotonic() - heard_at
         if silent_s > GONE_S and silent_s > _PATIENCE_S[driver_is_there(store)]:
-            raise RunError("no driver is at work", f"`s3ray status {store.root}` says what is safe on disk.")
+            raise RunError("no driver is at work", _ask_status(store))
         pause(LOOK_EVERY_S)
+
+
+def _ask_status(store: RunStore) -> str:
+    return f"`{shlex.join(['s3ray', 'status', store.root])}` says what is safe on disk."

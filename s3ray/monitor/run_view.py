@@ -18,7 +18,7 @@ from s3ray.types import EngineReport
 RATE_WINDOW_S = 30.0
 SILENT_S = 900.0  # a training epoch on a slow machine takes minutes, without an event
 
-State = Literal["running", "finished", "failed", "reparsed", "unknown"]
+State = Literal["running", "finished", "failed", "stopped", "reparsed", "unknown"]
 Phase = Literal["start", "generate", "train", "score"]
 MAX_ENGINES_NAMED = 8
 """Up to this many engines are shown with a row each; beyond it, only the pool's totals."""
@@ -223,7 +223,7 @@ class RunView:
     updated: float | None = None
     attempt_started: float = 0.0
     total_s: float = 0.0
-    ended: Literal["finished", "failed", "reparsed"] | None = None
+    ended: Literal["finished", "failed", "stopped", "reparsed"] | None = None
     problem: str = ""
     round: int = 0
     stage: StageView | None = None
@@ -371,6 +371,8 @@ class RunView:
                 self.ended = "finished"
             case events.RunFailed():
                 self.ended, self.problem = "failed", event.problem
+            case events.RunStopped():
+                self.ended, self.problem = "stopped", event.problem
 
     def _note_engine(self, event: events.EngineEvent) -> None:
         state = _ENGINE_STATES[type(event)]

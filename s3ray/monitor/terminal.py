@@ -5,6 +5,7 @@ run, a model or a foreign folder cannot control the terminal.
 """
 
 import re
+import shlex
 import threading
 import time
 from collections import Counter
@@ -173,6 +174,8 @@ def milestone(event: Event) -> str | None:
             return f"[run] finished in {duration(event.seconds)}"
         case events.RunFailed():
             return f"[run] failed: {event.problem}"
+        case events.RunStopped():
+            return f"[run] {event.problem}; the same command goes on from what is on disk"
     return None
 
 
@@ -383,6 +386,8 @@ def _state_text(view: RunView, state: str, now: float) -> Text:
             return Text(f"finished{attempt}, after {duration(view.total_s)} of work", style="green")
         case "failed":
             return Text(f"failed{attempt}: {view.problem}", style="red")
+        case "stopped":
+            return Text(f"stopped{attempt}{age}: {view.problem}", style="yellow")
         case "reparsed":
             return Text("read again from kept generations; its students are not trained yet", style="yellow")
         case "running":
@@ -412,8 +417,9 @@ def _on_disk(store: RunStore) -> str:
 def _what_next(store: RunStore, state: str) -> str:
     match state:
         case "finished":
-            data = f"\nTake the data: s3ray export {store.root} --out DIR" if store.has("dataset") else ""
-            return f"Look at it: s3ray report {store.root}{data}"
+            root = shlex.quote(store.root)
+            data = f"\nTake the data: s3ray export {root} --out DIR" if store.has("dataset") else ""
+            return f"Look at it: s3ray report {root}{data}"
         case "running":
             return "Nothing to do. Should it be killed, the same `s3ray run` command goes on from what is on disk."
     return "Go on with the same `s3ray run` command: what is on disk is kept and not done again."

@@ -33,7 +33,7 @@ SEGMENT_BYTES = 256 * 1024
 _AT_ONCE = {
     *("run_started", "stage_started", "stage_finished", "round_closed", "student_started", "student_finished"),
     *("checker_started", "checker_finished"),
-    *("test_scored", "reparsed", "run_finished", "run_failed"),
+    *("test_scored", "reparsed", "run_finished", "run_failed", "run_stopped"),
 }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3ray.config.job import data_changes, fingerprint
+from s3ray.config.job import changes_in_words, fingerprint
 from s3ray.config.load import parse_yaml
 from s3ray.errors import InputError, StoreError, located
 from s3ray.storage.lease import held
@@ -82,8 +82,10 @@ class RunStore:
             )
         return store
 
-    def check(self, settings: Mapping[str, Any]) -> bool:
+    def check(self, settings: Mapping[str, Any], places: Mapping[str, str] | None = None) -> bool:
         """Whether the folder already belongs to a run with these data-shaping settings. Changes nothing.
+
+        ``places`` says where task and rows lie, see ``changes_in_words``.
 
         Raises:
             InputError: the folder is foreign, unwritable, or belongs to a run with other settings.
@@ -97,7 +99,7 @@ class RunStore:
             return False
         known = self.identity()
         if known["fingerprint"] != fingerprint(settings):
-            changes = "; ".join(data_changes(known["settings"], settings)) or "the fingerprint"
+            changes = "; ".join(changes_in_words(known["settings"], settings, places)) or "the fingerprint"
             raise InputError(
                 f"belongs to a run with other settings: {changes}",
                 where=self.root,

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from s3ray.config.dialect import dump
 from s3ray.config.load import load_config
-from s3ray.errors import InputError, located
+from s3ray.errors import InputError, located, written
 from s3ray.tasks.columns import Columns, sort_columns
 from s3ray.tasks.files import FileRows, Row, suffix_of
 from s3ray.tasks.gold import load_gold
@@ -75,11 +75,8 @@ class Draft:
             if Path(name).exists():
                 raise InputError("is there already", where=name, hint="Edit it, or remove it first.")
         for name, text in self.files.items():
-            try:
+            with written(name):
                 Path(name).write_text(text, encoding="utf-8")
-            except OSError as error:
-                hint = "Go to a folder that you may write; DATA may be a path."
-                raise InputError(f"cannot be written: {error.strerror}", where=name, hint=hint) from error
 
 
 def draft(data: Path, label: str | None = None, writes: str | None = None, leave_out: Sequence[str] = ()) -> Draft:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from s3ray.errors import StoreError
 from s3ray.redaction import mask
 from s3ray.storage.lineages import Lineage
 from s3ray.storage.local import Position
@@ -241,6 +242,13 @@ class RunFailed(Event):
     problem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStopped(Event):
+    """A signal (``problem`` names it) ended this start of the run, or of the campaign; the same command goes on."""
+
+    problem: str
+
+
 # -- of engines: in a run's events, or in those of the campaign whose runs share them ----------------------------------
 
 
@@ -364,6 +372,7 @@ _EVENTS: tuple[type[Event], ...] = (
     *(RunStarted, EngineStarting, EngineReady, EngineLost, EngineWaiting, EngineGivenUp, EngineAsleep, EngineAwake),
     *(EngineStopped, StageStarted, ChunkWritten, StageFinished, RoundClosed, RoundLinked, StudentLinked),
     *(StudentStarted, StudentFinished, CheckerStarted, CheckerFinished, TestScored, Reparsed, RunFinished, RunFailed),
+    RunStopped,
     *(CampaignStarted, CampaignFinished, AnswersDealt),
 )
 EVENTS: Mapping[str, type[Event]] = {event.kind: event for event in _EVENTS}
@@ -415,6 +424,7 @@ class EventLog:
         self._clock = clock
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
+        self._is_over = False
         self._at = _At()
 
     def listen(self, listener: Listener) -> None:
@@ -439,11 +449,22 @@ class EventLog:
         place = {name: value for name, value in self._at.place.items() if getattr(event, name) is None}
         self.pass_on(replace(event, time=self._clock(), run=self._run, attempt=self._attempt, **place))
 
+    def stop(self, problem: str) -> None:
+        """Write that a signal ended this start, as its last event: what threads say while they are torn down is lost.
+
+        If that cannot be written either (a full disk), the process ends all the same.
+        """
+        with self._lock, contextlib.suppress(StoreError):
+            self.emit(RunStopped(problem=problem))
+        self._is_over = True
+
     def pass_on(self, event: Event) -> None:
         """Write an event from the log of a run into its campaign's, unchanged, then call the listeners."""
         record = event_to_dict(event)
         written = event_from_dict(record)
         with self._lock:
+            if self._is_over:
+                return
             self._store.append_events([record])
             for listener in self._listeners:
                 listener(written)

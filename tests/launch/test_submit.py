@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import shlex
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,11 @@ import pytest
 from ray.job_submission import JobStatus
 from rich.console import Console
 
+from s3ray.addresses import Named
 from s3ray.errors import InputError, RunError
 from s3ray.launch import submit
-from s3ray.launch.submit import End, JobBundle, end_of, environment, next_id, pack, submit_job
+from s3ray.launch.submit import End, JobBundle, dashboard, end_of, environment, next_id, pack, submit_job
+from tests.cluster.heads import free_port
 
 LOG = "first line\nsecond line\n"
 
@@ -83,7 +87,7 @@ def send(
 ) -> str:
     monkeypatch.setattr(submit, "_connect", lambda address: cluster)
     said = io.StringIO()
-    submit_job(bundle, "head", {"A": "b"}, Console(file=said, width=100), wait=wait, retries=retries)
+    submit_job(bundle, Named(address="head"), {"A": "b"}, Console(file=said, width=100), wait=wait, retries=retries)
     return said.getvalue()
 
 
@@ -95,6 +99,45 @@ def test_a_job_is_sent_with_its_files_and_followed(bundle: JobBundle, monkeypatc
     assert cluster.sent[0]["runtime_env"]["env_vars"] == {"A": "b"}
     assert text.count("first line\nsecond line\n") == 1
     assert "ray job stop --address http://head:8265 job-1" in text
+
+
+def test_what_is_printed_can_be_pasted_into_a_shell(bundle: JobBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "/my runs/it's #1"
+    text = send(Cluster((JobStatus.SUCCEEDED, 0)), replace(bundle, folder=place), monkeypatch)
+    [line] = [line for line in text.splitlines() if "watch it" in line]
+    assert shlex.split(line.partition(":")[2]) == ["s3ray", "watch", place]
+    with pytest.raises(RunError) as failed:
+        send(Cluster((JobStatus.FAILED, 3)), replace(bundle, folder=place), monkeypatch)
+    assert shlex.split(failed.value.hint.split("`")[1]) == ["s3ray", "status", place]
+
+
+@pytest.mark.parametrize(
+    ("option", "variables", "address", "where"),
+    [
+        ("head:1", {"RAY_API_SERVER_ADDRESS": "http://a:2"}, "head:1", "--address"),
+        (None, {"RAY_API_SERVER_ADDRESS": "http://a:2", "RAY_ADDRESS": "b"}, "http://a:2", "RAY_API_SERVER_ADDRESS"),
+        (None, {"RAY_API_SERVER_ADDRESS": "", "RAY_ADDRESS": "http://b:3"}, "http://b:3", "RAY_ADDRESS"),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265", "--address"),
+    ],
+)
+def test_the_dashboard_is_looked_for_where_ray_looks_for_it(
+    option: str | None, variables: dict[str, str], address: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, variables.get(name, ""))
+    assert dashboard(option) == Named(address=address, where=where)
+
+
+def test_what_is_no_dashboard_is_told_at_once_with_the_variable_that_named_it() -> None:
+    bundle = JobBundle(name="job", folder="/job", command="true", files=(), key_variables=frozenset())
+    for address, says in (
+        (f"http://127.0.0.1:{free_port()}", "nothing listens there"),
+        ("ftp://head:1", "is not the address of a dashboard"),
+        ("http://head:port", "is not the address of a dashboard"),
+    ):
+        named = Named(address=address, where="RAY_API_SERVER_ADDRESS")
+        with pytest.raises(InputError, match=f"^RAY_API_SERVER_ADDRESS: {says}"):
+            submit_job(bundle, named, {}, Console(), wait=False, retries=0)
 
 
 def test_a_log_goes_on_where_the_line_broke(bundle: JobBundle, monkeypatch: pytest.MonkeyPatch) -> None:

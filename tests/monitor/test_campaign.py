@@ -200,6 +200,28 @@ def test_a_campaign_is_watched_to_its_end(tmp_path: Path, clock: Clock) -> None:
     assert "[s3-0] [run] failed: it rained" in lines
 
 
+def test_a_campaign_that_a_signal_ended_says_so(tmp_path: Path, clock: Clock) -> None:
+    own, log = campaign(tmp_path, clock)
+    log.stop("stopped by SIGTERM")
+    text = shown(campaign_status(own, clock.now))
+    assert "stopped by SIGTERM, last event" in text
+    assert "killed" not in text.partition("Go on")[0]
+    with pytest.raises(RunError, match="the campaign was stopped by SIGTERM"):
+        watch_run(own, Console(file=io.StringIO(), width=100), Story())
+    again = EventLog(own, "grid", 2, clock)
+    again.emit(an_event("campaign_started", runs=3, finished=1, made_by={}))
+    assert not CampaignView.replay(read_events(own)).stopped
+
+
+def test_a_run_that_a_signal_ended_ends_its_watch(tmp_path: Path, clock: Clock) -> None:
+    store = new_store(tmp_path / "run")
+    log = EventLog(store, "quickstart", 1, clock)
+    start_run(log)
+    log.stop("stopped by Ctrl-C")
+    with pytest.raises(RunError, match="the run was stopped by Ctrl-C"):
+        watched(store)
+
+
 def test_the_live_table_of_a_campaign_has_what_is_under_way(tmp_path: Path, clock: Clock) -> None:
     own, _ = campaign(tmp_path, clock)
     text = shown(live_campaign(CampaignView.replay(read_events(own)), clock.now))

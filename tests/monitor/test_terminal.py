@@ -1,6 +1,8 @@
 """Terminal output: live progress, milestones, status and the summary table."""
 
 import io
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,24 @@ def test_status_after_a_kill_says_how_to_go_on(tmp_path: Path, clock: Clock) -> 
     assert "probably killed" in text
     assert "same `s3ray run` command" in text
     assert "0 finished round(s), 0 student(s)" in text
+
+
+def test_a_run_that_a_signal_ended_is_not_called_killed(tmp_path: Path, clock: Clock) -> None:
+    store = _interrupted(tmp_path, clock)
+    log = EventLog(store, "quickstart", 1, clock)
+    log.stop("stopped by SIGTERM")
+    log.emit(an_event("run_failed", problem="torn down"))  # a thread's last words
+    text = " ".join(_shown(status_text(store, clock.now + 5)).split())
+    assert "stopped, last event 5 s ago: stopped by SIGTERM" in text
+    assert "Go on with the same `s3ray run` command" in text
+    assert _plain_lines(store)[-1] == "[run] stopped by SIGTERM; the same command goes on from what is on disk"
+
+
+def test_what_next_can_be_pasted_into_a_shell(finished: RunStore, tmp_path: Path, clock: Clock) -> None:
+    place = tmp_path / "it's #1"
+    shutil.copytree(finished.root, place)
+    text = " ".join(_shown(status_text(RunStore(place), clock.now)).split())
+    assert shlex.split(text.partition("s3ray report ")[2])[0] == str(place)
 
 
 def test_status_of_a_finished_and_of_a_failed_run(finished: RunStore, clock: Clock) -> None:

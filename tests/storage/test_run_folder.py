@@ -37,6 +37,23 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert (store.folder / "fingerprint.json").read_bytes() == before
 
 
+def test_rows_and_a_task_that_changed_are_named_by_their_files(tmp_path: Path) -> None:
+    known = SETTINGS | {"task": "mine", "task_content": "a1", "gold_content": "b1", "gold": {"test": 10}}
+    store = RunStore(tmp_path / "run")
+    store.create(known, "name: run\n")
+    places = {"task_content": "mine.yaml", "gold_content": "reviews.csv"}
+
+    def said(**changes: object) -> str:
+        with pytest.raises(InputError) as refused:
+            store.check(known | changes, places)
+        return refused.value.problem.partition("settings: ")[2]
+
+    assert said(gold_content="b2") == "the rows of reviews.csv have changed"
+    assert said(gold_content="b2", seed=7).endswith("; the rows of reviews.csv have changed")
+    assert said(task_content="a2") == said(task_content="a2", gold_content="b2") == "the task mine.yaml has changed"
+    assert said(gold={"test": 9}, gold_content="b2") == "gold.test was 10, is 9", "other sizes take other rows"
+
+
 def test_a_start_killed_at_once_leaves_a_usable_folder(tmp_path: Path) -> None:
     for name in (".lock", ".fingerprint.json.writing"):
         (tmp_path / name).write_text("")
