@@ -112,7 +112,8 @@ def _choose_padding(tokenizer: PreTrainedTokenizerBase, num_known: int) -> None:
 
 def _tokens_beyond(tokenizer: PreTrainedTokenizerBase, num_known: int) -> Iterator[str]:
     """The tokens that some input could contain and the model has no embedding for."""
-    never = set(tokenizer.all_special_ids) - set(tokenizer("a", "a")["input_ids"]) - {tokenizer.pad_token_id}
+    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+    never = special - set(tokenizer("a", "a")["input_ids"]) - {tokenizer.pad_token_id}
     for token, place in tokenizer.get_vocab().items():
         if place >= num_known and place not in never:
             yield token

@@ -84,12 +84,10 @@ def _quiet() -> Iterator[None]:
 
 def _try_apart(config: StudentConfig, task: Task, rows: Sequence[Example]) -> str:
     """Do it in another process; returns why it came to no end, if so."""
-    parts = {"config": config.model_dump(mode="json"), "task": task.spec.model_dump(mode="json"), "rows": rows}
-    asked = json.dumps(to_plain(parts))
     try:
         ended = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import answer; answer()"],
-            input=asked.encode(),
+            input=asked(config, task, rows),
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             check=False,
@@ -107,13 +105,19 @@ def _try_apart(config: StudentConfig, task: Task, rows: Sequence[Example]) -> st
     return ""
 
 
+def asked(config: StudentConfig, task: Task, rows: Sequence[Example]) -> bytes:
+    """What the other process is asked, as JSON."""
+    parts = {"config": config.model_dump(mode="json"), "task": task.spec.model_dump(mode="json"), "rows": rows}
+    return json.dumps(to_plain(parts)).encode()
+
+
 def answer() -> None:
     """What the other process does: the trial on standard input, its outcome as the last line of standard output."""
     error: InputError | None = None
-    asked = json.loads(sys.stdin.buffer.read())
-    rows = [from_plain(Example, row, "the trial of the student") for row in asked["rows"]]
+    parts = json.loads(sys.stdin.buffer.read())
+    rows = [from_plain(Example, row, "the trial of the student") for row in parts["rows"]]
     try:
-        try_student(StudentConfig(**asked["config"]), Task(TaskSpec(**asked["task"])), rows)
+        try_student(StudentConfig(**parts["config"]), Task(TaskSpec(**parts["task"])), rows)
     except InputError as raised:
         error = raised
     names = ("problem", "field", "value", "hint")
