@@ -22,9 +22,11 @@ from filelock import FileLock, Timeout
 
 from s3ray.errors import InputError, RunError
 from s3ray.storage.local import put_in_place
+from s3ray.text import valid_text
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
+HUB_LIMIT_S = 10.0
 _CHAT_HINT = "Use an instruction-tuned model, or the completion style."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _PLACES_AFTER_PADDING = (
@@ -99,6 +101,39 @@ def check_model(
         if max_length is not None and room is not None and max_length > room:
             problem = f"reads at most {room} tokens, and {max_length} are asked for"
             raise InputError(problem, hint=f"Ask for {room} at most.")
+
+
+@functools.cache
+def look_up_model(model: str, *, field: str) -> None:
+    """Ask the hub for a model that is not on this machine, before anything is paid for that it is needed for.
+
+    One small file is looked up, for at most ``HUB_LIMIT_S`` seconds. ``field`` is the setting that names the model.
+
+    Raises:
+        InputError: the hub does not answer, or has no such model for this user.
+    """
+    import httpx2
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+
+    if constants.HF_HUB_OFFLINE or local_weights(model) is not None:
+        return
+    hub = constants.ENDPOINT
+    instead = f"run `hf download {model}` where it can be reached, or name a folder."
+    with _named(model, field):
+        try:
+            get_hf_file_metadata(hf_hub_url(model, "config.json"), timeout=HUB_LIMIT_S)
+        except errors.GatedRepoError as error:
+            hint = f"Accept its terms at {hub}/{model} and log in: `hf auth login`, or HF_TOKEN."
+            raise InputError("is a gated model, which the hub does not give to this user", hint=hint) from error
+        except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
+            what = "no config.json for it" if isinstance(error, errors.EntryNotFoundError) else "no such model"
+            hint = "Check its name; a private one needs `hf auth login` or HF_TOKEN. A folder begins with ./ or /."
+            raise InputError(f"the hub ({hub}) has {what}, and this machine has no such folder", hint=hint) from error
+        except (httpx2.HTTPError, OSError) as error:
+            said = (valid_text(str(error)).strip().splitlines() or [""])[0]
+            problem = f"the hub ({hub}) does not answer and the cache has not got it ({type(error).__name__}: {said})"
+            hint = f"Is there a network, a proxy, a mirror (HF_ENDPOINT)? Else {instead}"
+            raise InputError(problem, hint=hint) from error
 
 
 def _room(config: dict[str, Any]) -> int | None:

@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from s3ray.errors import InputError, located
-from s3ray.models import check_model, convert_once, resolve_model
+from s3ray.models import check_model, convert_once, look_up_model, resolve_model
 from s3ray.storage.local import put_in_place
 
 
@@ -226,3 +229,67 @@ def test_a_real_gguf_file_becomes_a_folder_that_loads_everywhere(
     batch = tokenizer("The capital of France is", return_tensors="pt")
     following = model(**batch).logits[0, -1].argmax()
     assert tokenizer.decode([following.item()]) == " Paris"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """A hub that answers every question with the last status and error code of the list."""
+    says: list[tuple[int, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            status, code = says[-1]
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("ETag", '"1"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=partial(server.serve_forever, 0.02), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    look_up_model.cache_clear()
+    yield url, says
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (404, "RepoNotFound", "has no such model"),
+        (404, "EntryNotFound", "has no config.json for it"),
+        (403, "GatedRepo", "gated"),
+        (503, "", "does not answer and the cache has not got it"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_told_before_the_start(
+    hub: tuple[str, list[tuple[int, str]]], status: int, code: str, says: str
+) -> None:
+    hub[1].append((status, code))
+    with pytest.raises(InputError, match=says) as caught:
+        look_up_model("org/model", field="generator.model")
+    assert (caught.value.field, caught.value.value) == ("generator.model", "'org/model'")
+    assert hub[0] in str(caught.value)
+
+
+def test_a_model_that_the_hub_has_is_looked_up_once(hub: tuple[str, list[tuple[int, str]]]) -> None:
+    hub[1].append((200, ""))
+    look_up_model("org/model", field="student.model")
+    hub[1].append((503, ""))
+    look_up_model("org/model", field="student.model")
+
+
+def test_an_unreachable_hub_is_told_at_once(
+    hub: tuple[str, list[tuple[int, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    with pytest.raises(InputError, match=r"does not answer and the cache has not got it \(ConnectError: .*refused"):
+        look_up_model("org/model", field="student.model")

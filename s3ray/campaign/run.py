@@ -20,7 +20,7 @@ from s3ray.errors import RunError, S3RayError, located
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
-from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.launch.preflight import Job, check_job, check_placement, try_student
 from s3ray.launch.run import Callbacks, carry_out, make_trainer, next_attempt, recorded_failures
 from s3ray.monitor.accounting import account
 from s3ray.monitor.prometheus import RayMetrics
@@ -143,6 +143,9 @@ def _finish(
             jobs[spec.name] = check_job(spec.config)
     for name, job in jobs.items():
         stores[name].check(job.settings, job.places)
+        with located(f"{campaign.file}: {name}"):
+            if note := try_student(job, stores[name]):
+                callbacks.on_note(note)
     with contextlib.ExitStack() as cluster:
         with located(campaign.file):
             words = cluster.enter_context(connected(todo[0].config.cluster.address))

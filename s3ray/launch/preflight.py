@@ -17,12 +17,14 @@ from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.machine import cpu_flags
-from s3ray.models import check_model
+from s3ray.models import check_model, local_weights, look_up_model
 from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.redaction import secret_in, treat_as_secrets
+from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.check import check_strategy
+from s3ray.student.trial import check_student
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
 
@@ -71,6 +73,7 @@ def check_job(config: RunConfig) -> Job:
         hint = "The checker weighs written rows, and strategy gold writes none: set it to none."
         raise InputError("has nothing to weigh", field="student.weigh", value=student.weigh, hint=hint)
     check_model(student.model, field="student.model", max_length=student.max_length)
+    look_up_model(student.model, field="student.model")
     if not task.has_labels and student.max_length < MIN_SPAN_LENGTH:
         raise InputError(
             "is too short for question and passage",
@@ -91,6 +94,7 @@ def check_job(config: RunConfig) -> Job:
     if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
+        look_up_model(generator.model, field="generator.model")
         _check_lengths(config)
     gold = load_gold(task, config.gold, config.data)
     settings = shaping_settings(config, task, gold)
@@ -124,6 +128,36 @@ def warnings(job: Job) -> Iterator[str]:
 def _some(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - _NUM_NAMED} more" if len(labels) > _NUM_NAMED else ""
     return ", ".join(labels[:_NUM_NAMED]) + more
+
+
+MAX_BYTES_TO_PLAN = 2 * 2**30
+"""Students with more bytes of weights are not tried by a plan, only by the run."""
+
+
+def try_planned_student(job: Job, store: RunStore) -> str:
+    """Try the student of a plan where that is cheap: it is on this machine, small, and brings no code of its own.
+
+    Returns and raises what ``try_student`` does.
+    """
+    place = local_weights(job.config.student.model)
+    if place is None or place.is_file() or job.config.student.trust_remote_code:
+        return ""
+    num_bytes = sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    return try_student(job, store) if num_bytes <= MAX_BYTES_TO_PLAN else ""
+
+
+def try_student(job: Job, store: RunStore, *, here: bool = False) -> str:
+    """Try the student on two rows of gold, unless the run in ``store`` has trained one already.
+
+    With ``here`` this process does it, for it will load torch anyway. Returns why the trial came to no end, if so.
+
+    Raises:
+        InputError: the model cannot serve the task.
+    """
+    if store.students():
+        return ""
+    gold = job.gold
+    return check_student(job.config.student, job.task, [*gold.extrapolate, *gold.select, *gold.test], here=here)
 
 
 def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:

@@ -14,7 +14,8 @@ from s3ray.errors import InputError, RunError, StoreError
 from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
-from s3ray.launch.preflight import Job, check_job, check_placement, warnings
+from s3ray.launch.preflight import Job, check_job, check_placement, try_planned_student, try_student, warnings
+from s3ray.models import local_weights
 from s3ray.monitor.metrics import build_metrics, read_metrics
 from s3ray.monitor.run_view import RunView
 from s3ray.placement.plan import NodeFacts
@@ -92,6 +93,7 @@ def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
         job, placement = check_placement(job, node_facts() if cluster else local_facts())
         occupied = [occupancy(resource) for resource in ("GPU", "CPU")] if cluster else []
     lines = [*_plan_lines(job, placement), *_forecast(job, placement, folder)]
+    lines += filter(None, [try_planned_student(job, RunStore(folder))])
     lines += [f"at this moment {each.in_words()}" for each in occupied if each.held]
     return Plan(
         config=job.config,
@@ -156,6 +158,7 @@ def run_job(
     store.check(job.settings, job.places)
     if local:
         job = replace(job, config=alone(job.config))
+    _try_student(job, store, callbacks.on_note, local=local)
     with _place(config, local=local) as (where, nodes):
         callbacks.on_note(where)
         job, placement = check_placement(job, nodes)
@@ -172,6 +175,14 @@ def run_job(
             with recorded_failures(store, events):
                 _run(job, placement, store, events, local=local)
     return store
+
+
+def _try_student(job: Job, store: RunStore, tell: Notify, *, local: bool) -> None:
+    model = job.config.student.model
+    if local_weights(model) is None and not store.students():
+        tell(f"fetching the student {model}, to try it before anything is written")
+    if note := try_student(job, store, here=local):
+        tell(note)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from s3ray.config.job import MIN_SPAN_LENGTH
 from s3ray.errors import InputError
+from s3ray.student.tokenizer import text_only
 from s3ray.tasks import Task
 from s3ray.types import Example, Span
 
@@ -58,6 +59,8 @@ def _encode_texts(
     tokenizer: PreTrainedTokenizerBase, task: Task, examples: Sequence[Example], max_length: int
 ) -> list[Encoded]:
     texts = [[example.fields[name] for name in task.fields] for example in examples]
+    if not tokenizer.split_special_tokens:  # the separator below is one
+        texts = [[text_only(tokenizer, text) for text in row] for row in texts]
     # Models read at most a pair; further texts follow the second one behind a separator.
     separator = f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n"
     rests = [separator.join(rest) for _, *rest in texts] if len(task.fields) > 1 else None

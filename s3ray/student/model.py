@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from s3ray.config.job import StudentConfig
-from s3ray.errors import InputError
+from s3ray.errors import InputError, S3RayError
 from s3ray.machine import cpu_flags, has_bfloat16
-from s3ray.models import make_tokenizer_portable, resolve_model
+from s3ray.models import resolve_model
 from s3ray.storage.object_store import open_folder
 from s3ray.student.encode import Encoded, collate, encode
+from s3ray.student.tokenizer import fit_to_model, load_tokenizer, save_tokenizer
 from s3ray.student.trained import TRAINED
 from s3ray.tasks import Task
+from s3ray.text import valid_text
 from s3ray.types import Example
 
 
@@ -65,20 +67,49 @@ def computes_in_bfloat16(device: str, cuda_has_it: bool, flags: Collection[str])
     return cuda_has_it if device == "cuda" else device == "cpu" and has_bfloat16(flags)
 
 
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def blaming_model(model: str, also: type[Exception] = InputError) -> Iterator[None]:
+    """Take what the libraries raise in the block for a fault of the model: it would come again each time.
+
+    A lack of memory, a broken connection and a fault of a device pass unchanged, and so do other errors of files than
+    those of type ``also``.
+
+    Raises:
+        InputError: with the library's own words.
+    """
+    try:
+        yield
+    except (S3RayError, torch.OutOfMemoryError):
+        raise
+    except (*_FAULTS, SafetensorError, RuntimeError, also) as error:
+        words = valid_text(str(error)).strip()
+        if type(error) is RuntimeError and any(word in words for word in ("memory", "CUDA", "NCCL", "gloo")):
+            raise
+        lines = [line.strip() for line in words.splitlines() if line.strip()]
+        said = " ".join([f"{type(error).__name__}:", *lines[:3]])
+        hint = "Choose another model or max_length. These are the words of the library that runs it."
+        if "trust_remote_code" in said:
+            hint = "Read the code that comes with it; student.trust_remote_code: true then lets it run."
+        problem = f"cannot be this task's student: {said}"
+        raise InputError(problem, field="student.model", value=model, hint=hint) from error
+
+
 def load_student(config: StudentConfig, task: Task, device: torch.device) -> Student:
     """Load the base checkpoint with a head for the task. The head is random: seed torch first.
 
     Raises:
         InputError: the checkpoint or its tokenizer cannot serve the task.
     """
+    with blaming_model(config.model):
+        return _load(config, task, device)
+
+
+def _load(config: StudentConfig, task: Task, device: torch.device) -> Student:
     folder = resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    if not tokenizer.is_fast:
-        hint = "Choose a model that comes with tokenizer.json."
-        raise InputError("has no fast tokenizer", field="student.model", value=config.model, hint=hint)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
+    tokenizer = load_tokenizer(folder, config, task)
     options = {
         "use_safetensors": True,
         "dtype": torch.float32,
@@ -92,8 +123,11 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
             folder, num_labels=len(id2label), id2label=id2label, label2id=label2id, **options
         )
     else:
-        model = AutoModelForQuestionAnswering.from_pretrained(folder, **options)
-    model.config.pad_token_id = tokenizer.pad_token_id
+        # Two outputs a token, its scores as first and as last; a checkpoint's head may have had others.
+        model = AutoModelForQuestionAnswering.from_pretrained(folder, num_labels=2, **options)
+    if hasattr(model.config, "use_mems_eval"):
+        model.config.use_mems_eval = False  # else XLNet returns what the pipelines of transformers cannot batch
+    fit_to_model(tokenizer, model, config.model)
     return Student(model=model.to(device), tokenizer=tokenizer, task=task, max_length=config.max_length, device=device)
 
 
@@ -112,8 +146,7 @@ def save_student(student: Student, output: str | Path, about: Mapping[str, Any])
     """
     with open_folder(str(output)).rewritten(last=TRAINED) as folder:
         student.model.save_pretrained(folder)
-        student.tokenizer.save_pretrained(folder)
-        make_tokenizer_portable(folder)
+        save_tokenizer(student.tokenizer, folder)
         (folder / TRAINED).write_text(json.dumps(about, indent=1) + "\n")
         # safetensors writes files that only their owner can read; a run folder is often shared.
         for file in folder.iterdir():

@@ -15,7 +15,7 @@ from s3ray.student.encode import Encoded
 from s3ray.student.evaluate import BATCH_SIZE, MISTAKE_BLOCK_ROWS, Prediction, mine, predict, probe
 from s3ray.student.model import Student, load_student, save_student, saved_student
 from s3ray.student.ranks import Ranks, SingleProcess, agreed, by_first
-from s3ray.student.train import Fit, target_probabilities
+from s3ray.student.train import Fit, target_probabilities, try_step
 from s3ray.student.trained import Trained, find_trained, training_id
 from s3ray.tables import examples_from_table
 from s3ray.tasks import Task
@@ -149,6 +149,8 @@ def _begin(config: StudentConfig, task: Task, job: StudentJob, ranks: Ranks) -> 
     examples = _read(job.train_path, task)
     select = _read(job.select_path, task)
     inputs = student.encode(examples)
+    if inputs:
+        try_step(student, inputs, config.model)
     return _Parts(
         student=student,
         num_rows=len(examples),

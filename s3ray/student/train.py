@@ -19,7 +19,7 @@ from s3ray.config.job import StudentConfig
 from s3ray.errors import TrainerError
 from s3ray.student.checkpoint import State
 from s3ray.student.encode import Encoded, plan_batches
-from s3ray.student.model import Student
+from s3ray.student.model import Student, blaming_model
 from s3ray.student.ranks import Ranks
 from s3ray.types import EpochReport, Score
 
@@ -60,6 +60,18 @@ def target_probabilities(logits: Logits, batch: Sequence[Encoded]) -> torch.Tens
     targets = torch.tensor([item.target for item in batch], device=logits[0].device)
     parts = [scores.softmax(dim=-1).gather(1, targets[:, [part]])[:, 0] for part, scores in enumerate(logits)]
     return torch.stack(parts).prod(dim=0)
+
+
+def try_step(student: Student, inputs: Sequence[Encoded], model: str) -> None:
+    """Compute the loss of the longest input beside the shortest, so that one of them is padded; nothing is learned.
+
+    Raises:
+        InputError: the model called ``model`` fails at it, and would fail at every step.
+    """
+    batch = [max(inputs, key=lambda item: len(item.input_ids)), min(inputs, key=lambda item: len(item.input_ids))]
+    student.model.train(mode=False)
+    with blaming_model(model), torch.no_grad():
+        row_losses(student.logits(batch), batch, max_weight=1.0)
 
 
 def _goal(scores: torch.Tensor, batch: Sequence[Encoded], part: int) -> torch.Tensor:

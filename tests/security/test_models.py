@@ -73,7 +73,7 @@ def test_code_beside_the_weights_runs_only_where_the_job_says_so(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     sign = tmp_path / "sign"
     put_code(model, sign)
-    with pytest.raises(ValueError, match="trust_remote_code"):
+    with pytest.raises(InputError, match="trust_remote_code"):
         load(model)
     assert not sign.exists()
     load(model, trust=True)

@@ -1,0 +1,71 @@
+"""A student that cannot be trained is refused with the library's own words, in a process of its own or in this one."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s3ray.config.job import StudentConfig
+from s3ray.errors import InputError
+from s3ray.student.local_trainer import LocalStudentTrainer
+from s3ray.student.trial import answer, asked, check_student, try_student
+from s3ray.tasks import Task
+from s3ray.types import Example, StudentJob
+from tests.models import make_bert
+
+
+def with_few_places(folder: Path) -> StudentConfig:
+    """A model that says it reads longer texts than it does."""
+    make_bert(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 4}))
+    return StudentConfig(model=str(folder), max_length=32)
+
+
+def test_a_good_student_is_tried_once(
+    config: StudentConfig, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    assert check_student(config, reviews, toy_reviews(range(4))) == ""
+    assert check_student(config, reviews, []) == ""
+
+
+def test_a_model_that_fails_at_the_longest_row_is_refused(
+    tmp_path: Path, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    with pytest.raises(InputError, match=r"student\.model: cannot be this task's student: (Runtime|Index)Error: "):
+        check_student(with_few_places(tmp_path), reviews, toy_reviews(range(8)))
+
+
+def test_a_fault_of_the_model_ends_a_training_as_the_users_error(
+    tmp_path: Path, reviews: Task, job: StudentJob
+) -> None:
+    with pytest.raises(InputError, match="cannot be this task's student"):
+        LocalStudentTrainer(with_few_places(tmp_path), reviews).train(job)
+
+
+def test_a_broken_file_of_weights_is_a_fault_of_the_model(
+    tmp_path: Path, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    weights = make_bert(tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="SafetensorError"):
+        try_student(StudentConfig(model=str(tmp_path)), reviews, toy_reviews(range(2)))
+
+
+def test_the_other_process_says_what_is_wrong_as_this_one_would(
+    tmp_path: Path,
+    reviews: Task,
+    toy_reviews: Callable[[range], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, rows = with_few_places(tmp_path), toy_reviews(range(4))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(asked(config, reviews, rows))))
+    answer()
+    said = InputError(**json.loads(capsys.readouterr().out.splitlines()[-1]))
+    with pytest.raises(InputError) as here:
+        try_student(config, reviews, rows)
+    assert str(said) == str(here.value)
