@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from s3ray.campaign.intervals import Answers
-from s3ray.config.job import RunConfig, data_changes, data_shaping
+from s3ray.config.job import RunConfig
+from s3ray.config.shaping import data_changes, data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.metrics import Metrics, read_metrics
 from s3ray.report.audit import AUDIT

@@ -3,7 +3,8 @@
 import hashlib
 from typing import Any
 
-from s3ray.config.job import RunConfig, data_shaping, fingerprint
+from s3ray.config.job import RunConfig
+from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.models import model_identity
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from s3ray.config.endpoint import check_extras, read_address, variables_in
-from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, fingerprint, seed_fingerprint, to_yaml
+from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, to_yaml
+from s3ray.config.shaping import fingerprint, seed_fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines import engine_class
 from s3ray.generator.engines.vllm import resolve_dtype

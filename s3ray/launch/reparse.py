@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from s3ray import __version__
-from s3ray.config.job import NOTE_STAGES, RunConfig, changes_in_words, data_changes, fingerprint, to_yaml
+from s3ray.config.job import NOTE_STAGES, RunConfig, to_yaml
 from s3ray.config.load import set_fields, validate
+from s3ray.config.shaping import changes_in_words, data_changes, fingerprint
 from s3ray.errors import InputError, StoreError, located
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.monitor.terminal import say

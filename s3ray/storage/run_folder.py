@@ -25,8 +25,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3ray.config.job import changes_in_words, fingerprint
 from s3ray.config.load import parse_yaml
+from s3ray.config.shaping import changes_in_words, fingerprint
 from s3ray.errors import InputError, StoreError, located
 from s3ray.storage.lease import held
 from s3ray.storage.local import Files, LocalFiles, Notify, Position, split, store_errors

@@ -7,7 +7,8 @@ from typing import Any
 
 import xxhash
 
-from s3ray.config.job import StudentConfig, data_shaping, fingerprint
+from s3ray.config.job import StudentConfig
+from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.errors import TrainerError
 from s3ray.models import model_identity
 from s3ray.storage.object_store import open_folder, read_file

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s3ray.config.job import RunConfig, data_shaping, to_yaml
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.config.shaping import data_shaping
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import table_from_examples
 from s3ray.tasks import Task, load_task

@@ -14,7 +14,8 @@ from s3ray.campaign.report import write_comparison
 from s3ray.campaign.results import Result
 from s3ray.campaign.table import compare
 from s3ray.config.grid import Campaign
-from s3ray.config.job import RunConfig, data_shaping, to_yaml
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.config.shaping import data_shaping
 from s3ray.monitor.metrics import DeviceSeconds, RoundMetrics, StageMetrics
 from s3ray.report.audit import AUDIT
 from s3ray.report.run import write_report

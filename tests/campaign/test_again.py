@@ -11,7 +11,8 @@ import yaml
 
 from s3ray.cli import main
 from s3ray.config.grid import load_campaign
-from s3ray.config.job import data_shaping, to_yaml
+from s3ray.config.job import to_yaml
+from s3ray.config.shaping import data_shaping
 from s3ray.storage.run_folder import RunStore
 from tests.campaign.test_table import result
 

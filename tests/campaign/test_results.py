@@ -8,7 +8,8 @@ import pytest
 
 from s3ray.campaign.report import time_json
 from s3ray.campaign.results import check_finished, is_finished, read_result
-from s3ray.config.job import RunConfig, data_shaping, to_yaml
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.config.shaping import data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.accounting import account
 from s3ray.storage.run_folder import RunStore

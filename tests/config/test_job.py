@@ -6,8 +6,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from s3ray.config.job import STUDENT_PRESETS, RunConfig, StudentConfig, data_shaping, fingerprint, to_yaml
+from s3ray.config.job import STUDENT_PRESETS, RunConfig, StudentConfig, to_yaml
 from s3ray.config.load import load_config
+from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.errors import InputError
 
 JOB = "name: job\ntask: review_sentences\ngenerator: {engine: fake}\nstrategy: STRATEGY\n"

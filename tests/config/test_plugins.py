@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from s3ray.config.job import GeneratorConfig, RunConfig, StrategyConfig, data_shaping
+from s3ray.config.job import GeneratorConfig, RunConfig, StrategyConfig
+from s3ray.config.shaping import data_shaping
 from s3ray.errors import InputError, located
 from s3ray.generator.actor import EngineHost
 from s3ray.generator.engines import ENGINES, engine_class, make_engine

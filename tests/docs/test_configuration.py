@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from s3ray.config.grid import CampaignConfig
-from s3ray.config.job import EndpointConfig, RunConfig, data_shaping
+from s3ray.config.job import EndpointConfig, RunConfig
+from s3ray.config.shaping import data_shaping
 from s3ray.tasks.spec import TaskSpec
 from tests.docs.reference import PAGE, configuration
 

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from s3ray.config.job import RunConfig, fingerprint, to_yaml
+from s3ray.config.job import RunConfig, to_yaml
 from s3ray.config.load import load_config
+from s3ray.config.shaping import fingerprint
 from s3ray.errors import InputError
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.launch.reparse import read_again, reparse_run

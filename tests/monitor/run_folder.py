@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from s3ray.config.job import RunConfig, data_shaping, to_yaml
+from s3ray.config.job import RunConfig, to_yaml
+from s3ray.config.shaping import data_shaping
 from s3ray.monitor.metrics import Metrics, build_metrics
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import table_from_examples
