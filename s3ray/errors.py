@@ -6,6 +6,7 @@
         ├── PoolError       no engine is left, or none became ready in time
         ├── TrainerError    Ray Train could not finish a student
         ├── DeviceMemoryError   the memory of a GPU did not become free for its next user
+        ├── DeadEndError    what is on disk cannot become a run that ends well
         └── StoreError      the run folder could not be read or written
             └── LeaseLostError  another driver has taken the run over
     StoppedError            a signal ends the command in order                          exit code 128 + its number
@@ -88,7 +89,12 @@ def of_machine(error: OSError) -> InputError | None:
 
 
 class RunError(S3RayError):
-    """A run that started cannot finish. ``safe`` says what is on disk, ``hint`` how to go on."""
+    """A run that started cannot finish. ``hint`` says how to go on.
+
+    ``comes_again``: the same command would end in the same way, whatever is mended outside the run's folder.
+    """
+
+    comes_again = False
 
     def __init__(self, problem: str, hint: str = "") -> None:
         super().__init__(problem, hint)
@@ -109,6 +115,12 @@ class TrainerError(RunError):
 
 class DeviceMemoryError(RunError):
     """The memory of a GPU that engines and students take turns on did not become free in time."""
+
+
+class DeadEndError(RunError):
+    """What is on disk cannot become a run that ends well."""
+
+    comes_again = True
 
 
 class StoreError(RunError):

@@ -298,14 +298,16 @@ def recorded_failures(store: RunStore, events: EventLog) -> Iterator[None]:
         with contextlib.suppress(StoreError):  # a full disk, say: the error that ended the run is more important
             events.emit(RunFailed(problem=f"{type(error).__name__}: {error}"))
         if isinstance(error, RunError):
-            raise type(error)(error.problem, f"{error.hint}\n  {_safe(store)}".strip()) from error
+            way_out = _NO_WAY_OUT if error.comes_again else _GOES_ON
+            raise type(error)(error.problem, f"{error.hint}\n  {_safe(store, way_out)}".strip()) from error
         if isinstance(error, InputError):
             if not _has_results(store):
                 raise  # mostly what only the engines could find out, at their start
-            raise RunError(str(error), _safe(store)) from error
+            raise RunError(str(error), _safe(store, f"Once that is mended, t{_GOES_ON[1:]}")) from error
         with contextlib.suppress(StoreError):
             store.write_text("crash.txt", mask(traceback.format_exc()))
-        hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store)}"
+        way_out = f"{_NO_WAY_OUT} Please report it with that file." if isinstance(error, _COME_AGAIN) else _GOES_ON
+        hint = f"The traceback is in {store.url('crash.txt')}.\n  {_safe(store, way_out)}"
         raise RunError(f"{type(error).__name__}: {error}", hint) from error
 
 
@@ -314,10 +316,16 @@ def _has_results(store: RunStore) -> bool:
     return bool(store.rounds() or store.students() or store.num_chunks_in_work())
 
 
-def _safe(store: RunStore) -> str:
+_GOES_ON = "The same command (without --fresh) goes on from there."
+_NO_WAY_OUT = "The same command would end here again."
+_COME_AGAIN = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""What data and programs raise, and raise again; machines, networks and their libraries raise other errors."""
+
+
+def _safe(store: RunStore, way_out: str) -> str:
     rounds = ", ".join(map(str, store.rounds())) or "none yet"
     students = ", ".join(map(str, store.students())) or "none yet"
     return (
         f"Safe in {store.root}: finished rounds: {rounds}; students: {students}; and every chunk of the round under "
-        "way. The same command (without --fresh) goes on from there."
+        f"way. {way_out}"
     )

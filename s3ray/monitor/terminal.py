@@ -219,7 +219,8 @@ def _say_stage_end(event: events.StageFinished) -> str:
     if event.thinking and event.thinking >= event.requested / 10:
         thinking = f"; the model thinks aloud, and {event.thinking} answer(s) were cut before they began: "
         thinking += "set generator.thinking: off, or a larger generator.sampling.max_tokens"
-    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}{thinking}"
+    causes = "".join(f"\n  {cause}" for cause in event.causes or ())
+    return f"{head} in {duration(event.seconds)}{rejected}{failed}{short}{unneeded}{thinking}{causes}"
 
 
 def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> str:

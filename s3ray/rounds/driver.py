@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from s3ray.config.job import STAGES_ASIDE, VERDICTS, RunConfig
 from s3ray.curation.calibrate import Calibration
-from s3ray.errors import RunError
+from s3ray.errors import DeadEndError
 from s3ray.machine import collect_rarely
 from s3ray.rounds.journal import RoundJournal, Tally, total
 from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
@@ -229,9 +229,16 @@ class Driver:
                 self._generate(round_, stage)
             seconds = time.monotonic() - started
             summary = tally.summary() | {"seconds": seconds, "short": stage.missing}
-            given_up, thinking = stage.num_under_way, tally.thinking
+            causes = tally.causes.most_common() if stage.missing or not tally.accepted else None
             self._events.emit(
-                StageFinished(round=round_, stage=plan.name, **summary, given_up=given_up, thinking=thinking)
+                StageFinished(
+                    round=round_,
+                    stage=plan.name,
+                    **summary,
+                    given_up=stage.num_under_way,
+                    thinking=tally.thinking,
+                    causes=causes or None,
+                )
             )
         return summary
 
@@ -263,17 +270,21 @@ class Driver:
         names += [store.accepted(num) for num in learned.rounds]
         training = join_tables(store.read_table(name) for name in names)
         if not training.num_rows:
-            raise RunError(
-                f"round {round_} wrote no example that was kept",
-                f"See why in {store.url(store.rejected(round_))}; the prompts of the task "
-                "probably do not suit this generator.",
-            )
+            raise _nothing_kept(round_, journal, store.url(store.rejected(round_)))
         store.write_table(store.train(round_), training)
         written = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
         report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
         store.write_json(store.round_report(round_), report)
         self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+
+
+def _nothing_kept(round_: int, journal: RoundJournal, table: str) -> DeadEndError:
+    causes = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE).causes
+    listed = "".join(f"\n  {cause}" for cause in causes.most_common())
+    blame = "The prompts of the task probably do not suit this generator. " if causes.num_rejected else ""
+    hint = f"{blame}All of them are in {table}. Mend the cause, then begin anew with --fresh."
+    return DeadEndError(f"round {round_} wrote no example that was kept{':' if listed else ''}{listed}", hint)
 
 
 def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:

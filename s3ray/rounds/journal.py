@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from s3ray.rounds.causes import Causes
 from s3ray.rounds.stage import Ending
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import example_schema, table_from_examples, table_from_rows
@@ -55,10 +56,13 @@ class Tally:
     cached_tokens: int = 0
     output_tokens: int = 0
     thinking: int = 0
+    causes: Causes = field(default_factory=Causes)
 
     def add(self, ending: Ending) -> None:
         """Count one ending."""
         self.requested += 1
+        if ending.status is not OutcomeStatus.ACCEPTED:
+            self.causes.add(ending.status, ending.reason, ending.detail)
         if ending.status is OutcomeStatus.ACCEPTED:
             self.accepted += 1
         elif ending.status is OutcomeStatus.REJECTED:
@@ -94,6 +98,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
         whole.prompt_tokens += tally.prompt_tokens
         whole.cached_tokens += tally.cached_tokens
         whole.output_tokens += tally.output_tokens
+        whole.causes.join(tally.causes)
     return whole
 
 

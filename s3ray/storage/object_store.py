@@ -376,8 +376,9 @@ class ObjectFiles:
                 found = self._fs.find(self._at(folder))
             except FileNotFoundError:
                 return []
-        base = f"{self._base}/"
-        return sorted(path.removeprefix(base) for path in found if path.startswith(base))
+        base, itself = f"{self._base}/", self._at(folder)
+        # s3fs lists, then asks for the folder itself if that was empty: it may have got its first file in between.
+        return sorted(path.removeprefix(base) for path in found if path.startswith(base) and path != itself)
 
     def _at(self, name: str) -> str:
         return f"{self._base}/{name}" if name else self._base

@@ -120,7 +120,8 @@ class StageFinished(StageEvent):
     """A stage has its examples, or gave up: ``short`` says by label what is missing.
 
     ``given_up`` counts requests under way that were not needed any more, ``thinking`` answers that were cut while the
-    model was thinking aloud.
+    model was thinking aloud. ``causes`` are the three most frequent reasons for which requests gave nothing, in words,
+    where the stage ended short or with nothing.
     """
 
     requested: int
@@ -134,6 +135,7 @@ class StageFinished(StageEvent):
     short: Counts = field(default_factory=dict)
     given_up: int = 0
     thinking: int = 0
+    causes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

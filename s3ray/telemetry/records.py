@@ -10,7 +10,7 @@ import pydantic
 from s3ray.errors import StoreError
 
 _Value = TypeVar("_Value")
-_ONLY_WHERE_KNOWN = frozenset(("round", "phase", "stage", "own_busy_s", "workers"))
+_ONLY_WHERE_KNOWN = frozenset(("round", "phase", "stage", "own_busy_s", "workers", "causes"))
 """Fields that are left out of JSON, not null, while they are None."""
 
 

@@ -139,7 +139,7 @@ def test_a_strategy_and_an_engine_of_another_package_run(tmp_path: Path, student
     elsewhere.mkdir()
     words = ["run", str(tmp_path / "job.yaml"), "--out", str(elsewhere / "run"), *own]
     words += ["--set", f"task={tmp_path / 'mine/task.yaml'}"]
-    text = finish(start(head, elsewhere, *words, code=tmp_path), 3)
+    text = finish(start(head, elsewhere, *words, code=tmp_path), 2)
     assert "my_package.mine cannot be imported here (ModuleNotFoundError" in text
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from s3ray.config.job import GoldConfig, RunConfig
 from s3ray.config.load import load_config
-from s3ray.errors import PoolError, RunError
+from s3ray.errors import DeadEndError, PoolError, RunError
 from s3ray.rounds.driver import Driver, Parts
 from s3ray.rounds.stage import Stage
 from s3ray.storage.run_folder import RunStore
@@ -381,3 +381,22 @@ def test_errors_of_the_pool_come_through(tmp_path: Path) -> None:
 
     with pytest.raises(PoolError):
         drive(config(tmp_path), tmp_path / "run", Broken())
+
+
+class RefusingGenerator(ScriptedGenerator):
+    """Refuses every example, as a server does that does not take what all of them have."""
+
+    def _outcome(self, request: GenerationRequest) -> Outcome:
+        outcome = super()._outcome(request)
+        if request.template == "reasons":
+            return outcome
+        detail = f"HTTP 400: no role {request.id}"
+        return outcome._replace(status=OutcomeStatus.FAILED, reason="refused_by_engine", detail=detail, text="", raw="")
+
+
+def test_a_round_without_an_example_says_what_the_requests_were_told(tmp_path: Path) -> None:
+    with pytest.raises(DeadEndError) as caught:
+        drive(config(tmp_path), tmp_path / "a", RefusingGenerator(), ScriptedTrainer())
+    said = str(caught.value)
+    assert "failed, refused_by_engine: HTTP 400: no role " in said
+    assert "do not suit" not in said

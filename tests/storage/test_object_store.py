@@ -235,6 +235,21 @@ def test_what_another_machine_wrote_is_seen_at_once(s3: str) -> None:
     assert not store.has("metrics.json")
 
 
+def test_a_folder_that_gets_its_first_file_while_it_is_listed_is_no_file(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(s3)
+    store.write_json("students/0/mistakes/00000.parquet", {})
+
+    async def before_it_came(*_: Any, **__: Any) -> list[Any]:
+        monkeypatch.undo()
+        return []
+
+    monkeypatch.setattr("s3fs.S3FileSystem._lsdir", before_it_came)
+    assert store.files("students/0/mistakes") == []
+    assert store.files("students/0/mistakes") == ["students/0/mistakes/00000.parquet"]
+
+
 @pytest.mark.parametrize("kind", ["memory", "s3"])
 def test_a_lease_is_created_once(request: pytest.FixtureRequest, kind: str) -> None:
     files = ObjectFiles(request.getfixturevalue(kind))
