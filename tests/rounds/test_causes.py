@@ -1,6 +1,6 @@
 """A stage says why its requests gave nothing, in the words of who refused them."""
 
-from s3ray.rounds.causes import Causes
+from s3ray.rounds.journal import Causes
 from s3ray.types import OutcomeStatus
 
 
