@@ -33,6 +33,9 @@ class Loader(yaml.SafeLoader):
             self._sizes[id(node)] = self._size(node)
             if isinstance(node, yaml.MappingNode):
                 _refuse_twice(node)
+            elif isinstance(node, yaml.ScalarNode) and not node.value.isascii():
+                # JSON spells what lies beyond 16 bits as two halves: "\ud83d\ude00".
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         return node
 
     def _size(self, node: yaml.Node) -> int:

@@ -118,11 +118,9 @@ def parse_value(text: str) -> Any:
 
 def validate(model: type[Model], raw: dict[str, Any]) -> Model:
     """Build a pydantic model, turning the first problem into one message with field, value and a way out."""
+    _refuse_halves(raw)
     try:
         return model.model_validate(raw)
-    except UnicodeEncodeError as error:
-        problem = "holds half a character (a lone surrogate), which no file can hold"
-        raise InputError(problem, value=ascii(error.object)[:80], hint="Write the whole character.") from error
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = next((each for each in errors if _is_text_wanted(each, errors[0])), errors[0])
@@ -141,6 +139,23 @@ def validate(model: type[Model], raw: dict[str, Any]) -> Model:
         quote = _NOT_QUOTED.get(type(first["input"]), "") if first["type"] == "string_type" else ""
         hint = " ".join(part for part in (quote, _doc_of(model, first["loc"])) if part)
         raise InputError(problem, field=field, value=value, hint=hint) from None
+
+
+def _refuse_halves(value: object, field: str = "") -> None:
+    """Refuse half a character (a lone surrogate), which YAML and JSON can spell and no file can hold."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_halves(name, field)
+            _refuse_halves(item, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            _refuse_halves(item, f"{field}.{place}")
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            problem = "holds half a character (a lone surrogate), which no file can hold"
+            raise InputError(problem, field=field, value=ascii(value)[:80], hint="Write the whole one.") from None
 
 
 def _is_text_wanted(error: ErrorDetails, first: ErrorDetails) -> bool:

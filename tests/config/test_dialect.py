@@ -41,6 +41,10 @@ def test_a_key_that_comes_twice_is_refused_with_both_lines(tmp_path: Path) -> No
     assert parse_value("- {a: 1}\n- {a: 2}\n") == [{"a": 1}, {"a": 2}]
 
 
+def test_an_emoji_that_json_spells_in_two_halves_is_one_character() -> None:
+    assert parse_value('{"words": "good \\ud83d\\ude00"}') == {"words": "good \U0001f600"}
+
+
 @pytest.mark.parametrize(("value", "says"), [("yes", "truth values"), ("12", "a number"), ("2026-01-02", "a date")])
 def test_a_value_that_yaml_takes_for_no_text_is_to_be_quoted(tmp_path: Path, value: str, says: str) -> None:
     job = tmp_path / "job.yaml"

@@ -73,7 +73,7 @@ TASK: dict[str, Any] = {
 GRID: dict[str, Any] = {
     "name": "grid",
     "job": "job.yaml",
-    "axes": {"strategy": {"a": {"strategy.name": "zerogen"}, "b": {"strategy.name": "gold"}}},
+    "axes": {"strategy": {"a": {"strategy": {"name": "zerogen", "rows": 12}}, "b": {"strategy": {"name": "gold"}}}},
     "seeds": [0, 1],
 }
 
@@ -251,9 +251,12 @@ def test_a_path_that_no_file_can_have_is_refused(place: str) -> None:
     assert (code, "Traceback" in text) == (2, False)
 
 
-def test_half_a_character_in_a_job_is_refused(tmp_path: Path) -> None:
-    job = tmp_path / "job.yaml"
-    job.write_text('{"name": "job", "task": "\\ud800", "student": {"model": "x"}}')
-    code, text = s3ray("plan", str(job))
+@pytest.mark.parametrize("field", ["generator.model", "store", "student.model", "cluster.address"])
+def test_half_a_character_in_a_job_is_refused(tmp_path: Path, field: str) -> None:
+    job = json.loads(json.dumps(JOB))
+    holder, _, name = field.rpartition(".")
+    (job[holder] if holder else job)[name] = "a \ud800"
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    code, text = s3ray("plan", str(tmp_path / "job.yaml"))
     assert code == 2
-    assert "task: " in text
+    assert f"{field}: holds half a character" in text
