@@ -97,7 +97,10 @@ def test_whose_a_cluster_is_can_be_seen(tmp_path: Path) -> None:
     """A process that is called as Ray's node is; the test starts no Ray."""
     raylet = tmp_path / "raylet"
     raylet.symlink_to("/bin/sh")
-    with subprocess.Popen([raylet, "-c", "read line", "--gcs-address=10.0.0.1:6379"], stdin=subprocess.PIPE) as node:
+    words = [str(raylet), "-c", "echo runs; read line", "--gcs-address=10.0.0.1:6379"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        assert node.stdout
+        assert node.stdout.readline() == b"runs\n"  # for a moment, a new program has no words in /proc
         found = starter_of("10.0.0.1:6379")
         node.communicate(b"\n")
     assert found is not None
