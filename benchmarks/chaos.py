@@ -10,8 +10,8 @@ journal is audited, and the accepted rows of all rounds are compared with those 
 engine the texts of two runs need not be equal (batches differ), so there only the books are compared.
 
 A schedule of training kills while two workers, each on a node of its own, train a tiny student on gold: a train worker,
-Ray Train's controller, a node, or the driver. Losses and scores of all epochs, and the final score, are compared with
-those of an undisturbed run, to the last bit.
+Ray Train's controller, the workers' mailbox, a node, or the driver. Losses and scores of all epochs, and the final
+score, are compared with those of an undisturbed run, to the last bit.
 """
 
 import argparse
@@ -67,7 +67,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "student": {"workers": 2, "epochs": 40, "batch_size": 16, "learning_rate": 1e-3, "max_length": 48},
 }
 KINDS = ("actor", "engine", "node", "driver")
-TRAIN_KINDS = ("train_worker", "train_controller", "node", "driver")
+TRAIN_KINDS = ("train_worker", "train_controller", "train_mailbox", "node", "driver")
 LIMIT_S = 900.0
 
 
@@ -86,7 +86,7 @@ def draw_schedule(seed: int, number: int, longest_s: float) -> list[Kill]:
 
 
 def draw_train_schedule(seed: int, number: int) -> list[Kill]:
-    """Two kills of a training, while it starts, trains, or begins again; two schedules in a row have all kinds."""
+    """Two or three kills of a training, while it starts, trains, or begins again; two schedules have all kinds."""
     draw = random.Random(f"train-{seed}-{number // 2}")
     kills = [Kill(kind=kind, after_s=draw.uniform(0, 10.0)) for kind in draw.sample(TRAIN_KINDS, len(TRAIN_KINDS))]
     return kills[2:] if number % 2 else kills[:2]
@@ -146,6 +146,9 @@ class Victim:
 
     def _kill_train_controller(self) -> bool:
         return self._kill_once_there("TrainController")
+
+    def _kill_train_mailbox(self) -> bool:
+        return self._kill_once_there("ray::Mailbox")
 
     def _kill_once_there(self, words: str) -> bool:
         self._wait(lambda: any(below(words)))

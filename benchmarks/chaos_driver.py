@@ -8,6 +8,7 @@ it. With it students are trained with Ray Train, as in any run.
 """
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,14 @@ class ScriptedTrainer:
         return examples_from_table(RunStore(file.parent).read_table(file.name), self._task.fields)
 
 
-def ray_trainer(config: RunConfig, task: Task, store: RunStore) -> Trainer:
+def ray_trainer(config: RunConfig, task: Task, store: RunStore, ends: contextlib.ExitStack) -> Trainer:
     """What trains the students of any run."""
-    from s3ray.student.ray_trainer import RayStudentTrainer
+    from s3ray.student.ray_trainer import RayStudentTrainer, TrainWorkers
 
-    return RayStudentTrainer(
-        config.student, task, run_name=config.name, storage_path=str(store.path("ray_train")), gpus_per_worker=0
-    )
+    place = str(store.path("ray_train"))
+    workers = TrainWorkers(config.name, place, stay=True)
+    ends.callback(workers.close)
+    return RayStudentTrainer(config.student, task, workers, run_name=config.name, storage_path=place, gpus_per_worker=0)
 
 
 def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> None:
@@ -78,12 +80,13 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
     config = validate(RunConfig, {"name": folder.name, "task": TASK, **settings})
     task = load_task(TASK)
     store = RunStore(folder)
-    with connected(address), store.lock():
+    with connected(address), store.lock(), contextlib.ExitStack() as ends:
         plan = plan_placement(config, node_facts())
         store.create({"name": config.name}, to_yaml(config))
         attempt = 1 + max((event["attempt"] for event in store.events()), default=0)
         events = EventLog(store, config.name, attempt)
         pool = GeneratorPool(config, only_task(config, task), plan, emit=events.emit)
+        ends.callback(pool.close)
         parts = Parts(
             config=config,
             task=task,
@@ -92,12 +95,9 @@ def run(folder: Path, address: str, settings: dict[str, Any], trains: bool) -> N
             events=events,
             requests={"seed": "chaos", "later": "chaos"},
             generator=pool,
-            trainer=ray_trainer(config, task, store) if trains else ScriptedTrainer(),
+            trainer=ray_trainer(config, task, store, ends) if trains else ScriptedTrainer(),
         )
-        try:
-            Driver(parts).run()
-        finally:
-            pool.close()
+        Driver(parts).run()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from s3ray.student.encode import Encoded
 from s3ray.student.evaluate import predict
 from s3ray.student.model import Student, load_student
 from s3ray.student.ranks import SingleProcess
-from s3ray.student.ray_trainer import RayStudentTrainer
+from s3ray.student.ray_trainer import RayStudentTrainer, TrainWorkers
 from s3ray.student.train import plan_training
 from s3ray.tables import table_from_examples
 from s3ray.tasks import load_task
@@ -84,11 +84,13 @@ def train_ours(work: Work, num_workers: int) -> Report:
             output=f"{folder}/student",
             seed=work.seed,
         )
+        place = f"{folder}/ray_train"
         result = RayStudentTrainer(
             work.config.model_copy(update={"workers": num_workers}),
             task,
+            TrainWorkers("benchmark", place, stay=False),
             run_name="benchmark",
-            storage_path=f"{folder}/ray_train",
+            storage_path=place,
             gpus_per_worker=gpus,
         ).train(job)
     assert result.test is not None

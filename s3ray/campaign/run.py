@@ -21,7 +21,7 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
 from s3ray.launch.preflight import Job, check_job, check_placement, try_student
-from s3ray.launch.run import Callbacks, carry_out, make_trainer, next_attempt, recorded_failures
+from s3ray.launch.run import Callbacks, carry_out, make_trainer, make_workers, next_attempt, recorded_failures
 from s3ray.monitor.accounting import account
 from s3ray.monitor.prometheus import RayMetrics
 from s3ray.monitor.run_view import RunView
@@ -166,15 +166,19 @@ def _finish(
             made_by = events.MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
             log.emit(events.CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))
             return _run_all(
-                _Shared(campaign=campaign, nodes=nodes, log=log, callbacks=callbacks), runs, stores.values()
+                _Shared(campaign=campaign, store=own, nodes=nodes, log=log, callbacks=callbacks), runs, stores.values()
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """What all runs of a campaign share. ``log`` is the campaign's own; seed sets and students are made only once."""
+    """What all runs of a campaign share. ``log`` is the campaign's own; seed sets and students are made only once.
+
+    ``store`` is the campaign's own folder.
+    """
 
     campaign: Campaign
+    store: RunStore
     nodes: Sequence[NodeFacts]
     log: EventLog
     callbacks: Callbacks
@@ -228,6 +232,7 @@ class _Group:
         sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
         pool = GeneratorPool(config, tasks, self._plan, emit=shared.log.emit, sharing=sharing)
         self._service = PoolService(pool, source, emit=shared.log.emit, on_busy=self._note_busy)
+        self._workers = make_workers(self._plan, shared.store, settings.name)
 
     def run(self) -> list[str]:
         """Run each in a thread of its own; returns the names of those that failed, which leave the others alone."""
@@ -247,6 +252,7 @@ class _Group:
             raise
         finally:
             self._service.close()
+            self._workers.close()
         return failed
 
     def _stop(self, problem: str) -> None:
@@ -298,7 +304,8 @@ class _Group:
     def _trainer_with(self, run: _Run, num_workers: int) -> Trainer:
         student = run.job.config.student.model_copy(update={"workers": num_workers, "min_workers": None})
         name = f"{self._shared.campaign.config.name}-{run.spec.name}"
-        return make_trainer(student, run.job, self._plan, run.store, name, num_trainings=self._num_trainings)
+        num, plan = self._num_trainings, self._plan
+        return make_trainer(student, run.job, plan, run.store, self._workers, run_name=name, num_trainings=num)
 
     def _note_busy(self, seconds: float) -> None:
         self._devices.learn_generation(seconds * _per_engine(self._plan), 0)

@@ -36,7 +36,7 @@ from s3ray.telemetry.logs import move_log
 
 if TYPE_CHECKING:
     from s3ray.generator.pool import GeneratorPool
-    from s3ray.student.ray_trainer import RayStudentTrainer
+    from s3ray.student.ray_trainer import RayStudentTrainer, TrainWorkers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,38 +199,56 @@ def _place(config: RunConfig, *, local: bool) -> Iterator[tuple[str, list[NodeFa
 
 def _run(job: Job, placement: Placement, store: RunStore, events: EventLog, *, local: bool) -> None:
     move_log(run=job.config.name, phase="start")
-    pool, trainer = _parts_of(job, placement, store, events, local=local)
-    try:
+    with contextlib.ExitStack() as ends:
+        pool, trainer = _parts_of(job, placement, store, events, ends, local=local)
         carry_out(job, placement, store, events, pool, trainer)
-    finally:
-        pool.close()
 
 
 def _parts_of(
-    job: Job, plan: Placement, store: RunStore, events: EventLog, *, local: bool
+    job: Job, plan: Placement, store: RunStore, events: EventLog, ends: contextlib.ExitStack, *, local: bool
 ) -> "tuple[LocalPool | GeneratorPool, Trainer]":
-    """The pool and the trainer of a run: in this process, or on the cluster."""
+    """The pool and the trainer of a run, in this process or on the cluster; ``ends`` closes them."""
     config, tasks = job.config, only_task(job.config, job.task)
     if local:
         from s3ray.student.local_trainer import LocalStudentTrainer
 
-        return LocalPool(config, tasks, plan, emit=events.emit), LocalStudentTrainer(config.student, job.task)
+        local_pool = LocalPool(config, tasks, plan, emit=events.emit)
+        ends.callback(local_pool.close)
+        return local_pool, LocalStudentTrainer(config.student, job.task)
     from s3ray.generator.pool import GeneratorPool
 
     pool = GeneratorPool(config, tasks, plan, emit=events.emit)
-    return pool, make_trainer(config.student, job, plan, store, config.name)
+    ends.callback(pool.close)
+    workers = make_workers(plan, store, config.name)
+    ends.callback(workers.close)
+    return pool, make_trainer(config.student, job, plan, store, workers, run_name=config.name)
+
+
+def make_workers(plan: Placement, store: RunStore, name: str) -> "TrainWorkers":
+    """The train workers of a run or a campaign; Ray Train keeps its own files in the folder of that."""
+    # Imported here, since a plan does not need Ray Train, which takes seconds to import.
+    from s3ray.student.ray_trainer import TrainWorkers
+
+    return TrainWorkers(name, store.url("ray_train"), stay=plan.workers_stay)
 
 
 def make_trainer(
-    student: StudentConfig, job: Job, plan: Placement, store: RunStore, run_name: str, num_trainings: int = 1
+    student: StudentConfig,
+    job: Job,
+    plan: Placement,
+    store: RunStore,
+    workers: "TrainWorkers",
+    *,
+    run_name: str,
+    num_trainings: int = 1,
 ) -> "RayStudentTrainer":
-    """The trainer of a run's students; Ray Train keeps its own files in the run's folder."""
-    # Imported here, since a plan does not need Ray Train, which takes seconds to import.
+    """The trainer of a run's students; checkpoints lie in the run's folder."""
     from s3ray.student.ray_trainer import RayStudentTrainer
 
     return RayStudentTrainer(
         student,
         job.task,
+        workers,
         run_name=run_name,
         storage_path=store.url("ray_train"),
         gpus_per_worker=plan.gpus_per_worker,

@@ -99,6 +99,11 @@ class Plan:
         """Whether engines give their devices back for every training; else they stay idle (on CPUs) or sleep."""
         return self.mode == "swap" and self.device == "gpu" and not self.sleep_level
 
+    @property
+    def workers_stay(self) -> bool:
+        """Whether train workers wait for the next student; not where engines need their GPUs meanwhile."""
+        return self.device == "cpu" or self.mode == "split"
+
     def lines(self) -> list[str]:
         """The plan in words: a line for each group of engines that are placed alike, and one for the train workers."""
         lines = list(_engine_lines(self.engines))
@@ -112,6 +117,7 @@ class Plan:
         if self.engines:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
             line += ", which sleep meanwhile" if self.sleep_level else ""
+        line += ", kept between students" if self.workers_stay else ", new for each student"
         return [*lines, line]
 
 

@@ -4,12 +4,17 @@ Nothing is pickled, so reading a checkpoint executes nothing.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from s3ray.storage.local import join
+from s3ray.storage.object_store import open_folder
+from s3ray.student.ranks import Ranks, agreed, by_first
 
 State = dict[str, Any]
 """Tensors and plain values in dicts, lists and tuples."""
@@ -30,6 +35,53 @@ class Checkpoints(Protocol):
 
 TENSORS = "state.safetensors"
 PLAIN = "state.json"
+CHECKPOINT_SHARE = 0.1
+"""Share of the time that checkpoints may take; short epochs get a checkpoint only now and then."""
+
+
+class FolderCheckpoints:
+    """Keeps a training's last saved state in the folder ``place``, which every worker can read.
+
+    The first epoch is always saved, and so is every epoch at whose end a node ``is_leaving``, which all workers ask
+    equally often. Others are saved as long as that takes no more than CHECKPOINT_SHARE of the time. States go to two
+    places in turn, so that whoever dies while one is written goes on from the other.
+    """
+
+    def __init__(self, ranks: Ranks, place: str, is_leaving: Callable[[], bool] = lambda: False) -> None:
+        self._ranks = ranks
+        self._folders = [open_folder(join(place, name)) for name in ("a", "b")]
+        self._is_leaving = is_leaving
+        self._due = 0.0
+
+    def load(self) -> State | None:
+        """Read the state that was saved last."""
+        return agreed(self._ranks, self._read)
+
+    def _read(self) -> State | None:
+        states = []
+        for folder in self._folders:
+            if folder.exists(PLAIN):
+                with folder.on_disk() as path:
+                    states.append((folder, read_state(path)))
+        if not states:
+            return None
+        folder, newest = max(states, key=lambda found: len(found[1]["reports"]))
+        self._folders.sort(key=lambda each: each is folder)  # the other one is written next
+        return newest
+
+    def save(self, make_state: Callable[[], State]) -> None:
+        """Write the state, if a checkpoint is due."""
+        start = time.monotonic()
+        if not self._ranks.gather(self._is_leaving() or start >= self._due)[0]:
+            return
+        by_first(self._ranks, lambda: self._write(make_state()))
+        self._folders.reverse()
+        took = time.monotonic() - start
+        self._due = start + took / CHECKPOINT_SHARE
+
+    def _write(self, state: State) -> None:
+        with self._folders[0].rewritten(last=PLAIN) as folder:
+            write_state(state, folder)
 
 
 def write_state(state: State, folder: Path) -> None:

@@ -251,7 +251,10 @@ def test_engines_that_sleep_share_every_gpu_with_a_train_worker_and_have_its_who
     plan = plan_placement(config, nodes((8, 4)))
     assert {(item.num_gpus, item.memory_share, item.can_sleep) for item in plan.engines} == {(0.6, 0.8, True)}
     assert (plan.gpus_per_worker, plan.sleep_level, plan.engines_leave) == (0.4, 1, False)
-    assert plan.lines()[-1] == "4 train workers: 0.4 GPU each, in turns with the engines, which sleep meanwhile"
+    assert (
+        plan.lines()[-1]
+        == "4 train workers: 0.4 GPU each, in turns with the engines, which sleep meanwhile, new for each student"
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,7 +342,7 @@ def test_gold_needs_no_engine() -> None:
             BIG,
             [
                 "engine-0..511: 1 bundle of 1 GPU (uni) each, 8 on each of 64 places (n0 to n63)",
-                "8 train workers: 1 GPU each, in turns with the engines",
+                "8 train workers: 1 GPU each, in turns with the engines, new for each student",
             ],
         ),
         (
@@ -348,7 +351,7 @@ def test_gold_needs_no_engine() -> None:
             [
                 "engine-0..1: 1 bundle of 4 GPU (mp) each, on n1",
                 "engine-2: 1 bundle of 4 GPU (mp) on n0",
-                "1 train worker: 1 GPU (A10G) each, beside the engines",
+                "1 train worker: 1 GPU (A10G) each, beside the engines, kept between students",
             ],
         ),
         (
@@ -357,7 +360,7 @@ def test_gold_needs_no_engine() -> None:
             [
                 "engine-0: 16 bundles of 1 GPU (ray) on n0+n1",
                 "engines that wait for nodes to join: 1 of 2",
-                "1 train worker: 1 GPU each, in turns with the engines",
+                "1 train worker: 1 GPU each, in turns with the engines, new for each student",
             ],
         ),
         (
@@ -365,13 +368,16 @@ def test_gold_needs_no_engine() -> None:
             [(8, 0)],
             [
                 "engine-0..1: 1/2 of the node's cores each, on n0",
-                "1 train worker: 8 CPU each, in turns with the engines",
+                "1 train worker: 8 CPU each, in turns with the engines, kept between students",
             ],
         ),
         (
             job(engines=3, engine="fake", workers=2),
             [(8, 0)],
-            ["engine-0..2: no device each, on n0", "2 train workers: 4 CPU each, in turns with the engines"],
+            [
+                "engine-0..2: no device each, on n0",
+                "2 train workers: 4 CPU each, in turns with the engines, kept between students",
+            ],
         ),
     ],
 )

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError, S3RayError, TrainerError
 from s3ray.strategies.probes import probes_from_table
 from s3ray.student.local_trainer import LocalStudentTrainer
-from s3ray.student.ray_trainer import RayStudentTrainer
+from s3ray.student.ranks import Ranks
+from s3ray.student.ray_trainer import RayStudentTrainer, TrainWorkers
 from s3ray.tasks import Task
 from s3ray.types import Example, Origin, Source, StudentJob, StudentResult
 from tests.student.workers import mined
@@ -29,22 +30,33 @@ from tests.student.workers import mined
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def on_ray(config: StudentConfig, task: Task, storage: Path, gpus: float = 0) -> RayStudentTrainer:
-    return RayStudentTrainer(config, task, run_name="test", storage_path=str(storage), gpus_per_worker=gpus)
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[TrainWorkers]:
+    """Train workers that stay between the students of a test."""
+    workers = TrainWorkers("test", str(tmp_path / "train"), stay=True)
+    yield workers
+    workers.close()
+
+
+def on_ray(
+    config: StudentConfig, task: Task, workers: TrainWorkers, storage: Path, gpus: float = 0
+) -> RayStudentTrainer:
+    place = str(storage)
+    return RayStudentTrainer(config, task, workers, run_name="test", storage_path=place, gpus_per_worker=gpus)
 
 
 @pytest.fixture
 def float32_everywhere(float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of Ray Train, which are other processes, compute in float32 too."""
 
-    def train(settings: dict[str, Any]) -> StudentResult | S3RayError:
-        from s3ray.student.ray_trainer import _train_on_worker
+    def train(ranks: Ranks, **settings: Any) -> StudentResult | S3RayError:
+        from s3ray.student.ray_trainer import train_on_worker
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("s3ray.student.model.cpu_flags", frozenset)
-            return _train_on_worker(settings)
+            return train_on_worker(ranks, **settings)
 
-    monkeypatch.setattr("s3ray.student.ray_trainer._train_on_worker", train)
+    monkeypatch.setattr("s3ray.student.ray_trainer.train_on_worker", train)
 
 
 @pytest.mark.usefixtures("local_ray", "float32_everywhere")
@@ -52,6 +64,7 @@ def test_two_workers_train_the_student_that_one_process_trains_though_they_are_k
     config: StudentConfig,
     reviews: Task,
     job: StudentJob,
+    workers: TrainWorkers,
     tmp_path: Path,
     toy_reviews: Callable[[range], list[Example]],
     write: Callable[[str, Task, Sequence[Example]], str],
@@ -70,7 +83,7 @@ def test_two_workers_train_the_student_that_one_process_trains_though_they_are_k
     apart = replace(job, output=str(tmp_path / "alone"))
     alone = LocalStudentTrainer(config, reviews).train(apart)
 
-    trainer = on_ray(config.model_copy(update={"workers": 2, "rows_at_once": 3}), reviews, tmp_path / "train")
+    trainer = on_ray(config.model_copy(update={"workers": 2, "rows_at_once": 3}), reviews, workers, tmp_path / "train")
     together = trainer.train(job)
     assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
     assert together.select == alone.select
@@ -97,7 +110,14 @@ def test_two_workers_train_the_student_that_one_process_trains_though_they_are_k
         (report.loss, report.select) for report in together.epochs
     ]
     assert (disturbed.best_epoch, disturbed.test) == (together.best_epoch, together.test)
-    assert not list((tmp_path / "train").iterdir()), "the notes of a finished student go"
+    # What is trained already only answers, and whoever is there goes on.
+    there = {process.pid for process in below("RayTrainWorker")}
+    only_asked = trainer.train(replace(job, output=str(tmp_path / "again")))
+    assert (only_asked.best_epoch, only_asked.test) == (disturbed.best_epoch, disturbed.test)
+    assert {process.pid for process in below("RayTrainWorker")} == there
+    assert len(there) == 2
+    workers.close()
+    assert not (tmp_path / "train").exists(), "the notes of finished students and their workers go"
 
 
 def losses(result: StudentResult) -> list[float]:
@@ -106,25 +126,30 @@ def losses(result: StudentResult) -> list[float]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_what_the_user_got_wrong_comes_back_as_such(
-    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path
+    config: StudentConfig, reviews: Task, job: StudentJob, workers: TrainWorkers, tmp_path: Path
 ) -> None:
     broken = config.model_copy(update={"model": "package:no-such-package-anywhere"})
     with pytest.raises(InputError, match="no-such-package-anywhere"):
-        on_ray(broken, reviews, tmp_path / "train").train(job)
+        on_ray(broken, reviews, workers, tmp_path / "train").train(job)
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_cluster_without_room_is_named_and_not_waited_for(
-    config: StudentConfig, reviews: Task, job: StudentJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: StudentConfig,
+    reviews: Task,
+    job: StudentJob,
+    workers: TrainWorkers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     with pytest.raises(TrainerError, match=r"1 workers with 1 CPU, 1 GPU each; the cluster has 4 CPU .*, 0 GPU"):
-        on_ray(config, reviews, tmp_path / "train", gpus=1).train(job)
+        on_ray(config, reviews, workers, tmp_path / "train", gpus=1).train(job)
 
 
 def kill_worker_then_controller(storage: Path, killed: list[str]) -> None:
-    """Kill a train worker once Ray Train has noted a checkpoint, and the controller once there is another worker."""
-    wait_for(lambda: list(storage.glob("*/checkpoint_manager_snapshot.json")))
+    """Kill a train worker once there is a checkpoint, and the controller once there is another worker."""
+    wait_for(lambda: list(storage.glob("*/*/state.json")))
     worker = next(below("RayTrainWorker"))
     worker.kill()
     killed.append("worker")
