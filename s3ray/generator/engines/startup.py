@@ -120,6 +120,10 @@ _NO_CAUSE = (
 _NOT_FREE_YET = re.compile(r"Free memory on device .+ is less than|Error in memory profiling\. Initial free memory")
 
 
+_NO_LIBRARY = ("ImportError: ", "ModuleNotFoundError: ")
+_REINSTALL = "What is installed on that node is not whole or was made for another machine; compare it with other nodes."
+
+
 class _Final(NamedTuple):
     """Words by which a cause is known that is the same at every start, and what helps."""
 
@@ -181,11 +185,6 @@ _FINAL = (
         "Something is to be compiled and the node has no CUDA toolkit: install it there and set CUDA_HOME, or switch "
         "off what asks for it (VLLM_USE_FLASHINFER_SAMPLER=0).",
     ),
-    _Final(
-        re.compile(r"^(?:ImportError|ModuleNotFoundError)"),
-        "What is installed on that node is not whole, or was made for another machine: compare it with the other nodes "
-        "(python -m s3ray about).",
-    ),
 )
 
 
@@ -205,10 +204,13 @@ def start_failure(error: Exception, output: str) -> EngineStartError | DeviceMem
                 return EngineStartError(_problem(cause), known.hint, is_final=True)
     if killed := _KILLED.search(str(error)):
         causes.append(f"its process was killed by signal {killed['signal']}")
+    cause = causes[-1] if causes else str(error)
+    # An import that failed earlier may have been tried only to see whether a library is there.
+    if cause.startswith(_NO_LIBRARY):
+        return EngineStartError(_problem(cause), _REINSTALL, is_final=True)
     hint = "Ray keeps all that it printed in session_latest/logs of its temporary folder (/tmp/ray) on that node."
     # What a configuration is refused for before anything is loaded is the same each time.
-    is_final = _is_refusal(error)
-    return EngineStartError(_problem(causes[-1] if causes else str(error)), hint, is_final=is_final)
+    return EngineStartError(_problem(cause), hint, is_final=_is_refusal(error))
 
 
 def _problem(cause: str) -> str:

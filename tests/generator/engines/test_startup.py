@@ -135,6 +135,13 @@ def test_a_library_that_is_missing_is_said_as_such() -> None:
     assert "libcudart.so.13" in failure.problem
 
 
+def test_a_library_that_was_only_looked_for_is_not_the_cause() -> None:
+    failure = start_failure(FAILED, "ModuleNotFoundError: No module named 'deep_ep'\nRuntimeError: NCCL timed out\n")
+    assert isinstance(failure, EngineStartError)
+    assert not failure.is_final
+    assert failure.problem == "the engine did not start: RuntimeError: NCCL timed out"
+
+
 def test_a_cause_shows_no_secret_and_is_not_endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
     failure = start_failure(FAILED, f"{HEADER}ValueError: hf_0123456789 {'x' * 5000} \ud800\n")
