@@ -247,7 +247,7 @@ def _is_empty(cause: str) -> bool:
 
 # -- what a start cost -------------------------------------------------------------------------------------------------
 
-_WEIGHTS = re.compile(r"Model loading took .+? GiB memory and ([\d.]+) seconds")
+_WEIGHTS = re.compile(r"(?:Model loading took .+? GiB memory and|Loading weights took) ([\d.]+) seconds")
 _COMPILE = re.compile(r"torch\.compile took ([\d.]+) s in total")
 _GRAPHS = re.compile(r"Graph capturing finished in ([\d.]+) secs")
 _PREPARED = re.compile(r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s")
