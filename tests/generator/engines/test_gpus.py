@@ -101,12 +101,17 @@ def test_two_engines_never_start_on_one_gpu_at_once(tmp_path: Path) -> None:
 
 
 def test_the_first_start_of_a_configuration_is_made_alone_and_the_others_at_once(tmp_path: Path) -> None:
-    starts = Starts(tmp_path, threading.Barrier(3))
-    starts.all_at_once([(f"engine-{number}", [f"GPU-{number}"], "same") for number in range(4)])
-    assert len(starts.at_once[0]) == 1
-    assert len(starts.at_once) == 4
-    assert starts.most == 3
-    assert (tmp_path / "cache" / "same").exists()
+    first, starts = Turn("engine-0", 20.0, tmp_path / "locks"), Starts(tmp_path, threading.Barrier(3))
+    first.take(["GPU-0"], tmp_path / "cache" / "same")
+    others = [threading.Thread(target=starts.start, args=(f"engine-{n}", [f"GPU-{n}"], "same")) for n in (1, 2, 3)]
+    for other in others:
+        other.start()
+    threading.Event().wait(0.2)
+    assert starts.at_once == [], "they wait for the first"
+    first.end(is_ready=True)
+    for other in others:
+        other.join()
+    assert (len(starts.at_once), starts.most) == (3, 3)
 
 
 def test_another_configuration_does_not_wait_for_it(tmp_path: Path) -> None:
@@ -116,10 +121,19 @@ def test_another_configuration_does_not_wait_for_it(tmp_path: Path) -> None:
     first.end(is_ready=True)
 
 
-def test_engines_over_the_same_gpus_in_another_order_do_not_wait_for_ever(tmp_path: Path) -> None:
-    starts = Starts(tmp_path)
-    starts.all_at_once([("engine-0", ["GPU-0", "GPU-1"], "one"), ("engine-1", ["GPU-1", "GPU-0"], "other")])
-    assert (len(starts.at_once), starts.most) == (2, 1)
+def test_an_engine_that_waits_for_one_gpu_does_not_hold_a_later_one(tmp_path: Path) -> None:
+    """Whatever the order in which they are named: else two engines could wait for each other for ever."""
+    holder, starts = Turn("engine-0", 20.0, tmp_path / "locks"), Starts(tmp_path)
+    holder.take(["GPU-0"], tmp_path / "one")
+    waiting = threading.Thread(target=starts.start, args=("engine-1", ["GPU-1", "GPU-0"], "other"))
+    waiting.start()
+    threading.Event().wait(0.2)
+    third = Turn("engine-2", 0.01, tmp_path / "locks")
+    third.take(["GPU-1"], tmp_path / "third")
+    third.end(is_ready=True)
+    holder.end(is_ready=True)
+    waiting.join()
+    assert len(starts.at_once) == 1
 
 
 def test_a_failed_first_start_is_none(tmp_path: Path) -> None:
