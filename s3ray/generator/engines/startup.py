@@ -140,7 +140,7 @@ _FINAL = (
     _Final(re.compile(r"larger than the available KV cache memory"), _SMALLER),
     _Final(
         re.compile(r"less than requested memory for kv|cannot allocate .* KV cache", re.I),
-        "Lower generator.kv_cache_gib (on a CPU) or generator.gpu_memory_utilization.",
+        "Lower generator.kv_cache_gib, or free memory of that node.",
     ),
     _Final(re.compile(r"(?:CUDA|HIP) out of memory|^OutOfMemoryError"), _SMALLER),
     _Final(

