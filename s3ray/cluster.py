@@ -150,6 +150,11 @@ def node_facts() -> list[NodeFacts]:
     return sorted(nodes, key=lambda node: node.node_id)
 
 
+def own_gpus() -> tuple[str, ...]:
+    """The ids of the GPUs on this node that Ray gave to this process; those that share a GPU name the same."""
+    return tuple(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+
 def occupancy(resource: str) -> Occupancy:
     """How much of ``resource`` (GPU, CPU) is free in the joined cluster, and which placement groups hold the rest."""
     held: Counter[str] = Counter()

@@ -26,6 +26,7 @@ from s3ray.generator.replica import (
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
+from s3ray.generator.scheduling.room import Holder, may_join, num_units, who_leaves
 from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
 from s3ray.placement.place import place_engine
@@ -144,10 +145,38 @@ class GeneratorPool:
         """Engines that hold devices at this moment."""
         return len(self._running())
 
-    def _may_start(self) -> bool:
-        """Whether one more engine may take its place."""
+    @property
+    def num_units(self) -> int:
+        """Units (see ``scheduling.room``) that hold devices at this moment."""
+        return num_units(self._holders())
+
+    def _holders(self) -> list[Holder]:
+        return [
+            Holder(
+                engine=replica.engine,
+                node=replica.placement.node_id if replica.placement else "",
+                gpu=replica.gpu,
+                num_in_flight=self._dispatcher.num_in_flight(replica.engine),
+                is_ready=replica.state is ReplicaState.READY,
+                is_leaving=replica.is_draining,
+            )
+            for replica in self._running()
+        ]
+
+    def _is_wanted(self) -> bool:
+        """Whether one more engine could be used, and its runs leave it devices somewhere."""
         sharing = self._sharing
-        return sharing is None or (sharing.source.num_customers > 0 and self.num_holding < sharing.num_allowed())
+        if sharing is None:
+            return True
+        num_allowed = sharing.num_allowed() * self._plan.engines_per_gpu
+        return sharing.source.num_customers > 0 and self.num_holding < num_allowed
+
+    def _may_start(self, replica: Replica) -> bool:
+        """Whether it may take its place."""
+        if self._sharing is None or replica.placement is None:
+            return True
+        num_allowed = self._sharing.num_allowed()
+        return may_join(self._holders(), replica.placement.node_id, num_allowed, self._plan.engines_per_gpu)
 
     def _tend(self) -> None:
         """Start every engine whose back-off is over and for which a node has room; drain those beyond the allowance."""
@@ -159,7 +188,9 @@ class GeneratorPool:
         for replica in self._replicas:
             if replica.state is ReplicaState.ASLEEP:
                 replica.wake(now)
-            if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
+            if not (replica.is_due(now) and self._is_wanted() and self._find_place(replica, now)):
+                continue
+            if self._may_start(replica):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 nodes = tuple(sorted(replica.nodes))
                 self._emit(events.EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
@@ -183,14 +214,13 @@ class GeneratorPool:
         return place is not None
 
     def _make_room(self, num_allowed: int) -> None:
-        """Drain the engines beyond ``num_allowed``, those with the least to do first."""
-        others = [replica for replica in self._running() if not replica.is_draining]
-        others.sort(
-            key=lambda replica: (replica.state is ReplicaState.READY, self._dispatcher.num_in_flight(replica.engine))
-        )
-        for replica in others[: max(0, len(others) - num_allowed)]:
+        """Drain the engines of the units beyond ``num_allowed``, those with the least to do first."""
+        for replica in self._replicas:
+            replica.learn_gpu()
+        leaving = set(who_leaves(self._holders(), num_allowed, self._plan.engines_per_gpu))
+        draining = [replica for replica in self._running() if replica.engine in leaving]
+        for replica in draining:
             replica.drain()
-        draining = [replica for replica in self._running() if replica.is_draining]
         self._stop([replica for replica in draining if not self._dispatcher.num_in_flight(replica.engine)])
 
     def _living(self, now: float) -> list[NodeFacts]:

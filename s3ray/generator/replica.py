@@ -3,6 +3,7 @@
 This module makes Ray's calls; the pool decides which. It knows nothing of requests.
 """
 
+import contextlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,9 +45,10 @@ class Replica:
     """``engine``, its name, stays for the whole run; placement, group, actor and call change with each start.
 
     All times are on the caller's clock. Only methods set attributes: ``placement`` (None while no node has room),
-    ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes what it has
-    and then leaves), ``num_restarts``, ``problem`` (human-readable: why it does not work), and ``refusal`` (what the
-    job asks and it cannot do, if it was given up for that).
+    ``call`` (the Ray call under way), ``gpu`` (the one that it shares with others, once known), ``is_waking`` (it
+    starts from sleep), ``is_draining`` (it finishes what it has and then leaves), ``num_restarts``, ``problem``
+    (human-readable: why it does not work), and ``refusal`` (what the job asks and it cannot do, if it was given up for
+    that).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
@@ -64,12 +66,15 @@ class Replica:
         self._actor: Any = None
         self._group: PlacementGroup | None = None
         self.call: ray.ObjectRef | None = None
+        self._gpus_call: ray.ObjectRef | None = None
         self._called = 0.0
         self._progress: object = None
         self._progress_at = 0.0
         self._forget_life()
 
     def _forget_life(self) -> None:
+        self.gpu = ""
+        self._gpus_call = None
         self._unreachable_since = 0.0
         self._has_gap = False
         self.is_waking = False
@@ -140,7 +145,16 @@ class Replica:
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, tasks, run=run, **shares)
         self.state = ReplicaState.STARTING
+        if 0 < placement.num_gpus < 1:
+            self._gpus_call = self._actor.gpus.remote()  # first, for loading a model occupies the actor
         self._begin(self._actor.start.remote(), now)
+
+    def learn_gpu(self) -> None:
+        """Note the GPU that it shares with others, as soon as its process has said which."""
+        if self._gpus_call is not None and ray.wait([self._gpus_call], timeout=0)[0]:
+            call, self._gpus_call = self._gpus_call, None
+            with contextlib.suppress(ray.exceptions.RayError):  # it died, which its start says, too
+                self.gpu = ",".join(ray.get(call))
 
     def become_ready(self, now: float) -> None:
         """It has started, or is awake again."""

@@ -81,7 +81,8 @@ class Plan:
     """Who holds what: the placements of the engines, and what each train worker reserves.
 
     ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes with the label
-    ``worker_accelerator``, or to any node if that is None.
+    ``worker_accelerator``, or to any node if that is None. ``workers_asked`` is what the job asks for, where its
+    batches have too few rows for so many, else 0.
     """
 
     mode: str
@@ -93,6 +94,13 @@ class Plan:
     gpus_per_worker: float
     worker_accelerator: str | None = None
     sleep_level: int = 0
+    workers_asked: int = 0
+
+    @property
+    def engines_per_gpu(self) -> int:
+        """How many engines may share a GPU; 1 where each has whole ones, or none."""
+        share = self.engines[0].num_gpus if self.engines else 0.0
+        return int(1 / share + 1e-6) if 0 < share < 1 else 1
 
     @property
     def engines_leave(self) -> bool:
@@ -112,6 +120,8 @@ class Plan:
         if self.engines:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
             line += ", which sleep meanwhile" if self.sleep_level else ""
+        if self.workers_asked:
+            line += f" (not {self.workers_asked}: a step would have less than 8 rows for each; see student.batch_size)"
         return [*lines, line]
 
 
