@@ -358,7 +358,8 @@ class StudentConfig(StrictModel):
     """Rows of a batch that a worker computes at once, if its whole share does not fit into memory; gradients are added
     up. null: the whole share."""
     workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
-    """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped."""
+    """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped; on
+    GPUs no more are started than leave each 8 rows of `batch_size`, for more would only exchange gradients."""
     min_workers: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
     """Train with as many of `workers` as fit, at least so many, and with more when nodes join. null: all must fit."""
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)

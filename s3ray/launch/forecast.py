@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from s3ray.config.job import RunConfig
 from s3ray.monitor.metrics import Metrics, TimeShares
+from s3ray.placement.place import most_workers
 from s3ray.placement.plan import Plan
 from s3ray.placement.refusals import needs_device
 from s3ray.strategies import make_strategy
@@ -16,6 +17,7 @@ from s3ray.text import duration
 
 _MISTAKE_SHARE = 0.2  # of gold, guessed
 _ROW_SHARE = 0.6  # tokens generated per kept row, as a share of max_tokens, guessed
+_LEAST_STEP_S = 0.014  # starting a GPU's kernels takes so long, however few rows a step has; guessed
 _ALIKE = 0.05  # a smaller difference means nothing: forecasts are not that exact
 
 
@@ -140,15 +142,20 @@ def predict(
     device: str,
     figures: Figures,
 ) -> Prediction:
-    """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round."""
+    """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round.
+
+    On GPUs no more train workers are at work than a batch has rows for, and a step has a least duration.
+    """
     write_s = [num * figures.tokens_per_row / (figures.tokens_s * engine_devices) for num in rows]
     samples = [config.student.epochs * sum(rows[: place + 1]) for place in range(len(rows))]
-    train_s = [num / (figures.samples_s * worker_devices) for num in samples]
+    num_trainers = min(worker_devices, most_workers(config.student.batch_size, device) or worker_devices)
+    least_s = _LEAST_STEP_S / config.student.batch_size if device == "gpu" else 0.0
+    train_s = [num * max(1 / (figures.samples_s * num_trainers), least_s) for num in samples]
     # Engines that leave start again in every round; on CPUs they only stay idle.
     num_starts = len(rows) if mode == "swap" and device == "gpu" else 1
     starting_s = num_starts * figures.engine_start_s + len(rows) * figures.worker_start_s
     seconds = starting_s + sum(write_s) + sum(train_s)
-    at_work = engine_devices * sum(write_s) + worker_devices * sum(train_s)
+    at_work = engine_devices * sum(write_s) + num_trainers * sum(train_s)
     num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)
     return Prediction(
         engine_devices=engine_devices,

@@ -88,6 +88,30 @@ def _free(nodes: Sequence[NodeFacts]) -> dict[str, _Node]:
     }
 
 
+ROWS_PER_WORKER = 8
+"""Rows of a step that a train worker on a GPU gets at least; with fewer, exchanging gradients costs what it saves."""
+
+
+def most_workers(batch_size: int, device: str) -> int | None:
+    """How many train workers are worth their devices; None: any number. Any number computes the same."""
+    return max(1, batch_size // ROWS_PER_WORKER) if device == "gpu" else None
+
+
+def without_idle_workers(config: RunConfig, nodes: Sequence[NodeFacts]) -> RunConfig:
+    """The job with no more train workers than its batches have rows for."""
+    most, student = most_workers(config.student.batch_size, device_of(nodes)), config.student
+    if most is None or student.workers <= most:
+        return config
+    least = student.min_workers and min(student.min_workers, most)
+    student = student.model_copy(update={"workers": most, "min_workers": least})
+    return config.model_copy(update={"student": student})
+
+
+def device_of(nodes: Sequence[NodeFacts]) -> str:
+    """Where engines and students compute: ``gpu`` if any node has one, else ``cpu``."""
+    return "gpu" if any(node.num_gpus for node in nodes) else "cpu"
+
+
 _PLENTY = 1_000_000  # CPUs, to find out whether more of them would help
 
 
@@ -97,7 +121,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     Raises:
         InputError: something does not fit, or a setting has no meaning here; says the arithmetic and what would fit.
     """
-    device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
+    device = device_of(nodes)
     check_settings(config, nodes, device)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
     if config.student.least_workers > room:

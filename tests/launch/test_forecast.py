@@ -31,7 +31,7 @@ def job(engines: int, workers: int, mode: str = "swap", engine: str = "vllm", **
         "task": "imdb",
         "strategy": {"seed_examples": 800, "rows": 1600, "rounds": 1, **strategy},
         "generator": {"engine": engine, "model": "m", "engines": engines},
-        "student": {"workers": workers, "epochs": 2},
+        "student": {"workers": workers, "epochs": 2, "batch_size": 64},
         "placement": {"mode": mode},
     }
     return validate(RunConfig, raw)
@@ -58,6 +58,19 @@ def test_split_by_hand() -> None:
     writing, training = 2 * 800 * 50 / 300, 160 + 320
     assert found.seconds == pytest.approx(60 + 20 + writing + training)
     assert found.idle_share == pytest.approx(1 - (3 * writing + training) / (4 * found.seconds))
+
+
+def test_a_worker_more_saves_nothing_where_the_batch_has_no_rows_for_it_or_a_step_is_as_short_as_it_gets() -> None:
+    def training_s(num_gpus: float, batch_size: int, samples_s: float = 10) -> float:
+        config = job(4, 4)
+        student = config.student.model_copy(update={"batch_size": batch_size})
+        figures = replace(FIGURES, samples_s=samples_s, engine_start_s=0, worker_start_s=0, tokens_per_row=0)
+        config = config.model_copy(update={"student": student})
+        return predict("swap", 4, num_gpus, [800], config, "gpu", figures).seconds
+
+    assert training_s(2, batch_size=16) == pytest.approx(training_s(1, batch_size=16) / 2) == pytest.approx(80)
+    assert training_s(8, batch_size=16) == training_s(2, batch_size=16)
+    assert training_s(4, batch_size=64, samples_s=1e6) == training_s(1, batch_size=64, samples_s=1e6) > 0
 
 
 def test_engines_on_cores_do_not_start_again() -> None:
