@@ -278,6 +278,9 @@ class RunGenerator:
     def pause(self) -> None:
         """The engines go on with what other runs want."""
 
+    def prepare(self) -> None:
+        """Engines follow what the stages of all runs want; a round that has not begun wants nothing yet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrainer:

@@ -113,6 +113,10 @@ class GeneratorPool:
         elif self._plan.sleep_level:
             self._put_to_sleep()
 
+    def prepare(self) -> None:
+        """Begin to load, or to wake, the engines that made way for training: it is over, and requests will come."""
+        self.start()
+
     def _put_to_sleep(self) -> None:
         """Wait until all have started, then put them to sleep: a GPU without an engine would get two train workers."""
         loading = {replica.call: replica for replica in self._replicas if replica.state is ReplicaState.STARTING}
