@@ -143,6 +143,7 @@ def node_facts() -> list[NodeFacts]:
             num_cpus=int(node["Resources"].get("CPU", 0)),
             num_gpus=int(node["Resources"].get("GPU", 0)),
             accelerator=node["Labels"].get("ray.io/accelerator-type", ""),
+            memory_gib=node["Resources"].get("memory", 0.0) / 2**30,
         )
         for node in ray.nodes()
         if node["Alive"]

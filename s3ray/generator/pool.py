@@ -29,7 +29,7 @@ from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
 from s3ray.generator.scheduling.room import Holder, may_join, num_units, who_leaves
 from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
-from s3ray.placement.place import place_engine
+from s3ray.placement.place import as_planned, place_engine
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.tables import Chunk
 from s3ray.telemetry import events
@@ -63,7 +63,7 @@ class GeneratorPool:
 
         A ``recorder`` is notified of everything that the pool does; with one, engines also time each text.
         """
-        self._config = config
+        self._config = as_planned(config, plan)
         self._tasks = tasks
         self._emit = emit
         self._plan = plan
@@ -123,7 +123,7 @@ class GeneratorPool:
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
         ready = [replica for replica in self._replicas if replica.state is ReplicaState.READY]
-        for replica in sleep_in_time(ready, self._plan.sleep_level):
+        for replica in sleep_in_time(ready, self._plan.sleep_level, self._plan.sleep_s):
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.fall_asleep()
             self._emit(events.EngineAsleep(engine=replica.engine, level=self._plan.sleep_level))

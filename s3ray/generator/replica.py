@@ -24,7 +24,6 @@ from s3ray.placement.plan import Bundle, EnginePlacement
 _NODE_DIED = "its node has died"  # Ray has no error class for this
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 _STOP_S = 20.0
-_SLEEP_S = 120.0
 _WINDOW_S = 3600.0  # older deaths say little about the engine or node of today
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
@@ -321,10 +320,10 @@ def close_in_time(replicas: Sequence[Replica]) -> None:
     answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
 
 
-def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
-    """Put replicas to sleep; returns those that sleep. The others died or took too long."""
+def sleep_in_time(replicas: Sequence[Replica], level: int, limit_s: float) -> list[Replica]:
+    """Put replicas to sleep; returns those that sleep. The others died, or took longer than ``limit_s`` seconds."""
     calls = {replica.begin_sleep(level): replica for replica in replicas}
-    return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
+    return [calls[call] for call in answers_in_time(list(calls), limit_s) if _is_good(call)]
 
 
 def answers_in_time(calls: Sequence[ray.ObjectRef], limit_s: float) -> list[ray.ObjectRef]:

@@ -20,6 +20,7 @@ from s3ray.placement.refusals import (
     needs_device,
     workers_refused,
 )
+from s3ray.placement.sleep import resolve_leave, sleep_limit_s
 
 _TINY = 1e-6  # sums of parts of a GPU are not exact
 
@@ -122,6 +123,7 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
         InputError: something does not fit, or a setting has no meaning here; says the arithmetic and what would fit.
     """
     device = device_of(nodes)
+    config = leaving(config, resolve_leave(config, nodes))
     check_settings(config, nodes, device)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
     if config.student.least_workers > room:
@@ -145,10 +147,21 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
         gpus_per_worker=0 if device == "cpu" else BESIDE_SLEEPER_SHARE if config.placement.sleep_level else 1,
         worker_accelerator=config.student.accelerator,
         sleep_level=config.placement.sleep_level,
+        sleep_s=sleep_limit_s(config.placement.sleep_level, nodes),
     )
     if deadlock := who_would_wait(plan, nodes):
         raise deadlock_refused(config, deadlock)
     return plan
+
+
+def leaving(config: RunConfig, leave: str) -> RunConfig:
+    """The job whose engines make way like this."""
+    return config.model_copy(update={"placement": config.placement.model_copy(update={"leave": leave})})
+
+
+def as_planned(config: RunConfig, plan: Plan) -> RunConfig:
+    """The job with what the plan decided: how its engines make way."""
+    return leaving(config, f"sleep_{plan.sleep_level}" if plan.sleep_level else "stop")
 
 
 def place_engine(

@@ -11,13 +11,15 @@ _LISTED = 4
 class NodeFacts:
     """One living node of the cluster: the whole CPUs and GPUs that Ray counts there.
 
-    ``accelerator`` is the type of its GPUs in Ray's label ``ray.io/accelerator-type``, empty if unknown.
+    ``accelerator`` is the type of its GPUs in Ray's label ``ray.io/accelerator-type``, empty if unknown; ``memory_gib``
+    is the host memory that Ray may hand out, 0 if unknown.
     """
 
     node_id: str
     num_cpus: int
     num_gpus: int
     accelerator: str = ""
+    memory_gib: float = 0.0
 
 
 def in_words(nodes: Sequence[NodeFacts]) -> str:
@@ -82,7 +84,7 @@ class Plan:
 
     ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes with the label
     ``worker_accelerator``, or to any node if that is None. ``workers_asked`` is what the job asks for, where its
-    batches have too few rows for so many, else 0.
+    batches have too few rows for so many, else 0. Engines may take ``sleep_s`` to fall asleep.
     """
 
     mode: str
@@ -94,6 +96,7 @@ class Plan:
     gpus_per_worker: float
     worker_accelerator: str | None = None
     sleep_level: int = 0
+    sleep_s: float = 0.0
     workers_asked: int = 0
 
     @property
