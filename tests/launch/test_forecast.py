@@ -93,6 +93,24 @@ def test_short_phases_and_slow_starts_suit_split() -> None:
     )
 
 
+def test_a_plan_says_what_starts_cost() -> None:
+    assert said(job(4, 4)).splitlines()[-1] == (
+        "starts in swap: engines 2 x 60 s, train workers 2 x 10 s: 30% of its 7 min 40 s"
+    )
+    split = said(job(3, 1, "split")).splitlines()[-1]
+    assert split.startswith("starts in split: engines 1 x 60 s, train workers 2 x 10 s: ")
+
+
+def test_engines_that_sleep_start_once_and_wake_later() -> None:
+    host = NodeFacts(node_id="n", num_cpus=16, num_gpus=4, accelerator="H100", memory_gib=400)
+    config = job(4, 4)
+    plan = plan_placement(config, [host])
+    line = list(forecast(config, plan, 2, FIGURES))[-1]
+    assert line.startswith("starts in swap: engines 1 x 60 s and, out of sleep, 1 x 10 s, train workers 2 x 10 s: ")
+    stops, sleeps = (predict("swap", 4, 4, [800, 800], config, "gpu", FIGURES, sleeps=each) for each in (False, True))
+    assert stops.seconds - sleeps.seconds == pytest.approx(50)
+
+
 def test_the_best_split_is_compared() -> None:
     assert "split (3 + 1 GPUs)" in said(job(4, 4), replace(FIGURES, tokens_s=1, samples_s=1000))
     assert "split (1 + 3 GPUs)" in said(job(4, 4), replace(FIGURES, tokens_s=1000, samples_s=1))
