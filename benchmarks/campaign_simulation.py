@@ -98,7 +98,7 @@ class CampaignSimulation:
         self._loading = [until for until in self._loading if until > self._now]
         self._num_ready += len(ready)
         demand = self._demand()
-        num_many = len(self._loading) + self._num_ready - self._shares.num_engines(demand)
+        num_many = len(self._loading) + self._num_ready - self._shares.num_units(demand)
         while num_many > 0 and self._loading:
             self._loading.pop()
             num_many -= 1

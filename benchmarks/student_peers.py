@@ -144,7 +144,7 @@ def train_trainer(work: Work) -> Report:
             save_strategy="epoch",
             load_best_model_at_end=True,
             metric_for_best_model="accuracy",
-            bf16=student.device.type == "cuda" and torch.cuda.is_bf16_supported(),
+            bf16=student.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
             use_cpu=student.device.type == "cpu",
             seed=work.seed,
             report_to="none",

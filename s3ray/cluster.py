@@ -146,11 +146,17 @@ def node_facts() -> list[NodeFacts]:
             num_cpus=int(node["Resources"].get("CPU", 0)),
             num_gpus=int(node["Resources"].get("GPU", 0)),
             accelerator=node["Labels"].get("ray.io/accelerator-type", ""),
+            memory_gib=node["Resources"].get("memory", 0.0) / 2**30,
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def own_gpus() -> tuple[str, ...]:
+    """The ids of the GPUs on this node that Ray gave to this process; those that share a GPU name the same."""
+    return tuple(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
 
 def occupancy(resource: str) -> Occupancy:

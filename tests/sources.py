@@ -12,6 +12,7 @@ from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
 
 if TYPE_CHECKING:
     from s3ray.generator.pool import GeneratorPool
+    from s3ray.generator.shared_pool import Sharing
 
 TASK: Task = load_task("review_sentences")
 
@@ -41,6 +42,7 @@ def make_pool(
     clean: bool = True,
     student: dict[str, Any] | None = None,
     placement: dict[str, Any] | None = None,
+    sharing: "Sharing | None" = None,
     **generator: Any,
 ) -> "GeneratorPool":
     """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
@@ -54,7 +56,7 @@ def make_pool(
     config = validate(RunConfig, raw)
     plan = plan_placement(config, node_facts())
     tasks = only_task(config, TASK)
-    return GeneratorPool(config, tasks, plan, emit=events.append)
+    return GeneratorPool(config, tasks, plan, emit=events.append, sharing=sharing)
 
 
 class InsistentSource:

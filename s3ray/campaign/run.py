@@ -226,7 +226,7 @@ class _Group:
         self._devices = DeviceQueue(
             _devices(config, self._plan, nodes, settings.trainings, passes),
             lambda: source.num_customers,
-            lambda: pool.num_holding,
+            lambda: pool.num_units,
         )
         tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
         sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
@@ -291,6 +291,7 @@ class _Group:
     def _trainer(self, run: _Run, log: EventLog) -> RunTrainer:
         return RunTrainer(
             make_trainer=partial(self._trainer_with, run),
+            most_workers=run.job.config.student.workers,
             devices=self._devices,
             students=self._shared.students,
             store=run.store,

@@ -31,8 +31,10 @@ from s3ray.types import EngineReport, StudentJob, StudentResult
 class Devices:
     """The devices of a campaign and what each user takes: GPUs that engines and train workers pass to each other.
 
-    A student takes ``min_workers`` to ``max_workers`` of ``per_worker`` devices. Where ``is_split``, the engines keep
-    devices of their own, and ``num_trainings`` students train at once, with ``max_workers`` each.
+    Where ``per_engine`` is below 1, as many engines as fit share a device, and leave it together. A *unit* is what
+    leaves as one: an engine with its devices, or all engines on one device. A student takes ``min_workers`` to
+    ``max_workers`` of ``per_worker`` devices. Where ``is_split``, the engines keep devices of their own, and
+    ``num_trainings`` students train at once, with ``max_workers`` each.
     """
 
     num_devices: int
@@ -43,6 +45,11 @@ class Devices:
     max_workers: int
     is_split: bool
     num_trainings: int = 0
+
+    @property
+    def per_unit(self) -> float:
+        """Devices that a unit takes."""
+        return max(1.0, self.per_engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,41 +74,41 @@ class Shares:
         self._cost[phase][0] += device_s
         self._cost[phase][1] += num_done
 
-    def num_engines(self, demand: Demand) -> int:
-        """Engines that may hold devices."""
+    def num_units(self, demand: Demand) -> int:
+        """Units that may hold devices; where fewer engines are wanted, so many units are enough."""
         devices = self._devices
         if devices.is_split:
             return devices.num_engines
         each = devices.min_workers if demand.num_stages else devices.max_workers
         wanted = (demand.num_workers + demand.num_waiting * each) * devices.per_worker
-        beside = int((devices.num_devices - wanted) // devices.per_engine)
+        beside = int((devices.num_devices - wanted) // devices.per_unit)
         if demand.num_stages:
             # However much generation has cost, one student can train.
             least = max(demand.num_workers, devices.min_workers * bool(demand.num_waiting)) * devices.per_worker
-            beside = max(beside, min(self._own_part(), int((devices.num_devices - least) // devices.per_engine)))
+            beside = max(beside, min(self._own_part(), int((devices.num_devices - least) // devices.per_unit)))
         return max(0, min(beside, devices.num_engines))
 
-    def num_workers(self, demand: Demand, num_engines: int, part: float) -> int:
-        """Workers for the next student while ``num_engines`` hold devices; 0: it has to wait.
+    def num_workers(self, demand: Demand, num_units: int, part: float) -> int:
+        """Workers for the next student while ``num_units`` of engines hold devices; 0: it has to wait.
 
         ``part`` (0 to 1) is its part of the work of all students that wait.
         """
         devices = self._devices
         if devices.is_split:
             return devices.max_workers if demand.num_training < devices.num_trainings else 0
-        room = self._room(demand, min(num_engines, self.num_engines(demand)))  # once those that are too many have left
+        room = self._room(demand, min(num_units, self.num_units(demand)))  # once those that are too many have left
         wanted = min(max(round(room * part), devices.min_workers), devices.max_workers)
-        return wanted if wanted <= self._room(demand, num_engines) else 0
+        return wanted if wanted <= self._room(demand, num_units) else 0
 
-    def _room(self, demand: Demand, num_engines: int) -> int:
-        """Train workers that would fit beside ``num_engines`` engines."""
+    def _room(self, demand: Demand, num_units: int) -> int:
+        """Train workers that would fit beside ``num_units`` of engines."""
         devices = self._devices
-        free = devices.num_devices - demand.num_workers * devices.per_worker - num_engines * devices.per_engine
+        free = devices.num_devices - demand.num_workers * devices.per_worker - num_units * devices.per_unit
         return int(free // devices.per_worker)
 
     def _own_part(self) -> int:
-        """The number of engines whose share of all devices is generation's share of the cost of a round."""
-        most = self._devices.num_devices / self._devices.per_engine
+        """The number of units whose share of all devices is generation's share of the cost of a round."""
+        most = self._devices.num_devices / self._devices.per_unit
         (generate_s, num_rounds), (train_s, num_students) = self._cost["generate"], self._cost["train"]
         if not (num_rounds and num_students):
             return max(1, int(most / 2))
@@ -112,32 +119,40 @@ class Shares:
 _LOOK_EVERY_S = 0.25  # engines leave, and stages end, without a signal to those that wait
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """A student that waits for devices: its work, and how many workers its batches have rows for."""
+
+    work: float
+    most_workers: int
+
+
 class DeviceQueue:
     """Grants devices for training, the most urgent student first, once engines have made room."""
 
-    def __init__(self, devices: Devices, num_stages: Callable[[], int], num_engines: Callable[[], int]) -> None:
-        """``num_stages`` says how many stages want answers now, ``num_engines`` how many engines hold devices."""
+    def __init__(self, devices: Devices, num_stages: Callable[[], int], num_units: Callable[[], int]) -> None:
+        """``num_stages`` says how many stages want answers now, ``num_units`` how many units hold devices."""
         self._shares = Shares(devices)
         self._per_worker = devices.per_worker
         self._num_stages = num_stages
-        self._num_engines = num_engines
-        self._waiting: dict[Urgency, float] = {}
+        self._num_units = num_units
+        self._waiting: dict[Urgency, _Waiting] = {}
         self._num_workers: list[int] = []
         self._changed = threading.Condition()
 
     def num_allowed(self) -> int:
-        """Engines that may hold devices at this moment."""
+        """Units of engines that may hold devices at this moment."""
         with self._changed:
-            return self._shares.num_engines(self._demand())
+            return self._shares.num_units(self._demand())
 
     @contextlib.contextmanager
-    def training(self, urgency: Urgency, work: float) -> Iterator[int]:
+    def training(self, urgency: Urgency, work: float, most_workers: int) -> Iterator[int]:
         """Hold the devices of one student, once it is its turn; yields its number of workers.
 
         No two students have the same ``urgency``; ``work`` (rows times epochs) is compared with that of waiting ones.
         """
         with self._changed:
-            self._waiting[urgency] = work
+            self._waiting[urgency] = _Waiting(work=work, most_workers=most_workers)
             while not (num_workers := self._granted(urgency)):
                 self._changed.wait(_LOOK_EVERY_S)
             del self._waiting[urgency]
@@ -167,8 +182,9 @@ class DeviceQueue:
     def _granted(self, urgency: Urgency) -> int:
         if min(self._waiting) != urgency:
             return 0
-        part = self._waiting[urgency] / sum(self._waiting.values())
-        return self._shares.num_workers(self._demand(), self._num_engines(), part)
+        own = self._waiting[urgency]
+        part = own.work / sum(waiting.work for waiting in self._waiting.values())
+        return min(own.most_workers, self._shares.num_workers(self._demand(), self._num_units(), part))
 
 
 class PoolService:
@@ -262,17 +278,21 @@ class RunGenerator:
     def pause(self) -> None:
         """The engines go on with what other runs want."""
 
+    def prepare(self) -> None:
+        """Engines follow what the stages of all runs want; a round that has not begun wants nothing yet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrainer:
     """The devices for training as one run sees them (``students.Trainer``), and students that other runs have trained.
 
-    ``make_trainer`` takes the number of workers; ``work`` is how much a student is to learn. ``training_id`` identifies
-    everything that shapes a student, ``questions`` everything that it is asked; ``on_copy`` is called with each student
-    that is copied from another run.
+    ``make_trainer`` takes the number of workers, ``most_workers`` at most; ``work`` is how much a student is to learn.
+    ``training_id`` identifies everything that shapes a student, ``questions`` everything that it is asked; ``on_copy``
+    is called with each student that is copied from another run.
     """
 
     make_trainer: Callable[[int], Trainer]
+    most_workers: int
     devices: DeviceQueue
     students: SharedWork[TrainedStudent]
     store: RunStore
@@ -300,7 +320,7 @@ class RunTrainer:
                 if known is not None:
                     own_s = {"start": 0.0, "train": 0.0, "score": 0.0, "wait": time.monotonic() - began}
                     return replace(known, round=job.round, seconds={**known.seconds, **own_s})
-            with self.devices.training(self.urgency(), self.work(job)) as num_workers:
+            with self.devices.training(self.urgency(), self.work(job), self.most_workers) as num_workers:
                 waited_s = time.monotonic() - began
                 result = self.make_trainer(num_workers).train(job)
             training_s = num_workers * result.seconds["train"] + (found.training_s if found else 0.0)

@@ -162,6 +162,7 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
         problem = f"run {name}: engines of a campaign make way one by one, by stopping"
         leave = job.placement.leave
         raise InputError(problem, field="placement.leave", value=leave, hint="Leave it out.")
+    job = job.model_copy(update={"placement": job.placement.model_copy(update={"leave": "stop"})})
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
     return GridRun(name=name, cell=cell, seed=seed, priority=priority, config=job)
 

@@ -358,7 +358,8 @@ class StudentConfig(StrictModel):
     """Rows of a batch that a worker computes at once, if its whole share does not fit into memory; gradients are added
     up. null: the whole share."""
     workers: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
-    """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped."""
+    """Ray Train workers. Any number computes the same, but for the rounding of sums and the units that are dropped; on
+    GPUs no more are started than leave each 8 rows of `batch_size`, for more would only exchange gradients."""
     min_workers: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
     """Train with as many of `workers` as fit, at least so many, and with more when nodes join. null: all must fit."""
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
@@ -389,14 +390,15 @@ class PlacementConfig(StrictModel):
 
     mode: Literal["split", "swap"] = Field(default="swap", json_schema_extra=EXECUTION)
     """split: engines and train workers on disjoint devices. swap: all devices generate, then all train."""
-    leave: Literal["stop", "sleep_1", "sleep_2"] = Field(default="stop", json_schema_extra=EXECUTION)
+    leave: Literal["auto", "stop", "sleep_1", "sleep_2"] = Field(default="auto", json_schema_extra=EXECUTION)
     """How engines on GPUs make way in swap. stop: they end and start again. sleep_1: their weights wait in the host's
-    memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation."""
+    memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation. auto:
+    sleep_1 for vLLM engines of one GPU where cards and hosts are known to allow it (docs/placement.md), else stop."""
 
     @property
     def sleep_level(self) -> int:
-        """The level at which engines sleep during training; 0 if they stop instead."""
-        return {"stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
+        """The level at which engines sleep during training; 0 if they stop instead, or if a plan is yet to decide."""
+        return {"auto": 0, "stop": 0, "sleep_1": 1, "sleep_2": 2}[self.leave]
 
 
 class ClusterConfig(StrictModel):

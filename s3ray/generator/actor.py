@@ -312,6 +312,12 @@ class GeneratorActor:
         """See ``EngineHost.start``."""
         return await self._host.start()
 
+    async def gpus(self) -> tuple[str, ...]:
+        """The ids of the GPUs on this node that Ray gave it; two actors that share a GPU name the same."""
+        from s3ray.cluster import own_gpus  # imports Ray, which a run in one process does not need
+
+        return own_gpus()
+
     async def exchange(self, epoch: int, packed: bytes, cancel: Iterable[int]) -> Exchange:
         """See ``EngineHost.exchange``; the process ends with the engine."""
         answer = await self._host.exchange(epoch, packed, cancel)

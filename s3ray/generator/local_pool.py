@@ -100,6 +100,9 @@ class LocalPool:
         if self._plan.engines_leave:
             self.close()
 
+    def prepare(self) -> None:
+        """The engine starts when it is first asked, in the thread that asks."""
+
     def close(self) -> None:
         """Stop the engine."""
         if self._host is None:

@@ -28,9 +28,10 @@ from s3ray.generator.replica import (
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
 from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
+from s3ray.generator.scheduling.room import Holder, may_join, num_units, who_leaves
 from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
-from s3ray.placement.place import place_engine
+from s3ray.placement.place import as_planned, place_engine
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.tables import Chunk
 from s3ray.telemetry import events
@@ -64,7 +65,7 @@ class GeneratorPool:
 
         A ``recorder`` is notified of everything that the pool does; with one, engines also time each text.
         """
-        self._config = config
+        self._config = as_planned(config, plan)
         self._tasks = tasks
         self._emit = emit
         self._plan = plan
@@ -116,13 +117,17 @@ class GeneratorPool:
         elif self._plan.sleep_level:
             self._put_to_sleep()
 
+    def prepare(self) -> None:
+        """Begin to load, or to wake, the engines that made way for training: it is over, and requests will come."""
+        self.start()
+
     def _put_to_sleep(self) -> None:
         """Wait until all have started, then put them to sleep: a GPU without an engine would get two train workers."""
         loading = {replica.call: replica for replica in self._replicas if replica.state is ReplicaState.STARTING}
         for call in answers_in_time(list(loading), self._config.generator.ready_s):
             self._receive(loading[call])
         ready = [replica for replica in self._replicas if replica.state is ReplicaState.READY]
-        for replica in sleep_in_time(ready, self._plan.sleep_level):
+        for replica in sleep_in_time(ready, self._plan.sleep_level, self._plan.sleep_s):
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.fall_asleep()
             self._emit(events.EngineAsleep(engine=replica.engine, level=self._plan.sleep_level))
@@ -148,10 +153,38 @@ class GeneratorPool:
         """Engines that hold devices at this moment."""
         return len(self._running())
 
-    def _may_start(self) -> bool:
-        """Whether one more engine may take its place."""
+    @property
+    def num_units(self) -> int:
+        """Units (see ``scheduling.room``) that hold devices at this moment."""
+        return num_units(self._holders())
+
+    def _holders(self) -> list[Holder]:
+        return [
+            Holder(
+                engine=replica.engine,
+                node=replica.placement.node_id if replica.placement else "",
+                gpu=replica.gpu,
+                num_in_flight=self._dispatcher.num_in_flight(replica.engine),
+                is_ready=replica.state is ReplicaState.READY,
+                is_leaving=replica.is_draining,
+            )
+            for replica in self._running()
+        ]
+
+    def _is_wanted(self) -> bool:
+        """Whether one more engine could be used, and its runs leave it devices somewhere."""
         sharing = self._sharing
-        return sharing is None or (sharing.source.num_customers > 0 and self.num_holding < sharing.num_allowed())
+        if sharing is None:
+            return True
+        num_allowed = sharing.num_allowed() * self._plan.engines_per_gpu
+        return sharing.source.num_customers > 0 and self.num_holding < num_allowed
+
+    def _may_start(self, replica: Replica) -> bool:
+        """Whether it may take its place."""
+        if self._sharing is None or replica.placement is None:
+            return True
+        num_allowed = self._sharing.num_allowed()
+        return may_join(self._holders(), replica.placement.node_id, num_allowed, self._plan.engines_per_gpu)
 
     def _tend(self) -> None:
         """Start every engine whose back-off is over and for which a node has room; drain those beyond the allowance."""
@@ -163,7 +196,9 @@ class GeneratorPool:
         for replica in self._replicas:
             if replica.state is ReplicaState.ASLEEP:
                 replica.wake(now)
-            if replica.is_due(now) and self._may_start() and self._find_place(replica, now):
+            if not (replica.is_due(now) and self._is_wanted() and self._find_place(replica, now)):
+                continue
+            if self._may_start(replica):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 nodes = tuple(sorted(replica.nodes))
                 self._emit(events.EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
@@ -187,14 +222,13 @@ class GeneratorPool:
         return place is not None
 
     def _make_room(self, num_allowed: int) -> None:
-        """Drain the engines beyond ``num_allowed``, those with the least to do first."""
-        others = [replica for replica in self._running() if not replica.is_draining]
-        others.sort(
-            key=lambda replica: (replica.state is ReplicaState.READY, self._dispatcher.num_in_flight(replica.engine))
-        )
-        for replica in others[: max(0, len(others) - num_allowed)]:
+        """Drain the engines of the units beyond ``num_allowed``, those with the least to do first."""
+        for replica in self._replicas:
+            replica.learn_gpu()
+        leaving = set(who_leaves(self._holders(), num_allowed, self._plan.engines_per_gpu))
+        draining = [replica for replica in self._running() if replica.engine in leaving]
+        for replica in draining:
             replica.drain()
-        draining = [replica for replica in self._running() if replica.is_draining]
         self._stop([replica for replica in draining if not self._dispatcher.num_in_flight(replica.engine)])
 
     def _living(self, now: float) -> list[NodeFacts]:

@@ -3,6 +3,7 @@
 This module makes Ray's calls; the pool decides which. It knows nothing of requests.
 """
 
+import contextlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from s3ray.placement.plan import Bundle, EnginePlacement
 _NODE_DIED = "its node has died"  # Ray has no error class for this
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
 _STOP_S = 20.0
-_SLEEP_S = 120.0
 _WINDOW_S = 3600.0  # older deaths say little about the engine or node of today
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
@@ -47,9 +47,9 @@ class Replica:
     """``engine``, its name, stays for the whole run; placement, group, actor and call change with each start.
 
     All times are on the caller's clock. Only methods set attributes: ``placement`` (None while no node has room),
-    ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes what it has
-    and then leaves), ``num_restarts``, ``problem`` (human-readable: why it does not work), and ``refusal`` (why it
-    can never work, if it was given up for that).
+    ``call`` (the Ray call under way), ``gpu`` (the one that it shares with others, once known), ``is_waking`` (it
+    starts from sleep), ``is_draining`` (it finishes what it has and then leaves), ``num_restarts``, ``problem``
+    (human-readable: why it does not work), and ``refusal`` (why it can never work, if it was given up for that).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
@@ -67,12 +67,15 @@ class Replica:
         self._actor: Any = None
         self._group: PlacementGroup | None = None
         self.call: ray.ObjectRef | None = None
+        self._gpus_call: ray.ObjectRef | None = None
         self._called = 0.0
         self._progress: object = None
         self._progress_at = 0.0
         self._forget_life()
 
     def _forget_life(self) -> None:
+        self.gpu = ""
+        self._gpus_call = None
         self._unreachable_since = 0.0
         self._has_gap = False
         self.is_waking = False
@@ -143,7 +146,16 @@ class Replica:
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, tasks, run=run, **shares)
         self.state = ReplicaState.STARTING
+        if 0 < placement.num_gpus < 1:
+            self._gpus_call = self._actor.gpus.remote()  # first, for loading a model occupies the actor
         self._begin(self._actor.start.remote(), now)
+
+    def learn_gpu(self) -> None:
+        """Note the GPU that it shares with others, as soon as its process has said which."""
+        if self._gpus_call is not None and ray.wait([self._gpus_call], timeout=0)[0]:
+            call, self._gpus_call = self._gpus_call, None
+            with contextlib.suppress(ray.exceptions.RayError):  # it died, which its start says, too
+                self.gpu = ",".join(ray.get(call))
 
     def become_ready(self, now: float) -> None:
         """It has started, or is awake again."""
@@ -326,10 +338,10 @@ def close_in_time(replicas: Sequence[Replica]) -> None:
     answers_in_time([replica.begin_close() for replica in replicas], _STOP_S)
 
 
-def sleep_in_time(replicas: Sequence[Replica], level: int) -> list[Replica]:
-    """Put replicas to sleep; returns those that sleep. The others died or took too long."""
+def sleep_in_time(replicas: Sequence[Replica], level: int, limit_s: float) -> list[Replica]:
+    """Put replicas to sleep; returns those that sleep. The others died, or took longer than ``limit_s`` seconds."""
     calls = {replica.begin_sleep(level): replica for replica in replicas}
-    return [calls[call] for call in answers_in_time(list(calls), _SLEEP_S) if _is_good(call)]
+    return [calls[call] for call in answers_in_time(list(calls), limit_s) if _is_good(call)]
 
 
 def answers_in_time(calls: Sequence[ray.ObjectRef], limit_s: float) -> list[ray.ObjectRef]:

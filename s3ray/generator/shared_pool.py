@@ -93,8 +93,9 @@ class SharedSource:
 class Sharing:
     """What a pool must know to serve many runs: stages come and go, and devices may be wanted back for training.
 
-    ``num_allowed`` returns how many engines may hold devices at this moment. An engine beyond that gets no more
-    requests, answers what it has, and leaves; it comes back when it is allowed and a stage in ``source`` wants answers.
+    ``num_allowed`` returns how many units (an engine, or all engines that share a GPU; see ``scheduling.room``) may
+    hold devices at this moment. Engines beyond that get no more requests, answer what they have, and leave; they come
+    back when they are allowed and a stage in ``source`` wants answers.
     """
 
     source: SharedSource

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from s3ray.config.job import RunConfig
 from s3ray.monitor.metrics import Metrics, TimeShares
+from s3ray.placement.place import most_workers
 from s3ray.placement.plan import Plan
 from s3ray.placement.refusals import needs_device
 from s3ray.strategies import make_strategy
@@ -16,6 +17,8 @@ from s3ray.text import duration
 
 _MISTAKE_SHARE = 0.2  # of gold, guessed
 _ROW_SHARE = 0.6  # tokens generated per kept row, as a share of max_tokens, guessed
+_LEAST_STEP_S = 0.014  # starting a GPU's kernels takes so long, however few rows a step has; guessed
+_WAKE_S = 10.0  # an engine whose weights wait in the host's memory, guessed
 _ALIKE = 0.05  # a smaller difference means nothing: forecasts are not that exact
 
 
@@ -41,13 +44,15 @@ class Figures:
 class Prediction:
     """One mode: the devices of engines and of train workers, seconds in all, and the idle share of device time.
 
-    A device counts as idle while it waits and while something starts on it.
+    A device counts as idle while it waits and while something starts on it. Of ``seconds``, engines and train workers
+    start in ``starting_s``.
     """
 
     engine_devices: float
     worker_devices: float
     seconds: float
     idle_share: float
+    starting_s: float
 
 
 def guess(config: RunConfig, num_gold: int, device: str) -> Figures:
@@ -92,7 +97,7 @@ def measured(metrics: Metrics, config: RunConfig, plan: Plan, guessed: Figures) 
 
 
 def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -> Iterator[str]:
-    """One or two lines: both modes on the devices of this plan, which one suits the job, and why.
+    """Lines: both modes on the devices of this plan, which one suits the job and why, and what starts cost in its mode.
 
     ``num_rounds`` counts the rounds that train a student.
     """
@@ -107,7 +112,9 @@ def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -
     rows = rows_by_round(config, num_rounds, figures.mistakes)
     step = engine_devices / len(plan.engines) if plan.device == "gpu" else 1
     unit = "GPUs" if plan.device == "gpu" else "cores"
-    swap = predict("swap", num_devices, num_devices, rows, config, plan.device, figures)
+    sleeps = plan.sleep_level > 0
+    swap = predict("swap", num_devices, num_devices, rows, config, plan.device, figures, sleeps=sleeps)
+    own = swap if is_swap else predict("split", engine_devices, worker_devices, rows, config, plan.device, figures)
     splits = [
         predict("split", num * step, num_devices - num * step, rows, config, plan.device, figures)
         for num in range(1, int(num_devices / step) + 1)
@@ -116,6 +123,7 @@ def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -
     line = f"forecast ({figures.source}): swap {duration(swap.seconds)}, {swap.idle_share:.0%} of device time idle"
     if not splits:
         yield f"{line}; split needs more than these {num_devices:g} {unit}"
+        yield _starts(own, plan, num_rounds, figures)
         return
     split = min(splits, key=lambda prediction: prediction.seconds)
     yield (
@@ -123,6 +131,18 @@ def forecast(config: RunConfig, plan: Plan, num_rounds: int, figures: Figures) -
         f"{split.idle_share:.0%} idle"
     )
     yield _advice(swap, split, num_rounds, figures)
+    yield _starts(own, plan, num_rounds, figures)
+
+
+def _starts(own: Prediction, plan: Plan, num_rounds: int, figures: Figures) -> str:
+    """What starts cost in the plan's own mode."""
+    num_starts = num_rounds if plan.engines_leave else 1
+    engines = f"engines {num_starts} x {figures.engine_start_s:.0f} s"
+    if plan.sleep_level and num_rounds > 1:
+        engines += f" and, out of sleep, {num_rounds - 1} x {_WAKE_S:.0f} s"
+    workers = f"train workers {num_rounds} x {figures.worker_start_s:.0f} s"
+    share = own.starting_s / own.seconds
+    return f"starts in {plan.mode}: {engines}, {workers}: {share:.0%} of its {duration(own.seconds)}"
 
 
 def rows_by_round(config: RunConfig, num_rounds: int, mistakes: float) -> list[float]:
@@ -139,21 +159,30 @@ def predict(
     config: RunConfig,
     device: str,
     figures: Figures,
+    *,
+    sleeps: bool = False,
 ) -> Prediction:
-    """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round."""
+    """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round.
+
+    On GPUs no more train workers are at work than a batch has rows for, and a step has a least duration.
+    """
     write_s = [num * figures.tokens_per_row / (figures.tokens_s * engine_devices) for num in rows]
     samples = [config.student.epochs * sum(rows[: place + 1]) for place in range(len(rows))]
-    train_s = [num / (figures.samples_s * worker_devices) for num in samples]
-    # Engines that leave start again in every round; on CPUs they only stay idle.
-    num_starts = len(rows) if mode == "swap" and device == "gpu" else 1
-    starting_s = num_starts * figures.engine_start_s + len(rows) * figures.worker_start_s
+    num_trainers = min(worker_devices, most_workers(config.student.batch_size, device) or worker_devices)
+    least_s = _LEAST_STEP_S / config.student.batch_size if device == "gpu" else 0.0
+    train_s = [num * max(1 / (figures.samples_s * num_trainers), least_s) for num in samples]
+    # Engines that leave start again in every round, or wake (``sleeps``); on CPUs they only stay idle.
+    num_again = len(rows) - 1 if mode == "swap" and device == "gpu" else 0
+    again_s = num_again * (_WAKE_S if sleeps else figures.engine_start_s)
+    starting_s = figures.engine_start_s + again_s + len(rows) * figures.worker_start_s
     seconds = starting_s + sum(write_s) + sum(train_s)
-    at_work = engine_devices * sum(write_s) + worker_devices * sum(train_s)
+    at_work = engine_devices * sum(write_s) + num_trainers * sum(train_s)
     num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)
     return Prediction(
         engine_devices=engine_devices,
         worker_devices=worker_devices,
         seconds=seconds,
+        starting_s=starting_s,
         idle_share=1 - at_work / (num_devices * seconds),
     )
 

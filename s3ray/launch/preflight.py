@@ -19,7 +19,7 @@ from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.machine import cpu_flags
 from s3ray.models import check_model, local_weights, look_up_model
-from s3ray.placement.place import plan_placement
+from s3ray.placement.place import plan_placement, without_idle_workers
 from s3ray.placement.plan import NodeFacts, Plan
 from s3ray.redaction import secret_in, treat_as_secrets
 from s3ray.storage.run_folder import RunStore
@@ -162,14 +162,16 @@ def try_student(job: Job, store: RunStore, *, here: bool = False) -> str:
 
 
 def check_placement(job: Job, nodes: Sequence[NodeFacts]) -> tuple[Job, Plan]:
-    """Place the job on these nodes; also returns the job with ``generator.dtype`` resolved for them."""
-    plan = plan_placement(job.config, nodes)
-    generator = job.config.generator
+    """Place the job on these nodes; also returns it, ``generator.dtype`` and ``student.workers`` resolved for them."""
+    config = without_idle_workers(job.config, nodes)
+    plan = plan_placement(config, nodes)
+    if config is not job.config:
+        plan = replace(plan, workers_asked=job.config.student.workers)
+    generator = config.generator
     if generator.engine == "vllm":
         dtype = resolve_dtype(generator.dtype, plan.device, cpu_flags())
         generator = generator.model_copy(update={"dtype": dtype})
-    config = job.config.model_copy(update={"generator": generator})
-    return replace(job, config=config), plan
+    return replace(job, config=config.model_copy(update={"generator": generator})), plan
 
 
 def check_secrets(*written: BaseModel) -> None:

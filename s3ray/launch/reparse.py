@@ -163,6 +163,9 @@ class _NothingMore:
     def pause(self) -> None:
         """Nothing is running."""
 
+    def prepare(self) -> None:
+        """Nothing will run."""
+
 
 class _NoTrainer:
     def train(self, job: StudentJob) -> StudentResult:

@@ -48,7 +48,7 @@ class Lane:
     """One engine, or the ``num`` train workers of a run, which do everything together.
 
     ``lived_s`` are the seconds in which its process existed, loading or able to work; ``starts_s`` are the seconds of
-    each start that succeeded.
+    each start that succeeded, ``wakings_s`` those of each return from sleep.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Lane:
     spans: list[Span] = field(default_factory=list)
     lived_s: float = 0.0
     starts_s: list[float] = field(default_factory=list)
+    wakings_s: list[float] = field(default_factory=list)
 
     @property
     def seconds(self) -> Counter[str]:
@@ -170,6 +171,7 @@ def account(events: Iterable[Event], campaign: str = "") -> Account:
             lane = lanes.setdefault(name, Lane(name=name))
             lane.spans += _merged(_engine_spans(attempt, lives))
             lane.starts_s += [life.ready - life.start for life in lives if life.ready < math.inf]
+            lane.wakings_s += [end - start for life in lives for start, end in life.wakings]
             lane.lived_s += sum(life.end - life.start for life in lives if life.is_process)
         trainer.spans += _merged(_trainer_spans(attempt))
     trainings = tuple(step for attempt in attempts for step in attempt.trainings)

@@ -20,6 +20,7 @@ from s3ray.placement.refusals import (
     needs_device,
     workers_refused,
 )
+from s3ray.placement.sleep import resolve_leave, sleep_limit_s
 
 _TINY = 1e-6  # sums of parts of a GPU are not exact
 
@@ -88,6 +89,30 @@ def _free(nodes: Sequence[NodeFacts]) -> dict[str, _Node]:
     }
 
 
+ROWS_PER_WORKER = 8
+"""Rows of a step that a train worker on a GPU gets at least; with fewer, exchanging gradients costs what it saves."""
+
+
+def most_workers(batch_size: int, device: str) -> int | None:
+    """How many train workers are worth their devices; None: any number. Any number computes the same."""
+    return max(1, batch_size // ROWS_PER_WORKER) if device == "gpu" else None
+
+
+def without_idle_workers(config: RunConfig, nodes: Sequence[NodeFacts]) -> RunConfig:
+    """The job with no more train workers than its batches have rows for."""
+    most, student = most_workers(config.student.batch_size, device_of(nodes)), config.student
+    if most is None or student.workers <= most:
+        return config
+    least = student.min_workers and min(student.min_workers, most)
+    student = student.model_copy(update={"workers": most, "min_workers": least})
+    return config.model_copy(update={"student": student})
+
+
+def device_of(nodes: Sequence[NodeFacts]) -> str:
+    """Where engines and students compute: ``gpu`` if any node has one, else ``cpu``."""
+    return "gpu" if any(node.num_gpus for node in nodes) else "cpu"
+
+
 _PLENTY = 1_000_000  # CPUs, to find out whether more of them would help
 
 
@@ -97,7 +122,8 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     Raises:
         InputError: something does not fit, or a setting has no meaning here; says the arithmetic and what would fit.
     """
-    device = "gpu" if any(node.num_gpus for node in nodes) else "cpu"
+    device = device_of(nodes)
+    config = leaving(config, resolve_leave(config, nodes))
     check_settings(config, nodes, device)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
     if config.student.least_workers > room:
@@ -121,10 +147,21 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
         gpus_per_worker=0 if device == "cpu" else BESIDE_SLEEPER_SHARE if config.placement.sleep_level else 1,
         worker_accelerator=config.student.accelerator,
         sleep_level=config.placement.sleep_level,
+        sleep_s=sleep_limit_s(config.placement.sleep_level, nodes),
     )
     if deadlock := who_would_wait(plan, nodes):
         raise deadlock_refused(config, deadlock)
     return plan
+
+
+def leaving(config: RunConfig, leave: str) -> RunConfig:
+    """The job whose engines make way like this."""
+    return config.model_copy(update={"placement": config.placement.model_copy(update={"leave": leave})})
+
+
+def as_planned(config: RunConfig, plan: Plan) -> RunConfig:
+    """The job with what the plan decided: how its engines make way."""
+    return leaving(config, f"sleep_{plan.sleep_level}" if plan.sleep_level else "stop")
 
 
 def place_engine(

@@ -11,13 +11,15 @@ _LISTED = 4
 class NodeFacts:
     """One living node of the cluster: the whole CPUs and GPUs that Ray counts there.
 
-    ``accelerator`` is the type of its GPUs in Ray's label ``ray.io/accelerator-type``, empty if unknown.
+    ``accelerator`` is the type of its GPUs in Ray's label ``ray.io/accelerator-type``, empty if unknown; ``memory_gib``
+    is the host memory that Ray may hand out, 0 if unknown.
     """
 
     node_id: str
     num_cpus: int
     num_gpus: int
     accelerator: str = ""
+    memory_gib: float = 0.0
 
 
 def in_words(nodes: Sequence[NodeFacts]) -> str:
@@ -81,7 +83,8 @@ class Plan:
     """Who holds what: the placements of the engines, and what each train worker reserves.
 
     ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes with the label
-    ``worker_accelerator``, or to any node if that is None.
+    ``worker_accelerator``, or to any node if that is None. ``workers_asked`` is what the job asks for, where its
+    batches have too few rows for so many, else 0. Engines may take ``sleep_s`` to fall asleep.
     """
 
     mode: str
@@ -93,6 +96,14 @@ class Plan:
     gpus_per_worker: float
     worker_accelerator: str | None = None
     sleep_level: int = 0
+    sleep_s: float = 0.0
+    workers_asked: int = 0
+
+    @property
+    def engines_per_gpu(self) -> int:
+        """How many engines may share a GPU; 1 where each has whole ones, or none."""
+        share = self.engines[0].num_gpus if self.engines else 0.0
+        return int(1 / share + 1e-6) if 0 < share < 1 else 1
 
     @property
     def engines_leave(self) -> bool:
@@ -118,6 +129,8 @@ class Plan:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
             line += ", which sleep meanwhile" if self.sleep_level else ""
         line += ", kept between students" if self.workers_stay else ", new for each student"
+        if self.workers_asked:
+            line += f" (not {self.workers_asked}: a step would have less than 8 rows for each; see student.batch_size)"
         return [*lines, line]
 
 

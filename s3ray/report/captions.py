@@ -9,7 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from s3ray.monitor.accounting import BUSY, OTHER_PHASE
+from s3ray.monitor.accounting import BUSY, OTHER_PHASE, STARTING, Lane, seconds_by_state
 from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares, count_reasons
 from s3ray.monitor.run_view import EngineMetrics
 from s3ray.report.examples import DataFigures
@@ -169,6 +169,23 @@ def _use(name: str, shares: TimeShares, other_phase: str) -> str:
     what = f"waiting for {other_phase}" if most == OTHER_PHASE else most
     other = f", {what} for {rest[most]:.0%}" if round(rest[most], 2) else ""
     return f"{name} were busy for {busy:.0%} of their time{other}."
+
+
+def starts_caption(engines: Sequence[Lane]) -> str:
+    """What did it cost that engines start, again and again where they make way for training?"""
+    starts = [seconds for lane in engines for seconds in lane.starts_s]
+    wakings = [seconds for lane in engines for seconds in lane.wakings_s]
+    if not starts:
+        return ""
+    by_state = seconds_by_state(engines)
+    told = f"Engines started {_times(starts)}"
+    told += f" and woke from sleep {_times(wakings)}" if wakings else ""
+    return f"{told}: {by_state[STARTING] / (sum(by_state.values()) or 1):.0%} of their time."
+
+
+def _times(each_s: Sequence[float]) -> str:
+    num, mean = len(each_s), duration(statistics.mean(each_s))
+    return f"once, in {mean}" if num == 1 else f"{num} times, in {mean} each"
 
 
 def data_caption(parts: Sequence[DataFigures]) -> str:

@@ -52,6 +52,9 @@ class Generator(Protocol):
     def pause(self) -> None:
         """Make way for training; the next ``generate`` brings the engines back."""
 
+    def prepare(self) -> None:
+        """Devices are free and ``generate`` will be called soon: begin to bring the engines back; returns at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -93,6 +96,7 @@ class Driver:
             trainer=parts.trainer,
             last_round=self._strategy.last_round,
             probes=self._strategy.probes,
+            on_trained=self._prepare,
         )
 
     def run(self) -> None:
@@ -118,6 +122,14 @@ class Driver:
         generator.pause()
         has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
         self._students.make(round_, in_background=has_next and generator.works_while_training)
+
+    def _prepare(self, round_: int, num_mistakes: int) -> None:
+        """A student has left its devices: let engines load while its results are kept, if a round surely follows."""
+        following, store = round_ + 1, self._store
+        is_begun = bool(store.files(store.in_round(following, "")))
+        writes = following <= self._strategy.last_round and num_mistakes and not is_begun
+        if writes and self._strategy.num_rows(following, num_mistakes):
+            self._parts.generator.prepare()
 
     def keep_gold(self) -> None:
         """Write the parts of gold into the run folder."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from s3ray.config.job import RunConfig
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
 from s3ray.strategies.mistake_stream import MistakeStream
@@ -98,8 +100,13 @@ class Students:
         trainer: Trainer,
         last_round: int,
         probes: Sequence[str] = (),
+        on_trained: Callable[[int, int], None] | None = None,
     ) -> None:
-        """``probes``: the tables that each student but the last probes, ``gold`` (extrapolation part) or ``train``."""
+        """``probes``: the tables that each student but the last probes, ``gold`` (extrapolation part) or ``train``.
+
+        ``on_trained`` is called with the round and the number of mistakes of each student whose workers have gone,
+        before its results are kept; not for one that is trained in the background.
+        """
         self._config = config
         self._task = task
         self._store = store
@@ -107,6 +114,7 @@ class Students:
         self._trainer = trainer
         self._last_round = last_round
         self._probes = probes
+        self._on_trained = on_trained
         self._background: BackgroundTraining | None = None
         self._has_ended = False
 
@@ -117,7 +125,7 @@ class Students:
         certain that there is none), and ``finish`` waits for the rest.
         """
         if not in_background:
-            self._train(round_)
+            self._train(round_, self._on_trained)
             return
         self._background = BackgroundTraining(partial(self._train_in_thread, round_), partial(self._blocks, round_ + 1))
         self._background.mistakes.wait_for_first()
@@ -163,7 +171,7 @@ class Students:
         log_apart(run=self._config.name)
         self._train(round_)
 
-    def _train(self, round_: int) -> None:
+    def _train(self, round_: int, on_trained: Callable[[int, int], None] | None = None) -> None:
         """Train a fresh student on all rows so far; only the last student reads the test part.
 
         If synthetic rows are weighed, the checker that weighs them is trained first, once in a run.
@@ -189,7 +197,10 @@ class Students:
             self._events.emit(StudentStarted(round=round_, rows=num_rows, workers=config.student.workers))
             result = self._trainer.train(job)
             if not self._has_ended:
-                self._keep(round_, result)
+                mistakes = self._all_mistakes(round_)
+                if on_trained is not None:
+                    on_trained(round_, mistakes.num_rows)
+                self._keep(round_, result, mistakes)
 
     def _checker(self, round_: int) -> str:
         """Train the checker (``student.weigh: dimp``) on the extrapolation part, unless it exists; returns its URL."""
@@ -217,11 +228,15 @@ class Students:
                 self._events.emit(CheckerFinished(round=round_, **report))
         return place
 
-    def _keep(self, round_: int, result: StudentResult) -> None:
+    def _all_mistakes(self, round_: int) -> pa.Table:
+        """The mistakes of a student that has found all of them."""
         store = self._store
         blocks = [store.read_table(name) for name in store.files(store.in_student(round_, "mistakes"))]
         none = table_from_mistakes((), self._task.fields, self._task.has_labels)
-        mistakes = join_tables([*blocks, none]).combine_chunks()
+        return join_tables([*blocks, none]).combine_chunks()
+
+    def _keep(self, round_: int, result: StudentResult, mistakes: pa.Table) -> None:
+        store = self._store
         store.write_table(store.mistakes(round_), mistakes)
         if result.test is not None:
             store.write_table(store.answers(round_), table_from_answers(result.test_answers))

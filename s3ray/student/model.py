@@ -49,7 +49,7 @@ class Student:
         ``through`` is the model as wrapped for data-parallel training. Padding can never be an answer.
         """
         batch = collate(inputs, self.tokenizer.pad_token_id, self.device)
-        bf16 = computes_in_bfloat16(self.device.type, torch.cuda.is_bf16_supported(), cpu_flags())
+        bf16 = computes_in_bfloat16(self.device.type, cuda_has_bfloat16(), cpu_flags())
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             output = (through or self.model)(**batch)
         if self.task.has_labels:
@@ -60,6 +60,11 @@ class Student:
             output.start_logits.float().masked_fill(padding, lowest),
             output.end_logits.float().masked_fill(padding, lowest),
         )
+
+
+def cuda_has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16; where it only emulates it (T4, RTX 20), float32 is several times faster."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def computes_in_bfloat16(device: str, cuda_has_it: bool, flags: Collection[str]) -> bool:

@@ -147,7 +147,7 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
     all_wait = threading.Event()
 
     def train(number: int) -> None:
-        with queue.training((number,), work=1.0) as num_workers:
+        with queue.training((number,), work=1.0, most_workers=8) as num_workers:
             assert num_workers == 1
             order.append(number)
             all_wait.wait(WAIT_S)
@@ -161,6 +161,13 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
 
     together(*(lambda number=number: train(number) for number in (3, 1, 2, 0)), let_go)
     assert order[1:] == sorted(order[1:])
+
+
+def test_a_student_takes_no_more_workers_than_its_batches_have_rows_for() -> None:
+    queue = DeviceQueue(gpus(), lambda: 0, lambda: 0)
+    for most_workers, granted in ((1, 1), (3, 3), (9, 4)):
+        with queue.training((0,), work=1.0, most_workers=most_workers) as num_workers:
+            assert num_workers == granted
 
 
 def _the_same(trainer: "CountingTrainer", num_workers: int) -> "CountingTrainer":
@@ -208,6 +215,7 @@ def train_in_two_runs(
         counting = CountingTrainer(store)
         trainer = RunTrainer(
             make_trainer=partial(_the_same, counting),
+            most_workers=8,
             devices=queue,
             students=students,
             store=store,
@@ -264,44 +272,53 @@ def demand(num_stages: int = 0, num_waiting: int = 0, num_training: int = 0, num
 
 
 def test_engines_have_all_devices_while_nobody_trains() -> None:
-    assert Shares(gpus()).num_engines(demand(num_stages=3)) == 8
+    assert Shares(gpus()).num_units(demand(num_stages=3)) == 8
 
 
 def test_engines_make_room_for_a_student_and_it_waits_until_they_have_left() -> None:
     shares = Shares(gpus(min_workers=2))
     waiting = demand(num_stages=3, num_waiting=1)
-    assert shares.num_engines(waiting) == 6
-    assert shares.num_workers(waiting, num_engines=8, part=1.0) == 0
-    assert shares.num_workers(waiting, num_engines=6, part=1.0) == 2
+    assert shares.num_units(waiting) == 6
+    assert shares.num_workers(waiting, num_units=8, part=1.0) == 0
+    assert shares.num_workers(waiting, num_units=6, part=1.0) == 2
 
 
 def test_engines_keep_the_part_that_generation_has_cost() -> None:
     shares = Shares(gpus())
     shares.learn("generate", 300.0, 1)
     shares.learn("train", 100.0, 1)
-    assert shares.num_engines(demand(num_stages=3, num_waiting=8)) == 6
+    assert shares.num_units(demand(num_stages=3, num_waiting=8)) == 6
 
 
 def test_one_student_trains_however_much_there_is_to_generate() -> None:
     shares = Shares(gpus(num_devices=4, per_engine=4))
     shares.learn("generate", 1e6, 1)
     shares.learn("train", 1.0, 1)
-    assert shares.num_engines(demand(num_stages=3, num_waiting=1)) == 0
-    assert shares.num_workers(demand(num_stages=3, num_waiting=1), num_engines=0, part=1.0) == 4
+    assert shares.num_units(demand(num_stages=3, num_waiting=1)) == 0
+    assert shares.num_workers(demand(num_stages=3, num_waiting=1), num_units=0, part=1.0) == 4
+
+
+def test_engines_that_share_a_gpu_make_room_by_whole_gpus() -> None:
+    for per_engine, each in ((0.5, 2), (0.3, 3)):
+        shares = Shares(gpus(per_engine=per_engine))
+        assert shares.num_units(demand(num_stages=3)) == 8
+        assert shares.num_units(demand(num_stages=3, num_waiting=1)) == 7, f"{each} engines on each GPU"
+        assert shares.num_workers(demand(num_stages=3, num_waiting=1), num_units=8, part=1.0) == 0
+        assert shares.num_workers(demand(num_stages=3, num_waiting=1), num_units=7, part=1.0) == 1
 
 
 def test_with_nothing_to_generate_students_share_all_devices_by_their_work() -> None:
     shares = Shares(gpus(max_workers=8))
-    assert shares.num_engines(demand(num_waiting=2)) == 0
-    assert shares.num_workers(demand(num_waiting=2), num_engines=0, part=0.75) == 6
-    assert shares.num_workers(demand(num_waiting=1, num_training=1, num_workers=6), num_engines=0, part=1.0) == 2
+    assert shares.num_units(demand(num_waiting=2)) == 0
+    assert shares.num_workers(demand(num_waiting=2), num_units=0, part=0.75) == 6
+    assert shares.num_workers(demand(num_waiting=1, num_training=1, num_workers=6), num_units=0, part=1.0) == 2
 
 
 def test_split_leaves_each_side_its_own() -> None:
     shares = Shares(without_gpus(num_engines=2, max_workers=2))
-    assert shares.num_engines(demand(num_waiting=5)) == 2
-    assert shares.num_workers(demand(num_waiting=5), num_engines=2, part=0.2) == 2
-    assert shares.num_workers(demand(num_waiting=4, num_training=1, num_workers=2), num_engines=2, part=0.2) == 0
+    assert shares.num_units(demand(num_waiting=5)) == 2
+    assert shares.num_workers(demand(num_waiting=5), num_units=2, part=0.2) == 2
+    assert shares.num_workers(demand(num_waiting=4, num_training=1, num_workers=2), num_units=2, part=0.2) == 0
 
 
 @given(
@@ -322,7 +339,7 @@ def test_no_device_is_promised_twice_and_there_is_always_a_way_on(
     now = demand(num_stages=num_stages, num_waiting=num_waiting, num_training=num_workers // 2, num_workers=num_workers)
     granted = shares.num_workers(now, num_engines, part) if num_waiting else 0
     assert granted == 0 or (2 <= granted <= 4 and num_workers + num_engines + granted <= 8)
-    allowed = shares.num_engines(now)
+    allowed = shares.num_units(now)
     assert 0 <= allowed <= 8 - num_workers
     if num_waiting and not num_workers:
         assert shares.num_workers(now, min(num_engines, allowed), part), "nobody trains and nobody will"

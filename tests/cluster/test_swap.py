@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import s3ray
 from s3ray.cluster import on_each_bundle
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
+from s3ray.generator.shared_pool import SharedSource, Sharing
 from s3ray.storage.run_folder import RunStore
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import Event
@@ -77,6 +80,45 @@ def test_engines_that_sleep_keep_their_place_and_wake_for_the_next_round(address
         pool.close()
     names = [event.kind for event in events]
     assert [names.count(f"engine_{what}") for what in ("starting", "asleep", "awake", "stopped")] == [2, 4, 2, 2]
+
+
+def test_engines_that_share_gpus_leave_a_whole_one_to_a_train_worker(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    allowed = [2]
+    source = SharedSource()
+    source.join(InsistentSource([]), served_task="", urgency=())
+    sharing = Sharing(source=source, num_allowed=lambda: allowed[0])
+    events: list[Event] = []
+    # Whoever holds a half first pairs the engines so that those with the lowest numbers are on two GPUs.
+    first = ray.remote(holder()).options(num_cpus=0, num_gpus=0.5).remote()
+    ray.get(first.gpus.remote(), timeout=WAIT_S)
+    pool = make_pool(events, sharing=sharing, engines=4, gpu_share=0.5, fake={"takes_gpus": True})
+    turns = pool.generate(source)
+    threading.Thread(target=lambda: list(turns), daemon=True).start()
+    try:
+        wait_until(lambda: count(events, "engine_ready") == 3)
+        ray.kill(first)
+        wait_until(lambda: count(events, "engine_ready") == 4)
+        allowed[0] = 1
+        wait_until(lambda: pool.num_units == 1)
+        worker = ray.remote(holder()).options(num_cpus=1, num_gpus=1).remote()
+        assert len(ray.get(worker.gpus.remote(), timeout=WAIT_S)) == 1
+        assert count(events, "engine_stopped") == 2
+        ray.kill(worker)
+    finally:
+        source.close()
+        pool.close()
+
+
+def count(events: list[Event], kind: str) -> int:
+    return [event.kind for event in events].count(kind)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def holder() -> type:

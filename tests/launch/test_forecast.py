@@ -31,7 +31,7 @@ def job(engines: int, workers: int, mode: str = "swap", engine: str = "vllm", **
         "task": "imdb",
         "strategy": {"seed_examples": 800, "rows": 1600, "rounds": 1, **strategy},
         "generator": {"engine": engine, "model": "m", "engines": engines},
-        "student": {"workers": workers, "epochs": 2},
+        "student": {"workers": workers, "epochs": 2, "batch_size": 64},
         "placement": {"mode": mode},
     }
     return validate(RunConfig, raw)
@@ -60,6 +60,19 @@ def test_split_by_hand() -> None:
     assert found.idle_share == pytest.approx(1 - (3 * writing + training) / (4 * found.seconds))
 
 
+def test_a_worker_more_saves_nothing_where_the_batch_has_no_rows_for_it_or_a_step_is_as_short_as_it_gets() -> None:
+    def training_s(num_gpus: float, batch_size: int, samples_s: float = 10) -> float:
+        config = job(4, 4)
+        student = config.student.model_copy(update={"batch_size": batch_size})
+        figures = replace(FIGURES, samples_s=samples_s, engine_start_s=0, worker_start_s=0, tokens_per_row=0)
+        config = config.model_copy(update={"student": student})
+        return predict("swap", 4, num_gpus, [800], config, "gpu", figures).seconds
+
+    assert training_s(2, batch_size=16) == pytest.approx(training_s(1, batch_size=16) / 2) == pytest.approx(80)
+    assert training_s(8, batch_size=16) == training_s(2, batch_size=16)
+    assert training_s(4, batch_size=64, samples_s=1e6) == training_s(1, batch_size=64, samples_s=1e6) > 0
+
+
 def test_engines_on_cores_do_not_start_again() -> None:
     on_gpu = predict("swap", 4, 4, [800, 800], job(4, 4), "gpu", FIGURES)
     on_cpu = predict("swap", 4, 4, [800, 800], job(4, 4), "cpu", FIGURES)
@@ -78,6 +91,24 @@ def test_short_phases_and_slow_starts_suit_split() -> None:
     assert "split suits this job better: in swap engines leave for every training, and 2 starts of 600 s" in said(
         job(4, 4), replace(FIGURES, engine_start_s=600)
     )
+
+
+def test_a_plan_says_what_starts_cost() -> None:
+    assert said(job(4, 4)).splitlines()[-1] == (
+        "starts in swap: engines 2 x 60 s, train workers 2 x 10 s: 30% of its 7 min 40 s"
+    )
+    split = said(job(3, 1, "split")).splitlines()[-1]
+    assert split.startswith("starts in split: engines 1 x 60 s, train workers 2 x 10 s: ")
+
+
+def test_engines_that_sleep_start_once_and_wake_later() -> None:
+    host = NodeFacts(node_id="n", num_cpus=16, num_gpus=4, accelerator="H100", memory_gib=400)
+    config = job(4, 4)
+    plan = plan_placement(config, [host])
+    line = list(forecast(config, plan, 2, FIGURES))[-1]
+    assert line.startswith("starts in swap: engines 1 x 60 s and, out of sleep, 1 x 10 s, train workers 2 x 10 s: ")
+    stops, sleeps = (predict("swap", 4, 4, [800, 800], config, "gpu", FIGURES, sleeps=each) for each in (False, True))
+    assert stops.seconds - sleeps.seconds == pytest.approx(50)
 
 
 def test_the_best_split_is_compared() -> None:

@@ -8,7 +8,8 @@ import pytest
 from s3ray.config.endpoint import read_address
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
-from s3ray.launch.preflight import check_job, warnings
+from s3ray.launch.preflight import check_job, check_placement, warnings
+from s3ray.placement.plan import NodeFacts
 
 TASK = """\
 name: mine
@@ -50,6 +51,23 @@ def known_as(folder: Path, **changes: str) -> str:
 
 def test_the_same_content_in_another_place_is_the_same_run(tmp_path: Path) -> None:
     assert known_as(tmp_path / "one") == known_as(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("workers", "batch_size", "num_gpus", "found"),
+    [(8, 8, 8, 1), (8, 32, 8, 4), (2, 4, 8, 1), (2, 16, 8, 2), (4, 8, 0, 4)],
+)
+def test_no_more_train_workers_start_on_gpus_than_leave_each_eight_rows_and_the_plan_says_so(
+    tmp_path: Path, workers: int, batch_size: int, num_gpus: int, found: int
+) -> None:
+    known_as(tmp_path / "one")
+    changes = {"student.workers": workers, "student.batch_size": batch_size, "student.min_workers": workers}
+    job = check_job(load_config(tmp_path / "one" / "job.yaml", changes))
+    placed, plan = check_placement(job, [NodeFacts(node_id="n", num_cpus=16, num_gpus=num_gpus)])
+    student = placed.config.student
+    assert (student.workers, student.least_workers, plan.num_workers) == (found, found, found)
+    assert (f"not {workers}: a step would have less than 8 rows for each" in plan.lines()[-1]) == (found < workers)
+    assert placed.fingerprint == job.fingerprint
 
 
 @pytest.mark.parametrize(

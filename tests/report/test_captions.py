@@ -12,14 +12,16 @@ from s3ray.report.captions import (
     data_caption,
     score_caption,
     speed_caption,
+    starts_caption,
     time_caption,
     use_caption,
     yield_caption,
 )
 from s3ray.report.examples import DataFigures
 from s3ray.storage.run_folder import RunStore
-from s3ray.telemetry.events import read_events
-from s3ray.types import FailureReason, RejectionReason
+from s3ray.telemetry.events import Event, event_from_dict, read_events
+from s3ray.telemetry.records import to_plain
+from s3ray.types import EngineLimits, FailureReason, RejectionReason
 from tests.monitor.run_folder import some_metrics
 
 
@@ -117,6 +119,30 @@ def test_engines_and_train_workers_are_said_to_wait_for_each_other(finished: Run
     assert "Train workers were busy for " in told
     assert "waiting for generation" in told
     assert use_caption(shares([]), shares([])) == ""
+
+
+def test_what_starts_have_cost_is_said() -> None:
+    def event(time: float, kind: str, **fields: object) -> Event:
+        return event_from_dict({"time": time, "run": "a", "attempt": 1, "event": kind, "engine": "engine-0", **fields})
+
+    limits = EngineLimits(
+        max_num_seqs=1, max_num_batched_tokens=1, max_model_len=1, num_kv_tokens=1, dtype="float32", device="gpu"
+    )
+    known = {"limits": to_plain(limits), "running": 1, "wanted": 1}
+    happened = [
+        event(0, "engine_starting"),
+        event(60, "engine_ready", seconds=60, **known),
+        event(100, "engine_asleep", level=1),
+        event(190, "engine_awake", seconds=10, **known),
+        event(200, "engine_stopped"),
+        event(200, "engine_starting"),
+        event(280, "engine_ready", seconds=80, **known),
+        event(300, "engine_stopped"),
+    ]
+    assert starts_caption(account(happened[:2]).engines) == "Engines started once, in 1 min 00 s: 100% of their time."
+    told = starts_caption(account(happened).engines)
+    assert told == "Engines started 2 times, in 1 min 10 s each and woke from sleep once, in 10 s: 50% of their time."
+    assert starts_caption([]) == ""
 
 
 def _figures(name: str, words: float, **labels: int) -> DataFigures:

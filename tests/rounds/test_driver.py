@@ -93,6 +93,9 @@ class ScriptedGenerator:
     def pause(self) -> None:
         pass
 
+    def prepare(self) -> None:
+        pass
+
 
 class ScriptedTrainer:
     """Calls the first ``4 - round`` gold rows mistakes; remembers its jobs and what they were given."""
@@ -295,6 +298,49 @@ def test_too_few_gold_rows_leave_verdicts_as_they_are(tmp_path: Path) -> None:
 def test_rows_of_a_run_without_verdicts_have_no_column_for_them(tmp_path: Path) -> None:
     store, _, _ = drive(config(tmp_path), tmp_path / "run", WeighingGenerator())
     assert "soft" not in store.read_table("rounds/2/train.parquet").column_names
+
+
+class SwappingGenerator(ScriptedGenerator):
+    """Its engines make way for training; remembers what it was told to do, and which students were on disk then."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__()
+        self.works_while_training = False
+        self.told: list[tuple[str, list[int]]] = []
+        self._store = store
+
+    def generate(self, source: Stage) -> Iterator[Chunk]:
+        self.told.append(("generate", self._store.students()))
+        return super().generate(source)
+
+    def pause(self) -> None:
+        self.told.append(("pause", self._store.students()))
+
+    def prepare(self) -> None:
+        self.told.append(("prepare", self._store.students()))
+
+
+def test_engines_load_once_the_student_is_trained_if_a_round_follows(tmp_path: Path) -> None:
+    generator = SwappingGenerator(RunStore(tmp_path / "run"))
+    swapped, _, _ = drive(config(tmp_path), tmp_path / "run", generator)
+    told = [item for item in generator.told if item[0] != "generate"]
+    assert told == [("pause", []), ("prepare", []), ("pause", [0]), ("prepare", [0]), ("pause", [0, 1])]
+    after = [generator.told[place + 1] for place, item in enumerate(generator.told[:-1]) if item[0] == "prepare"]
+    assert after == [("generate", [0]), ("generate", [0, 1])]
+    overlapping, _, _ = drive(config(tmp_path), tmp_path / "other")
+    assert _final(swapped) == _final(overlapping)
+
+
+def test_engines_are_not_loaded_for_a_round_without_mistakes_nor_where_the_strategy_ends(tmp_path: Path) -> None:
+    class Faultless(ScriptedTrainer):
+        def _mine(self, job: StudentJob) -> None:
+            write_mistakes(job, 0, [])
+
+    for name, trainer in (("s3", Faultless()), ("zerogen", ScriptedTrainer())):
+        generator = SwappingGenerator(RunStore(tmp_path / name))
+        settings = config(tmp_path, strategy__name=name, strategy__rows=None if name == "s3" else 12)
+        drive(settings, tmp_path / name, generator, trainer)
+        assert "prepare" not in {what for what, _ in generator.told}
 
 
 @pytest.mark.parametrize("strategy", ["zerogen", "goldgen", "s3"])

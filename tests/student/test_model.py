@@ -7,7 +7,7 @@ import torch
 
 from s3ray.config.job import StudentConfig
 from s3ray.student.evaluate import head_of
-from s3ray.student.model import computes_in_bfloat16, load_student
+from s3ray.student.model import computes_in_bfloat16, cuda_has_bfloat16, load_student
 from s3ray.tasks import Task
 from s3ray.types import Example
 
@@ -27,6 +27,14 @@ def test_the_number_format_follows_the_device(
     device: str, cuda_has_it: bool, flags: set[str], in_bfloat16: bool
 ) -> None:
     assert computes_in_bfloat16(device, cuda_has_it, flags) == in_bfloat16
+
+
+def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said_of_a_t4(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", said_of_a_t4)
+    assert not cuda_has_bfloat16()
 
 
 @pytest.mark.parametrize(("flags", "head_gives"), [((), torch.float32), (("amx_bf16",), torch.bfloat16)])
