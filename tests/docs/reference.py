@@ -12,8 +12,9 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from s3ray.config.grid import CampaignConfig
-from s3ray.config.job import METHOD_PRESETS, NAME_PATTERN, STUDENT_PRESETS, RunConfig
+from s3ray.config.job import NAME_PATTERN, RunConfig
 from s3ray.config.plugins import BuiltinOrImportPath
+from s3ray.config.presets import METHOD_PRESETS, STUDENT_PRESETS
 from s3ray.tasks.spec import TaskSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -92,7 +93,7 @@ def table(model: type[BaseModel], shapes: str = "") -> str:
     head = ["field", "type", "default", *(["shapes"] if shapes else []), "meaning"]
     lines = [head, ["---"] * len(head)]
     for name, info in model.model_fields.items():
-        own = "execution" if _is_marked(info) else "" if _is_section(info) else shapes
+        own = "execution" if _is_marked(info) else "" if _is_section(info) else _shapes(info, shapes)
         meaning = _sentence(info.description)
         lines.append([f"`{name}`", _type(info), _default(info), *([own] if shapes else []), meaning])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -100,6 +101,12 @@ def table(model: type[BaseModel], shapes: str = "") -> str:
 
 def _is_section(info: FieldInfo) -> bool:
     return any(_sections_in(info.annotation))
+
+
+def _shapes(info: FieldInfo, usual: str) -> str:
+    """What a field shapes: as it says itself, else as its section does."""
+    extra = info.json_schema_extra
+    return str(extra.get("shapes", usual)) if isinstance(extra, dict) else usual
 
 
 def _is_marked(info: FieldInfo) -> bool:
