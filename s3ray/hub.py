@@ -136,9 +136,11 @@ def fetch(model: str, file: str = CONFIG) -> Path:
         return cached
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / f"s3ray--{model.replace('/', '--')}.lock"
     with _in_words(model, file):
+        if is_offline():
+            return _fetch(model)  # only reads, and perhaps from a cache that is for reading only
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock, timeout=FETCH_LIMIT_S):
+            with FileLock(lock, timeout=FETCH_LIMIT_S, mode=0o664):  # users of a node may share a cache
                 return _fetch(model)
         except Timeout:
             problem = f"waited {duration(FETCH_LIMIT_S)} for another process to fetch {model}"

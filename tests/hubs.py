@@ -17,9 +17,10 @@ Files = dict[str, bytes]
 
 
 class Hub:
-    """Repositories by name, each with its commits by revision; ``asked`` are all requests since the start.
+    """Repositories by name, each with its commits by revision; ``asked`` are all requests for models since the start.
 
-    ``fails`` is a status, and the hub's word for it, that answers every request.
+    The client also asks for other things, once per process. ``fails`` is a status, and the hub's word for it, that
+    answers every request.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        self._hub.asked.append(f"{self.command} {path}")
+        if "/resolve/" in path or path.startswith("/api/models/"):
+            self._hub.asked.append(f"{self.command} {path}")
         if self._hub.fails is not None:
             self._say(self._hub.fails[0], {"X-Error-Code": self._hub.fails[1]}, b"")
         elif tree := re.fullmatch(r"/api/models/(.+?)/tree/([^/]+)", path):

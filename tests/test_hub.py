@@ -69,9 +69,12 @@ def test_a_pinned_model_that_is_here_is_never_asked_for_again(hub: Hub) -> None:
     assert len(hub.asked) == 1
     first = resolve_model(model)
     asked = len(hub.asked)
+    locks = Path(constants.HF_HUB_CACHE) / ".locks"
+    shutil.rmtree(locks)
     assert [resolve_model(model) for _ in range(64)] == [first] * 64
     assert pin(model, silent) == model
     assert len(hub.asked) == asked
+    assert not locks.exists()  # nor does anybody wait for anybody
 
 
 def test_a_commit_stays_that_of_the_run_when_the_hub_goes_on(hub: Hub) -> None:
@@ -100,6 +103,7 @@ def test_many_processes_of_a_node_fetch_a_model_once(hub: Hub) -> None:
     assert len(folders) == 1
     bodies = [asked for asked in hub.asked if asked.startswith("GET") and asked.endswith(".safetensors")]
     assert len(bodies) == 1
+    assert len([asked for asked in hub.asked if "/tree/" in asked]) == 1
 
 
 def test_what_was_interrupted_is_completed(hub: Hub) -> None:
@@ -147,6 +151,7 @@ def test_a_cache_that_was_filled_elsewhere_serves_without_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert pin("org/old", silent) == f"org/old@{commit}"
     assert resolve_model("org/old") == resolve_model(f"org/old@{commit}") == str(repository / "snapshots" / commit)
+    assert not (tmp_path / ".locks").exists()  # a cache for reading only will do
     (repository / "snapshots" / commit / "model.safetensors").unlink()
     assert "no safetensors weights" in refused("org/old").problem
 
