@@ -1,8 +1,9 @@
 """Finding a model's weights: hub ids, folders, GGUF files, and weights inside installed packages.
 
-The result is always something that ``from_pretrained`` and vLLM load: a hub id or a Hugging Face folder with
-safetensors. Pickled weights are refused. A GGUF file is dequantised to such a folder once and kept in a cache under the
-file's sha256. Other processes may convert the same file at the same moment: the folder is either complete or absent.
+The result is always a Hugging Face folder with safetensors on this node, which ``from_pretrained`` and vLLM load. What
+the hub has is fetched once per node (``hub``). Pickled weights are refused. A GGUF file is dequantised to such a folder
+once and kept in a cache under the file's sha256. Other processes may convert the same file at the same moment: the
+folder is either complete or absent.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +21,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from s3ray.errors import InputError, RunError
+from s3ray.hub import HUB_ID, cached_snapshot, fetch, is_offline, look_up, not_cached, pin
 from s3ray.storage.local import put_in_place
-from s3ray.text import valid_text
 
 PACKAGE = "package:"
 CONVERT_LIMIT_S = 1800
-HUB_LIMIT_S = 10.0
 _CHAT_HINT = "Use an instruction-tuned model, or the completion style."
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _PLACES_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -37,21 +35,43 @@ _PLACES_AFTER_PADDING = (
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
 
-def resolve_model(model: str) -> str:
-    """Turn the model named in a job into what ``from_pretrained`` takes.
+def resolve_model(model: str, *, field: str = "model") -> str:
+    """Turn the model named in a job into the absolute path of a folder on this node.
 
-    A hub id is returned unchanged, everything else as the absolute path of a folder on this node. A GGUF file is
-    converted first unless the cache has it (about 20 s for 135M parameters).
+    A model of the hub is fetched first unless the cache has it, which takes as long as the network needs; an id without
+    a commit means the one that the cache has. A GGUF file is converted first unless the cache has it (about 20 s for
+    135M parameters). ``field`` is the setting that names the model.
 
     Raises:
-        InputError: there is no such folder, file or package, or it carries no weights.
-        RunError: another process has been converting the same file for longer than ``CONVERT_LIMIT_S``.
+        InputError: there is no such folder, file, package or model of the hub, or it carries no weights.
+        RunError: another process has been fetching or converting the same model for longer than ``FETCH_LIMIT_S`` or
+            ``CONVERT_LIMIT_S``.
     """
-    with _named(model, "model"):
+    with _named(model, field):
         place = _locate(model)
-    if place is None:
-        return model
+        if place is None:
+            place = fetch(model)
+            _check_weights(place)
     return str(convert_once(place, _cache_root(), _convert) if place.is_file() else place)
+
+
+def is_of_hub(model: str) -> bool:
+    """Whether a model is one of the hub: neither a folder nor a file of this machine, nor in a package.
+
+    Raises:
+        InputError: the model names no such folder, file or package.
+    """
+    return _locate(model) is None
+
+
+def pin_model(model: str, tell: Callable[[str], None], *, field: str) -> str:
+    """Name the commit of a model of the hub, see ``hub.pin``; ``field`` is the setting that names the model.
+
+    Raises:
+        InputError: neither the hub nor the cache has it.
+    """
+    with _named(model, field):
+        return pin(model, tell)
 
 
 def local_weights(model: str) -> Path | None:
@@ -60,12 +80,9 @@ def local_weights(model: str) -> Path | None:
     Raises:
         InputError: the model names no such folder, file or package.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     with _named(model, "model"):
         place = _locate(model)
-    config = try_to_load_from_cache(model, "config.json") if place is None else None
-    return Path(config).parent if isinstance(config, str) else place
+    return cached_snapshot(model) if place is None else place
 
 
 def check_model(
@@ -107,33 +124,14 @@ def check_model(
 def look_up_model(model: str, *, field: str) -> None:
     """Ask the hub for a model that is not on this machine, before anything is paid for that it is needed for.
 
-    One small file is looked up, for at most ``HUB_LIMIT_S`` seconds. ``field`` is the setting that names the model.
+    ``field`` is the setting that names the model.
 
     Raises:
         InputError: the hub does not answer, or has no such model for this user.
     """
-    import httpx2
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE or local_weights(model) is not None:
-        return
-    hub = constants.ENDPOINT
-    instead = f"run `hf download {model}` where it can be reached, or name a folder."
-    with _named(model, field):
-        try:
-            get_hf_file_metadata(hf_hub_url(model, "config.json"), timeout=HUB_LIMIT_S)
-        except errors.GatedRepoError as error:
-            hint = f"Accept its terms at {hub}/{model} and log in: `hf auth login`, or HF_TOKEN."
-            raise InputError("is a gated model, which the hub does not give to this user", hint=hint) from error
-        except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
-            what = "no config.json for it" if isinstance(error, errors.EntryNotFoundError) else "no such model"
-            hint = "Check its name; a private one needs `hf auth login` or HF_TOKEN. A folder begins with ./ or /."
-            raise InputError(f"the hub ({hub}) has {what}, and this machine has no such folder", hint=hint) from error
-        except (httpx2.HTTPError, OSError) as error:
-            said = (valid_text(str(error)).strip().splitlines() or [""])[0]
-            problem = f"the hub ({hub}) does not answer and the cache has not got it ({type(error).__name__}: {said})"
-            hint = f"Is there a network, a proxy, a mirror (HF_ENDPOINT)? Else {instead}"
-            raise InputError(problem, hint=hint) from error
+    if not is_offline() and local_weights(model) is None:
+        with _named(model, field):
+            look_up(model)
 
 
 def _room(config: dict[str, Any]) -> int | None:
@@ -181,10 +179,9 @@ def _locate(model: str) -> Path | None:
         return path.resolve()
     if model.startswith((".", "/", "~")) or path.suffix == ".gguf":
         raise InputError("there is no such file or folder", hint="Check the path; every node must have it.")
-    if not _HUB_ID.fullmatch(model):
-        raise InputError(
-            "is neither a path nor a hub id", hint="A hub id looks like `org/name`; a package like `package:NAME`."
-        )
+    if not HUB_ID.fullmatch(model):
+        hint = "A hub id looks like `org/name` or `org/name@REVISION`; a package like `package:NAME`."
+        raise InputError("is neither a path nor a hub id", hint=hint)
     return None
 
 
@@ -212,17 +209,12 @@ def _in_package(name: str) -> Path:
 
 
 def _cached_snapshot(model: str) -> Path | None:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if not constants.HF_HUB_OFFLINE:
+    if not is_offline():
         return None
-    config = try_to_load_from_cache(model, "config.json")
-    if not isinstance(config, str):
-        raise InputError(
-            "is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it",
-            hint=f"Run `hf download {model}` where the hub can be reached, or name a folder.",
-        )
-    return Path(config).parent
+    snapshot = cached_snapshot(model)
+    if snapshot is None:
+        raise not_cached(model)
+    return snapshot
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from s3ray.errors import InputError, located
-from s3ray.models import check_model, convert_once, look_up_model, resolve_model
+from s3ray.models import check_model, convert_once, is_of_hub, look_up_model, resolve_model
 from s3ray.storage.local import put_in_place
 
 
@@ -64,9 +64,14 @@ def refused(model: object, **asked: object) -> InputError:
     return caught.value
 
 
-def test_a_hub_id_is_left_as_it_is() -> None:
-    assert resolve_model("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
-    assert resolve_model("distilbert-base-uncased") == "distilbert-base-uncased"
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "distilbert-base-uncased", "org/name@v1.0", "org/name@refs/pr/1"])
+def test_what_is_neither_here_nor_a_package_is_of_the_hub(model: str) -> None:
+    assert is_of_hub(model)
+
+
+def test_a_folder_is_not_of_the_hub_although_its_name_could_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert not is_of_hub("model")
 
 
 def test_a_folder_becomes_an_absolute_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +93,7 @@ def test_a_package_is_found_without_running_its_code(install: Callable[..., Path
         ("/no/such/model.gguf", "no such file or folder"),
         ("no/such/model/here", "neither a path nor a hub id"),
         ("two words", "neither a path nor a hub id"),
+        ("org/name@", "neither a path nor a hub id"),
         ("package:no-such-package-anywhere", "no package `no-such-package-anywhere` is installed"),
         ("package:pytest", "does not carry exactly one model"),
     ],

@@ -21,6 +21,7 @@ from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
 from s3ray.launch.preflight import Job, check_job, check_placement, try_student
+from s3ray.launch.revisions import Revisions, kept_commits
 from s3ray.launch.run import Callbacks, carry_out, make_trainer, make_workers, next_attempt, recorded_failures
 from s3ray.monitor.accounting import account
 from s3ray.monitor.prometheus import RayMetrics
@@ -141,9 +142,11 @@ def _finish(
     for spec in todo:
         with located(f"{campaign.file}: {spec.name}"):
             jobs[spec.name] = check_job(spec.config)
+    revisions = Revisions(callbacks.on_note, others=stores.values())
     for name, job in jobs.items():
         stores[name].check(job.settings, job.places)
         with located(f"{campaign.file}: {name}"):
+            job = jobs[name] = revisions.pin(job, stores[name])
             if note := try_student(job, stores[name]):
                 callbacks.on_note(note)
     with contextlib.ExitStack() as cluster:
@@ -161,7 +164,10 @@ def _finish(
             for run in runs:
                 run.store.check(run.job.settings, run.job.places)
                 task = run.job.task.spec.model_dump(mode="json")
-                run.store.create(run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task)
+                kept = kept_commits(run.job.config)
+                run.store.create(
+                    run.job.settings, to_yaml(run.job.config), requests=run.job.requests, task=task, **kept
+                )
             log = EventLog(own, campaign.config.name, attempt=next_attempt(own))
             made_by = events.MadeBy(command=command, commit=code_version(), machine=in_words(nodes))
             log.emit(events.CampaignStarted(runs=len(stores), finished=len(stores) - len(runs), made_by=made_by))

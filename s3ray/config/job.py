@@ -256,7 +256,8 @@ class GeneratorConfig(StrictModel):
     An import path is that of an engine of your own (docs/extending.md)."""
     model: str = ""
     """Hub id, folder, GGUF file, or package:NAME (weights inside an installed package); with `openai` the name that the
-    endpoints know. The fake engine needs none."""
+    endpoints know. The fake engine needs none. `org/name@REVISION` names a branch, tag or commit of the hub; without it
+    a run keeps the commit that it began with."""
     prompt_form: Literal["chat", "completion"] = "chat"
     """chat: messages through the model's chat template. completion: a text to continue, for base and tiny models."""
     thinking: Annotated[Literal["auto", "off"], BeforeValidator(_read_off)] = Field(
@@ -298,7 +299,7 @@ class GeneratorConfig(StrictModel):
     request_s: PositiveFloat = Field(default=600.0, json_schema_extra=EXECUTION)
     """How long one request may take; after that it ends as failed (timeout)."""
     ready_s: PositiveFloat = Field(default=900.0, json_schema_extra=EXECUTION)
-    """How long an engine may take to start."""
+    """How long an engine may take to start. Its node has fetched the model before; that does not count."""
     stall_s: PositiveFloat = Field(default=300.0, json_schema_extra=EXECUTION)
     """An engine with requests under way that finishes none and computes nothing for so long is killed and replaced."""
     max_restarts: int = Field(default=5, ge=0, json_schema_extra=EXECUTION)
@@ -366,7 +367,7 @@ class StudentConfig(StrictModel):
     )
     """The paper's hyper-parameters for one of its tasks: they take the place of the defaults below."""
     model: str = "distilbert/distilbert-base-uncased"
-    """Hub id, folder, or package:NAME."""
+    """Hub id (`org/name` or `org/name@REVISION`), folder, or package:NAME."""
     learning_rate: PositiveFloat = 5.0e-5
     """Peak rate of AdamW; linear warm-up, linear decay."""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -13,6 +13,7 @@ from s3ray.cluster import node_facts
 from s3ray.config.job import RunConfig
 from s3ray.errors import EngineStartError, InputError, PoolError
 from s3ray.generator.actor import Exchange, pack
+from s3ray.generator.node_models import TRY_AGAIN_S, NodeModels
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.replica import (
     CallFailure,
@@ -40,6 +41,7 @@ from s3ray.types import EngineLimits
 Emit = Callable[[events.Event], None]
 
 _NO_ROOM = "no node has room for it"
+_FETCHES = "its node fetches the model"
 # Answers end a wait at once; no other event (a new node, the end of a back-off) needs to be noticed sooner.
 _POLL_S = 1.0
 # Engines answer at least every two seconds (``actor``): no busy process or network pauses for so long.
@@ -82,6 +84,7 @@ class GeneratorPool:
         # Requests drawn far ahead of need would delay those of a more urgent stage.
         self._dispatcher = Dispatcher(min_ahead=0 if sharing else MIN_AHEAD, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
+        self._models = NodeModels(config.generator.model if config.generator.loads_model else "")
         self._nodes: list[NodeFacts] = []
         self._nodes_at = float("-inf")
         self._alive_at = time.monotonic()
@@ -198,7 +201,7 @@ class GeneratorPool:
                 replica.wake(now)
             if not (replica.is_due(now) and self._is_wanted() and self._find_place(replica, now)):
                 continue
-            if self._may_start(replica):
+            if self._may_start(replica) and self._has_model(replica, now):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 nodes = tuple(sorted(replica.nodes))
                 self._emit(events.EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
@@ -220,6 +223,23 @@ class GeneratorPool:
                 )
             )
         return place is not None
+
+    def _has_model(self, replica: Replica, now: float) -> bool:
+        """Whether the nodes of a replica have its model; else they fetch it, and its start waits for that."""
+        if self._models.are_on(replica.nodes):
+            return True
+        problem = self._models.problem(replica.nodes)
+        is_new = replica.wait_for_room(now + TRY_AGAIN_S, problem) if problem else replica.wait_for_model(_FETCHES)
+        if is_new:
+            self._emit(
+                events.EngineWaiting(
+                    engine=replica.engine,
+                    problem=problem or _FETCHES,
+                    running=self.num_holding,
+                    wanted=self._num_wanted,
+                )
+            )
+        return False
 
     def _make_room(self, num_allowed: int) -> None:
         """Drain the engines of the units beyond ``num_allowed``, those with the least to do first."""

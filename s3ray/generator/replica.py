@@ -124,6 +124,12 @@ class Replica:
         self.placement, self._lacks_room, self._not_before = None, True, until
         return is_new
 
+    def wait_for_model(self, problem: str) -> bool:
+        """Its node fetches the model; it keeps its place. Returns whether that was not so at the last look."""
+        is_new = self.problem != problem
+        self.problem = problem
+        return is_new
+
     # -- life cycle ----------------------------------------------------------------------------------------------------
 
     def launch(self, config: GeneratorConfig, tasks: Mapping[str, ServedTask], *, run: str, now: float) -> None:

@@ -62,6 +62,7 @@ def reparse_run(run: str, changes: Mapping[str, Any], console: Console) -> str:
             lineage=lineage.as_dict(),
             task=task.spec.model_dump(mode="json"),
             requests=old.requests,
+            **{name: kept for name, kept in old.identity().items() if name == "revisions"},
         )
     _print_summary(old, new, console)
     return place

@@ -15,6 +15,7 @@ from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
 from s3ray.launch.forecast import forecast, guess, measured
 from s3ray.launch.preflight import Job, check_job, check_placement, try_planned_student, try_student, warnings
+from s3ray.launch.revisions import Revisions, kept_commits
 from s3ray.models import local_weights
 from s3ray.monitor.metrics import build_metrics, read_metrics
 from s3ray.monitor.run_view import RunView
@@ -156,6 +157,7 @@ def run_job(
     folder, lineage = choose(folder, fresh=fresh)
     store = RunStore(folder)
     store.check(job.settings, job.places)
+    job = Revisions(callbacks.on_note).pin(job, store)
     if local:
         job = replace(job, config=alone(job.config))
     _try_student(job, store, callbacks.on_note, local=local)
@@ -165,7 +167,14 @@ def run_job(
         with store.lock(callbacks.on_note):
             store.check(job.settings, job.places)  # once more, now that no other driver can write
             task = job.task.spec.model_dump(mode="json")
-            store.create(job.settings, to_yaml(job.config), requests=job.requests, lineage=lineage.as_dict(), task=task)
+            store.create(
+                job.settings,
+                to_yaml(job.config),
+                requests=job.requests,
+                lineage=lineage.as_dict(),
+                task=task,
+                **kept_commits(job.config),
+            )
             events = EventLog(store, job.config.name, attempt=next_attempt(store))
             events.listen(callbacks.on_event)
             if not local:

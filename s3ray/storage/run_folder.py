@@ -91,7 +91,7 @@ class RunStore:
             InputError: the folder is foreign, unwritable, or belongs to a run with other settings.
         """
         self.check_writable()
-        if not self.has(_FINGERPRINT):
+        if not self.is_begun():
             # A start that was killed at once may have left its lock and an unfinished file, both hidden.
             if any(not name.startswith(".") for name in self.entries()):
                 hint = "Nothing in it was touched. Choose another `name`, `store` or --out."
@@ -108,6 +108,10 @@ class RunStore:
             )
         return True
 
+    def is_begun(self) -> bool:
+        """Whether the folder belongs to a run already."""
+        return self.has(_FINGERPRINT)
+
     def check_writable(self) -> None:
         """Refuse a place where no run can lie; on an object store this writes and removes a hidden object.
 
@@ -122,7 +126,7 @@ class RunStore:
         """Write which run the folder belongs to. Of a known run only ``config.yaml`` is written again.
 
         ``requests`` are the fingerprints of request ids (None: the settings' own); ``more`` is written beside them
-        (``lineage``, ``task``).
+        (``lineage``, ``task``, and ``revisions``: the commits of the hub's models by section).
         """
         self.write_text(_CONFIG, config_yaml)
         if not self.has(_FINGERPRINT):
@@ -131,7 +135,7 @@ class RunStore:
             self.write_json(_FINGERPRINT, {"fingerprint": own, "requests": names, "settings": settings} | more)
 
     def identity(self) -> dict[str, Any]:
-        """What ``create`` wrote: ``fingerprint``, ``settings``, and ``lineage`` and ``task`` where they are known."""
+        """What ``create`` wrote: ``fingerprint``, ``settings``; and ``lineage``, ``task``, ``revisions`` if known."""
         return dict(self.read_json(_FINGERPRINT))
 
     @property

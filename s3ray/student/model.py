@@ -113,7 +113,7 @@ def load_student(config: StudentConfig, task: Task, device: torch.device) -> Stu
 
 
 def _load(config: StudentConfig, task: Task, device: torch.device) -> Student:
-    folder = resolve_model(config.model)
+    folder = resolve_model(config.model, field="student.model")
     tokenizer = load_tokenizer(folder, config, task)
     options = {
         "use_safetensors": True,

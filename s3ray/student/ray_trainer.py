@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from s3ray.cluster import occupancy, remove_groups
 from s3ray.config.job import StudentConfig
-from s3ray.errors import DeviceMemoryError, S3RayError, TrainerError
+from s3ray.errors import S3RayError, TrainerError
 from s3ray.machine import student_bytes, wait_for_memory
 from s3ray.models import resolve_model
 from s3ray.storage.local import absolute, join
@@ -474,16 +474,19 @@ def _is_leaving() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _memory_problem(device: Any, model: str) -> DeviceMemoryError | None:
-    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not."""
+def _memory_problem(device: Any, model: str) -> S3RayError | None:
+    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not.
+
+    A model of the hub is fetched to this node first, if it is not there yet.
+    """
     import torch
 
-    # A model of the hub may not be on this node yet: then this waits for the least that any student takes.
-    weights = sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
     where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
     try:
+        folder = Path(resolve_model(model, field="student.model"))
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         wait_for_memory("a student", where, student_bytes(weights), lambda: torch.cuda.mem_get_info(device))
-    except DeviceMemoryError as error:
+    except S3RayError as error:
         return error
     return None
 

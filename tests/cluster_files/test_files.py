@@ -15,7 +15,8 @@ SECRETS = {
     "a key of an API": r"\bsk-[A-Za-z0-9-]{16,}",
     "a private key": r"-----BEGIN",
     "a password or token in plain text": r"(?i)^\s*(password|token|secret|stringData|data):\s*[\"']?\w{8,}[\"']?\s*$",
-    "a long random text": r"(?<![\w/.-])(?=[A-Za-z0-9+/]*\d)(?=[A-Za-z0-9+/]*[a-z])[A-Za-z0-9+/]{32,}={0,2}(?![\w/.-])",
+    "a long random text": r"(?<![\w/.-])(?<!sha256:)(?=[A-Za-z0-9+/]*\d)(?=[A-Za-z0-9+/]*[a-z])"
+    r"[A-Za-z0-9+/]{32,}={0,2}(?![\w/.-])",
 }
 
 

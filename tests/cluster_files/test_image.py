@@ -1,7 +1,9 @@
 """The Dockerfile copies what exists, installs what pyproject.toml names in its versions, and runs as nobody special."""
 
+import importlib.util
 import re
 import tomllib
+from pathlib import Path
 
 from tests.cluster_files.files import CLUSTER, IN_IMAGE, ROOT
 
@@ -21,10 +23,24 @@ def of(word: str) -> list[str]:
 
 def test_instructions_are_known_and_the_base_is_named_exactly() -> None:
     assert {word for word, _ in instructions()} == INSTRUCTIONS
-    (default,) = of("ARG")
+    default, digest = of("ARG")
     (base,) = of("FROM")
     assert re.fullmatch(r"CUDA=13\.\d+\.\d+", default)  # vLLM 0.32 and its torch are built for CUDA 13
-    assert base == "nvidia/cuda:${CUDA}-devel-ubuntu24.04"
+    assert re.fullmatch(r"BASE=sha256:[0-9a-f]{64}", digest)
+    assert base == "nvidia/cuda:${CUDA}-devel-ubuntu24.04@${BASE}"
+
+
+def test_kernels_are_made_ready_by_the_vllm_that_is_installed() -> None:
+    """Its command is looked up in the sources of the installed vLLM; what it needs else comes from the base."""
+    words = [rest for word, rest in instructions() if word == "RUN"]
+    (place,) = [number for number, rest in enumerate(words) if rest == "vllm download-kernels"]
+    assert any("pip install" in rest for rest in words[:place])
+    found = importlib.util.find_spec("vllm")
+    assert found is not None
+    assert found.origin is not None
+    main = (Path(found.origin).parent / "entrypoints" / "cli" / "download_kernels.py").read_text(encoding="utf-8")
+    assert 'name = "download-kernels"' in main
+    assert {"build-essential", "python3-dev"} <= set(words[0].split())
 
 
 def test_it_runs_without_rights() -> None:

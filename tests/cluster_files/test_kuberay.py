@@ -19,6 +19,7 @@ from tests.cluster_files.files import CLUSTER, ROOT, commands_in, documents
 FOLDER = CLUSTER / "kuberay"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CLUSTERS = ("rayjob.yaml", "rayjob-kueue.yaml", "raycluster.yaml")
+COMPILED = ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH")
 UNITS = {"": 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -78,7 +79,7 @@ def test_ray_and_image_are_those_of_the_project(name: str) -> None:
     assert f"ray=={version}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     for group in groups(name):
         (container,) = group["template"]["spec"]["containers"]
-        assert container["image"] == f"REGISTRY/s3ray:{PROJECT['version']}"
+        assert container["image"] == f"REGISTRY/s3ray:{PROJECT['version']}@sha256:DIGEST"
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -98,13 +99,21 @@ def test_pods_are_what_s3ray_needs(name: str) -> None:
         assert pod["securityContext"]["runAsNonRoot"]
         assert f"--uid {pod['securityContext']['runAsUser']} " in image
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
-        assert env["HF_HOME"].startswith("/shared/")
-        assert mounts["/" + env["VLLM_CACHE_ROOT"].split("/")[1]]["emptyDir"] == {}
+        for variable in ("HF_HOME", *COMPILED):
+            own = mounts["/" + env[variable].split("/")[1]]["emptyDir"]
+            assert amount(own["sizeLimit"]) < amount(container["resources"]["requests"]["ephemeral-storage"])
         for option in group["rayStartParams"]:
             assert f"--{option}" in {name for param in scripts.cli.commands["start"].params for name in param.opts}
     for worker in workers:
         resources = worker["template"]["spec"]["containers"][0]["resources"]
-        assert resources["requests"] == resources["limits"]
+        guaranteed = ("cpu", "memory", "nvidia.com/gpu")
+        assert {resources["requests"][name] == resources["limits"][name] for name in guaranteed} == {True}
+        assert set(worker["template"]["spec"]["nodeSelector"]) == {"nvidia.com/gpu.product"}
+        required = worker["template"]["spec"]["affinity"]["nodeAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        (driver,) = required["nodeSelectorTerms"][0]["matchExpressions"]
+        assert driver == {"key": "nvidia.com/cuda.driver-version.major", "operator": "Gt", "values": ["579"]}
         assert int(resources["limits"]["nvidia.com/gpu"]) >= 1
         assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
         assert worker["replicas"] == worker["minReplicas"] == worker["maxReplicas"]
@@ -122,6 +131,16 @@ def facts(name: str) -> list[NodeFacts]:
             num_cpus, num_gpus = int(limits["cpu"]), int(limits["nvidia.com/gpu"])
             found.append(NodeFacts(node_id=f"gpu-{place}", num_cpus=num_cpus, num_gpus=num_gpus))
     return found
+
+
+@pytest.mark.parametrize("name", CLUSTERS[:2])
+def test_the_submitter_is_a_pod_of_our_own_whose_command_kuberay_fills_in(name: str) -> None:
+    """KubeRay's own template for it has no securityContext (GetDefaultSubmitterContainer in its common/job.go)."""
+    pod = manifest(name)["spec"]["submitterPodTemplate"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["restartPolicy"] == "Never"
+    assert not {"command", "args"} & set(container)
+    assert container["image"] == groups(name)[0]["template"]["spec"]["containers"][0]["image"]
 
 
 @pytest.mark.parametrize("name", CLUSTERS[:2])

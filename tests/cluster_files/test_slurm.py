@@ -24,6 +24,7 @@ STUBS = {
     "srun": """
 if [[ "$*" == *hostname* ]]; then echo "$@" >> "$STUBS/asked"; echo "10.0.0.7 127.0.0.1 "; exit; fi
 trap 'echo ended >> "$STUBS/ended"; exit 143' TERM
+printf '%s\n' "$VLLM_CACHE_ROOT" "$TRITON_CACHE_DIR" "$FLASHINFER_WORKSPACE_BASE" "$CUDA_CACHE_PATH" > "$STUBS/caches"
 printf '%q ' "$@" > "$STUBS/part"; mv "$STUBS/part" "$STUBS/srun"
 if [[ -n ${STUB_STATUS:-} ]]; then exit "$STUB_STATUS"; fi
 while :; do sleep 0.05; done""",
@@ -129,6 +130,17 @@ def test_it_starts_ray_on_all_nodes_and_the_run_on_the_first(slurm: Slurm) -> No
 def test_job_and_folder_are_what_sbatch_is_given(slurm: Slurm) -> None:
     assert slurm.start("jobs/my job.yaml", "/shared/runs/a b", STUB_STATUS="0").wait(20) == 0
     assert shlex.split(slurm.read("srun"))[-4:] == ["run", "jobs/my job.yaml", "--out", "/shared/runs/a b"]
+
+
+def test_compiled_code_stays_on_the_node_and_off_the_shared_home(slurm: Slurm) -> None:
+    assert slurm.start(STUB_STATUS="0", TMPDIR="/scratch", HOME="/shared/home").wait(20) == 0
+    caches = slurm.read("caches").split()
+    assert caches == [f"/scratch/s3ray-123456/{name}" for name in ("vllm", "triton", "flashinfer", "cuda")]
+
+
+def test_a_folder_on_the_nodes_disks_keeps_compiled_code_from_run_to_run(slurm: Slurm) -> None:
+    assert slurm.start(STUB_STATUS="0", S3RAY_NODE_CACHE="/local/s3ray").wait(20) == 0
+    assert slurm.read("caches").split()[0] == "/local/s3ray/vllm"
 
 
 @pytest.mark.parametrize("status", [2, 3])

@@ -1,12 +1,16 @@
 """The pool on real Ray with the fake engine: nothing lost, nothing twice, whatever dies."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from benchmarks.processes import below
-from s3ray.errors import EngineStartError, PoolError
+from s3ray.config.job import GeneratorConfig
+from s3ray.errors import EngineStartError, InputError, PoolError
+from s3ray.generator import node_models
 from s3ray.generator.pool import GeneratorPool
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineGivenUp, EngineLost, Event
@@ -222,3 +226,40 @@ def test_a_gpu_that_is_late_is_blamed_on_nobody() -> None:
     assert [event.problem for event in events if isinstance(event, EngineLost)] == 2 * [
         "engine-0 needs 30 GiB of GPU 0"
     ]
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake engines that load a model of the hub as real ones do."""
+    monkeypatch.setattr(GeneratorConfig, "loads_model", property(lambda self: True))
+
+
+@pytest.mark.usefixtures("loading")
+def test_a_node_fetches_the_model_once_before_its_engines_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(model: str) -> str:
+        with (tmp_path / "fetched").open("a") as file:
+            file.write(f"{model}\n")
+        time.sleep(1.0)
+        return "/models"
+
+    monkeypatch.setattr(node_models, "_fetch", fetch)
+    events: Events = []
+    outcomes = drain(make_pool(events, model="org/model", engines=2), InsistentSource(asked(20)))
+    assert indexes(outcomes) == list(range(20))
+    assert (tmp_path / "fetched").read_text() == "org/model\n"
+    kinds = [event.kind for event in events]
+    assert kinds[:2] == ["engine_waiting"] * 2
+    assert names(events)["engine_waiting"] == names(events)["engine_starting"] == 2
+
+
+@pytest.mark.usefixtures("loading")
+def test_a_model_that_no_node_can_fetch_is_told_before_an_engine_starts() -> None:
+    """Nothing is patched here: the hub must not be asked, and no cache has this model."""
+    events: Events = []
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE") as refused:
+        drain(make_pool(events, model="no-such-org/no-such-model", engines=2), InsistentSource(asked(1)))
+    assert refused.value.field == "generator.model"
+    assert "hf download no-such-org/no-such-model" in refused.value.hint
+    assert not names(events)["engine_starting"]
