@@ -23,7 +23,10 @@ _EMOJI = (
     r"(?:[\p{Mn}\p{Me}\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d\p{S})*"
 )
 _WORD = regex.compile(rf"[{_LETTER}](?:{_INSIDE}|[\u200c\u200d]+(?=[{_LETTER}]))*|{_EMOJI}", regex.V1)
-_RUN = regex.compile(f"(?:{_WORD.pattern})+", regex.V1)
+_RUN = regex.compile(
+    rf"(?:{_WORD.pattern})+(?:(?<={_INSIDE})['\u2019](?=\p{{L}})(?:{_WORD.pattern})+)*",  # the apostrophe of don't
+    regex.V1,
+)
 _HAS_UNBLANKED = regex.compile(_UNBLANKED, regex.V1)
 _OTHER = rf"[{_INSIDE}--{_UNBLANKED}]"
 _UNIT = regex.compile(

@@ -117,6 +117,15 @@ def test_rouge_l_compares_characters_where_a_script_has_no_blanks() -> None:
 
 def test_words_stand_as_in_the_text_without_its_punctuation() -> None:
     assert words_of("snake_case, नकारात्मक (★★★) good👍") == ["snake", "case", "नकारात्मक", "★★★", "good👍"]
+    assert words_of("don't know, l'énergie, 'quoted' and 5'2") == [
+        "don't",
+        "know",
+        "l'énergie",
+        "quoted",
+        "and",
+        "5",
+        "2",
+    ]
 
 
 @given(st.text(max_size=60))

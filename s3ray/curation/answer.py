@@ -8,7 +8,13 @@ a text which merely mentions one ("the model forgets to print </think>") passes 
 import re
 from dataclasses import dataclass
 
-_TAG = r"(?:(?:seed:|longcat_)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+_TAG = (
+    r"(?:(?:seed:|longcat_|ant)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratch_?pad|cot"
+    r"|(?:think(?:ing)?|thought|reasoning)[_ ]process|inner_(?:thoughts?|monologue)|chain_of_thought)"
+    r"(?:\s+\w+=\"[^\"<>\n]{0,80}\")*\s*"
+)
+_ESCAPED = re.compile(rf"&lt;(/?{_TAG})&gt;", re.IGNORECASE)
+_FOLDED = re.compile(r"\s*<details type=\"reasoning\"[^<>]*>.*?</details>", re.DOTALL)
 _MARK = re.compile(
     rf"(?P<open><{_TAG}>|\[THINK\]|\u25c1think\u25b7|<unused94>(?:thought\b)?|<\|channel>\s*thought\b"
     r"|<\|(?:begin_of_thought|start_thinking|think|thinking|begin_of_think)\|>)"
@@ -21,6 +27,7 @@ _MARK = re.compile(
     r"|<[|\uff5c](?P<role>user|human|system|assistant|model|tool|observation)[|\uff5c]>"
     r"|\[\|(?P<speaker>user|system|assistant)\|\]|\[(?P<inst>/?)INST\])"
     r"|<[|\uff5c][\w\u2581]{1,40}[|\uff5c]>|\[\|endofturn\|\]"
+    r"|<(?P<tool>/?)(?:tool_call|function_calls?|tool_response)>"
     r"|</s>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|<(?:eos|bos|pad)>",
     re.IGNORECASE,
 )
@@ -34,15 +41,28 @@ _BARE_THOUGHT = re.compile(r"\s*analysis(?=[A-Z\"\u201c])")
 _BARE_FINAL = re.compile(r"\s*(?:assistant)?final(?=[A-Z\"\u201c])")
 _TOLD_THOUGHT = re.compile(r"\s*here(?: is|['\u2019]s) my thought process:", re.IGNORECASE)
 _TOLD_ANSWER = re.compile(r"here(?: is|['\u2019]s) my response:", re.IGNORECASE)
+_THOUGHT_HEADING = re.compile(
+    r"\s*[*#]{0,6} ?(?:my )?(?:thinking(?: process)?|thought process|thoughts?|reasoning|chain of thought)"
+    r"(?::[*]{0,3}|[*]{1,3}:?)[ \t]*\n",
+    re.IGNORECASE,
+)
+_ANSWER_HEADING = re.compile(
+    r"\n[*#]{0,6} ?(?:my |the |final )?(?:answer|response|output|text|review|sentence|question|statement|hypothesis)"
+    r"(?::[*]{0,3}|[*]{1,3}:?)\s+",
+    re.IGNORECASE,
+)
 _HEADER = re.compile(
     r"\s*(?:<s>\s*)*(?:(?:assistant|model)[ \t]*\n|#{2,3} (?:response|assistant|answer):?[ \t]*\n)?", re.IGNORECASE
 )
-_HEAD = re.compile(r"\s*(?:<s>|#|analysis|assistant|final|here|model)", re.IGNORECASE)
+_HEAD = re.compile(r"\s*(?:<s>|[*#]|analysis|assistant|final|here|m(?:odel|y)|thought|thinking|reason|chain)", re.I)
 _NEXT_TURN_WORDS = ("assistant", "user", "human", "system", "## ")
 _NEXT_TURN = re.compile(
     r"(?<=[.!?\"\u201d)])(?:assistant|user)\n\n|\n(?:user|human|assistant|system)[ \t]*(?:\n|\Z)"
     r"|\n#{2,3} (?:Instruction|Response|Input|User|Assistant|Human)\b:?[ \t]*(?:\n|\Z)"
 )
+# "Human:" is how models without a chat format go on; "User:" may be part of a text, unless the other one answers.
+_NEXT_SPEAKER = re.compile(r"\n\n(?:Human:|User:(?=.*\n(?:Assistant|AI):))", re.DOTALL)
+_DIALOGUE = re.compile(r"\s*\W{0,3}(?:human|user|assistant|ai|bot|agent|customer)\b[^\n]{0,20}:", re.IGNORECASE)
 _WRAPPED = re.compile(r"\s*<(answer|response|output|final|final_answer|solution)>(.*)</\1>\s*\Z", re.DOTALL | re.I)
 
 
@@ -60,7 +80,10 @@ def read_answer(raw: str) -> Answer:
     Everything up to the end of the last thought goes, also where the chat template opened the thought.
     """
     # Most answers are a text alone: a cheap look at what a rule needs saves running the rule.
+    if "&lt;" in raw:
+        raw = _ESCAPED.sub(r"<\1>", raw)
     if "<" in raw or "[" in raw or "\u25c1" in raw:
+        raw = _FOLDED.sub("", raw, count=1) if _FOLDED.match(raw) else raw
         answer = _first_turn(raw)
         if answer.is_cut:
             return answer
@@ -72,6 +95,8 @@ def read_answer(raw: str) -> Answer:
         raw = _HEADER.sub("", after, count=1)
     if "\n" in raw and any(word in raw for word in _NEXT_TURN_WORDS) and (next_turn := _NEXT_TURN.search(raw)):
         raw = raw[: next_turn.start()]
+    if "\n\n" in raw and (speaker := _NEXT_SPEAKER.search(raw)) and not _DIALOGUE.match(raw):
+        raw = raw[: speaker.start()]
     wrapped = _WRAPPED.match(raw) if "</" in raw else None
     return Answer(text=wrapped[2] if wrapped else raw)
 
@@ -82,6 +107,9 @@ def _after_told_thought(text: str) -> str | None:
         mark = "assistantfinal" if _BARE_THOUGHT.match(text) else _TOLD_ANSWER
         ends = list(re.finditer(mark, text))
         return text[ends[-1].end() :] if ends else None
+    if heading := _THOUGHT_HEADING.match(text):
+        answer = _ANSWER_HEADING.search(text, heading.end() - 1)
+        return text[answer.end() :] if answer else text
     bare = _BARE_FINAL.match(text)
     return text[bare.end() :] if bare else text
 
@@ -116,6 +144,8 @@ def _speaks_after(mark: re.Match[str], speaks: bool) -> bool:
         return mark["channel"].casefold() == "final"
     if mark["inst"] is not None:
         return mark["inst"] == "/"
+    if mark["tool"] is not None:
+        return mark["tool"] == "/"
     role = mark["header"] or mark["turn"] or mark["start"] or mark["role"] or mark["speaker"]
     return role.casefold() in _SPEAKERS if role else speaks
 

@@ -23,19 +23,28 @@ _PREFACE = re.compile(
     rf"|(?:{_OBLIGING_WORDS}|{_OPENER})[^\n:]{{0,160}}:(?:\s*\n|\s*(?=[\"\u201c])))",
     re.IGNORECASE,
 )
-_OBLIGING = re.compile(rf"^{_OBLIGING_WORDS}[!.,]*\s*\n+", re.IGNORECASE)
+_OBLIGING = re.compile(
+    rf"^{_OBLIGING_WORDS}[!.,]*(?:\s+{_OPENER}[^\n]{{0,120}}[.:!])?\s*\n+",
+    re.IGNORECASE,
+)
 _ROLE = re.compile(
-    r"^[*#]{0,3}(?:assistant|sentence|statement|hypothesis|question|new question|review"
-    r"|(?:movie|film|customer|new|similar|positive|negative) review"
-    r"|(?:answer|response|output|text)(?=:[*]{0,2}\s*[\n\"]))(?: \d+)?[*]{0,2}:[*]{0,2}\s*",
+    r"^[*#]{0,3}(?P<kind>assistant|sentence|statement|hypothesis|question|new question|review"
+    r"|(?:movie|film|customer|new|similar|positive|negative) review|example(?= \d)"
+    r"|(?:answer|response|output|text)(?=:[*]{0,2}\s*[\n\"]))(?P<number> \d+)?[*]{0,2}:[*]{0,2}\s*",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^(?:#{1,6} +[*]{0,2}|[*]{2,3})(?:[\w-]+ ){0,2}(?:reviews?|sentence|statement|hypothesis|question|text|example"
+    r"|answer|response|output)(?: \d+)?:?[*]{0,3}:?[ ]*\n",
     re.IGNORECASE,
 )
 _EMPHASIS = re.compile(r"(?<![\w*])\*\*([^\s*](?:.*?[^\s*])?)\*\*(?![\w*])")
 _REMARK = re.compile(r'^("[^"]+")\s*\((?:note|this)\b[^()]*\)\W*$', re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(?:\(?\d{1,2}[.)]|[-*\u2022])\s+")
 _TRAILER = re.compile(
-    r"^\W{0,3}(?:note\b[^\n]{0,40}:|explanation\s*:|answer\s*:|word count|i hope (?:this|that) helps|let me know if"
-    r"|feel free to|would you like|(?:this|the above) (?:review|sentence|question|hypothesis|statement|text) "
+    r"^\W{0,3}(?:note\b[^\n]{0,40}:|(?:explanation|reason(?:ing)?|rationale|answer)\s*:|word count"
+    r"|i hope (?:this|that) helps|let me know if|feel free to|would you like"
+    r"|(?:this|the above) (?:review|sentence|question|hypothesis|statement|text) "
     r"(?:is|was|uses|reflects|captures|expresses|conveys|highlights|shows|follows|can|cannot|does|asks)\b)",
     re.IGNORECASE,
 )
@@ -65,6 +74,17 @@ _REFUSAL = re.compile(
 _RULE = re.compile(r"[-*_=]{3,}")
 _MAX_ITEM_WORDS, _MAX_ITEM_CHARACTERS = 25, 60  # the latter where a script has no blanks between words
 _FENCED = re.compile(r"(`{3,}|~{3,})(?:[\w+-]*\n)?(?P<inside>(?:(?!\1).)+?)\n?\1", re.DOTALL)
+_TAGGED = re.compile(
+    r"(?:<(label|sentiment|category|class)>[^<]*</\1>\s*)?"
+    r"<((?:[a-z]+[_-]){0,2}(?:text|review|sentence|statement|hypothesis|question|paragraph|example|message|comment|post"
+    r"|tweet))>(?P<inside>.*?)</\2>\s*(?:<.*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_BOXED = re.compile(r"\\boxed\{(?:\\text\{)?(?P<inside>[^{}]*)\}{1,2}")
+_KEYS_OF_TEXT = frozenset(("text", "review", "sentence", "statement", "hypothesis", "question", "paragraph", "content"))
+_NUMBER_OF_KEY = re.compile(r"[\W_]*\d+$")
+_FEWEST_TEXT_WORDS, _MOST_LABEL_WORDS = 3, 2  # where nothing but its length tells a text from what is said about it
+_INVISIBLE = "\ufeff\u200b\u2060"
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
@@ -78,8 +98,8 @@ def clean_text(raw: str) -> str:
     """Remove what surrounds a generated text; its words, letter case and paragraphs stay.
 
     Removed: thoughts and marks of the chat format (``read_answer``), prefaces ("Sure! Here is a review:"), role labels,
-    list marks (of a list, the first item stays), trailing notes, an enclosing code fence or JSON object, enclosing
-    quotation marks and emphasis, ruled lines at the end, superfluous white space.
+    headings that name what was written, list marks (of a list, the first item stays), trailing notes, an enclosing code
+    fence, tag or JSON value, enclosing quotation marks and emphasis, ruled lines at the end, superfluous white space.
     """
     text = _unpacked(_fold_space(read_answer(raw).text))
     # Most texts are one clean line: a cheap search for the character that a rule needs saves running the rule.
@@ -87,7 +107,7 @@ def clean_text(raw: str) -> str:
         text = _OBLIGING.sub("", text, count=1)
     if ":" in text:
         text = _PREFACE.sub("", text, count=1).strip()
-    text = _without_role(_unpacked(_without_trailers(text)))
+    text = _without_role(_HEADING.sub("", _unpacked(_without_trailers(text)), count=1))
     text = _without_role(_first_item(text))
     if "**" in text:
         text = _EMPHASIS.sub(r"\1", text)
@@ -117,24 +137,57 @@ def _fold_space(text: str) -> str:
     if text.isprintable() and "  " not in text:  # no white space but single blanks
         return text.strip()
     text = _BLANKS.sub(" ", text.replace("\r\n", "\n"))
-    return _LINE_ENDS.sub("\n", text).strip()
+    return _LINE_ENDS.sub("\n", text).strip().strip(_INVISIBLE).strip()
 
 
 def _unpacked(text: str) -> str:
-    """The text inside a code fence, and the only text in a JSON object, if these enclose the whole."""
+    """The text inside a code fence, tags and a JSON value, if these enclose the whole; of several texts, the first."""
     fenced = _FENCED.fullmatch(text) if text.startswith(("```", "~~~")) else None
     text = fenced["inside"].strip() if fenced else text
-    if not (text.startswith("{") and text.endswith("}")):
+    if not text.startswith(("{", "[", "<", "\\")):
         return text
+    if text.startswith(("<", "\\")):
+        wrapped = (_TAGGED if text.startswith("<") else _BOXED).fullmatch(text)
+        return _unpacked(wrapped["inside"].strip()) if wrapped else text
     try:
-        (only,) = json.loads(text, strict=False).values()
+        value, end = json.JSONDecoder(strict=False).raw_decode(text)
     except (ValueError, RecursionError):
         return text
-    return _fold_space(only) if isinstance(only, str) else text
+    is_whole = text[end:].lstrip(", \n").startswith(("{", "[", "}", "]")) or not text[end:].strip(", \n")
+    found = _text_in(value) if is_whole else None
+    return text if found is None else _fold_space(found)
+
+
+def _text_in(value: object) -> str | None:
+    """The text that was written into a JSON value; None if it cannot be told from what is said about it."""
+    match value:
+        case str():
+            return value
+        case [first, *_]:
+            return _text_in(first)
+        case dict() if value:
+            names = {_NUMBER_OF_KEY.sub("", name) for name in value}
+            if len(names) == 1:  # one text, or several that are numbered
+                return _text_in(next(iter(value.values())))
+            texts = {name.casefold(): text for name, text in value.items() if isinstance(text, str)}
+            called = [name for name in texts if name.rpartition("_")[2] in _KEYS_OF_TEXT]
+            *rest, longest = sorted(texts.values(), key=num_words) or [""]
+            if len(called) == 1:
+                longest, rest = texts[called[0]], []
+            is_told = all(num_words(text) <= _MOST_LABEL_WORDS for text in rest)
+            return longest if is_told and num_words(longest) >= _FEWEST_TEXT_WORDS else None
+    return None
 
 
 def _without_role(text: str) -> str:
-    return _ROLE.sub("", text, count=1).strip() if ":" in text else text
+    role = _ROLE.match(text) if ":" in text else None
+    if role is None:
+        return text
+    rest = text[role.end() :].strip()
+    if role["number"]:  # the first of several
+        following = re.search(rf"\n[*#]{{0,3}}{re.escape(role['kind'])} \d+[*]{{0,2}}:", rest, re.IGNORECASE)
+        rest = rest[: following.start()].strip() if following else rest
+    return rest
 
 
 def _without_trailers(text: str) -> str:

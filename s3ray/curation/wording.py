@@ -13,7 +13,8 @@ _KEY = (
 )
 _FEWEST_LETTERS = 3
 _COMMON = ("yes", "no", "true", "false", "none", "not", "and", "the")  # before a colon they are rarely a label
-_COLON = re.compile("[:\uff1a]")
+_MAY_SAY = re.compile("[:=\uff1a\n([|>\u2192\u2013\u2014]| - ")
+_TEXT_KEY = re.compile(r"\A(?:text|output|example|content)\s?:\s*", re.IGNORECASE)
 _OPEN, _CLOSE = r"[\"'\u201c*(\[]{0,3}", r"[\"'\u201d*)\].!]{0,4}"
 
 
@@ -34,7 +35,9 @@ class Wording:
             self._first, self._last = _label_lines(names, long)
         if long:
             any_long = "|".join(map(re.escape, long))
-            self._before = re.compile(rf"\W{{0,3}}(?:{any_long})\W{{0,2}}(?::\W{{0,3}}\s|\uff1a)", re.IGNORECASE)
+            self._before = re.compile(
+                rf"\W{{0,3}}(?:{any_long})\W{{0,2}}(?::\W{{0,3}}\s|\uff1a|[ ][-\u2013\u2014][ ])", re.IGNORECASE
+            )
 
     def clean(self, raw: str) -> str:
         """Remove what surrounds a generated text (``clean_text``), the task's prefaces, and what says its label."""
@@ -63,10 +66,12 @@ class Wording:
 
     def _without_label(self, text: str) -> str:
         """The text without a label before or after a colon, where it stands at the beginning or at the end."""
-        if self._first is None or self._last is None or not _COLON.search(text):
+        if self._first is None or self._last is None or not _MAY_SAY.search(text):
             return text
+        whole = text
         text = self._first.sub("", text, count=1)
         text = self._last.sub("", text, count=1)
+        text = _TEXT_KEY.sub("", text) if text != whole else text
         before = self._before and self._before.match(text)
         # "Positive: the staff. Negative: the food." is a text.
         if before and self._before and not self._before.search(text, before.end()):
@@ -81,13 +86,24 @@ def _is_telling(label: str) -> bool:
 
 
 def _label_lines(names: list[str], long: list[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Patterns for a label at the beginning and at the end: as a line of its own, or after a word such as "Label"."""
+    """Patterns for a label at the beginning and at the end: as a line of its own, in brackets, or after "Label"."""
     label = rf"{_OPEN}(?:{'|'.join(map(re.escape, names))}){_CLOSE}"
     lines = [rf"{_OPEN}{_KEY}\*{{0,2}}\s?[:=\uff1a]\s?{label}"]
+    any_long = "|".join(map(re.escape, long)) or "(?!)"  # which nothing fits
     if long:
         key = r"[^\W\d_]+(?: [^\W\d_]+){0,2}"
-        lines.append(rf"{_OPEN}{key}\*{{0,2}}\s?[:\uff1a]\s?{_OPEN}(?:{'|'.join(map(re.escape, long))}){_CLOSE}")
+        lines += [
+            rf"{_OPEN}{key}\*{{0,2}}\s?[:\uff1a]\s?{_OPEN}(?:{any_long}){_CLOSE}",
+            rf"{_OPEN}(?:{any_long}){_CLOSE}",
+        ]
     whole = "|".join(lines)
-    first = rf"\A(?:(?:{whole})[ ]*(?:\n+|\Z)|{lines[0]}(?:(?<=[.!;\])])|[ ]?[;|]|[ ][-\u2013\u2014](?=[ ]))[ ]*)"
-    last = rf"(?:\n+(?:{whole})|(?<=[.!?\"\u201d)\u3002\uff01\uff1f\u0964])[ ]?{lines[0]})\s*\Z"
+    in_brackets = rf"[(\[](?:{any_long})[)\]]"
+    first = (
+        rf"\A(?:(?:{whole})[ ]*(?:\n+|\Z)|{in_brackets}:?[ ]+"
+        rf"|{lines[0]}(?:(?<=[.!;\])])|[ ]?[;|]|[ ][-\u2013\u2014](?=[ ]))[ ]*)"
+    )
+    last = (
+        rf"(?:\n+(?:{whole})|(?<=[.!?\"\u201d)\u3002\uff01\uff1f\u0964])[ ]?(?:{lines[0]}|{in_brackets})"
+        rf"|[ ]*(?:->|=>|\u2192|\|)[ ]*(?:{any_long})\.?)\s*\Z"
+    )
     return re.compile(first, re.IGNORECASE), re.compile(last, re.IGNORECASE)

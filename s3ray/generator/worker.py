@@ -90,13 +90,14 @@ class Worker:
         """Generate and read; a text that was cut at its token limit is generated once more with a larger limit."""
         sampling = self._config.sampling
         limit = request.max_tokens or sampling.max_tokens
-        first = _valid(await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit))
+        first = _valid(await self._engine.generate(request.id, prompt, seed=request.seed, max_tokens=limit), prompt)
         read = self._read(request, first)
         larger = max(limit, limit * (sampling.retry_max_tokens or 2 * sampling.max_tokens) // sampling.max_tokens)
         if not isinstance(read, Rejection) or read.reason is not RejectionReason.TRUNCATED or larger == limit:
             return first, read
         try:
-            again = _valid(await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger))
+            said = await self._engine.generate(f"{request.id}+", prompt, seed=request.seed, max_tokens=larger)
+            again = _valid(said, prompt)
         except RequestRefusedError:  # the larger limit leaves no room for the prompt
             return first, read
         both = replace(
@@ -179,8 +180,14 @@ def only_task(config: RunConfig, task: Task) -> dict[str, ServedTask]:
     return {"": ServedTask.of(config, task)}
 
 
-def _valid(generation: Generation) -> Generation:
-    return replace(generation, text=valid_text(generation.text))
+def _valid(generation: Generation, prompt: Prompt) -> Generation:
+    """The generation as valid text, without the prompt, with which some servers and models begin their answer."""
+    text = valid_text(generation.text)
+    asked = valid_text(prompt.text or prompt.user or "").strip()
+    begun = text.lstrip()
+    if asked and begun.startswith(asked):
+        text = begun[len(asked) :]
+    return replace(generation, text=text)
 
 
 def _label_probabilities(task: Task, request: GenerationRequest, choice: Choice) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from s3ray.errors import InputError
 from s3ray.tasks.files import Row
-from s3ray.tasks.labels import label_text
+from s3ray.tasks.labels import label_text, only_item
 
 MAX_LABELS = 50
 """Most classes of a column that is taken for the label though its name does not say that it is."""
@@ -56,6 +56,8 @@ _ABOUT_THE_ROW = re.compile(
 )
 _ONE_TOKEN = re.compile(r"[!-~]+")
 _NUMBERED = re.compile(r"[A-Za-z]{0,12}[-_#]?\d+")
+_YES_OR_NO = ({"0", "1"}, {"true", "false"})
+_JOINERS = (";", "|", ",", "/", "+", "&")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 
 
@@ -91,17 +93,17 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
             raise InputError("is not a column", field=option, value=name, hint=hint)
     reasons = {name: _no_text(column) for name, column in values.items()}
     if all(reasons[name] for name in values):
-        _refuse_to_write(writes)
+        _refuse_to_write(writes, reasons)
     if label is None:
         label = _guess_label({name: column for name, column in values.items() if name != writes})
-    warnings = _check_label(label, values[label])
+    warnings = [*_check_label(label, values[label]), *_several_labels(label, values)]
     labels = [label_text(value) for value in values[label]]
     del reasons[label]
     texts = {name: [str(text) for text in values[name]] for name, reason in reasons.items() if reason is None}
     if writes is None:
         writes = _guess_written(texts)
     if writes is None or writes not in texts:
-        _refuse_to_write(writes)
+        _refuse_to_write(writes, reasons)
     pair = {name for names in _pairs(texts) if writes in names for name in names} | {writes}
     for name in texts:
         if name not in pair:
@@ -113,7 +115,7 @@ def sort_columns(rows: Sequence[Row], label: str | None, writes: str | None) -> 
         given=given,
         categories=tuple(name for name in given if 2 * len(set(texts[name])) <= len(rows)),
         left_out={name: reason for name, reason in reasons.items() if reason is not None},
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
@@ -145,12 +147,14 @@ def _guess_label(values: Mapping[str, Sequence[Any]]) -> str:
 def _ask_label(problem: str, names: Sequence[str], values: Mapping[str, Sequence[Any]]) -> NoReturn:
     """Refuse to guess, and say what the columns hold."""
     told = "; ".join(f"{name}: {_in_short(values[name])}" for name in names)
+    if len([name for name in names if _is_yes_or_no(values[name])]) > 1:
+        told += ". Is there a column for each class? Write the name of each row's class into one column"
     hint = f"Name it: --label COLUMN, one of {', '.join(values)}. It needs two values or more. {told}."
     raise InputError(problem, field="--label", hint=hint)
 
 
 def _in_short(column: Sequence[Any]) -> str:
-    if any(isinstance(value, list | tuple) for value in column) or all(_LIST.fullmatch(str(value)) for value in column):
+    if any(map(_is_nested, column)) or _are_written_lists(column):
         return "lists (several labels per row are not offered)"
     num = len(set(map(label_text, column)) - {""})
     if num > _MOST_NUMBERS and _are_numbers(column):
@@ -164,9 +168,9 @@ def _check_label(name: str, column: Sequence[Any]) -> tuple[str, ...]:
     Raises:
         InputError: its values are lists or other things than texts and numbers, or it has fewer than two.
     """
-    written = all(_LIST.fullmatch(str(value)) for value in column)
+    written = _are_written_lists(column)
     for number, value in enumerate(column, start=1):
-        if isinstance(value, list | tuple) or written:
+        if isinstance(only_item(value), list | tuple) or written:
             hint = "One label a row is what a task has: keep one of them, or make a task for each label (yes or no)."
             problem = f"row {number} has a list: several labels per row (multi-label) are not offered"
             raise InputError(problem, field=name, value=str(value)[:80], hint=hint)
@@ -186,8 +190,40 @@ def _check_label(name: str, column: Sequence[Any]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _refuse_to_write(column: str | None) -> NoReturn:
+def _several_labels(name: str, values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What speaks for several labels per row: other columns of yes and no, or values that are joined of others."""
+    warnings = []
+    others = [other for other in values if other != name and _is_yes_or_no(values[other])]
+    if others and _is_yes_or_no(values[name]):
+        warnings.append(
+            f"{', '.join(others)} can be labels too; several labels per row (multi-label) are not offered, so this "
+            f"task is about {name} alone"
+        )
+    labels = sorted(set(map(label_text, values[name])) - {""})
+    for joiner in _JOINERS:
+        parts = {label: [part.strip() for part in label.split(joiner)] for label in labels}
+        times = Counter(part for those in parts.values() for part in those)
+        joined = [label for label, those in parts.items() if len(those) > 1 and all(times[part] > 1 for part in those)]
+        if len(joined) > 1 and any(label in labels for those in map(parts.__getitem__, joined) for label in those):
+            warnings.append(
+                "looks like several labels per row (multi-label), which are not offered: "
+                f"{', '.join(joined[:3])}; each becomes a class of its own"
+            )
+    return warnings
+
+
+def _are_written_lists(column: Sequence[Any]) -> bool:
+    return all(isinstance(value, str) and _LIST.fullmatch(value) for value in column)
+
+
+def _is_yes_or_no(column: Sequence[Any]) -> bool:
+    return set(map(label_text, column)) - {""} in _YES_OR_NO
+
+
+def _refuse_to_write(column: str | None, reasons: Mapping[str, str | None]) -> NoReturn:
+    found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason and column in (None, name))
     hint = "A task needs a column of texts besides the label. The first line of a CSV names the columns."
+    hint = f"{hint} {found}." if found else hint
     raise InputError("holds no text", field="--writes", value=column or "", hint=hint)
 
 
@@ -213,9 +249,12 @@ def _no_text(column: Sequence[Any]) -> str | None:
         return "they are empty"
     if _are_numbers(filled):
         return "they hold numbers"
-    if not all(isinstance(value, str) for value in filled):
+    num_texts = sum(isinstance(value, str) for value in filled)
+    if num_texts < _SURELY * len(filled):
         kinds = sorted({type(value).__name__ for value in filled if not isinstance(value, str)})
         return f"they hold no texts but {', '.join(kinds)}"
+    if num_texts < len(filled):
+        return None  # the rows that hold something else are refused by their numbers
     if all(map(_is_moment, filled)):
         return "they hold dates or times"
     return None
@@ -296,6 +335,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _is_nested(value: object) -> bool:
+    value = only_item(value)
     return value is not None and not isinstance(value, bool | int | float | Decimal | str)
 
 

@@ -106,15 +106,15 @@ def draft(data: Path, label: str | None = None, writes: str | None = None, leave
         labels, odd = _labels(file, columns.label, leaves_out="unlabelled" in leave_out)
         classes = classes_of(Counter(filter(None, labels)))
         if len(classes) < 2:
-            hint = "They differ by case or blanks alone. A task needs two classes or more: --label COLUMN."
+            hint = "They differ by case, blanks or signs alone. A task needs two classes or more: --label COLUMN."
             value = ", ".join(map(repr, classes[0].spellings))
             raise InputError("all labels are one", field=columns.label, value=value, hint=hint)
         fields = _of_fields(columns)
         kept = _Kept.of(parts, columns, labels, classes, leave_out)
         sizes = _of_sizes(kept.train, columns, len(classes))
         files = _files(data, {"labels": classes, "leave_out": list(leave_out), **fields, **sizes})
-        _check(files, data)
-    told = (file.summary, *_guesses(columns, classes), *odd, *_oddities(columns, classes, kept, leave_out))
+        notes = _check(files, data)
+    told = (file.summary, *_guesses(columns, classes), *odd, *_oddities(columns, classes, kept, leave_out), *notes)
     return Draft(files=files, guesses=told)
 
 
@@ -202,8 +202,8 @@ def _files(data: Path, values: Mapping[str, Any]) -> dict[str, str]:
     return {task_file: _render("task.yaml", filled), job_file: _render("job.yaml", filled)}
 
 
-def _check(files: Mapping[str, str], data: Path) -> None:
-    """Load a draft as ``plan`` would.
+def _check(files: Mapping[str, str], data: Path) -> list[str]:
+    """Load a draft as ``plan`` would; returns what is odd about the characters of texts.
 
     Raises:
         InputError: it cannot be loaded, or a row of the file cannot be used.
@@ -214,16 +214,17 @@ def _check(files: Mapping[str, str], data: Path) -> None:
         task_file, job_file = (Path(folder, name) for name in files)
         try:
             gold = load_config(job_file).gold
-            load_gold(load_task(str(task_file), str(data)), gold, str(data))
+            notes = load_gold(load_task(str(task_file), str(data)), gold, str(data)).notes
         except InputError as error:
             if error.where and error.where.startswith(folder):
                 error.where = Path(error.where).name
             raise
+    return [f"  {note.partition(': ')[2]}" for note in notes if " x text " in note]
 
 
 def field_name(column: str) -> str:
     """A column's name for use in prompts: lower-case letters, digits, underscores, and not a name that s3ray uses."""
-    letters = unicodedata.normalize("NFKC", column.strip()).lower()
+    letters = _lower(unicodedata.normalize("NFKC", column.strip()))
     legal = "".join(letter if f"a{letter}".isidentifier() else "\0" for letter in letters)
     name = re.sub("\0+", "_", legal).strip("_") or "text"
     name = f"field_{name}" if not name.isidentifier() else name
@@ -233,7 +234,7 @@ def field_name(column: str) -> str:
 def classes_of(counts: Mapping[str, int]) -> tuple[LabelClass, ...]:
     """The classes of a column by the counts of its values (``label_text``), in the order in which these are given.
 
-    Values that differ by case or blanks alone are spellings of one class. No two classes have the same words.
+    Values that differ by case, blanks or the like alone are spellings of one class. No two classes have the same words.
     """
     groups = spellings(counts)
     words = _distinct_words([" ".join(group[0].split()) for group in groups])
@@ -259,7 +260,7 @@ def _of_fields(columns: Columns) -> dict[str, Any]:
         listed = ", ".join((*columns.given, columns.writes))
         raise InputError("two columns would have one name in prompts", value=listed, hint=hint)
     writes = field_name(columns.writes)
-    label, written = _said(columns.label, "label").lower(), _said(columns.writes, "text").lower()
+    label, written = _lower(_said(columns.label, "label")), _lower(_said(columns.writes, "text"))
     return {
         "fields": list(names),
         "writes": writes,
@@ -271,6 +272,10 @@ def _of_fields(columns: Columns) -> dict[str, Any]:
         "written": written,
         "description": f"What is the {label} of a {written}?",
     }
+
+
+def _lower(text: str) -> str:
+    return text.replace("\u0130", "i").lower()  # the Turkish capital would get a second dot
 
 
 def _said(column: str, otherwise: str) -> str:
@@ -311,14 +316,20 @@ def _guesses(columns: Columns, classes: Sequence[LabelClass]) -> Iterator[str]:
     ordered = sorted(classes, key=lambda each: -each.num_rows)
     more = f", and {len(classes) - _NUM_NAMED} more" if len(classes) > _NUM_NAMED else ""
     counts = ", ".join(f"{each.name} {each.num_rows}" for each in ordered[:_NUM_NAMED])
-    yield f"  label: {columns.label} ({counts}{more})"
-    yield f"  the language model writes: {columns.writes}"
+    yield f"  label: {_on_one_line(columns.label)} ({counts}{more})"
+    yield f"  the language model writes: {_on_one_line(columns.writes)}"
     if columns.given:
-        kinds = [f"{name} (a category)" if name in columns.categories else name for name in columns.given]
+        kinds = [_on_one_line(name) + " (a category)" * (name in columns.categories) for name in columns.given]
         yield f"  it is given, from your rows: {', '.join(kinds)}"
     for reason in dict.fromkeys(columns.left_out.values()):
-        names = [name or "the column without a name" for name, why in columns.left_out.items() if why == reason]
+        names = [
+            _on_one_line(name) or "the column without a name" for name, why in columns.left_out.items() if why == reason
+        ]
         yield f"  left out, since {reason}: {', '.join(names)}"
+
+
+def _on_one_line(name: str) -> str:
+    return " ".join(name.split())
 
 
 def _oddities(
@@ -334,7 +345,7 @@ def _oddities(
         yield "  the labels are numbers, which say nothing to a language model: put words for them into the task"
     for each in classes:
         if len(each.spellings) > 1:
-            yield f"  taken for one class, as they differ by case or blanks alone: {', '.join(each.spellings)}"
+            yield f"  taken for one class, as they differ by case, blanks or signs alone: {', '.join(each.spellings)}"
     few = [each.name for each in classes if each.num_rows < _FEW_PER_CLASS]
     if few:
         named = ", ".join(few[:_NUM_NAMED]) + (", ..." if len(few) > _NUM_NAMED else "")

@@ -184,6 +184,8 @@ def _read_json(path: Path, text: str, *, is_list: bool) -> FileRows:
         if found is not None:
             return found if is_list else replace(found, notes=("one list, as in .json",))
     rows = _read_lines(path, text)
+    if len(rows.rows) == 1:
+        _refuse_columns(rows.rows[0])
     return replace(rows, notes=("one object a line, as in .jsonl", *rows.notes)) if is_list else rows
 
 
@@ -197,6 +199,7 @@ def _read_list(path: Path, text: str) -> FileRows | None:
             return None
         raise InputError(f"is not JSON: {error}", hint="Mend the file there.") from None
     if not isinstance(items, list):
+        _refuse_columns(items)
         if len(text.strip().splitlines()) == 1:
             return None
         hint = 'Write a list of objects: [{"text": ..., "label": ...}, ...]; pandas: to_json(orient="records").'
@@ -207,6 +210,24 @@ def _read_list(path: Path, text: str) -> FileRows | None:
             rows.append(_as_row(item, json.dumps(item, default=str)[:80]))
     faults.refuse()
     return FileRows(where=str(path), rows=rows)
+
+
+def _refuse_columns(value: object) -> None:
+    """Refuse one object that holds all rows: as columns (``DataFrame.to_json``), or as a list under a key."""
+    if not isinstance(value, dict) or not value:
+        return
+    key = next((key for key, part in value.items() if isinstance(part, list) and _are_objects(part)), None)
+    if key is not None:
+        hint = "Save that list alone, as .json."
+        raise InputError("holds no list of rows, but an object with one", value=repr(key)[:80], hint=hint)
+    sizes = {len(part) if isinstance(part, dict | list) else -1 for part in value.values()}
+    if len(value) > 1 and len(sizes) == 1 and min(sizes) > 1:
+        hint = 'Write a list of objects: [{"text": ..., "label": ...}, ...]; pandas: to_json(orient="records").'
+        raise InputError("holds columns, not rows", value=", ".join(map(repr, value))[:80], hint=hint)
+
+
+def _are_objects(part: list[object]) -> bool:
+    return len(part) > 1 and all(isinstance(item, dict | list) for item in part)
 
 
 def _has_json_lines(text: str) -> bool:

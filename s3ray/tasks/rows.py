@@ -1,12 +1,14 @@
 """From rows to gold examples: all are checked, in the order of their file, and what is done to them is counted."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s3ray.errors import InputError
 from s3ray.tasks.faults import Faults
 from s3ray.tasks.files import FileRows, Row
+from s3ray.tasks.labels import only_item
 from s3ray.tasks.source import Part, column, key_of
 from s3ray.tasks.span import SpanAnswers
 from s3ray.tasks.spec import LeaveOut
@@ -19,6 +21,11 @@ NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
 """Labels in small letters that mean: none; unless the task has such a class."""
 
 _NUM_SHOWN = 5
+# Two or three bytes of one character in UTF-8, each read as a character of its own; in no language do these stand so.
+_MOJIBAKE = re.compile(
+    "[\u00c3\u00d0][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+    "|\u00e2\u20ac[\u0080-\u00bf\u0153\u02dc\u2122\u201c-\u201e\u00a6]|\u00f0\u0178[\u0080-\u017e\u02c6\u02dc\u2013-\u203a]"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,7 @@ def _lack(task: Task, row: Row) -> LeaveOut | None:
     if isinstance(task.target, SpanAnswers):
         answers = value.get("text") if isinstance(value, Mapping) else value
         return "unanswerable" if answers is None or (isinstance(answers, Sequence) and not answers) else None
+    value = only_item(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "unlabelled"
     text = str(value).strip().casefold()
@@ -112,6 +120,7 @@ def _example(task: Task, row: Row, lack: LeaveOut | None) -> tuple[Example, list
         raw[name] = text
     fields = {name: valid_text(text) for name, text in raw.items()}
     done += [_mended(text) for name, text in raw.items() if text != fields[name]]
+    done += [odd for text in fields.values() if (odd := _misread(text))]
     if lack:
         missing = "label" if lack == "unlabelled" else "answer"
         hint = f"Give the row one, or remove it; `leave_out: [{lack}]` in the task leaves such rows out."
@@ -132,6 +141,17 @@ def _mended(text: str) -> str:
     if any("\ud800" <= char <= "\udfff" for char in text):
         return "text held half an emoji (a lone surrogate), which is replaced by U+FFFD"
     return "text was composed (Unicode NFC)"
+
+
+def _misread(text: str) -> str:
+    """What is odd about the characters of a text, where a program that wrote it has lost or changed some."""
+    if text.isascii():
+        return ""
+    if "\ufffd" in text:
+        return "text holds U+FFFD, which stands for characters that were lost before"
+    if _MOJIBAKE.search(text):
+        return "text looks wrongly decoded (UTF-8 that was read as Windows-1252, such as \u00c3\u00a9 for \u00e9)"
+    return ""
 
 
 def _sift_contradictory(

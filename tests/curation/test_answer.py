@@ -61,6 +61,18 @@ AROUND = {
     "Alpaca with a header": "### Response:\nThe lamp was dull.",
     "role": "assistant\nThe lamp was dull.",
     "tags": "<answer>The lamp was dull.</answer>",
+    "a blank in the mark": "<think >\nA lamp.\n</think >\n\nThe lamp was dull.",
+    "other names of thoughts": "<thinking_process>A lamp.</thinking_process>\nThe lamp was dull.",
+    "a mark with an attribute": '<antThinking topic="a lamp">A lamp.</antThinking>The lamp was dull.',
+    "marks in HTML": "&lt;think&gt;A lamp.&lt;/think&gt;\nThe lamp was dull.",
+    "folded away in HTML": '<details type="reasoning" done="true">\n<summary>Thought</summary>\n> A lamp.\n</details>\n'
+    "The lamp was dull.",
+    "headings": "**Thinking:**\nA lamp.\n\n**Answer:**\nThe lamp was dull.",
+    "Markdown headings": "## Thought process:\nA lamp.\n\n## Final answer:\nThe lamp was dull.",
+    "a call of a tool first": '<tool_call>{"name": "look"}</tool_call>\nThe lamp was dull.',
+    "a call of a tool afterwards": 'The lamp was dull.\n<tool_call>{"name": "look"}</tool_call>',
+    "a model without a chat format": "The lamp was dull.\n\nHuman: Another\n\nAssistant: The tent leaks.",
+    "two speakers": "The lamp was dull.\n\nUser: Another\nAssistant: The tent leaks.",
     "thought and tags": "<think>A lamp.</think>\n<answer>\nThe lamp was dull.\n</answer>",
 }
 
@@ -83,6 +95,11 @@ MENTIONS = [
     "finally over",
     "The semifinalWho won? And the assistantfinalThe end",
     "### A heading\nand a text",
+    "Thoughts:\nThe lamp was dull.",
+    "Steps to see it:\n\nUser: guest",
+    "User: It is dull.\n\nUser: Hello?\nAssistant: Hello.",
+    "In HTML it is &lt;b&gt; and &lt;/b&gt;.",
+    "<details><summary>Plot</summary>The lamp was dull.</details>",
 ]
 
 CUT = [
@@ -94,6 +111,7 @@ CUT = [
     "analysisWe need a lamp",
     "Here is my thought process:\nA lamp",
     "<think>a</think>\n<think>b",
+    "&lt;think&gt;Okay, a lamp",
     "The lamp was dull.\n<think>Was that right",
 ]
 

@@ -21,6 +21,16 @@ SAYS_LABEL = [
     "The pasta was cold.\n**Sentiment**: Negative.",
     "The pasta was cold. (Sentiment: negative)",
     "The pasta was cold. Label: negative",
+    "negative\nThe pasta was cold.",
+    "**Negative**\n\nThe pasta was cold.",
+    "[negative] The pasta was cold.",
+    "Negative - The pasta was cold.",
+    "The pasta was cold. (negative)",
+    "The pasta was cold. -> negative",
+    "The pasta was cold. | Negative",
+    "The pasta was cold.\nNegative",
+    "Text: The pasta was cold. Label: negative",
+    "The pasta was cold.\nLabel: negative\nReason: it says so.",
 ]
 
 TEXTS = [
@@ -31,6 +41,10 @@ TEXTS = [
     "Rating: 1 out of 10.",
     "My sentiment: negative thinking never helps.",
     "Not negative at all",
+    "Positive - the staff. Negative - the food.",
+    "The battery has two poles (positive)",
+    "It cannot be more #negative",
+    "Negative as ever.\nThe end.",
     "It says: positive thinking.\nI say no.",
 ]
 
@@ -51,6 +65,7 @@ def test_answers_such_as_yes_and_no_count_as_labels_only_after_a_word_for_label(
     assert wording.clean("No: the pasta was cold.\nRecommended: no") == "No: the pasta was cold.\nRecommended: no"
     assert wording.clean("Label: no\nThe pasta was cold.") == TEXT
     assert wording.clean("The pasta was cold.\nClass: 1") == TEXT
+    assert wording.clean("[1] The pasta was cold. | 1") == "[1] The pasta was cold. | 1"
 
 
 @pytest.mark.parametrize(

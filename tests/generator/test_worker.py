@@ -64,6 +64,15 @@ def test_an_answer_that_was_cut_before_its_text_is_asked_for_again_with_more_tok
     assert limits == [256, 512]
 
 
+@pytest.mark.parametrize("blanks", ["", "\n", " "])
+def test_a_prompt_that_the_answer_repeats_first_is_no_part_of_the_text(blanks: str) -> None:
+    prompt = TASK.render(make_request(0), "chat").user or ""
+    outcome, _ = answer((f"{blanks}{prompt}\n{TEXT}", "stop"))
+    assert (outcome.status, outcome.text) == (OutcomeStatus.ACCEPTED, TEXT)
+    outcome, _ = answer((prompt, "stop"))
+    assert outcome.reason == RejectionReason.EMPTY.value
+
+
 def test_thoughts_that_never_end_are_named_as_such() -> None:
     outcome, _ = answer(*[("<think>\nA lamp, or", "length")] * 2)
     assert (outcome.reason, outcome.detail) == (RejectionReason.TRUNCATED.value, STILL_THINKING)

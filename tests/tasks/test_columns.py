@@ -123,3 +123,34 @@ def test_of_a_pair_the_conventional_one_is_written_though_the_other_is_longer(gi
     made = [{key: value for key, value in row.items() if key != "text"} for row in rows(**pair)]
     columns = sort_columns(made, None, None)
     assert (columns.given, columns.writes) == ((given,), written)
+
+
+def test_a_label_in_a_list_of_its_own_is_taken() -> None:
+    assert sort_columns(rows(60, label=lambda n: ["ab"[n % 2]]), None, None).label == "label"
+
+
+@pytest.mark.parametrize("joiner", [";", "|", ", ", " / "])
+def test_labels_that_are_joined_are_told(joiner: str) -> None:
+    values = ("price", "quality", joiner.join(("price", "quality")), joiner.join(("quality", "price")))
+    (warning,) = sort_columns(rows(60, label=lambda n: values[n % 4]), None, None).warnings
+    assert "several labels per row (multi-label), which are not offered" in warning
+
+
+def test_labels_that_only_hold_a_comma_are_not_told() -> None:
+    values = ("yes, always", "no, never", "yes", "no")
+    assert not sort_columns(rows(60, label=lambda n: values[n % 4]), None, None).warnings
+
+
+def test_a_column_for_each_class_is_told_or_asked() -> None:
+    columns = sort_columns(rows(60, label=lambda n: n % 2, rude=lambda n: n % 3 // 2), None, None)
+    (warning,) = columns.warnings
+    assert warning.startswith("rude can be labels too; several labels per row (multi-label) are not offered")
+    with pytest.raises(InputError, match="Is there a column for each class"):
+        sort_columns(rows(60, label=lambda n: ..., joy=lambda n: n % 2, anger=lambda n: 1 - n % 2), None, None)
+
+
+def test_a_text_that_some_rows_lack_is_still_the_text_and_what_is_none_says_why() -> None:
+    made = rows(60, title=lambda n: "short", text=lambda n: f"The {WORDS[n % 7]} number {n} came late." if n else 123)
+    assert sort_columns(made, None, None).writes == "text"
+    with pytest.raises(InputError, match="text: they hold no texts but bytes"):
+        sort_columns(rows(60, text=lambda n: b"abc"), None, None)

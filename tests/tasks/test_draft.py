@@ -230,7 +230,7 @@ def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
     assert task.labels == ("Good", "bad")
     assert sizes.extrapolate in range(10, 21)
     told = "\n".join(draft(Path("odd.csv")).guesses)
-    assert "taken for one class, as they differ by case or blanks alone: Good, good" in told
+    assert "taken for one class, as they differ by case, blanks or signs alone: Good, good" in told
     assert "texts come with several labels; gold keeps one row of each" in told
     assert "40 rows repeat the text of another one" in told
 
@@ -259,3 +259,16 @@ def test_sizes_of_texts_without_blanks_are_those_of_their_characters() -> None:
 def test_labels_that_are_numbers_are_said_to_need_words() -> None:
     assert any("put words for them" in line for line in draft(labelled("n.csv", ["-1", "0", "1"] * 20)).guesses)
     assert not any("put words for them" in line for line in draft(labelled("w.csv", ["1", "x"] * 30)).guesses)
+
+
+def test_what_is_odd_about_the_characters_of_texts_is_told() -> None:
+    lines = [[f"The caf\u00c3\u00a9 number {n}.", "ab"[n % 2]] for n in range(40)]
+    assert "40 x text looks wrongly decoded" in "\n".join(draft(write("spoilt.csv", ["text", "label"], lines)).guesses)
+
+
+def test_a_name_on_two_lines_is_told_on_one_and_an_apostrophe_stays_in_its_word() -> None:
+    lines = [[f"The text number {n}.", ("don't know", "know")[n % 2]] for n in range(40)]
+    made = draft(write("two.csv", ["Review\nText", "\u0130l"], lines))
+    assert "  the language model writes: Review Text" in made.guesses
+    assert "words: don't know" in made.files["two-task.yaml"]
+    assert "What is the il of a review text?" in made.files["two-task.yaml"]

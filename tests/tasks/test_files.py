@@ -171,3 +171,25 @@ def test_whatever_the_texts_a_well_written_sheet_is_read_as_it_was_written(
     csv.writer(written, delimiter=separator, quoting=csv.QUOTE_ALL).writerows([("first", "second", "third"), *rows])
     found: list[dict[str, Any]] = read_sheet(written.getvalue(), "a.csv", is_tsv=False).rows
     assert [tuple(row.values()) for row in found] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", {"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}, "holds columns, not rows"),
+        ("a.jsonl", {"text": ["a", "b"], "label": ["x", "y"]}, "holds columns, not rows"),
+        ("a.json", {"version": 1, "data": [{"text": "a"}, {"text": "b"}]}, "an object with one (got 'data')"),
+        ("a.json", {"train": [["a", "x"], ["b", "y"]]}, "an object with one (got 'train')"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_object_that_holds_all_rows_is_refused_with_a_way_out(
+    tmp_path: Path, name: str, content: dict[str, Any], says: str, indent: int | None
+) -> None:
+    if indent is None or name == "a.json":
+        assert says in refusal(tmp_path, name, json.dumps(content, indent=indent))
+
+
+def test_one_row_may_hold_lists(tmp_path: Path) -> None:
+    row = {"text": "a b", "answers": {"text": ["a", "b"], "answer_start": [0, 2]}}
+    assert read(tmp_path, "a.jsonl", json.dumps(row)).rows == [row]

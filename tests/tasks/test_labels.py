@@ -29,7 +29,9 @@ PROMPTS = {"chat": {"seed": {"user": "{{ label }}"}, "extrapolate": {"user": "{{
         (("01",), "01"),
         (("1.10",), "1.10"),
         (("caf\u00e9", "cafe\u0301", " caf\u00e9 "), "caf\u00e9"),
-        ((None, "", "  ", math.nan, np.float64("nan")), ""),
+        (("good", "good\u200b", "\ufeffgood", "\u200e good\u00a0"), "good"),
+        ((["good"], ("good",), [" good "]), "good"),
+        ((None, "", "  ", math.nan, np.float64("nan"), [], [None], "\u200b"), ""),
     ],
 )
 def test_a_value_has_one_text_whatever_a_file_stores_it_as(values: tuple[object, ...], text: str) -> None:
@@ -57,6 +59,26 @@ def test_values_that_differ_by_case_or_blanks_alone_are_spellings_of_one_class()
     ham, spam = classes_of({"ham": 3, "Spam": 1, "HAM": 5, "spam": 2, "spam  mail": 0} | {"Ham": 1})[:2]
     assert (ham.name, ham.spellings, ham.num_rows) == ("HAM", ("HAM", "ham", "Ham"), 9)
     assert (spam.name, spam.spellings, spam.num_rows) == ("spam", ("spam", "Spam"), 3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("don't know", "don\u2019t know"),
+        ("so-so", "so\u2013so", "so\u2011so"),
+        ("not good", "not\u200b good", "not\u00a0good"),
+        ("\u263a", "\u263a\ufe0f"),
+        ("\u0130Y\u0130", "iyi"),
+        ("\uff2f\uff2b", "ok"),
+    ],
+)
+def test_what_a_reader_cannot_tell_apart_is_one_class(values: tuple[str, ...]) -> None:
+    assert [each.spellings for each in classes_of(dict.fromkeys(values, 1))] == [values]
+
+
+def test_what_differs_in_more_than_that_stays_apart() -> None:
+    values = ("a b", "a-b", "ab", "\U0001f44d", "\U0001f44d\U0001f3fd", "C+", "C")
+    assert len(classes_of(dict.fromkeys(values, 1))) == len(values)
 
 
 def spec_of(tmp_path: Path, *values: object) -> Classification:

@@ -158,6 +158,25 @@ def test_texts_are_made_valid_and_counted(make_task: Make, topics: Spec, tmp_pat
     assert "row 6: text: no text" in refusal(make_task(topics | {"columns": {}}), tmp_path, rows)
 
 
+def test_texts_that_another_program_spoilt_are_told(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    spoilt = ["Caf\u00c3\u00a9", "it\u00e2\u20ac\u2122s", "\u00f0\u0178\u02dc\u20ac", "lost \ufffd"]
+    sound = ["Café", "S\u00c3O PAULO", "it\u2019s", "\u00c3", "na\u00efve", "\U0001f600", "\u0926\u0947"]
+    rows = news(40)
+    for row, text in zip(rows, [*spoilt, *sound], strict=False):
+        row["text"] = text
+    notes = "\n".join(load(make_task(topics | {"columns": {}}), tmp_path, rows).notes)
+    assert "3 x text looks wrongly decoded" in notes
+    assert "1 x text holds U+FFFD" in notes
+    assert notes.count(" x text ") == 2
+
+
+def test_a_label_in_a_list_of_its_own_is_a_label(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    rows = [row | {"label": [row["label"]]} for row in news(40)]
+    assert size(load(make_task(topics | {"columns": {}}), tmp_path, rows)) == 40
+    rows[6]["label"] = []
+    assert "row 7: label: no label" in refusal(make_task(topics | {"columns": {}}), tmp_path, rows)
+
+
 def test_files_of_a_folder_that_belong_to_no_split_are_told(make_task: Make, topics: Spec, tmp_path: Path) -> None:
     for name, rows in (("train", news(20)), ("TEST", news(40)[20:]), ("dev", news(3))):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

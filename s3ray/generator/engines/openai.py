@@ -167,7 +167,7 @@ class OpenAIEngine:
         read = partial(self._read, "trial", prompt.stop)
         for attempt in itertools.count():
             answer = await self._ask(dialect.body(prompt, settings), read)
-            if not isinstance(answer, Trouble) or (answer.is_final and not answer.status):
+            if not isinstance(answer, Trouble) or (answer.is_final and (answer.is_filtered or not answer.status)):
                 return None
             # Some servers answer 500 where a model's template fails, on a system message for instance.
             is_failed_template = answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and dialect.names_system(answer.text)
@@ -175,7 +175,7 @@ class OpenAIEngine:
                 return answer
             waited_s = time.monotonic() - began
             gives_up = answer.is_away and not self._is_restart and attempt and waited_s >= _FIRST_CONTACT_S
-            if answer.is_hopeless or gives_up or answer.status in trouble.KEY_REFUSED:
+            if answer.is_hopeless or gives_up or answer.is_spent or answer.status in trouble.KEY_REFUSED:
                 raise await self._refusal(answer)
             await self._wait(attempt)
         raise AssertionError("unreachable")
@@ -364,6 +364,10 @@ class OpenAIEngine:
         if found.is_hopeless:
             problem = f"the endpoint cannot be asked ({found})"
             return InputError(problem, field=f"{field}.url", value=value, hint=found.advice)
+        if found.is_spent:
+            problem = f"the credit of the key is used up ({found})"
+            hint = f"Add credit, or put another key into {self._endpoint.key_env}."
+            return InputError(problem, field=f"{field}.key_env", value=value, hint=hint)
         if found.status in trouble.KEY_REFUSED:
             complaint = "does not take the key" if self._secrets else "wants a key"
             hint = (

@@ -21,7 +21,8 @@ KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT
 _MAY_PASS = (*KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _PLAIN_TO_HTTPS = re.compile(r"plain http request|http request to an? https|requires? (tls|https)", re.I)
 _FILTER = re.compile(r"content.?(filter|polic|management)|responsible.?ai", re.I)
-_OF_ONE_REQUEST = ("content_filter", "context_length_exceeded", "content_policy_violation")
+_FILTERED = ("content_filter", "content_policy_violation")
+_SPENT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,8 @@ class Trouble:
 
     ``status`` is 0 if there was no proper HTTP answer. ``is_final``: the server refuses this request, and would again.
     ``is_excused``: it refuses the text, not the manner of asking. ``is_busy``: the server works but wants fewer
-    requests. ``is_away``: nobody answers there. ``is_hopeless``: no later try will do better.
+    requests. ``is_away``: nobody answers there. ``is_hopeless``: no later try will do better. ``is_filtered``: the
+    server's policy forbids this text, and maybe no other. ``is_spent``: the credit of the key is used up.
     """
 
     text: str
@@ -41,6 +43,8 @@ class Trouble:
     is_busy: bool = False
     is_away: bool = False
     is_hopeless: bool = False
+    is_filtered: bool = False
+    is_spent: bool = False
     retry_after_s: float = 0.0
 
     def __str__(self) -> str:
@@ -57,14 +61,18 @@ def of_status(error: openai.APIStatusError) -> Trouble:
         advice = "The server speaks https there: write https:// in the URL."
     elif is_web_page(body):
         advice = page_advice(str(error.request.url))
+    is_filtered = error.code in _FILTERED or bool(_FILTER.search(words))
+    is_spent = error.code in _SPENT
     return Trouble(
         text=words,
         status=status,
         advice=advice,
         is_final=400 <= status < 500 and status not in _MAY_PASS,
-        is_excused=error.code in _OF_ONE_REQUEST or bool(_FILTER.search(words)),
+        is_excused=is_filtered or error.code == "context_length_exceeded",
         # The same status can also mean that the credit is used up; then fewer requests do not help.
-        is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and error.code != "insufficient_quota",
+        is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and not is_spent,
+        is_filtered=is_filtered,
+        is_spent=is_spent,
         is_hopeless=is_plain,
         retry_after_s=read_retry_after(
             headers.get("retry-after", ""), datetime.now(UTC), headers.get("retry-after-ms")

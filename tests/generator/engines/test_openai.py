@@ -415,6 +415,30 @@ def test_an_endpoint_that_stays_away_is_dead_and_says_why(monkeypatch: pytest.Mo
     run(scenario)
 
 
+def test_a_key_without_credit_is_told_at_once() -> None:
+    async def refuse_all(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(429, "You exceeded your current quota", "insufficient_quota")
+
+    async def scenario() -> None:
+        async with Endpoint(script=refuse_all) as endpoint:
+            with pytest.raises(InputError, match=r"credit of the key is used up \(HTTP 429: .*quota"):
+                await started(endpoint)
+
+    run(scenario)
+
+
+def test_a_trial_text_that_the_servers_policy_forbids_says_nothing_of_other_texts() -> None:
+    async def forbid(request: web.Request, body: dict[str, Any]) -> Answer:
+        return None if body["seed"] else refuse(400, "filtered: content management policy", "content_filter")
+
+    async def scenario() -> None:
+        async with Endpoint(script=forbid) as endpoint:
+            engine = await started(endpoint)
+            assert (await ask(engine, 1)).text
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("status", "code"), [(503, None), (429, "insufficient_quota"), (401, "revoked")])
 def test_a_server_that_answers_nobody_any_more_is_dead_too(
     status: int, code: str | None, monkeypatch: pytest.MonkeyPatch
