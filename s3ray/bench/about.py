@@ -50,6 +50,7 @@ def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, notes:
         parameters=measured.parameters,
         prompt_form=generator.prompt_form,
         sampling={name: value for name, value in generator.sampling.model_dump().items() if value is not None},
+        engine_args=generator.engine_args,
         tensor_parallel=generator.tensor_parallel,
         pipeline_parallel=generator.pipeline_parallel,
         cluster=in_words(nodes),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from s3ray.config.job import RunConfig
 from s3ray.errors import InputError, StoreError
@@ -57,6 +57,7 @@ class Identity(Part):
     parameters: int | None
     prompt_form: str
     sampling: dict[str, float | int]
+    engine_args: dict[str, JsonValue] = {}
     tensor_parallel: int
     pipeline_parallel: int
     cluster: str

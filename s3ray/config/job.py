@@ -13,6 +13,8 @@ EXECUTION: dict[str, Any] = {"execution": True}
 """Marks a field that may change between two starts of a run; all other fields shape the data."""
 ADDED: dict[str, Any] = {"added": True}
 """Marks a field that came after the first runs, which go on: at its default it does not shape the data."""
+ENGINE_ARGS: dict[str, Any] = {"added": True, "shapes": "data or execution"}
+"""Marks the arguments of vLLM's engine, of which some shape the data (``config.engine_args``)."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that become names of folders."""
 
@@ -298,6 +300,10 @@ class GeneratorConfig(StrictModel):
     endpoints: list[EndpointConfig] = Field(default=[], json_schema_extra=EXECUTION)
     """Servers of the `openai` engine; the engines of the pool take them in turn, each with `max_num_seqs` requests at
     once at the most."""
+    engine_args: dict[str, JsonValue] = Field(default={}, json_schema_extra=ENGINE_ARGS)
+    """Arguments of vLLM's engine that s3ray does not set itself, by their names in AsyncEngineArgs, such as
+    `{quantization: fp8, kv_cache_dtype: fp8}`. Those that change which texts are written shape the data, others do not
+    (docs/generator.md). For engine vllm; the fake engine leaves them aside."""
     fake: FakeConfig = FakeConfig()
     """Script of the fake engine."""
 
@@ -305,6 +311,12 @@ class GeneratorConfig(StrictModel):
     def _thinks_in_chat(self) -> "GeneratorConfig":
         if self.thinking == "off" and self.prompt_form != "chat":
             raise ValueError("`thinking` is a matter of chat templates, and prompt_form completion uses none")
+        return self
+
+    @model_validator(mode="after")
+    def _has_no_server(self) -> "GeneratorConfig":
+        if self.engine == "openai" and self.engine_args:
+            raise ValueError("`engine_args` are those of vLLM's engine here: a server has its own (see `extra_body`)")
         return self
 
     @property

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from s3ray.config.job import ADDED, EXECUTION
+from s3ray.config.engine_args import shaping_arguments
+from s3ray.config.job import ADDED, ENGINE_ARGS, EXECUTION
 
 
 def data_shaping(section: BaseModel) -> dict[str, Any]:
@@ -17,7 +18,9 @@ def data_shaping(section: BaseModel) -> dict[str, Any]:
         value = getattr(section, name)
         if info.json_schema_extra == EXECUTION or (isinstance(value, BaseModel) and not data_shaping(value)):
             continue
-        if info.json_schema_extra == ADDED and value == info.default:
+        if info.json_schema_extra == ENGINE_ARGS:
+            value = shaping_arguments(value)
+        if info.json_schema_extra in (ADDED, ENGINE_ARGS) and value == info.default:
             continue
         shaping[name] = data_shaping(value) if isinstance(value, BaseModel) else value
     return shaping

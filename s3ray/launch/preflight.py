@@ -15,6 +15,7 @@ from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, to_yaml
 from s3ray.config.shaping import fingerprint, seed_fingerprint
 from s3ray.errors import InputError
 from s3ray.generator.engines import engine_class
+from s3ray.generator.engines.arguments import check_arguments, installed_arguments
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.machine import cpu_flags
@@ -92,6 +93,7 @@ def check_job(config: RunConfig) -> Job:
         raise InputError("is missing", field="generator.model", hint=hint)
     check_endpoints(config)
     check_secrets(config, task.spec)
+    check_engine_args(config)
     if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
@@ -112,6 +114,8 @@ def warnings(job: Job) -> Iterator[str]:
             yield f"WARNING gold.{part} has no row of {len(lacking)} of {len(labels)} labels: {_some(lacking)}"
     if not config.generates:
         return
+    if config.generator.engine_args and config.generator.engine == "vllm" and installed_arguments() is None:
+        yield "WARNING generator.engine_args: vLLM is not installed here, so engines check them when they start"
     strategy = make_strategy(config.strategy)
     for round_ in range(strategy.last_round + 1):
         num_rows = strategy.num_rows(round_, 0)
@@ -205,6 +209,16 @@ def _check_lengths(config: RunConfig) -> None:
             value=str(generator.sampling.max_tokens),
             hint=f"It must be well below generator.max_model_len ({generator.max_model_len}).",
         )
+
+
+def check_engine_args(config: RunConfig) -> None:
+    """Compare arguments of vLLM's engine with the vLLM that is installed here, if one is.
+
+    Raises:
+        InputError: it does not have one of them, or s3ray sets it itself.
+    """
+    if config.generates and config.generator.engine == "vllm" and config.generator.engine_args:
+        check_arguments(config.generator.engine_args, installed_arguments())
 
 
 def check_endpoints(config: RunConfig) -> None:

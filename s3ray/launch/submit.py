@@ -25,7 +25,7 @@ from s3ray.config.job import RunConfig
 from s3ray.config.load import load_config, parse_settings, read_yaml
 from s3ray.environment import proxy_between
 from s3ray.errors import InputError, RunError, located
-from s3ray.launch.preflight import check_endpoints, check_secrets
+from s3ray.launch.preflight import check_endpoints, check_engine_args, check_secrets
 from s3ray.models import PACKAGE
 from s3ray.monitor.terminal import say
 from s3ray.storage.local import is_url, join, local_path
@@ -117,6 +117,7 @@ def pack(job: Path, out: str | None, settings: Sequence[str]) -> JobBundle:
             name, configs, jobs, verb, prefix = config.name, [config], [job], "run", ""
         for config in configs:
             _check_models(config)
+            check_engine_args(config)
             check_endpoints(config)  # now, before a URL with a password is sent unencrypted
             check_secrets(config)
         folder = out if out is not None else join(configs[0].store, name)

@@ -152,6 +152,9 @@ def test_every_field_says_what_it_is_for() -> None:
         ("generator__sampling__temperature", 0.1, True),
         ("generator__thinking", "auto", False),
         ("generator__thinking", "off", True),
+        ("generator__engine_args", {}, False),
+        ("generator__engine_args", {"block_size": 16, "speculative_config": {"method": "ngram"}}, False),
+        ("generator__engine_args", {"block_size": 16, "quantization": "fp8"}, True),
         ("curation__near_duplicate", 0.5, True),
     ],
 )
@@ -167,6 +170,13 @@ def test_thinking_is_switched_off_by_the_word_off_and_only_in_chat(tmp_path: Pat
     assert "thinking" not in data_shaping(load(tmp_path, GOOD))["generator"], "runs from before it go on"
     with pytest.raises(InputError, match="prompt_form completion uses none"):
         load(tmp_path, GOOD + "generator: {thinking: off, prompt_form: completion}\n")
+
+
+def test_arguments_of_an_engine_here_are_refused_for_a_server(tmp_path: Path) -> None:
+    arguments = "{quantization: fp8, speculative_config: {method: ngram}}"
+    assert load(tmp_path, GOOD + f"generator: {{engine: fake, engine_args: {arguments}}}\n").generator.engine_args
+    with pytest.raises(InputError, match="a server has its own"):
+        load(tmp_path, GOOD + f"generator: {{engine: openai, engine_args: {arguments}}}\n")
 
 
 def test_a_preset_fills_in_what_the_job_does_not_say(tmp_path: Path) -> None:

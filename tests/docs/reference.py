@@ -92,7 +92,7 @@ def table(model: type[BaseModel], shapes: str = "") -> str:
     head = ["field", "type", "default", *(["shapes"] if shapes else []), "meaning"]
     lines = [head, ["---"] * len(head)]
     for name, info in model.model_fields.items():
-        own = "execution" if _is_marked(info) else "" if _is_section(info) else shapes
+        own = "execution" if _is_marked(info) else "" if _is_section(info) else _shapes(info, shapes)
         meaning = _sentence(info.description)
         lines.append([f"`{name}`", _type(info), _default(info), *([own] if shapes else []), meaning])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -100,6 +100,12 @@ def table(model: type[BaseModel], shapes: str = "") -> str:
 
 def _is_section(info: FieldInfo) -> bool:
     return any(_sections_in(info.annotation))
+
+
+def _shapes(info: FieldInfo, usual: str) -> str:
+    """What a field shapes: as it says itself, else as its section does."""
+    extra = info.json_schema_extra
+    return str(extra.get("shapes", usual)) if isinstance(extra, dict) else usual
 
 
 def _is_marked(info: FieldInfo) -> bool:

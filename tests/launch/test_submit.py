@@ -355,6 +355,7 @@ def test_keys_are_known_by_name() -> None:
         ("student.model=rows", ["student.model", "is a relative path"]),
         ("strategi=1", ["Did you mean `strategy`?"]),
         ("generator={engine: openai, model: m, endpoints: [{url: 'https://me:pw@host'}]}", ["generator.endpoints.0"]),
+        ("generator={engine: vllm, model: org/m, engine_args: {model: m}}", ["engine_args.model", "generator.model"]),
     ],
 )
 def test_what_the_cluster_would_not_have_is_refused(setting: str, says: list[str]) -> None:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from s3ray.errors import EngineDeadError, RequestRefusedError
+from s3ray.generator.engines.arguments import check_arguments, installed_arguments, refused_by_vllm
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.chat import ChatTemplate
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
@@ -56,8 +57,8 @@ class VLLMEngine:
         self._api = _import_vllm()
         if self._spec.device == "gpu" and self._spec.executor != "ray":
             await asyncio.to_thread(_wait_for_memory, self._spec)
-        self._engine = self._api.AsyncLLM.from_engine_args(
-            self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
+        self._engine = self._api.AsyncLLM.from_vllm_config(
+            self._configure(folder), stat_loggers=[lambda *_: self._counts], disable_log_stats=True
         )
         # vLLM also keeps Prometheus metrics, a histogram entry per token, which no one collects.
         loggers = self._engine.logger_manager.stat_loggers
@@ -74,8 +75,21 @@ class VLLMEngine:
         self._max_model_len = limits.max_model_len
         return limits
 
+    def _configure(self, folder: str) -> Any:
+        """Let vLLM put its configuration together (a ``VllmConfig``), which loads nothing yet.
+
+        Raises:
+            InputError: it does not take these settings.
+        """
+        arguments = self._arguments(folder)
+        try:
+            return self._api.AsyncEngineArgs(**arguments).create_engine_config()
+        except (ValueError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
+            raise refused_by_vllm(error, bool(self._spec.config.engine_args)) from None
+
     def _arguments(self, folder: str) -> dict[str, Any]:
         config = self._spec.config
+        check_arguments(config.engine_args, installed_arguments() if config.engine_args else None)
         on_cpu = self._spec.device == "cpu"
         batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
         memory = {} if on_cpu else {"gpu_memory_utilization": self._spec.memory_share}
@@ -97,6 +111,7 @@ class VLLMEngine:
             "seed": 0,
             "enable_sleep_mode": self._spec.can_sleep,
             **memory,
+            **config.engine_args,
         }
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
