@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
-from s3ray.config.job import RunConfig
+from s3ray.config.job import GeneratorConfig, RunConfig
 
 GAIN = 1.05
 """How many times as fast a setting must be to count: less is within what repeats differ by."""
@@ -116,8 +116,8 @@ class _At:
 
     def value(self, name: str) -> JsonValue:
         """A field of ``generator`` with these settings."""
-        own: JsonValue = getattr(self.facts.config.generator, name)
-        return self.changes.get(f"generator.{name}", own)
+        field_name = f"generator.{name}"
+        return self.changes.get(field_name, _own(self.facts.config.generator, field_name))
 
     def number(self, name: str) -> int:
         """A whole number of ``generator``."""
@@ -220,13 +220,16 @@ def _gain(found: Finding, at: _At) -> float:
 
 def _merged(at: _At, option: _Option) -> Changes:
     """The changes with an option on top; what is the job's own again is no change."""
-    config = at.facts.config.generator
     changes = {**at.changes, **option.changes}
-    return {
-        name: value
-        for name, value in changes.items()
-        if name.startswith(_ARGS) or value != getattr(config, name.removeprefix("generator."))
-    }
+    return {name: value for name, value in changes.items() if value != _own(at.facts.config.generator, name)}
+
+
+def _own(generator: GeneratorConfig, name: str) -> JsonValue:
+    """The job's value of a field."""
+    if name.startswith(_ARGS):
+        return generator.engine_args.get(name.removeprefix(_ARGS))
+    value: JsonValue = getattr(generator, name.removeprefix("generator."))
+    return value
 
 
 # -- the axes, in the order of what they cost ----------------------------------------------------------------------
@@ -301,6 +304,8 @@ def _memory(at: _At) -> _Runs:
 
 def _speculation(at: _At) -> _Runs:
     """Guess the next tokens, and check the guess in one step: what is written keeps its distribution."""
+    if at.facts.config.generator.engine_args.get("speculative_config"):
+        yield [_Option(setting="no speculation", changes={f"{_ARGS}speculative_config": None})]
     yield [
         _Option(
             setting=f"n-gram speculation, {num} ahead",
@@ -326,7 +331,8 @@ def _speculation(at: _At) -> _Runs:
 
 def _compilation(at: _At) -> _Runs:
     """On a CPU engines run each operation by itself; compiled ones take longer to start."""
-    yield [_Option(setting="compiled", changes={f"{_ARGS}enforce_eager": False})]
+    if at.facts.config.generator.engine_args.get("enforce_eager") is None:
+        yield [_Option(setting="compiled", changes={f"{_ARGS}enforce_eager": False})]
 
 
 def _core_shapes(at: _At) -> _Runs:

@@ -43,7 +43,7 @@ from s3ray.config.load import set_fields, validate
 from s3ray.curation.calibrate import Calibration
 from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError, StoreError
-from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.launch.preflight import Job, check_engine_args, check_job, check_placement
 from s3ray.machine import collect_rarely
 from s3ray.placement.plan import NodeFacts
 from s3ray.placement.plan import in_words as cluster_in_words
@@ -298,7 +298,9 @@ class Tuner:
     def _why_not(self, changes: Changes) -> str:
         """Why settings cannot be used here, by all that can be told without trying; empty if nothing is against it."""
         try:
-            check_placement(self._changed(changes), self._nodes)
+            job = self._changed(changes)
+            check_engine_args(job.config)
+            check_placement(job, self._nodes)
         except InputError as error:
             return f"{error.field}: {error.problem}" if error.field else error.problem
         return ""

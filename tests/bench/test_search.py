@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3ray.bench.search import GAIN, Best, Candidate, Changes, Facts, Finding, search
+from s3ray.config.engine_args import shaping_arguments
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 
@@ -151,6 +152,25 @@ def test_formats_that_change_the_texts_are_tried_where_asked_for_and_marked() ->
         "weights in fp8",
     ]
     assert not any(candidate.lossy for candidate in tried if "fp8" not in candidate.setting)
+
+
+def test_formats_that_change_the_texts_are_those_that_shape_the_data() -> None:
+    tried, _ = follow(facts("gpu", lossy=True, has_suffix=True), lambda _: 1.0)
+    prefix = "generator.engine_args."
+    for candidate in tried:
+        given = {name.removeprefix(prefix): value for name, value in candidate.changes.items() if prefix in name}
+        assert candidate.lossy == bool(shaping_arguments(given)), candidate
+
+
+def test_a_job_that_speculates_is_tried_without() -> None:
+    own = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}}
+    tried, best = follow(
+        facts(generator={"engine_args": own}),
+        lambda changes: 1.25 if "generator.engine_args.speculative_config" in changes else 1.0,
+    )
+    assert "no speculation" in told(tried, problem=False)
+    assert "n-gram speculation, 3 ahead" not in told(tried, problem=False)
+    assert best.changes == {"generator.engine_args.speculative_config": None}
 
 
 @settings(max_examples=20, deadline=None)
