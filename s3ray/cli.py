@@ -50,6 +50,10 @@ Out = Annotated[
     str | None,
     typer.Option("--out", help="The run's folder or URL; default: the job's store and name.", metavar="DIR"),
 ]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="Search for the settings that write fastest, and write them as a job file.")
+]
+Lossy = Annotated[bool, typer.Option("--lossy", help="With --tune: also try those that change the texts (fp8).")]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Begin a new lineage beside the old ones (NAME.2, NAME.3 ...), which stay."),
@@ -212,12 +216,8 @@ def submit(
 @app.command()
 def bench(
     job: JobFile,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Search for the settings that write fastest, and write them as a job file.")
-    ] = False,
-    lossy: Annotated[
-        bool, typer.Option("--lossy", help="With --tune: also try settings that change what is written (fp8).")
-    ] = False,
+    tune: Tune = False,
+    lossy: Lossy = False,
     engines: Annotated[
         str | None, typer.Option("--engines", help="Engine counts, e.g. 1,2,4; default: the job's.", metavar="N,N")
     ] = None,
@@ -239,7 +239,7 @@ def bench(
     ] = 10.0,
     out: Annotated[
         str | None,
-        typer.Option("--out", help="A folder or URL; default: NAME-bench (NAME-tune) in the store.", metavar="DIR"),
+        typer.Option("--out", help="A folder or URL; default: NAME-bench or NAME-tune in the store.", metavar="DIR"),
     ] = None,
     set_: Settings = None,
 ) -> None:
@@ -248,8 +248,7 @@ def bench(
     Writes profile.json and prints the table. Each cell loads its engines, warms them up, and then measures the requests
     of the job's own strategy up to the examples that a run would keep.
 
-    With --tune it tries batch limits, speculation, KV memory and shapes of engines instead, and writes the best as
-    NAME-tuned.yaml. The same command goes on with a search that was stopped.
+    With --tune it searches for faster settings, and writes them as NAME-tuned.yaml. A search that was stopped goes on.
     """
     config = _load(job, set_)
     if tune:
