@@ -241,8 +241,8 @@ class Tuner:
                         break  # it is no gain: what more measurements would tell is not worth their time
         except StoreError:
             raise
-        except RunError as error:
-            cells, problem = [], error.problem
+        except (RunError, InputError) as error:  # as an input vLLM itself refuses settings, when an engine starts
+            cells, problem = [], _words(error)
         trial = trial_of(candidate, cells, problem)
         write_part(self._store, name, trial)
         self._console.print(_line(cells, own, problem), style="dim", highlight=False, markup=False)
@@ -280,6 +280,8 @@ class Tuner:
         if failed > MAX_ERROR_RATE * num:
             reasons = ", ".join(f"{count} {reason}" for reason, count in measured.tally.failed.items())
             raise RunError(f"{failed} of {num} requests failed: {reasons}")
+        if not measured.tally.output_tokens:
+            raise RunError("the engines wrote nothing")
         return measured
 
     def _profile(self, measured: Measured) -> CellProfile:
@@ -302,7 +304,7 @@ class Tuner:
             check_engine_args(job.config)
             check_placement(job, self._nodes)
         except InputError as error:
-            return f"{error.field}: {error.problem}" if error.field else error.problem
+            return _words(error)
         return ""
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -325,6 +327,11 @@ class Tuner:
 
 
 _OWN = Candidate(axis="job", setting="the job's own", changes={})
+
+
+def _words(error: RunError | InputError) -> str:
+    """What went wrong, with the field that is to blame."""
+    return f"{error.field}: {error.problem}" if isinstance(error, InputError) and error.field else error.problem
 
 
 def _renumbered(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
