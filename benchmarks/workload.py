@@ -174,7 +174,7 @@ def engine_arguments(config: RunConfig) -> dict[str, Any]:
     return {
         "dtype": resolve_dtype(generator.dtype, device(), cpu_flags()),
         "max_model_len": generator.max_model_len,
-        "max_num_seqs": generator.max_num_seqs,
+        "max_num_seqs": generator.num_seqs,
         "max_num_batched_tokens": generator.max_num_batched_tokens,
         "enable_prefix_caching": True,
         "disable_log_stats": True,

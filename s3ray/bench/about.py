@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from s3ray import __version__
+from s3ray.adapters import adapter_identity
 from s3ray.bench.measures import Measured
 from s3ray.bench.profile import Identity, UnknownError
+from s3ray.config.job import SamplingConfig
 from s3ray.errors import InputError
 from s3ray.launch.preflight import Job
 from s3ray.models import local_weights, model_identity
@@ -46,10 +48,11 @@ def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, notes:
         fingerprint=job.fingerprint,
         engine=generator.engine,
         model=model,
+        adapter=adapter_identity(generator.adapter) if is_vllm and generator.adapter else "",
         dtype=reported("dtype", *(one.dtype for one in limits if is_vllm)),
         parameters=measured.parameters,
         prompt_form=generator.prompt_form,
-        sampling={name: value for name, value in generator.sampling.model_dump().items() if value is not None},
+        sampling=_sampling(generator.sampling),
         engine_args=generator.engine_args,
         tensor_parallel=generator.tensor_parallel,
         pipeline_parallel=generator.pipeline_parallel,
@@ -65,6 +68,13 @@ def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, notes:
         command=shlex.join(["s3ray", *sys.argv[1:]]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _sampling(sampling: SamplingConfig) -> dict[str, float | int]:
+    """The settings that every job has, and those that are on."""
+    usual = ("temperature", "top_p", "max_tokens", "retry_max_tokens")
+    given = {name: getattr(sampling, name) for name in usual}
+    return {name: value for name, value in given.items() if value is not None} | sampling.switched_on
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from s3ray.bench.profile import CellProfile, Key, Profile
 from s3ray.errors import InputError
 
 _SAME = (
-    *("task", "strategy", "engine", "model", "dtype", "prompt_form", "sampling"),
+    *("task", "strategy", "engine", "model", "adapter", "dtype", "prompt_form", "sampling"),
     *("tensor_parallel", "pipeline_parallel", "device", "device_name", "devices_per_engine"),
 )
 """Fields of the identity that must be equal; otherwise ratios compare something else than the code."""

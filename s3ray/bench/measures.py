@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from s3ray.bench.profile import (
+    BatchLimit,
     Cache,
     Cell,
     CellProfile,
@@ -339,7 +340,7 @@ def scaling_of(sweep: Sweep, cells: Sequence[CellProfile], notes: list[str]) -> 
 
 
 def _scaling(
-    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, int, str], path: str, notes: list[str]
+    sweep: Sweep, cells: Sequence[CellProfile], combination: tuple[int, BatchLimit, str], path: str, notes: list[str]
 ) -> Scaling:
     engines, limit, prompts = combination
     base = sweep.base_engines

@@ -6,11 +6,11 @@ A value that is not available is null, and ``Profile.notes`` has the reason, by 
 
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from s3ray.config.job import RunConfig
+from s3ray.config.job import AUTO_NUM_SEQS, RunConfig
 from s3ray.errors import InputError, StoreError
 from s3ray.redaction import mask
 from s3ray.storage.local import join, split
@@ -19,10 +19,17 @@ from s3ray.storage.run_folder import RunStore
 SCHEMA = 2
 PROFILE = "profile.json"
 
-Key = tuple[int, int, str, int]
+BatchLimit = int | Literal["auto"]
+"""Sequences that an engine decodes at once; auto: as many as it finds right for its card (the limits say how many)."""
+Key = tuple[int, BatchLimit, str, int]
 """Engines, sequences, prompts and requests: cells of two profiles, or of two repeats, that agree in it are compared."""
 
 T = TypeVar("T")
+
+
+def num_seqs(limit: BatchLimit) -> int:
+    """A batch limit as a number; for auto that of engines without a GPU, an estimate before one has been seen."""
+    return AUTO_NUM_SEQS if limit == "auto" else limit
 
 
 class UnknownError(Exception):
@@ -53,6 +60,7 @@ class Identity(Part):
     fingerprint: str
     engine: str
     model: str | None
+    adapter: str = ""
     dtype: str | None
     parameters: int | None
     prompt_form: str
@@ -82,7 +90,7 @@ class Sweep(Part):
     """
 
     engines: tuple[int, ...]
-    max_num_seqs: tuple[int, ...]
+    max_num_seqs: tuple[BatchLimit, ...]
     prompts: tuple[str, ...]
     requests: int
     repeats: int
@@ -102,7 +110,7 @@ class Cell(Part):
     """One measurement. ``requests`` are measured; before them, as many as the engines decode at once warm them up."""
 
     engines: int
-    max_num_seqs: int
+    max_num_seqs: BatchLimit
     prompts: str
     requests: int
     repeat: int
@@ -115,7 +123,7 @@ class Cell(Part):
     @property
     def num_warm_up(self) -> int:
         """Requests that are answered before the clock starts."""
-        return self.engines * self.max_num_seqs
+        return self.engines * num_seqs(self.max_num_seqs)
 
     def config(self, config: RunConfig) -> RunConfig:
         """The job with this cell's engines and limit; all engines must fit."""
@@ -257,7 +265,7 @@ class Scaling(Part):
 
     engines: int
     base_engines: int
-    max_num_seqs: int
+    max_num_seqs: BatchLimit
     prompts: str
     strong_speedup: float | None
     strong_efficiency: float | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3ray.bench.profile import Cell, Sweep
+from s3ray.bench.profile import BatchLimit, Cell, Sweep, num_seqs
 from s3ray.config.job import RunConfig, StrategyConfig
 from s3ray.errors import InputError
 from s3ray.strategies import make_strategy
@@ -67,13 +67,15 @@ def make_sweep(config: RunConfig, known: Sequence[str], options: Options) -> Swe
     generator = config.generator
     counts = read_numbers(str(generator.engines) if options.engines is None else options.engines, "--engines")
     asked = options.max_num_seqs
-    limits = read_numbers(str(generator.max_num_seqs) if asked is None else asked, "--max-num-seqs")
-    most = generator.max_num_batched_tokens
-    if generator.engine == "vllm" and max(limits) > most:
+    limits: tuple[BatchLimit, ...] = (generator.max_num_seqs,)
+    if asked is not None:
+        limits = read_numbers(asked, "--max-num-seqs")
+    most, largest = generator.max_num_batched_tokens, max(map(num_seqs, limits))
+    if generator.engine == "vllm" and limits != ("auto",) and largest > most:
         hint = f"An engine step holds {most} tokens (generator.max_num_batched_tokens), one for each sequence at least."
-        raise InputError("is more than a step can hold", where="--max-num-seqs", value=str(max(limits)), hint=hint)
+        raise InputError("is more than a step can hold", where="--max-num-seqs", value=str(largest), hint=hint)
     names = tuple(known) if options.prompts is None else _read_names(options.prompts, known, config.strategy.name)
-    requests = options.requests or max(_LEAST_REQUESTS, _WAVES * max(counts) * max(limits))
+    requests = options.requests or max(_LEAST_REQUESTS, _WAVES * max(counts) * largest)
     return Sweep(
         engines=counts,
         max_num_seqs=limits,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s3ray.adapters import is_same_adapter
 from s3ray.campaign.intervals import Answers
 from s3ray.config.job import RunConfig
 from s3ray.config.shaping import data_changes, data_shaping
@@ -50,6 +51,9 @@ def check_finished(store: RunStore, config: RunConfig) -> None:
     for part in ("generator", "student"):
         if _is_same_model(known[part]["model"], own[part]["model"]):
             own[part] = own[part] | {"model": known[part]["model"]}
+    adapter = known["generator"].get("adapter", "")
+    if adapter and is_same_adapter(adapter, config.generator.adapter):
+        own["generator"] = own["generator"] | {"adapter": adapter}
     before, now = ({name: of[name] for name in of if name not in _CONTENTS} for of in (known, own))
     changes = data_changes(before, now)
     if changes:

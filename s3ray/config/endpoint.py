@@ -1,7 +1,7 @@
 """The address of an endpoint as users paste it, and the secrets that its headers and query are filled with."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -21,7 +21,7 @@ _HINT = (
 OWN_PARAMETERS = frozenset(
     ("model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "top_logprobs")
 )
-"""What requests hold by themselves."""
+"""What each request holds by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +94,14 @@ def fill(text: str, environment: Mapping[str, str], field: str) -> str:
 
 
 def check_extras(
-    headers: Mapping[str, str], query: Mapping[str, str], body: Mapping[str, object], *, field: str
+    headers: Mapping[str, str],
+    query: Mapping[str, str],
+    body: Mapping[str, object],
+    *,
+    field: str,
+    sampling: Collection[str] = (),
 ) -> None:
-    """Check what is added to each request of an endpoint.
+    """Check what is added to each request of an endpoint. ``sampling`` are settings that this job's requests hold too.
 
     Raises:
         InputError: a header has no valid name or value, a secret stands there itself, or the body says what requests
@@ -111,6 +116,6 @@ def check_extras(
             if kind == "headers" and not (_HEADER.fullmatch(name) and value.isascii() and value.isprintable()):
                 raise InputError("cannot be a header", field=place, hint="It must be one line of ASCII.")
     for name in body:
-        if name in OWN_PARAMETERS or name in ("stream", "n"):
+        if name in OWN_PARAMETERS or name in ("stream", "n") or name in sampling:
             hint = "Requests say this themselves: see generator.sampling, generator.model and `parameters` here."
             raise InputError("cannot be set here", field=f"{field}.extra_body.{name}", hint=hint)

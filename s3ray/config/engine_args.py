@@ -108,6 +108,9 @@ VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 """Arguments of which some values are refused: those that are taken, and why only these."""
 
+SPECULATION = ("speculative_config", "spec_method")
+"""The arguments of which one switches speculation on."""
+
 _LOSSY_METHOD = "synthetic"  # accepts drafts at a rate that is asked for, whatever the model thinks of them
 
 

@@ -1,4 +1,4 @@
-"""The fields of a job file with their descriptions, and presets."""
+"""The fields of a job file with their descriptions."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,6 +7,7 @@ from pydantic.functional_validators import BeforeValidator
 
 from s3ray.config.dialect import dump
 from s3ray.config.plugins import BuiltinOrImportPath, is_import_path, load_class
+from s3ray.config.presets import METHOD_PRESETS, STUDENT_PRESETS
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 EXECUTION: dict[str, Any] = {"execution": True}
@@ -25,28 +26,8 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-_PAPER = {"model": "distilbert/distilbert-base-uncased", "max_length": 512, "min_steps": 0, "patience": None}
-
-METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "s3plus": {"curation": {"verify": "drop"}, "student": {"weigh": "dimp"}},
-    "llm2llm": {"curation": {"rouge_l": 0.95}},
-}
-"""Defaults that a strategy sets in other sections of a job, by section."""
-
-# The paper's are those of its released scripts (S3, arXiv 2310.13671). They warm up for 100, 300, 100 and 0 steps; here
-# it is the share that these are of its last student's steps.
-STUDENT_PRESETS: dict[str, dict[str, Any]] = {
-    "paper-imdb": _PAPER
-    | {"learning_rate": 5.0e-6, "weight_decay": 2.0e-8, "batch_size": 8, "epochs": 6, "warmup": 0.006},
-    "paper-qnli": _PAPER
-    | {"learning_rate": 5.0e-6, "weight_decay": 2.0e-8, "batch_size": 32, "epochs": 10, "warmup": 0.006},
-    "paper-rte": _PAPER
-    | {"learning_rate": 1.0e-5, "weight_decay": 1.0e-2, "batch_size": 16, "epochs": 20, "warmup": 0.002},
-    "paper-adversarial_qa": _PAPER
-    | {"learning_rate": 1.0e-5, "weight_decay": 1.0e-2, "batch_size": 8, "epochs": 10, "warmup": 0.0},
-}
-
-
+AUTO_NUM_SEQS = 256
+"""``max_num_seqs: auto`` where there is no GPU."""
 NOTE_STAGES = ("reasons", "subjects", "patterns")
 """The notes that the generator can write before the examples of a round, one stage each; named like their prompts."""
 VERDICTS = "verdicts"
@@ -183,11 +164,31 @@ class SamplingConfig(StrictModel):
     """Randomness; 0 is greedy."""
     top_p: Probability = 0.9
     """Nucleus mass."""
+    top_k: int = Field(default=0, ge=0, json_schema_extra=ADDED)
+    """Draw from so many likeliest tokens; 0: from all."""
+    min_p: float = Field(default=0.0, ge=0, le=1, json_schema_extra=ADDED)
+    """Draw from tokens that have at least this share of the likeliest one's probability; 0: from all."""
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10, json_schema_extra=ADDED)
+    """Above 1 makes tokens of the prompt and of the text so far less likely; 1: off."""
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2, json_schema_extra=ADDED)
+    """Above 0 makes tokens that the text has already less likely; 0: off."""
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2, json_schema_extra=ADDED)
+    """Above 0 makes tokens less likely the more often the text has them; 0: off."""
     max_tokens: PositiveInt = 256
     """Longest generation, in tokens; what is cut there is written once more with `retry_max_tokens`."""
     retry_max_tokens: PositiveInt | None = None
     """Limit of that second try; what is cut there too is rejected as truncated. null: twice `max_tokens`; the same as
     `max_tokens`: no second try."""
+
+    @property
+    def switched_on(self) -> dict[str, float]:
+        """The settings that are off by default, as far as they are on, by the names that vLLM and its server use."""
+        fields = type(self).model_fields.items()
+        return {
+            name: getattr(self, name)
+            for name, info in fields
+            if info.json_schema_extra == ADDED and getattr(self, name) != info.default
+        }
 
 
 class FakeConfig(StrictModel):
@@ -209,7 +210,10 @@ class FakeConfig(StrictModel):
     """Reserve GPUs as a real engine does, to try a placement on a cluster (pretend GPUs will do)."""
 
 
-SentParameter = Literal["max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "top_logprobs"]
+SentParameter = Literal[
+    "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "top_logprobs",
+    "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+]  # fmt: skip
 
 
 class EndpointConfig(StrictModel):
@@ -232,7 +236,7 @@ class EndpointConfig(StrictModel):
     """Other names of what requests say, null to leave it out: `{max_tokens: max_completion_tokens, seed: null}`. What a
     server refuses at the start is left out or renamed without this, and said (docs/endpoints.md)."""
     extra_body: dict[str, JsonValue] = {}
-    """What is added to the body of each request, such as `{top_k: 40}`."""
+    """What is added to the body of each request, such as `{service_tier: flex}`."""
     requests_per_minute: PositiveInt | None = None
     """Most requests a minute, shared by the engines that take this endpoint; null: no limit."""
     tokens_per_minute: PositiveInt | None = None
@@ -261,6 +265,9 @@ class GeneratorConfig(StrictModel):
     """Models that think aloud before they answer. auto: as the model's chat template has it; thoughts are cut off from
     what is written. off: the template is told not to let the model think (`enable_thinking: false`), or the thought is
     left empty where it has no switch; endpoints are sent `chat_template_kwargs`. For prompt form `chat`."""
+    adapter: str = Field(default="", json_schema_extra=ADDED)
+    """LoRA adapter of the model: hub id, or folder with adapter_config.json and safetensors. For engine vllm; the fake
+    engine leaves it aside. Empty: none."""
     sampling: SamplingConfig = SamplingConfig()
     """How the model decodes."""
     max_model_len: PositiveInt = 2048
@@ -279,8 +286,9 @@ class GeneratorConfig(StrictModel):
     """Part of a GPU per engine: 0.5 puts two engines on each GPU. Below 1 for engines of one GPU only."""
     accelerator: str | None = Field(default=None, min_length=1, json_schema_extra=EXECUTION)
     """Type of GPU that engines need (Ray's label ray.io/accelerator-type: H100, A10G ...); null: any."""
-    max_num_seqs: PositiveInt = Field(default=256, json_schema_extra=EXECUTION)
-    """Sequences that one engine decodes at once."""
+    max_num_seqs: PositiveInt | Literal["auto"] = Field(default="auto", json_schema_extra=EXECUTION)
+    """Sequences that one engine decodes at once. auto: on a GPU by its memory, 32 to 1024 (docs/generator.md); 256 on a
+    CPU, at an endpoint and by the fake engine."""
     max_num_batched_tokens: PositiveInt = Field(default=8192, json_schema_extra=EXECUTION)
     """Tokens that one engine step may process."""
     gpu_memory_utilization: Probability = Field(default=0.9, json_schema_extra=EXECUTION)
@@ -304,6 +312,9 @@ class GeneratorConfig(StrictModel):
     """Arguments of vLLM's engine that s3ray does not set itself, by their names in AsyncEngineArgs, such as
     `{quantization: fp8, kv_cache_dtype: fp8}`. Those that change which texts are written shape the data, others do not
     (docs/generator.md). For engine vllm; the fake engine leaves them aside."""
+    engine_metrics: bool = Field(default=False, json_schema_extra=EXECUTION)
+    """Export vLLM's own metrics through Ray too, as `ray_vllm_...` (docs/metrics.md). They cost the engine some of its
+    time at each token."""
     fake: FakeConfig = FakeConfig()
     """Script of the fake engine."""
 
@@ -315,9 +326,15 @@ class GeneratorConfig(StrictModel):
 
     @model_validator(mode="after")
     def _has_no_server(self) -> "GeneratorConfig":
-        if self.engine == "openai" and self.engine_args:
-            raise ValueError("`engine_args` are those of vLLM's engine here: a server has its own (see `extra_body`)")
+        given = [name for name in ("engine_args", "adapter", "engine_metrics") if getattr(self, name)]
+        if self.engine == "openai" and given:
+            raise ValueError(f"`{given[0]}` is a matter of engines that run here: a server has settings of its own")
         return self
+
+    @property
+    def num_seqs(self) -> int:
+        """``max_num_seqs``; where that is auto, what it is without a GPU, and an estimate until one has been seen."""
+        return AUTO_NUM_SEQS if self.max_num_seqs == "auto" else self.max_num_seqs
 
     @property
     def world_size(self) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from s3ray.adapters import adapter_identity
 from s3ray.config.job import RunConfig
 from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.models import model_identity
@@ -21,4 +22,6 @@ def shaping_settings(config: RunConfig, task: Task, gold: GoldSplit) -> dict[str
     for part, model in (("generator", config.generator.model), ("student", config.student.model)):
         if model:
             settings[part]["model"] = model_identity(model)
+    if config.generates and config.generator.adapter and config.generator.engine == "vllm":
+        settings["generator"]["adapter"] = adapter_identity(config.generator.adapter)
     return settings

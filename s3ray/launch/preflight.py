@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from s3ray.adapters import check_adapter
 from s3ray.config.endpoint import check_extras, read_address, variables_in
+from s3ray.config.engine_args import SPECULATION
 from s3ray.config.job import MIN_SPAN_LENGTH, RunConfig, to_yaml
 from s3ray.config.shaping import fingerprint, seed_fingerprint
 from s3ray.errors import InputError
@@ -94,6 +96,8 @@ def check_job(config: RunConfig) -> Job:
     check_endpoints(config)
     check_secrets(config, task.spec)
     check_engine_args(config)
+    if _has_vllm(config) and generator.adapter:
+        check_adapter(generator.adapter)
     if config.generates and generator.loads_model:
         is_chat = generator.prompt_form == "chat"
         check_model(generator.model, field="generator.model", needs_chat_template=is_chat)
@@ -114,8 +118,12 @@ def warnings(job: Job) -> Iterator[str]:
             yield f"WARNING gold.{part} has no row of {len(lacking)} of {len(labels)} labels: {_some(lacking)}"
     if not config.generates:
         return
-    if config.generator.engine_args and config.generator.engine == "vllm" and installed_arguments() is None:
+    if _has_vllm(config) and config.generator.engine_args and installed_arguments() is None:
         yield "WARNING generator.engine_args: vLLM is not installed here, so engines check them when they start"
+    if _has_vllm(config) and (adapter := config.generator.adapter):
+        doubt = check_adapter(adapter).doubt(config.generator.model)
+        if doubt:
+            yield f"WARNING {doubt}"
     strategy = make_strategy(config.strategy)
     for round_ in range(strategy.last_round + 1):
         num_rows = strategy.num_rows(round_, 0)
@@ -217,8 +225,16 @@ def check_engine_args(config: RunConfig) -> None:
     Raises:
         InputError: it does not have one of them, or s3ray sets it itself.
     """
-    if config.generates and config.generator.engine == "vllm" and config.generator.engine_args:
+    if _has_vllm(config) and config.generator.engine_args:
         check_arguments(config.generator.engine_args, installed_arguments())
+        if config.generator.sampling.min_p and any(config.generator.engine_args.get(name) for name in SPECULATION):
+            hint = "Set it to 0, or take speculation out of generator.engine_args."
+            problem = "cannot be used with speculation, by vLLM's own rule"
+            raise InputError(problem, field="generator.sampling.min_p", hint=hint)
+
+
+def _has_vllm(config: RunConfig) -> bool:
+    return config.generates and config.generator.engine == "vllm"
 
 
 def check_endpoints(config: RunConfig) -> None:
@@ -235,7 +251,8 @@ def check_endpoints(config: RunConfig) -> None:
     for number, endpoint in enumerate(endpoints):
         field = f"generator.endpoints.{number}"
         read_address(endpoint.url, f"{field}.url")
-        check_extras(endpoint.headers, endpoint.query, endpoint.extra_body, field=field)
+        on = config.generator.sampling.switched_on
+        check_extras(endpoint.headers, endpoint.query, endpoint.extra_body, field=field, sampling=on)
         treat_as_secrets(endpoint.key_env, *variables_in([*endpoint.headers.values(), *endpoint.query.values()]))
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", endpoint.key_env):
             hint = "Name the variable, in capitals, that holds the key; the key itself belongs into no file."

@@ -174,6 +174,7 @@ def _check_models(config: RunConfig) -> None:
     models = {"student.model": config.student.model}
     if config.generates and config.generator.engine == "vllm":
         models["generator.model"] = config.generator.model
+        models["generator.adapter"] = config.generator.adapter
     for field, model in models.items():
         path = Path(model)
         is_here = model.startswith((".", "~")) or path.suffix == ".gguf" or path.exists()

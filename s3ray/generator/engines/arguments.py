@@ -97,15 +97,14 @@ def _unknown(name: str, installed: Mapping[str, Kinds]) -> InputError:
     return InputError(f"is no argument of vLLM {_version()}'s engine", field=f"{FIELD}.{name}", hint=hint)
 
 
-def refused_by_vllm(error: Exception, has_arguments: bool) -> InputError:
-    """The error for settings that vLLM itself refuses while it puts its configuration together, in its own words."""
+def refused_by_vllm(error: Exception, field: str) -> InputError:
+    """The error for settings that vLLM itself refuses, in its own words."""
     found = getattr(error, "errors", None)  # pydantic's, whose text has a line for each part of each problem
     if callable(found):
         said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in found())
     else:
         said = " ".join(valid_text(str(error)).split()) or type(error).__name__
     hint = "vLLM's documentation of its engine arguments says what goes together."
-    field = FIELD if has_arguments else "generator"
     return InputError(f"vLLM {_version()} does not take these settings: {said}", field=field, hint=hint)
 
 

@@ -66,10 +66,10 @@ def kept_of_stop(stop_reason: object) -> str:
 def configured_limits(config: GeneratorConfig, *, dtype: str, device: str, notes: tuple[str, ...] = ()) -> EngineLimits:
     """The limits of an engine that takes them from the job unchanged."""
     return EngineLimits(
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=config.num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=config.max_model_len,
-        num_kv_tokens=config.max_num_seqs * config.max_model_len,
+        num_kv_tokens=config.num_seqs * config.max_model_len,
         dtype=dtype,
         device=device,
         notes=notes,

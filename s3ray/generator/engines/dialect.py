@@ -18,6 +18,11 @@ _NEW_LIMIT = "max_completion_tokens"
 
 _NAMED = {
     "seed": r"seed",
+    "top_k": r"top_?k|top-k",
+    "min_p": r"min_?p|min-p",
+    "repetition_penalty": r"(repetition|repeat).?penalty",
+    "presence_penalty": r"presence.?penalty",
+    "frequency_penalty": r"frequency.?penalty",
     "max_tokens": r"max_tokens|max_completion_tokens",
     "top_p": r"top_?p|top-p",
     "temperature": r"temperature",

@@ -164,7 +164,7 @@ class FakeEngine:
 
     def _fill(self, since: float) -> None:
         """Start waiting requests in free slots, as if at the time ``since``."""
-        while self._waiting and len(self._running) < self._config.max_num_seqs:
+        while self._waiting and len(self._running) < self._config.num_seqs:
             answer, job = self._waiting.popitem(last=False)
             self._running.add(answer)
             heappush(self._due, (max(since, job.arrived) + job.seconds, next(self._order), answer, job))

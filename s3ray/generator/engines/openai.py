@@ -77,7 +77,7 @@ class OpenAIEngine:
         self._secrets += [self._key] * bool(self._key)
         num_sharing = len(range(self._place, max(config.engines, self._place + 1), len(config.endpoints)))
         limits = [limit and limit / num_sharing for limit in (endpoint.requests_per_minute, endpoint.tokens_per_minute)]
-        self._gate = Gate(config.max_num_seqs, Pace(*limits))
+        self._gate = Gate(config.num_seqs, Pace(*limits))
         self._dialect = Dialect(
             names={str(name): other for name, other in endpoint.parameters.items()}, extra=_extra_body(config, endpoint)
         )
@@ -125,7 +125,7 @@ class OpenAIEngine:
         if "api-key" in {name.lower() for name in headers}:
             headers.setdefault("Authorization", openai.omit)  # Azure takes a key there for a token, and refuses it
         query = {name: fill(value, os.environ, f"{self._field}.query.{name}") for name, value in endpoint.query.items()}
-        num = self._config.max_num_seqs
+        num = self._config.num_seqs
         connections = httpx2.Limits(max_connections=num, max_keepalive_connections=num)
         timeout = openai.Timeout(None, connect=_CONNECT_S)
         self._client = openai.AsyncOpenAI(
@@ -251,7 +251,8 @@ class OpenAIEngine:
 
     def _sampling(self, seed: int, max_tokens: int) -> dict[str, Any]:
         sampling = self._config.sampling
-        return {"max_tokens": max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+        usual = {"max_tokens": max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+        return {**usual, **sampling.switched_on}
 
     async def _send(self, body: dict[str, Any]) -> Any:
         assert self._client is not None  # made by ``start``

@@ -13,12 +13,17 @@ import os
 import platform
 from collections.abc import Collection
 from functools import lru_cache, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from s3ray.adapters import FIELD as ADAPTER
+from s3ray.adapters import adapter_folder, check_adapter
 from s3ray.errors import EngineDeadError, RequestRefusedError
+from s3ray.generator.engines.arguments import FIELD as ARGUMENTS
 from s3ray.generator.engines.arguments import check_arguments, installed_arguments, refused_by_vllm
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
+from s3ray.generator.engines.batch_limit import auto_num_seqs, model_size
 from s3ray.generator.engines.chat import ChatTemplate
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
 from s3ray.machine import cpu_flags, cpu_name, has_bfloat16, wait_for_memory
@@ -36,12 +41,14 @@ class VLLMEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._sampling = spec.config.sampling
+        self._switched_on = self._sampling.switched_on
         self._max_model_len = spec.config.max_model_len
         self._sleep_level = 0
         self._counts = _Counts()
         self._timings: list[Timing] = []
         self._api: Any = None
         self._engine: Any = None
+        self._adapter: Any = None  # vLLM's LoRARequest, which goes with each request
         self._tokenizer: Any = None
         self._chat: ChatTemplate
         self._encoder: Any = None
@@ -58,11 +65,12 @@ class VLLMEngine:
         if self._spec.device == "gpu" and self._spec.executor != "ray":
             await asyncio.to_thread(_wait_for_memory, self._spec)
         self._engine = self._api.AsyncLLM.from_vllm_config(
-            self._configure(folder), stat_loggers=[lambda *_: self._counts], disable_log_stats=True
+            self._configure(folder), stat_loggers=self._listeners(), disable_log_stats=True
         )
-        # vLLM also keeps Prometheus metrics, a histogram entry per token, which no one collects.
+        # vLLM also keeps Prometheus metrics, a histogram entry per token, which no one collects there.
         loggers = self._engine.logger_manager.stat_loggers
-        loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
+        loggers[:] = [kept for kept in loggers if type(kept) is not self._api.PrometheusStatLogger]
+        await self._load_adapter()
         self._api.enable_envs_cache()  # vLLM asks for a variable at each token
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
         self._chat = ChatTemplate(self._tokenizer, config.thinking)
@@ -75,6 +83,29 @@ class VLLMEngine:
         self._max_model_len = limits.max_model_len
         return limits
 
+    def _listeners(self) -> list[Any]:
+        """What listens to vLLM's statistics."""
+        exports = [_ray_metrics()] if self._spec.config.engine_metrics else []
+        return [lambda *_: self._counts, *exports]
+
+    async def _load_adapter(self) -> None:
+        """Have the LoRA adapter loaded now, since vLLM would otherwise do it at the first request.
+
+        Raises:
+            InputError: vLLM cannot serve it.
+        """
+        name = self._spec.config.adapter
+        if not name:
+            return
+        folder = await asyncio.to_thread(adapter_folder, name)
+        self._adapter = self._api.LoRARequest(name, 1, folder)
+        try:
+            await self._engine.add_lora(self._adapter)
+        except self._api.EngineDeadError:
+            raise
+        except Exception as error:  # vLLM passes on only the words of what its other process raised
+            raise refused_by_vllm(error, ADAPTER) from None
+
     def _configure(self, folder: str) -> Any:
         """Let vLLM put its configuration together (a ``VllmConfig``), which loads nothing yet.
 
@@ -85,7 +116,7 @@ class VLLMEngine:
         try:
             return self._api.AsyncEngineArgs(**arguments).create_engine_config()
         except (ValueError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
-            raise refused_by_vllm(error, bool(self._spec.config.engine_args)) from None
+            raise refused_by_vllm(error, ARGUMENTS if self._spec.config.engine_args else "generator") from None
 
     def _arguments(self, folder: str) -> dict[str, Any]:
         config = self._spec.config
@@ -93,11 +124,14 @@ class VLLMEngine:
         on_cpu = self._spec.device == "cpu"
         batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
         memory = {} if on_cpu else {"gpu_memory_utilization": self._spec.memory_share}
+        rank = check_adapter(config.adapter).max_rank if config.adapter else None
+        lora = {} if rank is None else {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         return {
             "model": folder,
+            "served_model_name": config.model,  # in its metrics
             "dtype": resolve_dtype(config.dtype, self._spec.device, cpu_flags()),
             "max_model_len": config.max_model_len,
-            "max_num_seqs": config.max_num_seqs,
+            "max_num_seqs": self._num_seqs(folder),
             "max_num_batched_tokens": batched,
             "enable_prefix_caching": True,
             "enable_chunked_prefill": False if on_cpu else None,
@@ -111,8 +145,18 @@ class VLLMEngine:
             "seed": 0,
             "enable_sleep_mode": self._spec.can_sleep,
             **memory,
+            **lora,
             **config.engine_args,
         }
+
+    def _num_seqs(self, folder: str) -> int:
+        config = self._spec.config
+        if config.max_num_seqs != "auto":
+            return config.max_num_seqs
+        memory = _gpu_memory() if self._spec.device == "gpu" else None
+        if memory is None:
+            return min(config.num_seqs, config.max_num_batched_tokens)
+        return auto_num_seqs(config, int(self._spec.memory_share * memory), model_size(Path(folder), config))
 
     async def generate(self, request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
         """Complete one prompt. vLLM's errors are translated, so that no other process needs vLLM to unpickle them."""
@@ -123,6 +167,7 @@ class VLLMEngine:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             max_tokens=max_tokens,
+            **self._switched_on,
             stop=list(prompt.stop) or None,
             seed=seed,
             # The marks around thoughts and turns are needed to tell the answer from them (``read_answer``).
@@ -166,7 +211,8 @@ class VLLMEngine:
         params = api.SamplingParams(max_tokens=max_tokens, output_kind=api.FINAL_ONLY, skip_clone=True, **sampling)
         output: Any = None
         try:
-            async for answer in self._engine.generate(api.tokens_input(token_ids), params, request_id):
+            tokens = api.tokens_input(token_ids)
+            async for answer in self._engine.generate(tokens, params, request_id, lora_request=self._adapter):
                 output = answer
         except api.EngineDeadError as error:
             raise EngineDeadError(str(error)) from error
@@ -232,6 +278,9 @@ class VLLMEngine:
             await self._engine.wake_up(["weights"])
             await self._engine.collective_rpc("reload_weights")
             await self._engine.wake_up(["kv_cache"])
+            if self._adapter is not None:  # its weights were dropped too, and are no part of the model's files
+                await self._engine.remove_lora(self._adapter.lora_int_id)
+                await self._engine.add_lora(self._adapter)
         else:
             await self._engine.wake_up()
 
@@ -275,6 +324,7 @@ def _import_vllm() -> SimpleNamespace:
     from vllm.envs import enable_envs_cache
     from vllm.exceptions import VLLMClientError
     from vllm.inputs.engine import tokens_input
+    from vllm.lora.request import LoRARequest
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -284,6 +334,7 @@ def _import_vllm() -> SimpleNamespace:
         AsyncEngineArgs=AsyncEngineArgs,
         AsyncLLM=AsyncLLM,
         EngineDeadError=EngineDeadError,
+        LoRARequest=LoRARequest,
         FINAL_ONLY=RequestOutputKind.FINAL_ONLY,
         PrometheusStatLogger=PrometheusStatLogger,
         SamplingParams=SamplingParams,
@@ -291,6 +342,26 @@ def _import_vllm() -> SimpleNamespace:
         enable_envs_cache=enable_envs_cache,
         tokens_input=tokens_input,
     )
+
+
+def _ray_metrics() -> Any:
+    """The listener that exports vLLM's metrics through Ray's, from this actor."""
+    from ray.util import metrics
+    from vllm.v1.metrics import ray_wrappers
+
+    # vLLM takes Ray's metrics only where Ray Serve is installed too, of which nothing is used outside of a replica.
+    ray_wrappers.ray_metrics = metrics
+    return ray_wrappers.RayPrometheusStatLogger
+
+
+def _gpu_memory() -> int | None:
+    """Bytes of memory of this process's first GPU; None if that is not known."""
+    from vllm.platforms import current_platform
+
+    try:
+        return int(current_platform.get_device_total_memory())
+    except Exception:  # platforms raise what they like, and NVML errors of its own
+        return None
 
 
 def _wait_for_memory(spec: EngineSpec) -> None:
@@ -334,11 +405,16 @@ def read_limits(resolved: Any, device: str) -> EngineLimits:
         max_num_seqs=resolved.scheduler_config.max_num_seqs,
         max_num_batched_tokens=resolved.scheduler_config.max_num_batched_tokens,
         max_model_len=resolved.model_config.max_model_len,
-        num_kv_tokens=(resolved.cache_config.num_gpu_blocks or 0) * resolved.cache_config.block_size,
+        num_kv_tokens=_kv_tokens(resolved.cache_config),
         dtype=str(resolved.model_config.dtype).removeprefix("torch."),
         device=device,
         device_name=_gpu_name() if device == "gpu" else cpu_name(),
     )
+
+
+def _kv_tokens(cache: Any) -> int:
+    """Tokens that the KV cache holds; of hybrid models that is less than the product of its blocks and their size."""
+    return int(cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size)
 
 
 def _gpu_name() -> str:

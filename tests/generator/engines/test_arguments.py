@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from s3ray.config.engine_args import Effect, effect_of, known_arguments, shaping_arguments
 from s3ray.errors import InputError
 from s3ray.generator.engines.arguments import (
+    FIELD,
     check_arguments,
     installed_arguments,
     read_arguments,
@@ -127,10 +128,10 @@ def test_speculation_that_does_not_keep_the_distribution_shapes_the_data() -> No
 
 
 def test_what_vllm_refuses_is_said_in_its_own_words() -> None:
-    text = str(refused_by_vllm(ValueError("fp8 does not go\n  with this card"), has_arguments=True))
+    text = str(refused_by_vllm(ValueError("fp8 does not go\n  with this card"), FIELD))
     assert text.startswith("generator.engine_args: vLLM ")
     assert "does not take these settings: fp8 does not go with this card" in text
-    assert str(refused_by_vllm(AssertionError(), has_arguments=False)).startswith("generator: vLLM ")
+    assert str(refused_by_vllm(AssertionError(), "generator")).startswith("generator: vLLM ")
 
 
 def test_of_a_pydantic_error_the_parts_are_joined() -> None:
@@ -138,7 +139,7 @@ def test_of_a_pydantic_error_the_parts_are_joined() -> None:
 
     with pytest.raises(ValueError, match="top_p") as error:
         SamplingConfig.model_validate({"top_p": 2})
-    text = str(refused_by_vllm(error.value, has_arguments=True))
+    text = str(refused_by_vllm(error.value, FIELD))
     assert "settings: top_p: Input should be " in text
     assert "https://" not in text
 

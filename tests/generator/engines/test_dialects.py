@@ -39,10 +39,13 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def make(url: str, *trials: Prompt, **endpoint: Any) -> OpenAIEngine:
+SAMPLING = {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.25}
+
+
+def make(url: str, *trials: Prompt, sampling: dict[str, float] | None = None, **endpoint: Any) -> OpenAIEngine:
     form = "completion" if trials and trials[0].text else "chat"
     config = GeneratorConfig.model_validate(
-        {"engine": "openai", "model": "writer", "prompt_form": form, "max_num_seqs": 8}
+        {"engine": "openai", "model": "writer", "prompt_form": form, "max_num_seqs": 8, "sampling": sampling or {}}
         | {"endpoints": [EndpointConfig.model_validate({"url": url} | endpoint)]}
     )
     return OpenAIEngine(EngineSpec(engine="engine-0", config=config, device="cpu", trials=trials))
@@ -120,6 +123,49 @@ def test_what_a_server_refuses_is_found_at_the_start_and_nothing_else_is_changed
                 assert (asked["max_completion_tokens"], "max_tokens" in asked) == (16, False)
             kept = {"temperature", "top_p", "seed"} - changes
             assert kept <= set(asked)
+            await engine.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("prompt", [CHAT, STOPS])
+def test_sampling_settings_are_sent_if_they_are_on(prompt: Prompt) -> None:
+    async def scenario() -> None:
+        async with Endpoint() as endpoint:
+            for sampling in ({}, SAMPLING):
+                engine = make(endpoint.url, prompt, sampling=sampling)
+                assert not (await engine.start()).notes
+                await engine.generate("request-1", prompt, seed=1, max_tokens=16)
+                await engine.close()
+                assert {name: value for name, value in endpoint.bodies[-1].items() if name in SAMPLING} == sampling
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("unknown", [["top_k"], ["min_p", "repetition_penalty"], list(SAMPLING)])
+@pytest.mark.parametrize("words", ["", "no"])
+def test_sampling_settings_that_a_server_does_not_know_are_left_out_and_said(unknown: list[str], words: str) -> None:
+    async def scenario() -> None:
+        async with Endpoint(refusing(*unknown, words=words)) as endpoint:
+            engine = make(endpoint.url, CHAT, sampling=SAMPLING)
+            limits = await engine.start()
+            assert sorted(limits.notes) == sorted(f"{name} is left out" for name in unknown)
+            await engine.generate("request-1", CHAT, seed=1, max_tokens=16)
+            assert set(SAMPLING) - set(endpoint.bodies[-1]) == set(unknown)
+            await engine.close()
+
+    run(scenario)
+
+
+def test_sampling_settings_have_the_names_that_the_job_gives_them() -> None:
+    async def scenario() -> None:
+        async with Endpoint() as endpoint:
+            names = {"repetition_penalty": "repeat_penalty", "min_p": None}
+            engine = make(endpoint.url, CHAT, sampling=SAMPLING, parameters=names)
+            await engine.start()
+            asked = endpoint.bodies[-1]
+            assert asked["repeat_penalty"] == 1.1
+            assert not {"repetition_penalty", "min_p"} & set(asked)
             await engine.close()
 
     run(scenario)

@@ -1,0 +1,87 @@
+"""LoRA adapters: what is told of one by its small files, and which are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3ray.adapters import adapter_folder, adapter_identity, check_adapter, is_same_adapter
+from s3ray.errors import InputError
+
+PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "base_model_name_or_path": "org/Base-1B"}
+
+
+def make_adapter_files(folder: Path, settings: dict[str, Any] | str) -> Path:
+    """A folder that looks like an adapter; its weights are none."""
+    folder.mkdir(exist_ok=True)
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    (folder / "adapter_config.json").write_text(text)
+    (folder / "adapter_model.safetensors").write_bytes(b"some weights of the very same size")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_rank"),
+    [({"r": 1}, 1), ({"r": 8}, 8), ({"r": 9}, 16), ({"r": 4, "rank_pattern": {"q_proj": 48}}, 64), ({"r": 512}, 512)],
+)
+def test_vllm_makes_room_for_the_largest_rank(tmp_path: Path, settings: dict[str, Any], max_rank: int) -> None:
+    assert check_adapter(str(make_adapter_files(tmp_path / "it", PLAIN | settings))).max_rank == max_rank
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "holds no settings"),
+        ({"peft_type": "IA3"}, "is an adapter of type IA3"),
+        ({"r": 0}, "has rank 0"),
+        ({"r": 513}, "has rank 513"),
+        ({"r": "8"}, "has rank 0"),
+    ],
+)
+def test_what_vllm_cannot_serve_is_refused(tmp_path: Path, settings: dict[str, Any] | str, says: str) -> None:
+    folder = make_adapter_files(tmp_path / "it", settings if isinstance(settings, str) else PLAIN | settings)
+    with pytest.raises(InputError, match=says) as refusal:
+        check_adapter(str(folder))
+    assert (refusal.value.field, refusal.value.value) == ("generator.adapter", repr(str(folder)))
+
+
+def test_an_incomplete_folder_is_refused_and_pickles_are_not_read(tmp_path: Path) -> None:
+    folder = make_adapter_files(tmp_path / "it", PLAIN)
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match=r"adapter_config\.json cannot be read"):
+        check_adapter(str(folder))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors(.|\n)*Pickled weights"):
+        check_adapter(str(folder))
+    for name in (str(folder / "adapter_model.bin"), "./nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(InputError, match=r"no folder|no such folder"):
+            check_adapter(name)
+
+
+def test_a_hub_id_that_cannot_be_had_is_said_in_the_hub_s_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for call in (check_adapter, adapter_folder, adapter_identity):
+        with pytest.raises(InputError, match=r"the hub \(http.*\) does not give its adapter_config\.json") as refusal:
+            call("nobody/has-this-adapter")
+        assert refusal.value.field == "generator.adapter"
+
+
+def test_an_adapter_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    one, other = (make_adapter_files(tmp_path / place, PLAIN) for place in ("it", "other/it"))
+    assert adapter_identity(str(one)) == adapter_identity(str(other))
+    assert adapter_folder(str(one)) == str(one)
+    (other / "adapter_model.safetensors").write_bytes(b"new! weights of the very same size")
+    assert adapter_identity(str(one)) != adapter_identity(str(other))
+    assert is_same_adapter(adapter_identity(str(one)), str(other)), "as far as names tell"
+    assert is_same_adapter("org/it@0123456789ab", "org/it")
+    assert not is_same_adapter("org/it@0123456789ab", "org/that")
+
+
+@pytest.mark.parametrize("model", ["org/Base-1B", "/models/base-1b", "package:base-1b", "./base-1b/"])
+def test_an_adapter_of_the_same_model_is_not_doubted(tmp_path: Path, model: str) -> None:
+    adapter = check_adapter(str(make_adapter_files(tmp_path / "it", PLAIN)))
+    assert not adapter.doubt(model)
+    assert "was trained on org/Base-1B, and generator.model is org/base-2b" in adapter.doubt("org/base-2b")
