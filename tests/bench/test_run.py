@@ -28,6 +28,9 @@ S3 = JOB.replace("{name: zerogen, rows: 20}", "{name: s3, rounds: 1, seed_exampl
             ["--max-num-seqs", "16,1024"],
             ["--max-num-seqs", "got 1024", "max_num_batched_tokens"],
         ),
+        (S3, ["--tune", "--engines", "1,2"], ["--engines", "means nothing with --tune", "got 1,2"]),
+        (S3, ["--lossy"], ["--lossy", "needs --tune"]),
+        (S3.replace("name: s3, rounds: 1, seed_examples: 20", "name: gold"), ["--tune"], ["has nothing to tune"]),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from s3ray.bench.profile import Profile, read_profile
+from s3ray.bench.trials import Tuning
 from tests.cluster.heads import WAIT_S, Head
 
 pytestmark = pytest.mark.ray
@@ -96,3 +97,21 @@ def test_a_cell_that_cannot_be_measured_ends_with_code_3(tmp_path: Path, head: H
     assert "no engine is left" in text
     assert "Traceback" not in text
     assert not (tmp_path / "out" / "profile.json").exists()
+
+
+def test_a_search_writes_a_faster_job_and_measures_nothing_twice(tmp_path: Path, head: Head) -> None:
+    arguments = ("--tune", "--requests", "12")
+    text = bench(head, tmp_path, "tokens_per_s: 200", *arguments)
+    out = tmp_path / "out"
+    assert "12 requests fill 1 x 16 sequences less than 1.5 times" in text
+    assert "its speeds mean nothing" in text
+    assert "generator: {engine: fake, prompt_form: completion, max_num_seqs: 8" in (out / "job-tuned.yaml").read_text()
+    made = Tuning.model_validate_json((out / "tune.json").read_text())
+    assert made.ratio > 1.05
+    assert len(made.final) == 3
+    assert "trial: max_num_seqs 8" in text
+    again = bench(head, tmp_path, "tokens_per_s: 200", *arguments)
+    assert "going on with the search of this folder" in again
+    assert "trial: " not in again
+    assert "in turns: " not in again
+    assert Tuning.model_validate_json((out / "tune.json").read_text()).trials == made.trials
