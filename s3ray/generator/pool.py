@@ -25,6 +25,7 @@ from s3ray.generator.replica import (
     close_in_time,
     failure_of,
     no_engine_left,
+    nodes_like,
     sleep_in_time,
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
@@ -464,8 +465,7 @@ class GeneratorPool:
         They would fail one after the other, as each gets its turn.
         """
         nodes = self._living(time.monotonic())
-        kinds = {(node.accelerator, node.num_gpus > 0) for node in nodes if node.node_id in failed}
-        alike = {node.node_id for node in nodes if (node.accelerator, node.num_gpus > 0) in kinds}
+        alike = nodes_like(failed, nodes)
         everywhere = alike >= {node.node_id for node in nodes}
         for replica in self._replicas:
             if replica.holds_place and replica.nodes <= alike:

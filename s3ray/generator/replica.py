@@ -19,7 +19,7 @@ from s3ray.errors import DeviceMemoryError, EngineStartError, InputError, PoolEr
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.worker import ServedTask
-from s3ray.placement.plan import Bundle, EnginePlacement
+from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts
 
 _NODE_DIED = "its node has died"  # Ray has no error class for this
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
@@ -337,6 +337,12 @@ def failure_of(error: ray.exceptions.RayError) -> CallFailure:
         may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
         is_blamed=is_task or not is_outside,
     )
+
+
+def nodes_like(some: Collection[str], nodes: Sequence[NodeFacts]) -> set[str]:
+    """The ids of the nodes of the same kind as ``some``: with the same accelerator, or with no GPU like them."""
+    kinds = {(node.accelerator, node.num_gpus > 0) for node in nodes if node.node_id in some}
+    return {node.node_id for node in nodes if (node.accelerator, node.num_gpus > 0) in kinds}
 
 
 def close_in_time(replicas: Sequence[Replica]) -> None:

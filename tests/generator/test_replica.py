@@ -4,7 +4,16 @@ import pytest
 import ray
 
 from s3ray.errors import DeviceMemoryError, EngineStartError, InputError, PoolError
-from s3ray.generator.replica import CallFailure, Replica, ReplicaState, Supervisor, failure_of, no_engine_left
+from s3ray.generator.replica import (
+    CallFailure,
+    Replica,
+    ReplicaState,
+    Supervisor,
+    failure_of,
+    no_engine_left,
+    nodes_like,
+)
+from s3ray.placement.plan import NodeFacts
 
 
 @pytest.fixture
@@ -106,3 +115,11 @@ def test_memory_that_is_late_counts_against_nobody_and_not_for_ever() -> None:
     assert [supervisor.late("engine-0", now) for now in (0.0, 130.0, 260.0, 4000.0)] == [0.0, 130.0, None, 4000.0]
     assert not supervisor.unreliable_nodes(260.0)
     assert supervisor.died("engine-0", "node", 260.0, is_blamed=True) == 260.0, "its restarts are all left"
+
+
+def test_what_fails_on_one_kind_of_node_says_nothing_about_another() -> None:
+    kinds = {"a": ("H100", 8), "b": ("A10G", 4), "c": ("H100", 1), "d": ("", 0), "e": ("", 0)}
+    nodes = [NodeFacts(node_id=name, num_cpus=8, num_gpus=num, accelerator=kind) for name, (kind, num) in kinds.items()]
+    assert nodes_like({"a"}, nodes) == {"a", "c"}
+    assert nodes_like({"d"}, nodes) == {"d", "e"}
+    assert nodes_like({"a", "b"}, nodes) == {"a", "b", "c"}
