@@ -124,7 +124,7 @@ class Plan:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
             line += ", which sleep meanwhile" if self.sleep_level else ""
         if self.workers_asked:
-            line += f" (not {self.workers_asked}: a step would have less than 8 rows for each; see student.batch_size)"
+            line += f" (not {self.workers_asked}: a step would have fewer than 8 rows for each; see student.batch_size)"
         return [*lines, line]
 
 
