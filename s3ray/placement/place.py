@@ -101,7 +101,7 @@ def most_workers(batch_size: int, device: str) -> int | None:
 def without_idle_workers(config: RunConfig, nodes: Sequence[NodeFacts]) -> RunConfig:
     """The job with no more train workers than its batches have rows for."""
     most, student = most_workers(config.student.batch_size, device_of(nodes)), config.student
-    if most is None or student.workers <= most:
+    if most is None or student.workers <= most or student.least_workers > student.workers:  # the last is refused
         return config
     least = student.min_workers and min(student.min_workers, most)
     student = student.model_copy(update={"workers": most, "min_workers": least})

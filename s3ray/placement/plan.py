@@ -130,7 +130,7 @@ class Plan:
             line += ", which sleep meanwhile" if self.sleep_level else ""
         line += ", kept between students" if self.workers_stay else ", new for each student"
         if self.workers_asked:
-            line += f" (not {self.workers_asked}: a step would have less than 8 rows for each; see student.batch_size)"
+            line += f" (not {self.workers_asked}: a step would have fewer than 8 rows for each; see student.batch_size)"
         return [*lines, line]
 
 

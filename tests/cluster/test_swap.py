@@ -51,6 +51,11 @@ def test_engines_leave_for_every_training_and_come_back(address: str, tmp_path: 
     s3ray.run(config, out=tmp_path / "run")
     store = RunStore(tmp_path / "run")
     assert holders(store) == ["engines", "workers"] * 2
+    happened = [event["event"] for event in store.events()]
+    in_training = happened[happened.index("student_started") : happened.index("student_finished")]
+    assert "engine_starting" in in_training, "engines wait for the next round's first prompt"
+    since_last = happened[-happened[::-1].index("student_started") :]
+    assert "engine_starting" not in since_last, "engines load though nothing is left to write"
     metrics = store.read_json("metrics.json")
     assert set(metrics["test"]) >= {"accuracy", "num_examples"}
     assert metrics["time"]["engines"]["engine-1"]["waiting_for_the_other_phase"] > 0
@@ -93,8 +98,8 @@ def test_engines_that_share_gpus_leave_a_whole_one_to_a_train_worker(address: st
     first = ray.remote(holder()).options(num_cpus=0, num_gpus=0.5).remote()
     ray.get(first.gpus.remote(), timeout=WAIT_S)
     pool = make_pool(events, sharing=sharing, engines=4, gpu_share=0.5, fake={"takes_gpus": True})
-    turns = pool.generate(source)
-    threading.Thread(target=lambda: list(turns), daemon=True).start()
+    serving = threading.Thread(target=lambda: list(pool.generate(source)), daemon=True)
+    serving.start()
     try:
         wait_until(lambda: count(events, "engine_ready") == 3)
         ray.kill(first)
@@ -107,6 +112,7 @@ def test_engines_that_share_gpus_leave_a_whole_one_to_a_train_worker(address: st
         ray.kill(worker)
     finally:
         source.close()
+        serving.join()
         pool.close()
 
 

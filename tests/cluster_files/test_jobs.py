@@ -22,9 +22,9 @@ def plan(job: str, at: list[NodeFacts]) -> Plan:
 
 FITTING = {
     "gpu-1.yaml": (nodes(1, 1, 8), 1, "uni", 1),
-    "gpu-8.yaml": (nodes(1, 8), 8, "uni", 8),
-    "nodes-8.yaml": (nodes(8, 8), 64, "uni", 8),
-    "70b.yaml": (nodes(2, 8), 4, "mp", 8),
+    "gpu-8.yaml": (nodes(1, 8), 8, "uni", 1),
+    "nodes-8.yaml": (nodes(8, 8), 64, "uni", 4),
+    "70b.yaml": (nodes(2, 8), 4, "mp", 2),
     "fake.yaml": ([NodeFacts(node_id=f"n{place}", num_cpus=2, num_gpus=2) for place in range(3)], 4, "uni", 1),
 }
 
@@ -44,7 +44,7 @@ def test_it_fits_the_nodes_that_it_is_for(job: str) -> None:
 @pytest.mark.parametrize(
     ("job", "at", "field"),
     [
-        ("gpu-8.yaml", nodes(1, 4), "student.workers"),
+        ("gpu-8.yaml", nodes(1, 4), "generator.engines"),
         ("nodes-8.yaml", nodes(3, 8), "generator.min_engines"),
         ("70b.yaml", nodes(1, 8), "generator.engines"),
     ],

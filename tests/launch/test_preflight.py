@@ -68,7 +68,7 @@ def test_no_more_train_workers_start_on_gpus_than_leave_each_eight_rows_and_the_
     placed, plan = check_placement(job, [NodeFacts(node_id="n", num_cpus=16, num_gpus=num_gpus)])
     student = placed.config.student
     assert (student.workers, student.least_workers, plan.num_workers) == (found, found, found)
-    assert (f"not {workers}: a step would have less than 8 rows for each" in plan.lines()[-1]) == (found < workers)
+    assert (f"not {workers}: a step would have fewer than 8 rows for each" in plan.lines()[-1]) == (found < workers)
     assert placed.fingerprint == job.fingerprint
 
 
