@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import Field, JsonValue
 
-from s3ray.bench.profile import CellProfile, Identity, Part
+from s3ray.bench.profile import CellProfile, Identity, Part, num_seqs
 from s3ray.bench.search import GAIN, Candidate, Changes, Finding
 from s3ray.bench.tuned import plain
 from s3ray.config.shaping import data_changes
@@ -56,7 +56,7 @@ class Trial(Part):
         peaks = [cache.kv_use.peak for cache in caches if cache.kv_use is not None]
         return Finding(
             ratio=self.ratio(own),
-            max_num_seqs=limits.get("max_num_seqs", self.cells[0].max_num_seqs),
+            max_num_seqs=limits.get("max_num_seqs", num_seqs(self.cells[0].max_num_seqs)),
             max_num_batched_tokens=limits.get("max_num_batched_tokens", 0),
             kv_peak=max(peaks, default=None),
             num_preemptions=sum(cache.preemptions for cache in caches),
