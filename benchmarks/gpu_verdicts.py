@@ -1,6 +1,5 @@
 """What `benchmarks.gpu` makes of its measurements: seconds for each part, and a verdict for each question. Pure."""
 
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,22 +53,6 @@ def allot(part: PartPlan, later: Sequence[PartPlan], left_s: float) -> float:
     return seconds if seconds <= left_s else 0.0
 
 
-# vLLM's own words about the parts of a start (``v1/engine/core.py``, ``v1/worker``, ``compilation/monitor.py``).
-_STARTS = {
-    "weights_s": r"Model loading took .* and ([\d.]+) seconds",
-    "compile_s": r"torch\.compile took ([\d.]+) s in total",
-    "graphs_s": r"Graph capturing finished in ([\d.]+) secs",
-    "profile_cache_warm_up_s": r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s",
-    "kv_cache_gib": r"Available KV cache memory: ([\d.]+) GiB",
-}
-
-
-def read_start(log: str) -> dict[str, float]:
-    """The parts of one engine's start, from what vLLM logged; a part that it does not tell is left out."""
-    found = {name: re.findall(pattern, log) for name, pattern in _STARTS.items()}
-    return {name: max(map(float, values)) for name, values in found.items() if values}
-
-
 # -- verdicts ------------------------------------------------------------------------------------------------------
 
 _LEFT_MIB = 200
@@ -106,9 +89,8 @@ def _starts(figures: Figures) -> tuple[bool | None, str]:
 
 
 def _start_parts(figures: Figures) -> tuple[bool | None, str]:
-    def told(start: Mapping[str, float]) -> str:
-        parts = ", ".join(f"{name.removesuffix('_s').replace('_', ' ')} {start[name]:.1f}" for name in _STARTS
-                          if name in start and name.endswith("_s"))  # fmt: skip
+    def told(start: Mapping[str, Any]) -> str:
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in start["parts"].items())
         return f"{start['seconds']:.1f} s" + (f" ({parts})" if parts else "")
 
     first, again = figures["first"], figures["again"]
