@@ -78,8 +78,13 @@ class _Pipe(io.FileIO):
 def make_output_safe() -> None:
     """Show signs that the terminal's encoding lacks (``LANG=C``) as question marks, and outlive the reader of a pipe.
 
-    Streams that are not a process's own (in tests and notebooks) stay as they are.
+    Streams that are not a process's own (in tests and notebooks) stay as they are. A size of the terminal in which
+    nothing could be shown (``COLUMNS=0``) is forgotten.
     """
+    for name, least in (("COLUMNS", 20), ("LINES", 2)):
+        said = os.environ.get(name, "")
+        if said.isdigit() and not (said.isascii() and least <= int(said[:6]) < 100_000):
+            del os.environ[name]
     sys.stdout, sys.stderr = _safe(sys.stdout), _safe(sys.stderr)
 
 

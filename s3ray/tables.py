@@ -81,18 +81,33 @@ def count_outcomes(table: pa.Table) -> dict[str, Any]:
     }
 
 
-_ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())]))
+ANSWERS_TYPE = pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())]))
 ANSWER_SCHEMA = pa.schema(
     [("id", pa.string()), ("predicted", pa.string()), ("confidence", pa.float64()), ("score", pa.float64())]
 )
+_ORIGIN = [("source", pa.string()), ("round", pa.int64()), ("parent", pa.string())]
+ORIGIN_SCHEMA = pa.schema([("id", pa.string()), *_ORIGIN])
+"""What every table of examples has beside the fields and the target of its task."""
+MISTAKE_SCHEMA = pa.schema([*ORIGIN_SCHEMA, ("predicted", pa.string()), ("confidence", pa.float64())])
+"""What a table of mistakes has beside them."""
+_REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in _REJECTED])
+"""The texts that a round did not keep, each with its reason."""
+_NOT_FIELDS = {"id", "label", "answers", "source", "parent", "predicted"}
 
 
 def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = False) -> pa.Schema:
     """The Arrow schema of a task's example table."""
-    target = ("label", pa.string()) if has_labels else ("answers", _ANSWERS)
-    origin = [("source", pa.string()), ("round", pa.int64()), ("parent", pa.string())]
+    target = ("label", pa.string()) if has_labels else ("answers", ANSWERS_TYPE)
     soft = [("soft", pa.list_(pa.float64()))] if has_soft else []
-    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *origin, *soft])
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *_ORIGIN, *soft])
+
+
+def text_fields(table: pa.Table) -> list[str]:
+    """The input fields of an example table: its string columns that are not ours."""
+    return [
+        column.name for column in table.schema if pa.types.is_string(column.type) and column.name not in _NOT_FIELDS
+    ]
 
 
 def table_from_examples(

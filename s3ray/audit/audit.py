@@ -114,7 +114,7 @@ def _task(store: RunStore, config: RunConfig) -> Task:
 
 
 def _read(store: RunStore, task: Task) -> _Rows:
-    tables = [store.read_table(store.accepted(num)) for num in store.rounds()]
+    tables = [store.read_table(store.accepted(num), task.fields) for num in store.rounds()]
     rows = [row for table in tables for row in examples_from_table(table, task.fields)]
     synthetic = [row for row in rows if row.origin.source is not Source.GOLD]
     if not synthetic:
@@ -122,7 +122,7 @@ def _read(store: RunStore, task: Task) -> _Rows:
         raise InputError(
             "has no finished round with synthetic rows, so there is nothing to audit", store.root, hint=hint
         )
-    gold = {part: examples_from_table(store.read_table(store.gold(part)), task.fields) for part in _PARTS}
+    gold = {part: examples_from_table(store.read_table(store.gold(part), task.fields), task.fields) for part in _PARTS}
     return _Rows(synthetic=synthetic, gold=gold)
 
 

@@ -301,7 +301,7 @@ def read_profile(place: str) -> Profile:
     folder, name = split(place if place.endswith(".json") else join(place, PROFILE))
     try:
         raw = RunStore(folder).read_json(name)
-    except (StoreError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except StoreError as error:
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=place, hint=_HINT) from error
     if not isinstance(raw, dict) or not {"schema", "identity", "cells"} <= raw.keys():
         raise InputError("is not a profile", where=place, hint=_HINT)

@@ -50,6 +50,7 @@ from s3ray.placement.plan import in_words as cluster_in_words
 from s3ray.redaction import mask
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.logs import log_from
+from s3ray.telemetry.records import from_plain
 from s3ray.types import GenerationRequest
 
 REPEATS = 3
@@ -175,7 +176,8 @@ class Tuner:
             start = self._first(settings, cluster)
             write_part(self._store, _START, start)
             return start
-        self._calibration = Calibration.from_dict(start.calibration) if start.calibration else None
+        if start.calibration is not None:
+            self._calibration = from_plain(Calibration, start.calibration, self._store.url(_START))
         prepared = Prepared(notes={self._prompts: start.prompt_notes}, calibration=self._calibration)
         self._requests = make_requests(self._prompts, self._job, prepared, start.total)
         return start

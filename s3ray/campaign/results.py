@@ -6,8 +6,14 @@ gold/test.parquet, where macro-F1 decides; audit.json, where there is one
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import (
+    Annotated,
+    NotRequired,  # see ``storage.contents``
+)
 
 import numpy as np
+import pydantic
+from typing_extensions import TypedDict
 
 from s3ray.adapters import is_same_adapter
 from s3ray.campaign.intervals import Answers
@@ -31,6 +37,20 @@ class Result:
     label_accuracy: float | None = None
 
 
+class _Accuracy(TypedDict):
+    value: float
+
+
+class _Group(TypedDict):
+    label_accuracy: NotRequired[_Accuracy | None]
+
+
+class _Audit(TypedDict):
+    """What is read of ``audit.json``."""
+
+    groups: Annotated[list[_Group], pydantic.Field(min_length=1)]
+
+
 def num_students_left(store: RunStore, config: RunConfig) -> int:
     """Students that are still to be trained."""
     return make_strategy(config.strategy).last_round + 1 - len(store.students())
@@ -47,10 +67,10 @@ def check_finished(store: RunStore, config: RunConfig) -> None:
     Raises:
         InputError: the folder belongs to another run.
     """
-    known, own = store.identity()["settings"], data_shaping(config)
+    known, models, own = store.identity()["settings"], store.models(), data_shaping(config)
     for part in ("generator", "student"):
-        if _is_same_model(known[part]["model"], own[part]["model"]):
-            own[part] = own[part] | {"model": known[part]["model"]}
+        if _is_same_model(models[part], own[part]["model"]):
+            own[part] = own[part] | {"model": models[part]}
     adapter = known["generator"].get("adapter", "")
     if adapter and is_same_adapter(adapter, config.generator.adapter):
         own["generator"] = own["generator"] | {"adapter": adapter}
@@ -89,8 +109,9 @@ def _answers(store: RunStore, metrics: Metrics) -> Answers | None:
 
 def _label_accuracy(store: RunStore) -> float | None:
     """Share of right labels among all written rows, as the audit estimates it; None without one."""
-    found = store.read_json(AUDIT)["groups"][0]["label_accuracy"] if store.has(AUDIT) else None
-    return None if found is None else float(found["value"])
+    audit = store.read_record(AUDIT, _Audit) if store.has(AUDIT) else None
+    found = audit and audit["groups"][0].get("label_accuracy")
+    return found["value"] if found else None
 
 
 def _is_same_model(known: str, own: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from s3ray.storage.contents import RoundRecord, ScoreRecord
 from s3ray.storage.run_folder import CHECKER_SCORE, KEPT_BY_THE_RUN, RunStore
 from s3ray.student.trained import TRAINED, training_id_at
 from s3ray.types import StudentResult
@@ -59,7 +60,7 @@ def copy_round(source: RunStore, target: RunStore, round_: int) -> dict[str, Any
     for file in source.files(source.in_round(round_, "")):
         if file != marker:
             target.copy_from(source, file)
-    report: dict[str, Any] = {**source.read_json(marker), "linked_from": source.name}
+    report: dict[str, Any] = {**source.read_record(marker, RoundRecord), "linked_from": source.name}
     target.write_json(marker, report)
     return report
 
@@ -89,7 +90,7 @@ def trained_students(stores: Iterable[RunStore]) -> Iterator[tuple[str, TrainedS
         for score in (*scores, CHECKER_SCORE):
             folder = score.rpartition("/")[0]
             if store.has(score) and store.has(f"{folder}/{TRAINED}"):
-                cost = store.read_json(score)["seconds"].get("all_workers_train", 0.0)
+                cost = store.read_record(score, ScoreRecord)["seconds"].get("all_workers_train", 0.0)
                 yield training_id_at(store.url(folder)), TrainedStudent(store=store, folder=folder, training_s=cost)
 
 

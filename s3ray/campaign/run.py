@@ -30,6 +30,7 @@ from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts, Plan, in_words
 from s3ray.rounds.students import Trainer
 from s3ray.stopping import why_stopped
+from s3ray.storage.contents import RoundRecord
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore, locked
 from s3ray.student.trained import questions, training_id
@@ -66,7 +67,7 @@ class _Run:
 
     def work(self, student: StudentJob) -> float:
         """How much a student is to learn: rows times epochs."""
-        rows: int = self.store.read_json(self.store.round_report(student.round))["rows"]
+        rows = self.store.read_record(self.store.round_report(student.round), RoundRecord)["rows"]
         return float(rows * self.job.config.student.epochs)
 
     def urgency(self) -> Urgency:

@@ -5,7 +5,7 @@ Calibration of Modern Neural Networks*, ICML 2017) is a logistic regression on t
 Classes have equal weight, because rows of all labels are asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,15 +37,8 @@ class Calibration:
         return tuple((shares / shares.sum()).tolist())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for ``from_dict``."""
+        """Plain values, for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Calibration":
-        """Read what ``as_dict`` wrote."""
-        weights = tuple(tuple(row) for row in plain["weights"])
-        accuracy = tuple(plain["accuracy"])
-        return cls(weights=weights, bias=tuple(plain["bias"]), num=plain["num"], accuracy=accuracy)
 
 
 def calibrate(verdicts: Sequence[Sequence[float]], truth: Sequence[int], num_labels: int) -> Calibration | None:

@@ -22,6 +22,7 @@ from s3ray.launch.fingerprint import shaping_settings
 from s3ray.monitor.terminal import say
 from s3ray.rounds.driver import ROWS_BEFORE, Driver, Parts, rows_before
 from s3ray.rounds.stage import Stage
+from s3ray.storage.contents import CountsRecord, Notes
 from s3ray.storage.lineages import Lineage, following, lineage_of
 from s3ray.storage.local import join, split
 from s3ray.storage.run_folder import RunStore
@@ -88,17 +89,17 @@ def _config(old: RunStore, changes: Mapping[str, Any]) -> RunConfig:
 
 def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> dict[str, Any]:
     """The new lineage's settings, which may differ from the old ones in curation and the task's word limits only."""
-    known = old.identity()
+    known, models = old.identity(), old.models()
     settings = shaping_settings(config, task, gold)
     for part in ("generator", "student"):  # identified by content when the run began; no model need be here now
-        settings[part]["model"] = known["settings"][part]["model"]
+        settings[part]["model"] = models[part]
     if adapter := known["settings"]["generator"].get("adapter"):
         settings["generator"]["adapter"] = adapter
     spec = task.spec.model_dump(mode="json")
     flexible = ("curation", "task_content")
     places = {"gold_content": str(task.data or config.task)}
     lines = changes_in_words(_without(known["settings"], *flexible), _without(settings, *flexible), places)
-    lines += data_changes(_without(known.get("task", spec), "limits"), _without(spec, "limits"), "task: ")
+    lines += data_changes(_without(known.get("task") or spec, "limits"), _without(spec, "limits"), "task: ")
     if lines:
         hint = "The requests would differ. Undo that, or begin a new lineage with `s3ray run --fresh`."
         raise InputError(f"was made with other settings: {'; '.join(lines)}", where=old.root, hint=hint)
@@ -191,18 +192,19 @@ class _OldJournal:
             whole = self._old.mistakes_before(round_)
             for name in dict.fromkeys([*self._old.mistake_blocks(round_), whole]):
                 own = self._new.in_round(round_, name.removeprefix(whole.removesuffix("mistakes.parquet")))
-                self._new.write_table(own, self._old.read_table(name))
+                self._new.write_table(own, self._old.read_table(name, self._task.fields))
             for name in (f"probes/{probed}.parquet" for probed in self._strategy.probes):
                 table = self._old.read_table(self._old.source(round_, name))
                 self._new.write_table(self._new.in_round(round_, name), table)
         if round_ and self._strategy.reads_rows:
             self._new.write_table(
-                self._new.in_round(round_, ROWS_BEFORE), rows_before(self._old, self._strategy, round_)
+                self._new.in_round(round_, ROWS_BEFORE),
+                rows_before(self._old, self._strategy, round_, self._task.fields),
             )
         for stage in NOTE_STAGES:
             notes = self._new.notes(round_, stage)
             if self._old.has(notes):
-                self._new.write_json(notes, self._old.read_json(notes))
+                self._new.write_json(notes, self._old.read_record(notes, Notes))
 
     def fill(self, round_: int, plan: StagePlan) -> StagePlan:
         """Parse the old outcomes of a stage again; see ``JournalSource``."""
@@ -241,7 +243,7 @@ def read_again(task: Task, request: GenerationRequest, outcome: Outcome, *, clea
 
 def _print_summary(old: RunStore, new: RunStore, console: Console) -> None:
     for num in new.rounds():
-        was, now = (store.read_json(store.round_report(num)) for store in (old, new))
+        was, now = (store.read_record(store.round_report(num), CountsRecord) for store in (old, new))
         line = f"round {num}: {now['accepted']} of {now['requested']} accepted, {was['accepted']} before"
         short = {name: stage["short"] for name, stage in now["stages"].items() if stage["short"]}
         lacks = "".join(

@@ -59,7 +59,7 @@ def kept_commits(config: RunConfig) -> dict[str, dict[str, str]]:
 
 def _kept(store: RunStore, section: str, named: str) -> str | None:
     """The commit that a run keeps for a model; empty if it keeps none, None if there is no such run yet."""
-    if not store.is_begun():
+    if not store.is_run():
         return None
     identity = store.identity()
     if identity["settings"].get(section, {}).get("model") != named:

@@ -446,9 +446,10 @@ def _trainers_by_run(trainings: Iterable[Step]) -> tuple[Lane, ...]:
         if not step.seconds:  # it was cut, so its parts are unknown
             continue
         lane = lanes.setdefault(step.run, Lane(name=step.run, num=step.workers))
-        begun = step.end - step.seconds["train"] - step.seconds["score"]
+        took = {part: step.seconds.get(part, 0.0) for part in ("start", "train", "score")}
+        begun = step.end - took["train"] - took["score"]
         lane.spans += [
-            Span(state=STARTING, start=begun - step.seconds["start"], end=begun),
+            Span(state=STARTING, start=begun - took["start"], end=begun),
             Span(state=BUSY, start=begun, end=step.end),
         ]
     return tuple(lanes.values())

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from s3ray.errors import StoreError
 from s3ray.monitor.accounting import STATES, Account, Lane, account, seconds_by_state
 from s3ray.monitor.run_view import EngineMetrics, RunView
+from s3ray.storage.contents import ScoreRecord
 from s3ray.storage.run_folder import CHECKER_SCORE, METRICS, RunStore
 from s3ray.telemetry.events import Counts, Event
 from s3ray.telemetry.records import from_plain, to_plain
@@ -204,7 +205,7 @@ def read_metrics(store: RunStore) -> Metrics:
     Raises:
         StoreError: it cannot be read.
     """
-    plain = dict(store.read_json(METRICS))
+    plain = store.read_record(METRICS, dict[str, Any])
     test = plain.get("test")
     if isinstance(test, Mapping):
         plain["test"] = {name: value for name, value in test.items() if name != "num_examples"}
@@ -255,7 +256,7 @@ def build_metrics(store: RunStore, events: Sequence[Event]) -> Metrics:
 
 def _identity(store: RunStore) -> dict[str, Any]:
     """Which run this is."""
-    config = store.read_config()
+    config = store.read_job()
     generator, name = config["generator"], config["strategy"]["name"]
     span = store.has(store.gold("select")) and "answers" in store.read_table(store.gold("select")).column_names
     return {
@@ -278,7 +279,7 @@ def _task_name(task: str) -> str:
 
 
 def _read(kind: type[_Value], store: RunStore, name: str) -> _Value:
-    return from_plain(kind, store.read_json(name), store.url(name))
+    return from_plain(kind, store.read_record(name, ScoreRecord), store.url(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +296,7 @@ class _Score(CheckerMetrics):
 def _rounds(
     store: RunStore, view: RunView, time_account: Account, students: Mapping[int, _Score]
 ) -> Iterator[RoundMetrics]:
-    config = store.read_config()
+    config = store.read_job()
     devices, workers = per_engine(config), config["student"]["workers"]
     closed = store.rounds()
     for num in sorted({*students, *closed}):
@@ -339,7 +340,7 @@ def _written(store: RunStore, num: int) -> RoundMetrics:
         StoreError: it cannot be read, or the requests that ended are not those that were made.
     """
     name = store.round_report(num)
-    plain = store.read_json(name)
+    plain = store.read_record(name, dict[str, Any])
     plain |= {"round": num, "seconds": {"generate": plain.get("seconds", 0.0)}}
     written = from_plain(RoundMetrics, plain, store.url(name))
     ended = written.accepted + count_reasons([written], "rejected", "failed").total()

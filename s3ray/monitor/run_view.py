@@ -419,7 +419,7 @@ class RunView:
         # The trainer knows better than the clock between two events what of that time was start, training and scoring.
         self.spent[event.round, "train"] -= self._student_s
         for phase in ("start", "train", "score"):
-            self.spent[event.round, phase] += event.seconds[phase]
+            self.spent[event.round, phase] += event.seconds.get(phase, 0.0)
         self._student_s = 0.0
 
 

@@ -1,18 +1,109 @@
 """The audit of a run (``audit.json``) as a table: for the terminal and for the report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # see ``storage.contents``
+)
 
+import pydantic
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import TypedDict
+
+from s3ray.storage.run_folder import RunStore
 
 AUDIT = "audit.json"
 MAX_GROUPS = 4
 """Groups that the terminal has room for."""
 
 Figures = Mapping[str, Any]
+_MORE = pydantic.ConfigDict(extra="allow")
+_Spread = Annotated[list[float], pydantic.Field(min_length=3)]
+
+
+class _Part(TypedDict):
+    """What the table reads of gold and of each group of synthetic rows; a measure may be missing, or unknown."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    labels: dict[str, float]
+    words: _Spread
+    label_drift: NotRequired[float | None]
+    coverage: NotRequired[float | None]
+    precision: NotRequired[float | None]
+    told_apart: NotRequired[float | None]
+    self_bleu: NotRequired[float | None]
+    distinct_2: NotRequired[float | None]
+
+
+class _GoldPart(_Part):
+    rows: dict[str, int]
+
+
+class _Agreement(TypedDict):
+    value: float | None
+    by_label: NotRequired[dict[str, float | None]]
+
+
+class _Accuracy(TypedDict):
+    value: float
+    low: float
+    high: float
+    by_label: NotRequired[dict[str, float | None]]
+
+
+class _Parents(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    similarity: _Spread | None
+
+
+class _Group(_Part):
+    name: str
+    rows: int
+    exact_copies: NotRequired[int | None]
+    near_copies: NotRequired[int | None]
+    copies_of_gold: NotRequired[dict[str, int] | None]
+    parents: NotRequired[_Parents | None]
+    agreement: NotRequired[_Agreement | None]
+    label_accuracy: NotRequired[_Accuracy | None]
+    answered: NotRequired[dict[str, float] | None]
+
+
+class _HeldOut(TypedDict):
+    by: str
+    rows: int
+    scores: Annotated[dict[str, float], pydantic.Field(min_length=1)]
+
+
+class _Checker(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    trained_on: int
+    held_out: _HeldOut
+
+
+class AuditRecord(TypedDict):
+    """What is read of ``audit.json``."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    run: str
+    rounds: list[int]
+    looked_at: dict[str, int]
+    checker: _Checker
+    gold: _GoldPart
+    groups: Annotated[list[_Group], pydantic.Field(min_length=1)]
+    findings: list[str]
+
+
+def read_audit(store: RunStore) -> AuditRecord | None:
+    """The audit of a run; None if it was not audited.
+
+    Raises:
+        StoreError: audit.json cannot be read.
+    """
+    return store.read_record(AUDIT, AuditRecord) if store.has(AUDIT) else None
 
 
 def percent(share: float | None) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from s3ray.config.job import STAGES_ASIDE
 from s3ray.errors import InputError
 from s3ray.storage.run_folder import RunStore
+from s3ray.tables import text_fields
 from s3ray.tasks import Task, load_task
 
 MAX_CHARS = 420
@@ -56,13 +57,6 @@ class DataFigures:
     num_rows: int
     labels: Mapping[str, int]
     words: tuple[float, float, float]
-
-
-def text_fields(table: pa.Table) -> list[str]:
-    """The input fields of an example table: its string columns that are not ours."""
-    return [
-        column.name for column in table.schema if pa.types.is_string(column.type) and column.name not in _NOT_FIELDS
-    ]
 
 
 def stories(store: RunStore, at_most: int = 6) -> list[Story]:
@@ -109,9 +103,9 @@ def data_figures(store: RunStore) -> list[DataFigures]:
 
 def find_task(store: RunStore, columns: Sequence[str]) -> Task | None:
     """The task of a run whose tables have ``columns``; None where config.yaml no longer leads to it."""
-    config = store.read_config()
+    config = store.read_job()
     try:
-        task = load_task(config["task"], config["data"])
+        task = load_task(config["task"], config.get("data"))
     except InputError:  # the file was moved or changed, or its path starts from another folder: a run must outlive that
         return None
     return task if set(task.fields) <= set(columns) else None

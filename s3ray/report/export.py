@@ -15,12 +15,12 @@ import yaml
 from s3ray.config.job import StrategyConfig
 from s3ray.errors import InputError, StoreError
 from s3ray.monitor.metrics import Metrics, build_metrics, count_reasons
-from s3ray.report.examples import find_task, text_fields, written_field
+from s3ray.report.examples import find_task, written_field
 from s3ray.report.run import page_template
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import TrainingSet
-from s3ray.tables import join_tables
+from s3ray.tables import join_tables, text_fields
 from s3ray.tasks import Task
 from s3ray.telemetry.events import read_events
 
@@ -95,7 +95,7 @@ def labels_without_rows(store: RunStore) -> list[str]:
 
 def _learned(store: RunStore) -> TrainingSet:
     """What the student of the newest finished round learns from."""
-    strategy = make_strategy(StrategyConfig.model_validate(store.read_config()["strategy"]))
+    strategy = make_strategy(StrategyConfig.model_validate(store.read_job()["strategy"]))
     return strategy.training(max(store.rounds(), default=0))
 
 
@@ -107,7 +107,7 @@ def _write(folder: RunStore, table: pa.Table, card: str) -> str:
 
 def _card(store: RunStore, table: pa.Table) -> str:
     """The card (README.md) of a dataset: YAML head for ``datasets``, then where every row comes from."""
-    config, metrics = store.read_config(), build_metrics(store, list(read_events(store)))
+    config, metrics = store.read_job(), build_metrics(store, list(read_events(store)))
     gold = {part: store.read_table(store.gold(part)) for part in ("extrapolate", "select", "test")}
     task = find_task(store, table.column_names)
     written = task.written if task else written_field([table], gold["extrapolate"])

@@ -3,6 +3,7 @@
 Invariant: nothing on the page comes from the network, and every text that a model wrote is escaped.
 """
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -24,6 +25,7 @@ from s3ray.monitor.timeline import Timeline, rows, timeline, trace
 from s3ray.report import audit, captions, examples, plots
 from s3ray.report.examples import DataFigures
 from s3ray.report.plots import Bar, Part
+from s3ray.storage.contents import Notes
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.events import Event, read_events
 from s3ray.text import counts, duration, scores, short_count
@@ -76,7 +78,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         stories=examples.stories(store),
         seeds=examples.seeds(store),
         given_reasons=_given_reasons(store),
-        audit=store.read_json(audit.AUDIT) if store.has(audit.AUDIT) else None,
+        audit=audit.read_audit(store),
         audits=audit,
         made=time.strftime("%Y-%m-%d %H:%M", time.localtime(view.updated)),
     )
@@ -86,6 +88,11 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
 
 def page_template(name: str) -> jinja2.Template:
     """A page of this package; in HTML, every text in it is escaped."""
+    return _pages().get_template(name)
+
+
+@functools.cache
+def _pages() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("s3ray.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -94,7 +101,7 @@ def page_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(duration=duration, counts=counts, score="{:.3f}".format)
-    return environment.get_template(name)
+    return environment
 
 
 def result_sentence(metrics: Metrics) -> str:
@@ -279,4 +286,5 @@ def _share(share: float | None) -> str:
 
 def _given_reasons(store: RunStore) -> dict[str, list[str]]:
     name = store.notes(0, "reasons")
-    return {label: reasons[:4] for label, reasons in store.read_json(name).items()} if store.has(name) else {}
+    notes = store.read_record(name, Notes) if store.has(name) else {}
+    return {label: reasons[:4] for label, reasons in notes.items()}

@@ -19,6 +19,7 @@ from s3ray.rounds.journal import RoundJournal, Tally, total
 from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibration_stage
 from s3ray.rounds.stage import Judge, Stage
 from s3ray.rounds.students import Students, Trainer
+from s3ray.storage.contents import Notes
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
@@ -33,6 +34,7 @@ from s3ray.tables import (
 from s3ray.tasks import Task
 from s3ray.tasks.gold import GoldSplit
 from s3ray.telemetry.events import ChunkWritten, EventLog, RoundClosed, StageFinished, StageStarted
+from s3ray.telemetry.records import from_plain
 from s3ray.types import Example
 
 ROWS_BEFORE = "before.parquet"
@@ -179,7 +181,7 @@ class Driver:
             mistakes=self._students.mistakes(round_),
             prompts=self._task.note_prompts(config.generator.prompt_form),
             probes=lambda name: self._students.probes(round_, name),
-            synthetic=lambda: examples_from_table(rows_before(store, self._strategy, round_), self._task.fields),
+            synthetic=lambda: self._rows_before(round_),
             history=lambda: [
                 frozenset(store.read_table(store.mistakes_before(num))["id"].to_pylist()) for num in range(1, round_)
             ],
@@ -187,10 +189,14 @@ class Driver:
             seed=config.seed,
         )
 
+    def _rows_before(self, round_: int) -> list[Example]:
+        fields = self._task.fields
+        return examples_from_table(rows_before(self._store, self._strategy, round_, fields), fields)
+
     def _synthetic(self, rounds: Iterable[int]) -> Iterator[Example]:
         """The synthetic rows of these rounds."""
         for num in rounds:
-            table = self._store.read_table(self._store.accepted(num))
+            table = self._store.read_table(self._store.accepted(num), self._task.fields)
             yield from examples_from_table(table, self._task.fields)
 
     @property
@@ -211,8 +217,9 @@ class Driver:
     def _calibration(self) -> Calibration | None:
         if not self._calibrates:
             return None
-        plain = self._store.read_json(self._store.calibration(0))
-        return Calibration.from_dict(plain) if plain else None
+        name = self._store.calibration(0)
+        plain = self._store.read_json(name)
+        return from_plain(Calibration, plain, self._store.url(name)) if plain is not None else None
 
     def _write_notes(
         self, round_: int, stage: NoteStage, journal: RoundJournal
@@ -223,7 +230,7 @@ class Driver:
         name = self._store.notes(round_, stage.plan.name)
         if not self._store.has(name):
             self._store.write_json(name, judge.notes)
-        return summary, self._store.read_json(name)
+        return summary, self._store.read_record(name, Notes)
 
     def _run_stage(self, round_: int, plan: StagePlan, judge: Judge, journal: RoundJournal) -> dict[str, Any]:
         """Run one stage to its end. Outcomes are written to disk before they are judged."""
@@ -280,7 +287,7 @@ class Driver:
         learned = self._strategy.training(round_)
         names = [store.gold("extrapolate")] * learned.gold
         names += [store.accepted(num) for num in learned.rounds]
-        training = join_tables(store.read_table(name) for name in names)
+        training = join_tables(store.read_table(name, self._task.fields) for name in names)
         if not training.num_rows:
             raise _nothing_kept(round_, journal, store.url(store.rejected(round_)))
         store.write_table(store.train(round_), training)
@@ -299,9 +306,12 @@ def _nothing_kept(round_: int, journal: RoundJournal, table: str) -> DeadEndErro
     return DeadEndError(f"round {round_} wrote no example that was kept{':' if listed else ''}{listed}", hint)
 
 
-def rows_before(store: RunStore, strategy: Strategy, round_: int) -> pa.Table:
-    """The synthetic rows that the student before a round was trained on; after ``reparse``, those of the first run."""
+def rows_before(store: RunStore, strategy: Strategy, round_: int, fields: Sequence[str]) -> pa.Table:
+    """The synthetic rows that the student before a round was trained on; after ``reparse``, those of the first run.
+
+    ``fields`` are the task's.
+    """
     own = store.in_round(round_, ROWS_BEFORE)
     rounds = strategy.training(round_ - 1).rounds
     names = [own] if store.has(own) else [store.accepted(num) for num in rounds]
-    return join_tables(store.read_table(name) for name in names)
+    return join_tables(store.read_table(name, fields) for name in names)

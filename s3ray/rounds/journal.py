@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from s3ray.rounds.stage import Ending
 from s3ray.storage.run_folder import RunStore
-from s3ray.tables import example_schema, table_from_examples, table_from_rows
+from s3ray.tables import REJECTED_SCHEMA, example_schema, table_from_examples, table_from_rows
 from s3ray.tasks.task import STILL_THINKING
 from s3ray.types import Example, OutcomeStatus
 
@@ -36,8 +36,6 @@ REQUESTS_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-_REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
-REJECTED_SCHEMA = pa.schema([(name, _TEXT) for name in _REJECTED])
 _PAGE_ROWS = 4096
 _MOST_TEXTS = 1000
 _MOST_LETTERS = 300

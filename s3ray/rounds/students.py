@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from s3ray.config.job import RunConfig
+from s3ray.storage.contents import RoundRecord
 from s3ray.storage.run_folder import CHECKER_SCORE, RunStore
 from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.strategies.probes import Probes, probes_from_table
@@ -165,7 +166,7 @@ class Students:
     def _blocks(self, round_: int, num_known: int = 0) -> Iterator[Sequence[Mistake]]:
         """Read the blocks of mistakes that a round is written from, without the first ``num_known``."""
         for name in self._store.mistake_blocks(round_)[num_known:]:
-            yield mistakes_from_table(self._store.read_table(name), self._task.fields)
+            yield mistakes_from_table(self._store.read_table(name, self._task.fields), self._task.fields)
 
     def _train_in_thread(self, round_: int) -> None:
         log_apart(run=self._config.name)
@@ -178,7 +179,7 @@ class Students:
         """
         store, config = self._store, self._config
         is_last = round_ == self._last_round
-        num_rows = store.read_json(store.round_report(round_))["rows"]
+        num_rows = store.read_record(store.round_report(round_), RoundRecord)["rows"]
         train = store.train(round_)
         seen = {"gold": store.gold("extrapolate"), "train": train}
         checker = self._checker(round_) if config.student.weigh == "dimp" else None

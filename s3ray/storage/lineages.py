@@ -59,8 +59,16 @@ def following(first: str) -> tuple[str, Lineage]:
     if not taken:
         return newest(first)
     number = 1 + max(taken)
-    lineage = Lineage(of=name, number=number, parent=newest(first)[1].name if _own(first) else None)
+    lineage = Lineage(of=name, number=number, parent=_newest_that_says_so(first))
     return join(parent, lineage.name), lineage
+
+
+def _newest_that_says_so(first: str) -> str | None:
+    """The folder of the newest lineage; None if there is none, or one of them is damaged, which `--fresh` outlives."""
+    try:
+        return newest(first)[1].name if _own(first) else None
+    except StoreError:
+        return None
 
 
 def _own(first: str) -> list[Lineage]:
@@ -74,11 +82,9 @@ def lineage_of(store: RunStore) -> Lineage:
 
 
 def _of_store(store: RunStore) -> Lineage | None:
-    try:
-        known = store.identity()
-    except StoreError:
+    if not store.is_run():
         return None
-    if written := known.get("lineage"):
+    if written := store.identity().get("lineage"):
         lineage = Lineage(of=written["of"], number=written["number"], parent=written["parent"])
         if lineage.name == store.name:
             return lineage

@@ -15,12 +15,12 @@ place of ``events.jsonl``.
 Invariant: a file is either absent or whole; ``round.json`` and ``score.json`` come last and mean that a step is over.
 """
 
-import contextlib
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,12 +28,23 @@ import pyarrow.parquet as pq
 from s3ray.config.load import parse_yaml
 from s3ray.config.shaping import changes_in_words, fingerprint
 from s3ray.errors import InputError, StoreError, located
+from s3ray.storage.contents import (
+    IdentityRecord,
+    JobRecord,
+    ModelsRecord,
+    checked,
+    count_rows,
+    parse_json,
+    parse_line,
+    parse_table,
+)
 from s3ray.storage.lease import held
 from s3ray.storage.local import Files, LocalFiles, Notify, Position, split, store_errors
 from s3ray.storage.object_store import open_folder, read_file
 
 _FINGERPRINT = "fingerprint.json"
 _CONFIG = "config.yaml"
+_EVENTS = "events.jsonl"
 _ROUND = "round.json"
 _SCORE = "score.json"
 METRICS = "metrics.json"
@@ -42,6 +53,8 @@ CHECKER_SCORE = f"checker/{_SCORE}"
 """Name of the marker of a finished checker."""
 KEPT_BY_THE_RUN = (_SCORE, "mistakes.parquet", "test.parquet")
 """The files of a student that its run writes, not its trainer."""
+
+_Kind = TypeVar("_Kind")
 
 
 class RunStore:
@@ -55,6 +68,7 @@ class RunStore:
         """
         self._files = open_folder(str(folder))
         self._num_chunks: dict[tuple[int, str], int] = {}
+        self._config: tuple[bytes, dict[str, Any]] | None = None
 
     @property
     def root(self) -> str:
@@ -76,7 +90,7 @@ class RunStore:
             InputError: there is no such folder, or it is not a run's.
         """
         store = cls(folder)
-        if not store.has(_FINGERPRINT):
+        if not store.is_run():
             raise InputError(
                 "is not the folder of a run", where=str(folder), hint="Give the folder that `s3ray run` printed."
             )
@@ -91,7 +105,7 @@ class RunStore:
             InputError: the folder is foreign, unwritable, or belongs to a run with other settings.
         """
         self.check_writable()
-        if not self.is_begun():
+        if not self.is_run():
             # A start that was killed at once may have left its lock and an unfinished file, both hidden.
             if any(not name.startswith(".") for name in self.entries()):
                 hint = "Nothing in it was touched. Choose another `name`, `store` or --out."
@@ -107,10 +121,6 @@ class RunStore:
                 "setting back. Nothing in it was touched.",
             )
         return True
-
-    def is_begun(self) -> bool:
-        """Whether the folder belongs to a run already."""
-        return self.has(_FINGERPRINT)
 
     def check_writable(self) -> None:
         """Refuse a place where no run can lie; on an object store this writes and removes a hidden object.
@@ -129,14 +139,27 @@ class RunStore:
         (``lineage``, ``task``, and ``revisions``: the commits of the hub's models by section).
         """
         self.write_text(_CONFIG, config_yaml)
-        if not self.has(_FINGERPRINT):
+        if not self.is_run():
             own = fingerprint(settings)
             names = dict(requests or {"seed": own, "later": own})
             self.write_json(_FINGERPRINT, {"fingerprint": own, "requests": names, "settings": settings} | more)
 
-    def identity(self) -> dict[str, Any]:
-        """What ``create`` wrote: ``fingerprint``, ``settings``; and ``lineage``, ``task``, ``revisions`` if known."""
-        return dict(self.read_json(_FINGERPRINT))
+    def is_run(self) -> bool:
+        """Whether the folder is a run's."""
+        return self.has(_FINGERPRINT)
+
+    def identity(self) -> IdentityRecord:
+        """What ``create`` wrote: ``fingerprint``, ``settings``; and ``lineage``, ``task``, ``revisions`` if known.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return self.read_record(_FINGERPRINT, IdentityRecord)
+
+    def models(self) -> dict[str, str]:
+        """The models of ``generator`` and ``student``, identified by their content when the run began."""
+        models = checked(self.identity()["settings"], self.url(_FINGERPRINT), ModelsRecord)
+        return {"generator": models["generator"]["model"], "student": models["student"]["model"]}
 
     @property
     def requests(self) -> dict[str, str]:
@@ -144,7 +167,8 @@ class RunStore:
 
         A lineage that was made by reading a run again keeps those of that run.
         """
-        return dict(self.identity()["requests"])
+        found = self.identity()["requests"]
+        return {"seed": found["seed"], "later": found["later"]}
 
     def lock(self, notify: Notify = lambda text: None) -> AbstractContextManager[None]:
         """Hold the folder for one driver; ``notify`` gets a line about each driver that must be waited for.
@@ -191,8 +215,20 @@ class RunStore:
         self._files.write(name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run."""
-        return json.loads(self._files.read(name))
+        """Read a JSON file of the run.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return parse_json(self._files.read(name), self.url(name))
+
+    def read_record(self, name: str, kind: type[_Kind]) -> _Kind:
+        """Read a JSON file of the run as ``kind``, such as ``dict[str, float]`` or a ``TypedDict``.
+
+        Raises:
+            StoreError: it cannot be read, or holds something else.
+        """
+        return checked(self.read_json(name), self.url(name), kind)
 
     def read_config(self) -> dict[str, Any]:
         """The resolved job, as it lies in ``config.yaml``.
@@ -201,11 +237,22 @@ class RunStore:
             InputError: it cannot be read.
         """
         try:
-            text = self._files.read(_CONFIG).decode()
+            content = self._files.read(_CONFIG)
+            if self._config is None or self._config[0] != content:
+                with located(self.url(_CONFIG)):
+                    self._config = content, parse_yaml(content.decode())
         except (StoreError, UnicodeDecodeError) as error:
             raise InputError("cannot be read", where=self.url(_CONFIG), value=str(error)) from error
-        with located(self.url(_CONFIG)):
-            return parse_yaml(text)
+        return copy.deepcopy(self._config[1])
+
+    def read_job(self) -> JobRecord:
+        """What a report needs to know of the resolved job.
+
+        Raises:
+            InputError: it cannot be read.
+            StoreError: it lacks fields that every version writes, or they have another type.
+        """
+        return checked(self.read_config(), self.url(_CONFIG), JobRecord)
 
     def write_text(self, name: str, content: str) -> str:
         """Write a text file atomically and say where it lies."""
@@ -218,9 +265,13 @@ class RunStore:
         pq.write_table(table, sink)
         self._files.write(name, sink.getvalue())
 
-    def read_table(self, name: str) -> pa.Table:
-        """Read a Parquet file of the run."""
-        return pq.read_table(pa.BufferReader(self._files.read(name)))
+    def read_table(self, name: str, fields: Sequence[str] = ()) -> pa.Table:
+        """Read a Parquet file of the run; ``fields`` are those of the task, where examples are read.
+
+        Raises:
+            StoreError: it cannot be read, or lacks columns or values that such a table has.
+        """
+        return parse_table(self._files.read(name), self.url(name), fields)
 
     def table_writer(self, name: str, schema: pa.Schema) -> "TableWriter":
         """Begin a Parquet file that is written in parts and appears under its name when it is closed."""
@@ -328,13 +379,15 @@ class RunStore:
 
     def read_chunks(self, round_: int, stage: str) -> Iterator[pa.Table]:
         """All chunks of a stage, in the order in which they were written."""
-        for content in self._files.read_all(self._chunks(round_, stage)):
-            yield pq.read_table(pa.BufferReader(content))
+        names = self._chunks(round_, stage)
+        for name, content in zip(names, self._files.read_all(names), strict=True):
+            yield parse_table(content, self.url(name))
 
     def num_journalled(self, round_: int, stage: str) -> int:
         """Outcomes in a stage's journal."""
-        contents = self._files.read_all(self._chunks(round_, stage))
-        return sum(pq.read_metadata(pa.BufferReader(content)).num_rows for content in contents)
+        names = self._chunks(round_, stage)
+        contents = zip(names, self._files.read_all(names), strict=True)
+        return sum(count_rows(content, self.url(name)) for name, content in contents)
 
     def num_chunks_in_work(self) -> int:
         """Chunks of rounds that are not finished."""
@@ -355,8 +408,8 @@ class RunStore:
     def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
         """The events of all attempts, or those after a position; a line that a crash cut short is skipped."""
         for line in self._files.event_lines(position):
-            with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+            if (value := parse_line(line)) is not None:
+                yield checked(value, self.url(_EVENTS), dict[str, Any])
 
 
 def locked(stores: Sequence[RunStore], notify: Notify) -> AbstractContextManager[None]:
@@ -364,13 +417,13 @@ def locked(stores: Sequence[RunStore], notify: Notify) -> AbstractContextManager
     return held([store._files.lock() for store in stores], notify)
 
 
-def read_table(place: str) -> pa.Table:
-    """Read a Parquet file by its path or URL.
+def read_table(place: str, fields: Sequence[str] = ()) -> pa.Table:
+    """Read a Parquet file of a run by its path or URL; see ``RunStore.read_table``.
 
     Raises:
         StoreError: it cannot be read.
     """
-    return pq.read_table(pa.BufferReader(read_file(place)))
+    return parse_table(read_file(place), place, fields)
 
 
 class TableWriter:

@@ -143,7 +143,7 @@ def find_mistakes(task: Task, examples: Sequence[Example], answers: Sequence[Pre
 
 
 def _read_mistakes(store: RunStore, name: str, task: Task) -> list[Mistake]:
-    return mistakes_from_table(store.read_table(name), task.fields)
+    return mistakes_from_table(store.read_table(name, task.fields), task.fields)
 
 
 def _write(store: RunStore, name: str, task: Task, mistakes: Sequence[Mistake]) -> None:
@@ -186,7 +186,7 @@ def probe(student: Student, name: str, path: str, output: str, ranks: Ranks) -> 
     store, file = RunStore(output), f"probes/{name}.parquet"
     if by_first(ranks, lambda: store.has(file)):
         return
-    examples = agreed(ranks, lambda: examples_from_table(read_table(path), student.task.fields))
+    examples = agreed(ranks, lambda: examples_from_table(read_table(path, student.task.fields), student.task.fields))
     tables = [PROBE_SCHEMA.empty_table()]
     for first in range(0, len(examples), PROBE_BLOCK_ROWS):
         block = examples[first : first + PROBE_BLOCK_ROWS]

@@ -195,7 +195,7 @@ class _Clock:
 
 
 def _read(path: str, task: Task) -> list[Example]:
-    return examples_from_table(read_table(path), task.fields)
+    return examples_from_table(read_table(path, task.fields), task.fields)
 
 
 def _answer(task: Task, example: Example, given: Prediction) -> Answer:

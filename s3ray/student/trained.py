@@ -1,6 +1,5 @@
 """The marker file of a finished training, and the ids of trainings. Does not import torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from s3ray.config.job import StudentConfig
 from s3ray.config.shaping import data_shaping, fingerprint
 from s3ray.errors import TrainerError
 from s3ray.models import model_identity
+from s3ray.storage.contents import checked, parse_json
 from s3ray.storage.object_store import open_folder, read_file
 from s3ray.types import EpochReport, Score, StudentJob
 
@@ -93,4 +93,7 @@ def training_id_at(output: str) -> str:
 def _marker(output: str) -> dict[str, Any]:
     """The content of the marker in a student's folder; empty if there is none."""
     files = open_folder(output)
-    return dict(json.loads(files.read(TRAINED))) if files.exists(TRAINED) else {}
+    if not files.exists(TRAINED):
+        return {}
+    place = files.url(TRAINED)
+    return checked(parse_json(files.read(TRAINED), place), place, dict[str, Any])

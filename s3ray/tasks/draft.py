@@ -286,9 +286,9 @@ def _said(column: str, otherwise: str) -> str:
 
 def _of_sizes(rows: Sequence[Row], columns: Columns, num_classes: int) -> dict[str, Any]:
     """Sizes that suit the number and length of the rows, and two CPU cores."""
-    texts = [str(row[columns.writes]) for row in rows]
+    texts = [str(row.get(columns.writes) or "") for row in rows]
     words, tokens = sorted(map(num_words, texts)), sorted(map(_num_tokens, texts))
-    given = sum(max(_num_tokens(str(row[name])) for row in rows) for name in columns.given)
+    given = sum(max(_num_tokens(str(row.get(name) or "")) for row in rows) for name in columns.given)
     nearly_longest = len(rows) - 1 - len(rows) // 20
     most = 2 * tokens[nearly_longest] + 5 * _TOKENS_PER_WORD
     num_seeds = max(120, 4 * num_classes)

@@ -51,6 +51,9 @@ def write_rows(given: Rows | Mapping[str, Rows]) -> Path:
 
 
 def _parquet(given: Rows, field: str) -> pa.Buffer:
+    if not isinstance(given, Iterable):
+        hint = "A file, a folder, or rows: dicts of columns."
+        raise InputError("is neither a path nor rows", field=field, value=repr(given)[:80], hint=hint)
     rows = list(given)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):

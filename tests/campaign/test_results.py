@@ -13,7 +13,9 @@ from s3ray.config.shaping import data_shaping
 from s3ray.errors import InputError
 from s3ray.monitor.accounting import account
 from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_examples
 from s3ray.telemetry.events import Event
+from s3ray.types import Example, Origin, Source
 from tests.events import an_event
 from tests.monitor.run_folder import some_metrics
 
@@ -87,7 +89,9 @@ def test_a_model_from_a_folder_goes_by_its_name_where_the_folder_is_not_there(tm
 def test_macro_f1_needs_the_labels_of_test(tmp_path: Path) -> None:
     store = light_copy(tmp_path, metric="macro_f1")
     assert read_result(store).answers is None
-    store.write_table(store.gold("test"), pa.table({"id": ["a", "b"], "label": ["negative", "negative"]}))
+    origin = Origin(source=Source.GOLD)
+    truth = [Example(id=id_, fields={"text": id_}, label="negative", origin=origin) for id_ in "ab"]
+    store.write_table(store.gold("test"), table_from_examples(truth, ("text",), has_labels=True))
     answers = read_result(store).answers
     assert answers is not None
     assert (answers.truth, answers.predicted) == (("negative", "negative"), ("negative", "positive"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from s3ray.curation.calibrate import LEAST_ROWS, Calibration, calibrate
+from s3ray.telemetry.records import from_plain
 
 
 def biased(num: int, lean: float, seed: int = 0) -> tuple[list[tuple[float, float]], list[int]]:
@@ -79,4 +80,4 @@ def test_few_rows_teach_nothing() -> None:
 def test_it_is_written_and_read() -> None:
     learned = calibrate(*biased(100, lean=1.0), 2)
     assert learned is not None
-    assert Calibration.from_dict(json.loads(json.dumps(learned.as_dict()))) == learned
+    assert from_plain(Calibration, json.loads(json.dumps(learned.as_dict())), "calibration.json") == learned

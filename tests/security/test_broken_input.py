@@ -1,248 +1,197 @@
 """Every command on thousands of broken inputs: each ends with a message that names a file or field, never a traceback.
 
 Broken are jobs, tasks, grids and rows: keys missing, values of other types, huge numbers, odd signs, files cut short or
-overwritten, folders in place of files. The same cases on every machine; nothing is started.
+overwritten, folders in place of files. So are options and the environment. The same cases on every machine; nothing is
+started.
 """
 
-import contextlib
-import io
+import csv
+import gzip
 import json
-import logging
+import os
 import random
-import re
-import shutil
-import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from s3ray.cli import main
-from tests.models import make_bert
+from tests.security.breaking import RUBBISH, Restored
+from tests.security.fuzzing import fuzz, make_calls_cheap, s3ray
+from tests.security.worlds import JOB, make_inputs, rows, write_rows
 
-RUBBISH: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")),
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "plan": ("plan", "job.yaml"),
+    "run": ("run", "job.yaml", "--local", "--out", "file"),  # no run can lie there: only its checks are made
+    "compare": ("compare", "grid.yaml", "--out", "file/x"),
+    "submit": ("submit", "job.yaml", "--address", "http://127.0.0.1:1", "--out", "/x"),
+    "bench": ("bench", "job.yaml", "--out", "file"),
+}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "plan": ("--set", "--fresh", "--out"),
+    "run": ("--set", "--fresh"),
+    "compare": ("--set",),
+    "submit": ("--set", "--env", "--retries", "--no-wait"),
+    "bench": ("--set", "--engines", "--max-num-seqs", "--prompts", "--requests", "--repeat", "--min-seconds"),
+    "init": ("--label", "--writes", "--leave-out"),
+}
+FIELDS = (
+    *("generator.engines", "generator.sampling.temperature", "strategy", "strategy.rounds", "seed", "store", "name"),
+    *("gold.test", "task", "data", "student.model", "cluster.address", "nothing", "generator.nothing", "", ".", "a..b"),
+    *("seeds", "axes", "axes.strategy", "job.generator.engines", "placement.mode", "curation.verify"),
+)
+VARIABLES = (
+    *("HF_HOME", "HF_TOKEN", "TMPDIR", "RAY_TMPDIR", "HOME", "XDG_CACHE_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS"),
+    *("LINES", "TERM", "LANG", "LC_ALL", "PYTHONUTF8", "PYTHONIOENCODING", "TZ", "http_proxy", "https_proxy"),
+    *("all_proxy", "no_proxy", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "OMP_NUM_THREADS"),
+    *("CUDA_VISIBLE_DEVICES", "RAY_API_SERVER_ADDRESS", "TQDM_DISABLE", "USER", "LOGNAME", "PATH", "OPENAI_API_KEY"),
+)
+WORDS = (
     *(
         "",
         " ",
+        "0",
+        "1",
+        "-1",
+        "80",
+        "1e9",
+        "9" * 30,
         "x",
-        "\n",
-        "\0",
-        "\ud800",
-        "\ufeff",
-        "é" * 3,
-        "🙂",
-        "\u202eabc",
-        "a" * 5000,
-        "{{",
-        "{% for %}",
-        "../..",
+        "é🙂",
+        "C",
+        "de_DE.UTF-8",
+        "utf-16",
+        "dumb",
         "/",
+        "/dev/null",
     ),
-    *("/dev/null", "s3://", "http://", "~", "1e-4", "yes", "null", "package:nope", "a:b", "$HOME", "no/such/file.yaml"),
-    *([], {}, [[]], [None], [{}], {"a": 1}, {"": ""}, {"a": {"b": [1, {"c": None}]}}, ["a", 1, None], [[[[[[]]]]]]),
-]
-JOB: dict[str, Any] = {
-    "name": "job",
-    "task": "task.yaml",
-    "gold": {"extrapolate": 12, "select": 6, "test": 6},
-    "strategy": {"name": "s3", "rounds": 1, "seed_examples": 12, "rationales": False},
-    "generator": {"engine": "fake", "engines": 1, "sampling": {"max_tokens": 64}},
-    "curation": {"near_duplicate": 0.9},
-    "student": {"model": "MODEL", "epochs": 1, "max_length": 64, "workers": 1},
-    "placement": {"mode": "split"},
-    "cluster": {"address": "local"},
-    "store": "runs",
-}
-TASK: dict[str, Any] = {
-    "name": "mine",
-    "kind": "classification",
-    "fields": ["text"],
-    "writes": "text",
-    "labels": [{"name": "bad", "value": 0, "words": "bad"}, {"name": "good", "value": 1, "words": "good"}],
-    "data": "data.jsonl",
-    "limits": {"min_words": 1, "max_words": 30},
-    "prompts": {
-        "chat": {
-            "seed": {"user": "Write one {{ label }} text."},
-            "extrapolate": {"user": "Write one like {{ parent.text }}."},
-        }
-    },
-}
-GRID: dict[str, Any] = {
-    "name": "grid",
-    "job": "job.yaml",
-    "axes": {"strategy": {"a": {"strategy": {"name": "zerogen", "rows": 12}}, "b": {"strategy": {"name": "gold"}}}},
-    "seeds": [0, 1],
-}
-
-
-def mutate(tree: Any, draw: random.Random) -> Any:
-    """The tree with one thing in it broken."""
-    tree = json.loads(json.dumps(tree))
-    node: Any = tree
-    path: list[Any] = []
-    while isinstance(node, dict | list) and node and (not path or draw.random() < 0.7):
-        key = draw.choice(list(node)) if isinstance(node, dict) else draw.randrange(len(node))
-        path.append(key)
-        node = node[key]
-    if not path:
-        return draw.choice(RUBBISH)
-    holder = tree
-    for key in path[:-1]:
-        holder = holder[key]
-    match draw.randrange(4 if isinstance(holder, dict) else 3):
-        case 0:
-            del holder[path[-1]]
-        case 1 | 2:
-            holder[path[-1]] = draw.choice(RUBBISH)
-        case _:
-            holder[str(path[-1]) + draw.choice("sx_é ")] = holder.pop(path[-1])
-    return tree
-
-
-def spoil(content: bytes, draw: random.Random) -> bytes:
-    """The content of a file, cut, overwritten or replaced."""
-    place = draw.randrange(len(content) + 1)
-    match draw.randrange(6):
-        case 0:
-            return content[:place]
-        case 1:
-            return content[:place] + draw.randbytes(8) + content[place + 8 :]
-        case 2:
-            return draw.choice([b"", b"\0", b"\xef\xbb\xbf", b"\xff\xfe"]) + content
-        case 3:
-            return draw.choice([b"", b"\n", b"{", b"[]", b"null", b"PAR1", b"- a\n- b\n", b"<html>", b"\x80\x81", b"1"])
-        case 4:
-            return content.replace(b'"', b"'", 1 + draw.randrange(3))
-        case _:
-            return content + draw.choice([b"\0", b"{", b'{"a": 1}\n', b"\xc3", b"]]"])
-
-
-def spoil_file(path: Path, draw: random.Random) -> None:
-    """Break one file: its bytes, what it says, or that it is a file at all."""
-    if path.suffix == ".json" and draw.random() < 0.6:
-        with contextlib.suppress(UnicodeEncodeError):
-            path.write_text(json.dumps(mutate(json.loads(path.read_bytes()), draw), ensure_ascii=draw.random() < 0.5))
-        return
-    if path.suffix == ".jsonl" and draw.random() < 0.7:
-        lines = path.read_bytes().splitlines()
-        place = draw.randrange(len(lines))
-        lines[place] = json.dumps(mutate(json.loads(lines[place]), draw)).encode()
-        path.write_bytes(b"\n".join(lines) + b"\n")
-        return
-    if path.suffix == ".yaml" and draw.random() < 0.6:
-        path.write_text(dump(mutate(yaml.safe_load(path.read_bytes()), draw)), encoding="utf-8", errors="surrogatepass")
-        return
-    match draw.randrange(8):
-        case 0:
-            path.unlink()
-        case 1:
-            path.unlink()
-            path.mkdir()
-        case _:
-            path.write_bytes(spoil(path.read_bytes(), draw))
-
-
-def dump(tree: Any) -> str:
-    """A tree as JSON, which is YAML too and is written many times faster."""
-    return json.dumps(tree, ensure_ascii=True)
-
-
-def rows(draw: random.Random) -> list[Any]:
-    return [{"text": f"text {draw.random()} of many number {number}", "label": number % 2} for number in range(40)]
-
-
-class World:
-    """A folder with a job, a task, rows and a grid, put right again before each case."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
-        self._job = JOB | {"student": JOB["student"] | {"model": str(model)}}
-        self._rows = rows(random.Random(0))
-
-    def reset(self) -> None:
-        """Put everything right."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        self.write("job.yaml", self._job)
-        self.write("task.yaml", TASK)
-        self.write("grid.yaml", GRID)
-        self.write_rows(self._rows)
-        Path(self.folder, "file").write_text("")
-
-    def write(self, name: str, tree: Any) -> None:
-        Path(self.folder, name).write_text(dump(tree))
-
-    def write_rows(self, rows: list[Any]) -> None:
-        Path(self.folder, "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def break_job(self, draw: random.Random) -> None:
-        """Break the job, the task, the rows or the grid."""
-        match draw.randrange(8):
-            case 0 | 1 | 2:
-                self.write("job.yaml", mutate(self._job, draw))
-            case 3 | 4:
-                self.write("task.yaml", mutate(TASK, draw))
-            case 5:
-                self.write_rows(mutate(self._rows, draw) or [])
-            case _:
-                name = draw.choice(["job.yaml", "task.yaml", "data.jsonl", "grid.yaml"])
-                spoil_file(self.folder / name, draw)
-
-
-def s3ray(*arguments: str) -> tuple[int, str]:
-    """The exit code of a command, and what it says on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    argv, streams, handlers = sys.argv, (sys.stdout, sys.stderr), logging.getLogger().handlers[:]
-    sys.argv, (sys.stdout, sys.stderr) = ["s3ray", *arguments], (out, err)
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0), err.getvalue()
-    finally:
-        sys.argv, (sys.stdout, sys.stderr) = argv, streams
-        logging.getLogger().handlers[:] = handlers
-    return 0, err.getvalue()
-
-
-def judge(code: int, text: str) -> str:
-    """What is wrong with the end of a command; empty if nothing is."""
-    if "Traceback (most recent call last)" in text or code not in (0, 2, 3):
-        return f"exit code {code}: {text.strip().splitlines()[-1] if text.strip() else ''}"
-    if code and not re.search(r"\w[\w.]*: \S|cannot be|/\w", text):
-        return f"names nothing: {text!r}"
-    return ""
-
-
-COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("plan", "job.yaml"),
-    ("run", "job.yaml", "--local", "--out", "file"),  # no run can lie there: only its checks are made
-    ("compare", "grid.yaml", "--out", "file/x"),
-    ("submit", "job.yaml", "--address", "http://127.0.0.1:1", "--out", "/x"),
+    *(
+        "/no/such/place",
+        "a" * 300,
+        "file",
+        "file/x",
+        "127.0.0.1:1",
+        "http://127.0.0.1:1",
+        "ray://127.0.0.1:1",
+        "[::1]:1",
+    ),
+    *("socks5://127.0.0.1:1", "a:b", "*", "yes", "\udc80", "\n", "../..", "%s{}", "local", "[red]"),
 )
-NUM_CASES = 300
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_no_broken_input_ends_in_a_traceback(
-    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_calls_cheap(patch)
+        folder = tmp_path_factory.mktemp("inputs") / "world"
+        make_inputs(folder)
+        make_tables(folder)
+        patch.chdir(folder)
+        yield Restored(folder)
+
+
+def make_tables(folder: Path) -> None:
+    """Rows as `init` takes them, in each of the formats."""
+    (folder / "tables").mkdir()
+    made = [
+        {"id": number, "text": f"{row['text']} and more words", "label": ("bad", "good")[row["label"]], "note": None}
+        for number, row in enumerate(rows(random.Random(1)))
+    ]
+    write_rows(folder / "tables/rows.jsonl", made)
+    (folder / "tables/rows.json").write_text(json.dumps(made))
+    pq.write_table(pa.Table.from_pylist(made), folder / "tables/rows.parquet")
+    for name, delimiter in (("rows.csv", ","), ("rows.tsv", "\t")):
+        with (folder / "tables" / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(made[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(made)
+    (folder / "tables/rows.csv.gz").write_bytes(gzip.compress((folder / "tables/rows.csv").read_bytes()))
+
+
+@pytest.fixture
+def put_right(inputs: Restored) -> Iterator[Callable[[], None]]:
+    """Put folder and environment right again."""
+    environment = dict(os.environ)
+
+    def put() -> None:
+        inputs.put_right()
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+            tempfile.tempdir = None
+
+    yield put
+    put()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_broken_input_ends_in_a_traceback(name: str, inputs: Restored, put_right: Callable[[], None]) -> None:
+    files = [file for file in inputs.files if file.name in ("job.yaml", "task.yaml", "data.jsonl")]
+    files += [file for file in inputs.files if file.name == ("grid.yaml" if name == "compare" else "job.yaml")] * 2
+
+    def broken(draw: random.Random) -> tuple[str, ...]:
+        chance = draw.random()
+        if chance < 0.75:
+            inputs.spoil(draw.choice(files), draw)
+        options = odd_options(name, draw) if chance > 0.6 else ()
+        if chance > 0.8:
+            set_odd_variables(draw)
+        return (*COMMANDS[name], *options)
+
+    fuzz(name, broken, put_right)
+
+
+def test_no_table_that_is_broken_ends_init_in_a_traceback(inputs: Restored, put_right: Callable[[], None]) -> None:
+    files = [file for file in inputs.files if file.parent.name == "tables"]
+
+    def broken(draw: random.Random) -> tuple[str, ...]:
+        file = draw.choice(files)
+        if draw.random() < 0.9:
+            inputs.spoil(file, draw)
+        options = odd_options("init", draw) if draw.random() < 0.2 else ()
+        if draw.random() < 0.1:
+            set_odd_variables(draw)
+        return ("init", str(file.relative_to(inputs.folder)), *options)
+
+    fuzz("init", broken, put_right)
+
+
+def odd_options(name: str, draw: random.Random) -> tuple[str, ...]:
+    """One or two options of a command, with values that make little sense."""
+    chosen = []
+    for _ in range(draw.choice([1, 1, 2])):
+        option = draw.choice(OPTIONS[name])
+        if option.startswith(("--fresh", "--no-")):
+            chosen += [option]
+        elif option == "--set":
+            value = draw.choice(RUBBISH)
+            odd = str(value) if draw.random() < 0.5 else json.dumps(value)
+            chosen += [option, f"{draw.choice(FIELDS)}{draw.choice(['=', '=', '=', ''])}{odd}"]
+        else:
+            chosen += [option, draw.choice(["text", "label", "good", *WORDS])]
+    return tuple(chosen)
+
+
+def set_odd_variables(draw: random.Random) -> None:
+    """Set some variables of the environment to what they should not be."""
+    for variable in draw.sample(VARIABLES, draw.choice([1, 2, 4])):
+        os.environ[variable] = draw.choice(WORDS)
+    tempfile.tempdir = None
+
+
+@pytest.mark.parametrize(
+    "address", ["x", "127.0.0.1:1", "ray://127.0.0.1:1", "http://127.0.0.1:1", "[::1]:1", "a b:6379"]
+)
+def test_an_odd_ray_address_is_named(
+    address: str, inputs: Restored, put_right: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    place = tmp_path / "world"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    world = World(place, make_bert(model))
-    for number in range(NUM_CASES):
-        world.reset()
-        world.break_job(random.Random(f"{command[0]} {number}"))
-        code, text = s3ray(*command)
-        assert not (wrong := judge(code, text)), f"case {number}: {wrong}\n{text}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, text = s3ray("plan", "job.yaml", "--set", "cluster.address=auto")
+    put_right()
+    assert (code, "RAY_ADDRESS" in text) == (2, True), text
 
 
 @pytest.mark.parametrize("place", ["\0", "a\0b.yaml"])
@@ -253,7 +202,7 @@ def test_a_path_that_no_file_can_have_is_refused(place: str) -> None:
 
 @pytest.mark.parametrize("field", ["generator.model", "store", "student.model", "cluster.address"])
 def test_half_a_character_in_a_job_is_refused(tmp_path: Path, field: str) -> None:
-    job = json.loads(json.dumps(JOB))
+    job: dict[str, Any] = json.loads(json.dumps(JOB))
     holder, _, name = field.rpartition(".")
     (job[holder] if holder else job)[name] = "a \ud800"
     (tmp_path / "job.yaml").write_text(json.dumps(job))

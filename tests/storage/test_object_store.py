@@ -19,6 +19,8 @@ from s3ray.errors import InputError, LeaseLostError, StoreError
 from s3ray.storage import object_store
 from s3ray.storage.object_store import ObjectFiles, read_file
 from s3ray.storage.run_folder import RunStore, locked, read_table
+from s3ray.tables import table_from_examples, table_from_outcomes
+from s3ray.types import Example, Origin, Outcome, OutcomeStatus, Source
 from tests.buckets import Bucket, serve_bucket
 from tests.monitor.run_folder import write_run
 
@@ -53,7 +55,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def rows(*values: int) -> pa.Table:
-    return pa.table({"value": list(values)}, SCHEMA)
+    return table_from_outcomes([Outcome("", value, OutcomeStatus.ACCEPTED) for value in values])
+
+
+def examples(*values: int) -> pa.Table:
+    origin = Origin(source=Source.SEED)
+    made = [Example(id=str(value), fields={"text": "x"}, label="good", origin=origin) for value in values]
+    return table_from_examples(made, ("text",), has_labels=True)
 
 
 def test_a_run_is_written_and_found_again(place: str) -> None:
@@ -65,9 +73,9 @@ def test_a_run_is_written_and_found_again(place: str) -> None:
         for value in range(40):
             store.write_chunk(0, "seed", rows(value))
         store.write_chunk(0, "reasons", rows(99, 98))
-        writer = store.table_writer(store.accepted(0), SCHEMA)
-        writer.write(rows(1, 2))
-        writer.write(rows(3))
+        writer = store.table_writer(store.accepted(0), examples().schema)
+        writer.write(examples(1, 2))
+        writer.write(examples(3))
         assert not store.has(store.accepted(0)), "half a table is not to be seen"
         writer.close()
         assert store.rounds() == []
@@ -76,10 +84,10 @@ def test_a_run_is_written_and_found_again(place: str) -> None:
         store.write_json(store.score(0), {"main": 0.5})
     again = RunStore.existing(place)
     assert again.check(SETTINGS) is True
-    assert [chunk["value"][0].as_py() for chunk in again.read_chunks(0, "seed")] == list(range(40))
+    assert [chunk["index"][0].as_py() for chunk in again.read_chunks(0, "seed")] == list(range(40))
     assert (again.num_journalled(0, "seed"), again.num_journalled(0, "reasons")) == (40, 2)
     assert (again.rounds(), again.students(), again.num_chunks_in_work()) == ([0], [0], 0)
-    assert read_table(again.url(again.accepted(0)))["value"].to_pylist() == [1, 2, 3]
+    assert read_table(again.url(again.accepted(0)))["id"].to_pylist() == ["1", "2", "3"]
     assert again.read_config() == {"name": "x"}
     with pytest.raises(InputError, match=r"seed was 0, is 1.*\n.*--fresh"):
         again.check(SETTINGS | {"seed": 1})
@@ -187,7 +195,7 @@ def test_a_put_that_fails_changes_nothing(s3: str, monkeypatch: pytest.MonkeyPat
     files = store._files
     assert isinstance(files, ObjectFiles)
     writer = store.table_writer("rounds/0/accepted.parquet", SCHEMA)
-    writer.write(rows(1))
+    writer.write(pa.table({"value": [1]}, SCHEMA))
     for name in ("pipe_file", "put_file"):
         monkeypatch.setattr(files._fs, name, _fail)
     with pytest.raises(StoreError, match=r"metrics\.json cannot be written: ConnectionError"):
@@ -303,11 +311,14 @@ DRIVER = """
 import os, signal, sys
 import pyarrow as pa
 from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_outcomes
+from s3ray.types import Outcome, OutcomeStatus
+rows = [Outcome("", value, OutcomeStatus.ACCEPTED) for value in (1, 2)]
 store = RunStore(sys.argv[1])
 with store.lock():
     store.create({"task": "imdb", "seed": 0}, "name: x")
     store.append_events([{"event": "run_started", "attempt": 1}])
-    store.write_chunk(0, "seed", pa.table({"value": [1, 2]}))
+    store.write_chunk(0, "seed", table_from_outcomes(rows))
     writer = store.table_writer("rounds/0/accepted.parquet", pa.schema([("value", pa.int64())]))
     writer.write(pa.table({"value": [1]}))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -323,7 +334,7 @@ def test_a_driver_killed_between_chunk_and_marker_is_followed(s3: str, monkeypat
     with store.lock(said.append):
         assert "waiting" in said[0]
         assert store.rounds() == []
-        assert [chunk["value"].to_pylist() for chunk in store.read_chunks(0, "seed")] == [[1, 2]]
+        assert [chunk["index"].to_pylist() for chunk in store.read_chunks(0, "seed")] == [[1, 2]]
         assert store.write_chunk(0, "seed", rows(3)).endswith("seed-000001.parquet")
         assert not store.has("rounds/0/accepted.parquet")
         assert [event["event"] for event in store.events()] == ["run_started"]

@@ -10,6 +10,8 @@ import pytest
 
 from s3ray.errors import InputError
 from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_outcomes
+from s3ray.types import Outcome, OutcomeStatus
 
 SETTINGS: dict[str, Any] = {"task": "imdb", "seed": 0, "strategy": {"name": "s3", "rounds": 2}}
 
@@ -101,13 +103,17 @@ def test_one_process_at_a_time_runs_a_run(tmp_path: Path) -> None:
         pass
 
 
+def outcome(index: int) -> pa.Table:
+    return table_from_outcomes([Outcome("", index, OutcomeStatus.ACCEPTED)])
+
+
 def test_chunks_come_back_in_order_and_are_never_overwritten(tmp_path: Path) -> None:
     store = made(tmp_path / "run")
     for value in range(12):
-        store.write_chunk(0, "seed", pa.table({"value": [value]}))
-    RunStore(store.folder).write_chunk(0, "seed", pa.table({"value": [12]}))
-    store.write_chunk(0, "reasons", pa.table({"value": [99]}))
-    values = [chunk["value"][0].as_py() for chunk in store.read_chunks(0, "seed")]
+        store.write_chunk(0, "seed", outcome(value))
+    RunStore(store.folder).write_chunk(0, "seed", outcome(12))
+    store.write_chunk(0, "reasons", outcome(99))
+    values = [chunk["index"][0].as_py() for chunk in store.read_chunks(0, "seed")]
     assert values == list(range(13))
 
 
