@@ -161,12 +161,12 @@ class GeneratorPool:
     @property
     def num_units(self) -> int:
         """Units (see ``scheduling.room``) that hold devices at this moment; threads of runs ask for it."""
-        return num_units([_holder(replica) for replica in self._running()])
+        return num_units([replica.holder for replica in self._running()])
 
     def _holders(self) -> list[Holder]:
         """Those that hold devices, with what they have to do; for the pool's own thread."""
         in_flight = self._dispatcher.num_in_flight
-        return [replace(_holder(each), num_in_flight=in_flight(each.engine)) for each in self._running()]
+        return [replace(each.holder, num_in_flight=in_flight(each.engine)) for each in self._running()]
 
     def _is_wanted(self) -> bool:
         """Whether one more engine could be used, and its runs leave it devices somewhere."""
@@ -493,14 +493,3 @@ class GeneratorPool:
         for replica in self._replicas:
             if replica.state is ReplicaState.READY and (replica.engine in holders or replica.call is not None):
                 replica.abort(self._epoch)
-
-
-def _holder(replica: Replica) -> Holder:
-    placement = replica.placement
-    return Holder(
-        engine=replica.engine,
-        node=placement.node_id if placement else "",
-        gpu=replica.gpu,
-        is_ready=replica.state is ReplicaState.READY,
-        is_leaving=replica.is_draining,
-    )

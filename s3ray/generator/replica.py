@@ -18,6 +18,7 @@ from s3ray.config.job import GeneratorConfig
 from s3ray.errors import DeviceMemoryError, EngineStartError, InputError, PoolError
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
+from s3ray.generator.scheduling.room import Holder
 from s3ray.generator.worker import ServedTask
 from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts
 
@@ -82,6 +83,17 @@ class Replica:
         self.is_draining = False
 
     # -- state ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> Holder:
+        """The device that it holds, for the arithmetic of room."""
+        return Holder(
+            engine=self.engine,
+            node=self.placement.node_id if self.placement else "",
+            gpu=self.gpu,
+            is_ready=self.state is ReplicaState.READY,
+            is_leaving=self.is_draining,
+        )
 
     @property
     def holds_place(self) -> bool:

@@ -28,6 +28,7 @@ from s3ray.generator.engines.arguments import check_arguments, installed_argumen
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.batch_limit import auto_num_seqs, model_size
 from s3ray.generator.engines.chat import ChatTemplate
+from s3ray.generator.engines.counts import Counts, timing
 from s3ray.generator.engines.gpus import Gpus, Turn, fitting_share
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
 from s3ray.generator.engines.startup import Output, seconds_by_part, start_failure
@@ -53,7 +54,7 @@ class VLLMEngine:
         self._gpus: Gpus | None = None
         self._slept_off: list[int] = []
         self._notes: tuple[str, ...] = ()
-        self._counts = _Counts()
+        self._counts = Counts()
         self._timings: list[Timing] = []
         self._api: Any = None
         self._engine: Any = None
@@ -199,7 +200,7 @@ class VLLMEngine:
             "distributed_executor_backend": self._spec.executor,
             "trust_remote_code": config.trust_remote_code,
             "load_format": "safetensors",  # auto would read pickles where a model has nothing else
-            "disable_log_stats": True,  # the statistics go to ``_Counts`` alone, not to the log as well
+            "disable_log_stats": True,  # the statistics go to ``Counts`` alone, not to the log as well
             "seed": 0,
             "enable_sleep_mode": self._spec.can_sleep,
             **memory,
@@ -233,7 +234,7 @@ class VLLMEngine:
         )
         completion = output.outputs[0]
         if self._spec.timed:
-            self._timings.append(_timing(output.metrics))
+            self._timings.append(timing(output.metrics))
         return Generation(
             request_id=request_id,
             text=completion.text + kept_of_stop(completion.stop_reason),  # vLLM leaves the stop string out
@@ -298,19 +299,7 @@ class VLLMEngine:
 
     def stats(self) -> EngineStats:
         """VLLM's statistics after its last step."""
-        num_open = self._engine.get_num_unfinished_requests() if self._engine is not None else 0
-        counts = self._counts
-        # A request that ends at a stop string leaves vLLM between two steps.
-        num_running = min(counts.num_running, num_open)
-        return EngineStats(
-            num_running=num_running,
-            num_waiting=num_open - num_running,
-            kv_use=counts.kv_use if num_open else 0.0,
-            num_preemptions=counts.num_preemptions,
-            num_prompt_tokens=counts.num_prompt_tokens,
-            num_cached_tokens=counts.num_cached_tokens,
-            num_output_tokens=counts.num_output_tokens,
-        )
+        return self._counts.stats(self._engine.get_num_unfinished_requests() if self._engine is not None else 0)
 
     def take_timings(self) -> list[Timing]:
         """The times that vLLM's own process measured."""
@@ -353,32 +342,6 @@ class VLLMEngine:
         if self._gpus is not None:
             self._gpus.close()
             self._gpus = None
-
-
-class _Counts:
-    """Listens to vLLM's statistics (its interface ``StatLoggerBase``) and keeps sums."""
-
-    def __init__(self) -> None:
-        self.num_running = self.num_preemptions = 0
-        self.num_prompt_tokens = self.num_cached_tokens = self.num_output_tokens = 0
-        self.kv_use = 0.0
-
-    def record(
-        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
-    ) -> None:
-        """Add what vLLM reports after each step of the engine."""
-        if scheduler_stats is not None:
-            self.num_running = scheduler_stats.num_running_reqs
-            self.kv_use = scheduler_stats.kv_cache_usage
-        if iteration_stats is not None:
-            prompts = iteration_stats.prompt_token_stats
-            self.num_prompt_tokens += prompts.total
-            self.num_cached_tokens += prompts.cached_tokens
-            self.num_output_tokens += iteration_stats.num_generation_tokens
-            self.num_preemptions += iteration_stats.num_preempted_reqs
-
-    def log_engine_initialized(self) -> None:
-        """Do nothing; vLLM calls it once."""
 
 
 def _import_vllm() -> SimpleNamespace:
@@ -516,13 +479,3 @@ def _gpu_name() -> str:
     from vllm.platforms import current_platform
 
     return str(current_platform.get_device_name())
-
-
-def _timing(stats: Any) -> Timing:
-    """Read vLLM's ``RequestStateStats``."""
-    num_later = stats.num_generation_tokens - 1
-    return Timing(
-        queue_s=stats.scheduled_ts - stats.queued_ts,
-        first_token_s=stats.first_token_latency,
-        per_token_s=(stats.last_token_ts - stats.first_token_ts) / num_later if num_later > 0 else None,
-    )
