@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from s3ray.errors import DeviceMemoryError, EngineDeadError, EngineStartError, RequestRefusedError
+from s3ray.errors import DeviceMemoryError, EngineDeadError, EngineStartError, RequestRefusedError, S3RayError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.chat import ChatTemplate
 from s3ray.generator.engines.gpus import Gpus, Turn, fitting_share
@@ -109,7 +109,7 @@ class VLLMEngine:
                 self._engine = api.AsyncLLM.from_engine_args(
                     api.AsyncEngineArgs(**arguments), stat_loggers=[lambda *_: self._counts]
                 )
-        except (EngineStartError, DeviceMemoryError):
+        except S3RayError:
             raise
         except Exception as error:
             raise start_failure(error, output.last_words()) from error
