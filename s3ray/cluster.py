@@ -183,8 +183,12 @@ def on_each_bundle(look: Callable[[], Found], num: int, limit_s: float) -> list[
     Raises:
         EngineStartError: a task failed, or they took longer than ``limit_s``.
     """
+
+    def looked() -> Found:  # Ray takes functions, but not every callable
+        return look()
+
     group = ray.util.get_current_placement_group()
-    task = ray.remote(look).options(num_cpus=0, num_gpus=1, max_retries=0)
+    task = ray.remote(looked).options(num_cpus=0, num_gpus=1, max_retries=0)
     places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number) for number in range(num)]
     try:
         found: list[Found] = ray.get(

@@ -1,7 +1,5 @@
 """Engines and train workers take turns on the same devices: two pretend GPUs for two of each."""
 
-import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +12,6 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import s3ray
-from s3ray.cluster import on_each_bundle
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 from s3ray.generator.shared_pool import SharedSource, Sharing
@@ -172,24 +169,30 @@ def holders(store: RunStore) -> list[str]:
     return turns
 
 
-class Spanning:
-    """The actor of an engine over several nodes: it has no GPU itself, the bundles of its group have."""
+def spanning() -> type:
+    """The actor of an engine over several nodes, sent whole too: the bundles of its group have GPUs, it has none."""
 
-    async def look(self) -> list[tuple[int, list[int]]]:
-        return await asyncio.to_thread(on_each_bundle, own_gpus, 2, WAIT_S)
+    class Spanning:
+        async def look(self, limit_s: float) -> list[list[int]]:
+            import asyncio
+            from functools import partial
 
+            import ray
 
-def own_gpus() -> tuple[int, list[int]]:
-    return os.getpid(), ray.get_gpu_ids()
+            from s3ray.cluster import on_each_bundle
+
+            return await asyncio.to_thread(on_each_bundle, partial(ray.get_gpu_ids), 2, limit_s)
+
+    return Spanning
 
 
 def test_an_engine_over_several_nodes_looks_at_each_of_its_gpus_there(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     group = placement_group([{"CPU": 1, "GPU": 1}, {"GPU": 1}])
     place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
-    actor = ray.remote(Spanning).options(num_cpus=1, num_gpus=0, scheduling_strategy=place).remote()
+    actor = ray.remote(spanning()).options(num_cpus=1, num_gpus=0, scheduling_strategy=place).remote()
     try:
-        found = ray.get(actor.look.remote(), timeout=WAIT_S)
+        found = ray.get(actor.look.remote(WAIT_S), timeout=WAIT_S)
     finally:
         remove_placement_group(group)
-    assert sorted(ids for _, ids in found) == [[0], [1]]
+    assert sorted(found) == [[0], [1]]

@@ -22,7 +22,7 @@ from typing import Any
 
 from s3ray.adapters import FIELD as ADAPTER
 from s3ray.adapters import adapter_folder, check_adapter
-from s3ray.errors import DeviceMemoryError, EngineDeadError, EngineStartError, InputError, RequestRefusedError
+from s3ray.errors import DeviceMemoryError, EngineDeadError, EngineStartError, RequestRefusedError, S3RayError
 from s3ray.generator.engines.arguments import FIELD as ARGUMENTS
 from s3ray.generator.engines.arguments import check_arguments, installed_arguments, refused_by_vllm
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
@@ -119,7 +119,7 @@ class VLLMEngine:
                 self._engine = api.AsyncLLM.from_vllm_config(
                     self._configure(arguments), stat_loggers=self._listeners(), disable_log_stats=True
                 )
-        except (EngineStartError, DeviceMemoryError, InputError):
+        except S3RayError:
             raise
         except Exception as error:
             raise start_failure(error, output.last_words()) from error
