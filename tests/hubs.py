@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 Files = dict[str, bytes]
 
@@ -114,5 +114,6 @@ def running_hub(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        close_session()
         server.shutdown()
         server.server_close()
