@@ -32,6 +32,7 @@ _PLACES_AFTER_PADDING = (
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
 """Model types whose positions begin at ``pad_token_id + 1``, so that they read fewer tokens than they have."""
+_LFS = b"version https://git-lfs"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
 
@@ -219,7 +220,8 @@ def _cached_snapshot(model: str) -> Path | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"the folder has no {path.name}", hint="Name the folder that `save_pretrained` wrote.")
+        raise InputError(f"the folder has no {path.name}", hint=_instead(path.parent))
+    _refuse_pointer(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -229,7 +231,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _instead(folder: Path) -> str:
+    """What to do about a folder that holds no model of transformers."""
+    if (folder / "adapter_config.json").is_file():
+        return "It holds an adapter (LoRA), not a model: `merge_and_unload()` it once and `save_pretrained` the result."
+    files = sorted(folder.glob("*.gguf"))
+    return f"Name the file: {files[0]}." if files else "Name the folder that `save_pretrained` wrote."
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        hint = "Fetch the files: git lfs pull, in that folder."
+        raise InputError(f"{path.name} is a Git LFS pointer, not the file itself", hint=hint)
+
+
 def _check_weights(folder: Path) -> None:
+    for file in folder.glob("*.safetensors"):
+        _refuse_pointer(file)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = _shards(_read_json(index).get("weight_map"))
@@ -248,7 +268,7 @@ def _check_weights(folder: Path) -> None:
                 "holds its weights only as pickle (.bin), which can run code when it is read",
                 hint="Load it once where you trust it and `save_pretrained` it again: that writes safetensors.",
             )
-        raise InputError("the folder has no safetensors weights", hint="Name the folder that `save_pretrained` wrote.")
+        raise InputError("the folder has no safetensors weights", hint=_instead(folder))
 
 
 def _shards(weight_map: object) -> set[str]:

@@ -123,6 +123,22 @@ def test_a_folder_that_lacks_a_file_is_refused(folder: Path, missing: str, probl
     assert problem in refused(folder, needs_chat_template=True).problem
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_git_has_left_in_the_place_of_a_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    error = refused(folder)
+    assert f"{name} is a Git LFS pointer" in error.problem
+    assert "git lfs pull" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("adapter_config.json", "merge_and_unload"), ("small.gguf", "Name the file: ")]
+)
+def test_a_folder_with_something_else_than_a_model_says_what_to_do(folder: Path, name: str, hint: str) -> None:
+    (folder / "config.json").rename(folder / name)
+    assert hint in refused(folder).hint
+
+
 def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     error = refused(folder)

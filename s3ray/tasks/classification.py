@@ -29,6 +29,8 @@ class Classification:
         if name is None:
             legal = ", ".join(f"{value} ({name})" for value, name in self._names.items())
             hint = f"Values of this task: {legal}. Change the data, or `labels` of the task."
+            if label_text(row[self.column]).lstrip("0") in self._names:
+                hint += " YAML reads 01 as the number 1: write value: '01'."
             raise InputError("unknown label", field=self.column, value=repr(row[self.column]), hint=hint)
         return {"label": name}
 

@@ -98,6 +98,15 @@ def test_a_task_may_list_the_spellings_of_a_class_and_say_true_or_a_float(tmp_pa
         task.read_target({"label": "hAm"}, {})
 
 
+def test_a_label_whose_zero_yaml_has_taken_is_told_to_be_quoted(tmp_path: Path) -> None:
+    task = spec_of(tmp_path, 1, 2)
+    with pytest.raises(InputError, match="write value: '01'"):
+        task.read_target({"label": "01"}, {})
+    with pytest.raises(InputError) as other:
+        task.read_target({"label": "3"}, {})
+    assert "01" not in str(other.value)
+
+
 def test_two_labels_cannot_have_one_value_in_two_spellings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two labels share the value '1'"):
         spec_of(tmp_path, 1, ["x", "1.0"])
