@@ -253,10 +253,10 @@ def _axes(facts: Facts) -> list[_Axis]:
 
 
 def _sequences(at: _At) -> _Runs:
-    """Twice as many at once, and again; else half as many."""
+    """Twice as many at once, and again; half as many where the KV cache does not hold so many."""
     now = at.finding.max_num_seqs
     yield [_sequence(at, now * 2), _sequence(at, now * 4), _sequence(at, now * 8)]
-    if now >= 8:
+    if at.is_kv_full and now > 4:
         yield [_sequence(at, now // 2), _sequence(at, now // 4)]
 
 
