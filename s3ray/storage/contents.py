@@ -288,7 +288,7 @@ def _example_columns(table: pa.Table, fields: Sequence[str]) -> pa.Schema:
 
 def _check(table: pa.Table, schema: pa.Schema, place: str, may_lack: Set[str] = frozenset()) -> None:
     for field in schema:
-        if table.column_names.count(field.name) != 1:
+        if field.name not in table.column_names:
             raise damaged(place, f"it has no column {field.name}")
         column = table[field.name]
         is_empty = pa.types.is_null(column.type) and field.name in may_lack

@@ -154,11 +154,12 @@ def _line_at(content: bytes, position: int) -> int:
 def _read_parquet(path: Path, content: bytes) -> FileRows:
     try:
         table = parquet.read_table(pa.BufferReader(content))
-    except (OSError, pa.ArrowException) as error:
+        _refuse_twice(table.column_names)
+        rows = table.to_pylist()  # Arrow looks at texts and times of day only now
+    except (OSError, pa.ArrowException, MemoryError, ValueError, OverflowError) as error:
         hint = "Is it .parquet? Fetch or write it again."
         raise InputError("cannot be read", value=str(error), hint=hint) from error
-    _refuse_twice(table.column_names)
-    return FileRows(where=str(path), rows=[_named(row) for row in table.to_pylist()])
+    return FileRows(where=str(path), rows=[_named(row) for row in rows])
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

@@ -16,13 +16,14 @@ from tests.security.fuzzing import LEAST_CASES, NUM_CASES, fuzz, make_calls_chea
 from tests.security.worlds import make_runs
 
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "status": (("status", "runs/run"), ("status", "runs/rich"), ("status", "runs/campaign")),
-    "watch": (("watch", "runs/run"), ("watch", "runs/rich"), ("watch", "runs/campaign")),
+    "status": (("status", "runs/rich"), ("status", "runs/campaign"), *[("status", "runs/run")] * 4),
+    "watch": (("watch", "runs/rich"), ("watch", "runs/campaign"), *[("watch", "runs/run")] * 4),
     "report": (("report", "runs/run"), ("report", "runs/rich")),
     "export": (("export", "runs/run"), ("export", "runs/rich"), ("export", "runs/run", "--out", "runs/out")),
     "audit": (("audit", "runs/audit"),),
     "reparse": (("reparse", "runs/run"),),
     "bench-compare": (("bench-compare", "runs/old", "runs/new/profile.json"),),
+    "compare again": (("compare", "runs/again/grid.yaml", "--out", "runs/again/out"),),
     "run again": (("run", "job.yaml", "--local", "--out", "runs/run"),),
 }
 READ_ONLY = ("status", "watch", "bench-compare", "audit")
@@ -54,13 +55,13 @@ def test_no_broken_folder_ends_in_a_traceback(name: str, runs: Restored) -> None
 
     def broken(draw: random.Random) -> tuple[str, ...]:
         command = draw.choice(COMMANDS[name])
-        place = next(each for each in command if each.startswith("runs/") and each != "runs/out")
+        place = "runs/again" if name == "compare again" else next(each for each in command if each.startswith("runs/"))
         files = files_of(runs, name, place)
         if name == "run again" and draw.random() < 0.5:
             marker = Path(place, "rounds/1/round.json").absolute()
             marker.unlink()  # its journal is then read again
             files = [file for file in files if file != marker]
-        for file in {draw.choice(files) for _ in range(draw.choice([1, 1, 1, 2]))}:
+        for file in dict.fromkeys(draw.choice(files) for _ in range(draw.choice([1, 1, 1, 2]))):
             runs.spoil(file, draw)
         return command
 

@@ -10,6 +10,7 @@ from s3ray.bench.profile import write_profile
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.events import EventLog
 from tests.bench.phases import measured, profile
+from tests.campaign.test_again import light_copies
 from tests.events import an_event
 from tests.models import make_bert
 from tests.monitor.run_folder import write_run
@@ -96,5 +97,7 @@ def make_runs(folder: Path) -> None:
         shutil.copytree(folder / "runs/rich", folder / "runs/campaign" / run)
         log.pass_on(an_event("run_finished", run=run, attempt=1))
     log.emit(an_event("campaign_finished"))
+    (folder / "runs/again").mkdir()
+    light_copies(folder / "runs/again", zerogen_0=0.7, zerogen_1=0.6, s3_0=0.8, s3_1=0.75)
     for name in ("old", "new"):
         write_profile(RunStore(folder / "runs" / name), profile(measured(), measured(engine="fake")))
