@@ -1,6 +1,7 @@
 """LoRA adapters of a generator: hub ids, and folders as PEFT saves them (adapter_config.json and safetensors).
 
-The rank and the model that an adapter was trained on stand in adapter_config.json. Pickled weights are never read.
+A hub id is ``org/name`` or ``org/name@REVISION``. The rank and the model that an adapter was trained on stand in
+adapter_config.json. Pickled weights are never read.
 """
 
 import hashlib
@@ -63,8 +64,10 @@ def adapter_folder(adapter: str) -> str:
     folder = _here(adapter)
     if folder is not None:
         return str(folder)
+    name, _, revision = adapter.partition("@")
+    wanted = [SETTINGS, WEIGHTS]
     try:
-        return snapshot_download(adapter, allow_patterns=[SETTINGS, WEIGHTS], etag_timeout=_HUB_LIMIT_S)
+        return snapshot_download(name, revision=revision or None, allow_patterns=wanted, etag_timeout=_HUB_LIMIT_S)
     except (OSError, ValueError) as error:
         raise _not_had(adapter, error) from error
 
@@ -72,22 +75,24 @@ def adapter_folder(adapter: str) -> str:
 def adapter_identity(adapter: str) -> str:
     """Identify an adapter by what is in it: a folder by its name and content, one of the hub by its commit.
 
-    Raises:
-        InputError: the hub does not give it.
+    One that is not here and that the hub does not give is identified by its name.
     """
-    folder = _here(adapter)
-    if folder is None:
-        return f"{adapter}@{_from_hub(adapter).parent.name[:12]}"
-    digest = hashlib.sha256()
-    for name in (SETTINGS, WEIGHTS):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    try:
+        folder = _here(adapter)
+        if folder is None:
+            return f"{adapter.partition('@')[0]}@{_from_hub(adapter).parent.name[:12]}"
+        digest = hashlib.sha256()
+        for name in (SETTINGS, WEIGHTS):
+            with (folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except (InputError, OSError):
+        return adapter
     return f"{folder.name}@{digest.hexdigest()[:12]}"
 
 
 def is_same_adapter(known: str, own: str) -> bool:
     """Whether the adapter that a job names can be the one with a known identity."""
-    return known == own or known.rpartition("@")[0] in (own, Path(own).name)
+    return known == own or known.rpartition("@")[0] in (own.partition("@")[0], Path(own).name)
 
 
 def _here(adapter: str) -> Path | None:
@@ -104,8 +109,9 @@ def _here(adapter: str) -> Path | None:
 def _from_hub(adapter: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    name, _, revision = adapter.partition("@")
     try:
-        return Path(hf_hub_download(adapter, SETTINGS, etag_timeout=_HUB_LIMIT_S))
+        return Path(hf_hub_download(name, SETTINGS, revision=revision or None, etag_timeout=_HUB_LIMIT_S))
     except (OSError, ValueError) as error:
         raise _not_had(adapter, error) from error
 
@@ -147,4 +153,4 @@ def _has_pickles(folder: Path) -> bool:
 
 
 def _last_part(model: str) -> str:
-    return model.replace("package:", "").rstrip("/").rpartition("/")[2].lower()
+    return model.replace("package:", "").rstrip("/").rpartition("/")[2].partition("@")[0].lower()

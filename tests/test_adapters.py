@@ -62,10 +62,26 @@ def test_an_incomplete_folder_is_refused_and_pickles_are_not_read(tmp_path: Path
 
 def test_a_hub_id_that_cannot_be_had_is_said_in_the_hub_s_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for call in (check_adapter, adapter_folder, adapter_identity):
+    for call in (check_adapter, adapter_folder):
         with pytest.raises(InputError, match=r"the hub \(http.*\) does not give its adapter_config\.json") as refusal:
             call("nobody/has-this-adapter")
         assert refusal.value.field == "generator.adapter"
+    assert adapter_identity("nobody/has-this-adapter") == "nobody/has-this-adapter"
+
+
+def test_an_adapter_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--org--it"
+    (place / "refs").mkdir(parents=True)
+    (place / "snapshots").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    folder = make_adapter_files(place / "snapshots" / commit, PLAIN)
+    for name in ("org/it", "org/it@main", f"org/it@{commit}"):
+        assert check_adapter(name).max_rank == 8
+        assert adapter_identity(name) == "org/it@0123456789ab"
+        assert adapter_folder(name) == str(folder)
 
 
 def test_an_adapter_is_known_by_its_content(tmp_path: Path) -> None:
@@ -73,14 +89,18 @@ def test_an_adapter_is_known_by_its_content(tmp_path: Path) -> None:
     one, other = (make_adapter_files(tmp_path / place, PLAIN) for place in ("it", "other/it"))
     assert adapter_identity(str(one)) == adapter_identity(str(other))
     assert adapter_folder(str(one)) == str(one)
+    assert adapter_identity("/models/gone") == "/models/gone"
     (other / "adapter_model.safetensors").write_bytes(b"new! weights of the very same size")
     assert adapter_identity(str(one)) != adapter_identity(str(other))
     assert is_same_adapter(adapter_identity(str(one)), str(other)), "as far as names tell"
     assert is_same_adapter("org/it@0123456789ab", "org/it")
+    assert is_same_adapter("org/it@0123456789ab", "org/it@main")
     assert not is_same_adapter("org/it@0123456789ab", "org/that")
 
 
-@pytest.mark.parametrize("model", ["org/Base-1B", "/models/base-1b", "package:base-1b", "./base-1b/"])
+@pytest.mark.parametrize(
+    "model", ["org/Base-1B", "org/Base-1B@main", "/models/base-1b", "package:base-1b", "./base-1b/"]
+)
 def test_an_adapter_of_the_same_model_is_not_doubted(tmp_path: Path, model: str) -> None:
     adapter = check_adapter(str(make_adapter_files(tmp_path / "it", PLAIN)))
     assert not adapter.doubt(model)

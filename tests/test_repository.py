@@ -33,7 +33,10 @@ MAX_FUNCTION_LINES = 60
 MIN_LINES_OF_A_SPLINTER = 60
 # Readers look for these by their name: one strategy, kind of task or engine a file.
 FOLDERS_OF_ONE_THING_A_FILE = ("s3ray/strategies", "s3ray/tasks", "s3ray/generator/engines")
-SMALL_WITH_A_REASON = {"s3ray/student/local_trainer.py": "stands beside ray_trainer.py, in its place without Ray"}
+SMALL_WITH_A_REASON = {
+    "s3ray/student/local_trainer.py": "stands beside ray_trainer.py, in its place without Ray",
+    "s3ray/config/presets.py": "tables of values; the fields that they fill in take all of a file",
+}
 # Folders of tests that are about something else than a folder of s3ray/.
 TESTS_OF_THE_WHOLE = {
     *("contract", "engine", "cluster", "browser", "security", "docs", "cluster_files"),

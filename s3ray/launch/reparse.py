@@ -91,6 +91,8 @@ def _settings(old: RunStore, config: RunConfig, task: Task, gold: GoldSplit) -> 
     settings = shaping_settings(config, task, gold)
     for part in ("generator", "student"):  # identified by content when the run began; no model need be here now
         settings[part]["model"] = known["settings"][part]["model"]
+    if adapter := known["settings"]["generator"].get("adapter"):
+        settings["generator"]["adapter"] = adapter
     spec = task.spec.model_dump(mode="json")
     flexible = ("curation", "task_content")
     places = {"gold_content": str(task.data or config.task)}

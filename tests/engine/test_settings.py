@@ -16,7 +16,7 @@ from s3ray.config.job import GeneratorConfig
 from s3ray.errors import InputError
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.label_probabilities import shares
-from s3ray.generator.engines.vllm import VLLMEngine
+from s3ray.generator.engines.vllm import VLLMEngine, _import_vllm
 from s3ray.types import Prompt
 from tests.models import make_llama
 
@@ -86,8 +86,12 @@ def engine_of(generator: GeneratorConfig) -> VLLMEngine:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    base = make_llama(tmp_path_factory.mktemp("llama"))
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def running(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     adapter = make_adapter(tmp_path_factory.mktemp("adapter"), base)
     arguments = {"block_size": 32, "long_prefill_token_threshold": 256}
     engine = engine_of(config(base, adapter=str(adapter), sampling={"top_k": 1}, engine_args=arguments))
@@ -141,10 +145,10 @@ def test_arguments_of_the_engine_reach_it(running: Running) -> None:
     ],
 )
 def test_what_vllm_does_not_take_is_said_before_anything_is_loaded(
-    running: Running, arguments: dict[str, Any], says: str
+    base: Path, arguments: dict[str, Any], says: str
 ) -> None:
-    engine = engine_of(config(running.base, engine_args=arguments))
-    engine._api = running.engine._api
+    engine = engine_of(config(base, engine_args=arguments))
+    engine._api = _import_vllm()
     with pytest.raises(InputError, match=says) as refusal:
-        engine._configure(str(running.base))
+        engine._configure(str(base))
     assert refusal.value.field.startswith("generator.engine_args")

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -101,11 +102,18 @@ def refused_by_vllm(error: Exception, field: str) -> InputError:
     """The error for settings that vLLM itself refuses, in its own words."""
     found = getattr(error, "errors", None)  # pydantic's, whose text has a line for each part of each problem
     if callable(found):
-        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in found())
+        said = "; ".join(map(_in_words, found()))
     else:
         said = " ".join(valid_text(str(error)).split()) or type(error).__name__
     hint = "vLLM's documentation of its engine arguments says what goes together."
     return InputError(f"vLLM {_version()} does not take these settings: {said}", field=field, hint=hint)
+
+
+def _in_words(part: Mapping[str, Any]) -> str:
+    """One problem of pydantic's: where, what, and the value if it is short."""
+    where, what, given = ".".join(map(str, part["loc"])), str(part["msg"]).removeprefix("Value error, "), part["input"]
+    value = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+    return f"{where}: {what}{value}" if where else f"{what}{value}"
 
 
 def _version() -> str:

@@ -3,8 +3,8 @@
 vLLM's own defaults go by the card alone: 1024 sequences from 70 GiB on, 256 below (``get_batch_defaults`` in
 engine/arg_utils.py); a hosted engine does not even get those. Here what the card has left for the KV cache counts too:
 a limit above it only takes memory, for the sampler's buffers. It is rounded up, because a limit that is too high costs
-little: vLLM preempts, and the pool learns from it how much an engine holds. The sizes of CUDA graphs do not grow with
-it, since vLLM captures none above 512 sequences.
+little: vLLM preempts, and the pool learns from it how much an engine holds. CUDA graphs, which an engine that sleeps
+keeps in the host's memory, hardly grow with it: vLLM captures none above 512 sequences (1024 on Blackwell).
 """
 
 import json

@@ -278,8 +278,7 @@ class VLLMEngine:
             await self._engine.wake_up(["weights"])
             await self._engine.collective_rpc("reload_weights")
             await self._engine.wake_up(["kv_cache"])
-            if self._adapter is not None:  # its weights were dropped too, and are no part of the model's files
-                await self._engine.remove_lora(self._adapter.lora_int_id)
+            if self._adapter is not None:  # vLLM drops it when it reads the model's weights again
                 await self._engine.add_lora(self._adapter)
         else:
             await self._engine.wake_up()

@@ -140,7 +140,7 @@ def test_of_a_pydantic_error_the_parts_are_joined() -> None:
     with pytest.raises(ValueError, match="top_p") as error:
         SamplingConfig.model_validate({"top_p": 2})
     text = str(refused_by_vllm(error.value, FIELD))
-    assert "settings: top_p: Input should be " in text
+    assert "settings: top_p: Input should be less than or equal to 1 (got 2)" in text
     assert "https://" not in text
 
 
