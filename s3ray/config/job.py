@@ -275,7 +275,7 @@ class GeneratorConfig(StrictModel):
     """Longest prompt plus generation, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", json_schema_extra=EXECUTION)
     """auto: the model's own on a GPU; on a CPU bfloat16 where the CPU has it, else float32."""
-    engines: PositiveInt = Field(default=1, json_schema_extra=EXECUTION)
+    engines: PositiveInt = Field(default=1, le=10_000, json_schema_extra=EXECUTION)
     """Engines in the pool, one Ray actor each."""
     min_engines: PositiveInt | None = Field(default=None, json_schema_extra=EXECUTION)
     """Begin when at least so many of `engines` fit; the others join when nodes do. null: all must fit."""

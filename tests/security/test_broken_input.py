@@ -209,3 +209,12 @@ def test_half_a_character_in_a_job_is_refused(tmp_path: Path, field: str) -> Non
     code, text = s3ray("plan", str(tmp_path / "job.yaml"))
     assert code == 2
     assert f"{field}: holds half a character" in text
+
+
+@pytest.mark.parametrize("number", [10_001, 2**31, 10**30])
+def test_engines_without_end_are_refused_before_they_are_placed(
+    number: int, inputs: Restored, put_right: Callable[[], None]
+) -> None:
+    code, text = s3ray("plan", "job.yaml", "--set", f"generator.engines={number}")
+    put_right()
+    assert (code, "generator.engines: input should be less than or equal to 10000" in text) == (2, True)
