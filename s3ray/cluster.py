@@ -5,20 +5,23 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from textwrap import shorten
+from typing import TypeVar
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.addresses import Named, check_address, is_cluster, starter_of
 from s3ray.devices import local_facts
 from s3ray.environment import bring_own_token, temporary_folder
-from s3ray.errors import InputError
+from s3ray.errors import EngineStartError, InputError
 from s3ray.placement.plan import NodeFacts, Occupancy
 
 _FIELD = "cluster.address"
+Found = TypeVar("Found")
 
 
 @contextlib.contextmanager
@@ -161,6 +164,34 @@ def occupancy(resource: str) -> Occupancy:
     return Occupancy(
         resource=resource, total=total, free=free, by_group={name: num for name, num in held.items() if num}
     )
+
+
+def head_address() -> str:
+    """The address of the cluster that this process belongs to."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def on_each_bundle(look: Callable[[], Found], num: int, limit_s: float) -> list[Found]:
+    """Call ``look`` in a Ray task on each of ``num`` bundles, of one GPU each, of this actor's placement group.
+
+    Raises:
+        EngineStartError: a task failed, or they took longer than ``limit_s``.
+    """
+
+    def looked() -> Found:  # Ray takes functions, but not every callable
+        return look()
+
+    group = ray.util.get_current_placement_group()
+    task = ray.remote(looked).options(num_cpus=0, num_gpus=1, max_retries=0)
+    places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number) for number in range(num)]
+    try:
+        found: list[Found] = ray.get(
+            [task.options(scheduling_strategy=place).remote() for place in places], timeout=limit_s
+        )
+    except ray.exceptions.RayError as error:
+        problem = f"its GPUs could not be looked at in {limit_s:.0f} s: {type(error).__name__}: {error}"
+        raise EngineStartError(problem) from error
+    return found
 
 
 def remove_groups(*, memory: int) -> None:

@@ -4,6 +4,7 @@
     ├── InputError          what the user gave is wrong; nothing was started            exit code 2
     └── RunError            the run could not go on; what is on disk is safe            exit code 3
         ├── PoolError       no engine is left, or none became ready in time
+        ├── EngineStartError    an engine did not start, for the reason that it printed
         ├── TrainerError    Ray Train could not finish a student
         ├── DeviceMemoryError   the memory of a GPU did not become free for its next user
         ├── DeadEndError    what is on disk cannot become a run that ends well
@@ -107,6 +108,19 @@ class RunError(S3RayError):
 
 class PoolError(RunError):
     """The generator pool has no engine left, or none became ready within its limit."""
+
+
+class EngineStartError(RunError):
+    """An engine did not start; ``problem`` is the cause in the words that the engine printed.
+
+    ``is_final``: each later start on such a device would end in the same way.
+    """
+
+    def __init__(self, problem: str, hint: str = "", is_final: bool = False) -> None:
+        super(RunError, self).__init__(problem, hint, is_final)
+        self.problem = problem
+        self.hint = hint
+        self.is_final = is_final
 
 
 class TrainerError(RunError):

@@ -224,6 +224,8 @@ class EngineLimits:
     """The limits that an engine resolved, and its device; ``device_name`` is the model of the device, if known.
 
     ``notes`` say in words where the engine departs from what the job asks, because its server takes no more.
+    ``start_s`` says where the seconds of its start went, as far as it is known: ``turn`` (waiting for other engines on
+    the node), ``memory`` (waiting for free memory), ``weights``, ``compile``, ``profile``, ``graphs``.
     """
 
     max_num_seqs: int
@@ -234,6 +236,7 @@ class EngineLimits:
     device: str
     device_name: str = ""
     notes: tuple[str, ...] = ()
+    start_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,12 @@ import ray
 
 from s3ray.cluster import node_facts
 from s3ray.config.job import RunConfig
-from s3ray.errors import InputError, PoolError
+from s3ray.errors import EngineStartError, InputError, PoolError
 from s3ray.generator.actor import Exchange, pack
 from s3ray.generator.pending import PendingChunk
 from s3ray.generator.replica import (
+    CallFailure,
+    Refusal,
     Replica,
     ReplicaState,
     Supervisor,
@@ -22,6 +24,7 @@ from s3ray.generator.replica import (
     close_in_time,
     failure_of,
     no_engine_left,
+    nodes_like,
     sleep_in_time,
 )
 from s3ray.generator.scheduling.dispatch import Dispatcher, Recorder
@@ -82,6 +85,7 @@ class GeneratorPool:
         self._nodes: list[NodeFacts] = []
         self._nodes_at = float("-inf")
         self._alive_at = time.monotonic()
+        self._has_started = False
         self._epoch = 0
         self._pending = PendingChunk()
 
@@ -97,6 +101,7 @@ class GeneratorPool:
 
         Raises:
             PoolError: one of them died too often, or finds no place.
+            EngineStartError: none can start, for a reason that is the same each time.
         """
         self.start()
         while any(replica.state is not ReplicaState.READY for replica in self._replicas):
@@ -207,6 +212,7 @@ class GeneratorPool:
 
         Raises:
             PoolError: no engine is left.
+            EngineStartError: none can start, for a reason that is the same each time.
             InputError: no engine can do what the job asks of it.
         """
         self.start()
@@ -220,7 +226,7 @@ class GeneratorPool:
                 break
             try:
                 self._wait(source)
-            except (PoolError, InputError):
+            except (PoolError, EngineStartError, InputError):
                 if not self._pending.num_rows:
                     raise
                 yield self._pending.take()  # the answers so far are not lost, and may be enough
@@ -297,14 +303,20 @@ class GeneratorPool:
                 self._lose(replica, f"did not answer for {_SILENCE_S:.0f} s")
 
     def _receive(self, replica: Replica) -> None:
+        call = replica.take_call()
+        if call is None:
+            return  # it was given up with another one
         try:
-            answer = ray.get(replica.take_call())
+            answer = ray.get(call)
         except ray.exceptions.RayError as error:
             failure = failure_of(error)
             if failure.may_live:
                 self._ask_again(replica, failure.problem)
             else:
-                self._lose(replica, failure.problem, is_blamed=failure.is_blamed, refusal=failure.refusal)
+                nodes = replica.nodes
+                self._settle_loss(replica, failure)
+                if isinstance(failure.refusal, EngineStartError) and not self._has_started:
+                    self._give_up_alike(nodes, failure)
         else:
             if isinstance(answer, EngineLimits):
                 self._welcome(replica, answer)
@@ -313,6 +325,7 @@ class GeneratorPool:
 
     def _welcome(self, replica: Replica, limits: EngineLimits) -> None:
         now = self._alive_at = time.monotonic()
+        self._has_started = True
         event = events.EngineAwake if replica.is_waking else events.EngineReady
         replica.become_ready(now)
         self._dispatcher.join(replica.engine, limits)
@@ -351,12 +364,14 @@ class GeneratorPool:
 
     # -- supervision -----------------------------------------------------------------------------------------------
 
-    def _lose(
-        self, replica: Replica, problem: str, *, is_blamed: bool = True, refusal: InputError | None = None
-    ) -> None:
+    def _lose(self, replica: Replica, problem: str, *, is_blamed: bool = True) -> None:
+        self._settle_loss(replica, CallFailure(problem=problem, is_blamed=is_blamed))
+
+    def _settle_loss(self, replica: Replica, failure: CallFailure) -> None:
         """Take back the requests of a lost engine, and schedule its next start or give the engine up."""
         now = time.monotonic()
-        loss = self._dispatcher.leave(replica.engine, is_blamed=is_blamed)
+        problem = failure.problem
+        loss = self._dispatcher.leave(replica.engine, is_blamed=failure.is_blamed)
         if loss.poisoned:
             self._pending.add_poisoned(loss.poisoned, replica.engine, now)
         assert replica.placement is not None, "an engine that is lost was placed"
@@ -372,17 +387,38 @@ class GeneratorPool:
                 nodes=tuple(sorted(replica.nodes)),
             )
         )
-        not_before = self._supervisor.died(replica.engine, node_id, now, is_blamed=is_blamed)
-        if refusal is not None or not_before is None:
-            replica.give_up(refusal)
-            self._emit(
-                events.EngineGivenUp(
-                    engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted
-                )
-            )
+        if failure.is_late:
+            not_before = self._supervisor.late(replica.engine, now)
+        else:
+            not_before = self._supervisor.died(replica.engine, node_id, now, is_blamed=failure.is_blamed)
+        if failure.refusal is not None or not_before is None:
+            self._give_up(replica, problem, failure.refusal)
         else:
             replica.retry(not_before)
             self._nodes_at = float("-inf")  # a node may just have gone, so the list of nodes is out of date
+
+    def _give_up(self, replica: Replica, problem: str, refusal: Refusal | None) -> None:
+        replica.give_up(refusal)
+        self._emit(
+            events.EngineGivenUp(
+                engine=replica.engine, problem=problem, running=self.num_holding, wanted=self._num_wanted
+            )
+        )
+
+    def _give_up_alike(self, failed: set[str], failure: CallFailure) -> None:
+        """No engine has ever started, and one never can on nodes ``failed``: nor can those on nodes of the same kind.
+
+        They would fail one after the other, as each gets its turn.
+        """
+        nodes = self._living(time.monotonic())
+        alike = nodes_like(failed, nodes)
+        everywhere = alike >= {node.node_id for node in nodes}
+        for replica in self._replicas:
+            if replica.holds_place and replica.nodes <= alike:
+                self._settle_loss(replica, failure)
+            elif replica.state is ReplicaState.WAITING and (replica.nodes <= alike if replica.nodes else everywhere):
+                replica.die(failure.problem)
+                self._give_up(replica, failure.problem, failure.refusal)
 
     def _ask_again(self, replica: Replica, problem: str) -> None:
         """The connection to an engine broke: either the network failed, or its node died and Ray does not know it yet.

@@ -14,11 +14,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.config.job import GeneratorConfig
-from s3ray.errors import InputError, PoolError
+from s3ray.errors import DeviceMemoryError, EngineStartError, InputError, PoolError
 from s3ray.generator.actor import GeneratorActor
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.worker import ServedTask
-from s3ray.placement.plan import Bundle, EnginePlacement
+from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts
 
 _NODE_DIED = "its node has died"  # Ray has no error class for this
 _ONE_BYTE = {"memory": 1}  # a placement group must reserve something
@@ -28,6 +28,9 @@ _WINDOW_S = 3600.0  # older deaths say little about the engine or node of today
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
 _DEATHS_PER_NODE = 2
+
+Refusal = InputError | EngineStartError
+"""Why every later start of an engine would fail in the same way."""
 
 
 class ReplicaState(Enum):
@@ -45,8 +48,8 @@ class Replica:
 
     All times are on the caller's clock. Only methods set attributes: ``placement`` (None while no node has room),
     ``call`` (the Ray call under way), ``is_waking`` (it starts from sleep), ``is_draining`` (it finishes what it has
-    and then leaves), ``num_restarts``, ``problem`` (human-readable: why it does not work), and ``refusal`` (what the
-    job asks and it cannot do, if it was given up for that).
+    and then leaves), ``num_restarts``, ``problem`` (human-readable: why it does not work), and ``refusal`` (why it
+    can never work, if it was given up for that).
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
@@ -60,7 +63,7 @@ class Replica:
         self._lacks_room = False
         self.num_restarts = 0
         self.problem = ""
-        self.refusal: InputError | None = None
+        self.refusal: Refusal | None = None
         self._actor: Any = None
         self._group: PlacementGroup | None = None
         self.call: ray.ObjectRef | None = None
@@ -191,8 +194,8 @@ class Replica:
         self.num_restarts += 1
         self._not_before = not_before
 
-    def give_up(self, refusal: InputError | None = None) -> None:
-        """It never starts again, and needs no place; ``refusal`` says what it cannot do for this job."""
+    def give_up(self, refusal: Refusal | None = None) -> None:
+        """It never starts again, and needs no place; ``refusal`` says why it can never work."""
         self.state, self.placement, self.refusal = ReplicaState.GIVEN_UP, None, refusal
 
     # -- calls ---------------------------------------------------------------------------------------------------------
@@ -246,6 +249,7 @@ class Supervisor:
 
     max_restarts: int
     _by_engine: dict[str, list[float]] = field(default_factory=dict)
+    _late: dict[str, list[float]] = field(default_factory=dict)
     _by_node: dict[str, list[float]] = field(default_factory=dict)
 
     def died(self, engine: str, node_id: str, now: float, *, is_blamed: bool) -> float | None:
@@ -265,6 +269,15 @@ class Supervisor:
         wait_s = 0.0 if len(deaths) == 1 else min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (len(deaths) - 2))
         return now + wait_s
 
+    def late(self, engine: str, now: float) -> float | None:
+        """When an engine may try again whose GPU did not become free in time; None if that came too often.
+
+        Neither engine nor node is blamed. Each try has waited long itself, so the next one may begin at once.
+        """
+        waits = _recent(self._late.setdefault(engine, []), now)
+        waits.append(now)
+        return now if len(waits) <= self.max_restarts else None
+
     def unreliable_nodes(self, now: float) -> Collection[str]:
         """The nodes on which engines died twice within the hour."""
         return {node for node, deaths in self._by_node.items() if len(_recent(deaths, now)) >= _DEATHS_PER_NODE}
@@ -280,13 +293,15 @@ class CallFailure(NamedTuple):
     """Why a call to an engine failed.
 
     ``may_live``: the engine may still be alive, with only the connection broken. ``is_blamed``: the engine or one of
-    its requests may be the cause. ``refusal``: the input is wrong, and every later start would fail in the same way.
+    its requests may be the cause. ``is_late``: the GPU did not become free in time. ``refusal``: every later start
+    would fail in the same way.
     """
 
     problem: str
-    may_live: bool
-    is_blamed: bool
-    refusal: InputError | None
+    may_live: bool = False
+    is_blamed: bool = True
+    is_late: bool = False
+    refusal: Refusal | None = None
 
 
 def failure_of(error: ray.exceptions.RayError) -> CallFailure:
@@ -294,12 +309,22 @@ def failure_of(error: ray.exceptions.RayError) -> CallFailure:
     is_task = isinstance(error, ray.exceptions.RayTaskError)
     cause = (error.cause or error) if is_task else error
     is_outside = getattr(error, "preempted", False) or _NODE_DIED in str(error)
+    match cause:
+        case EngineStartError(is_final=True) | InputError():
+            return CallFailure(problem=_first_line(cause), is_blamed=False, refusal=cause)
+        case DeviceMemoryError():
+            return CallFailure(problem=_first_line(cause), is_blamed=False, is_late=True)
     return CallFailure(
         problem=_first_line(cause),
         may_live=isinstance(error, ray.exceptions.ActorUnavailableError),
         is_blamed=is_task or not is_outside,
-        refusal=cause if isinstance(cause, InputError) else None,
     )
+
+
+def nodes_like(some: Collection[str], nodes: Sequence[NodeFacts]) -> set[str]:
+    """The ids of the nodes of the same kind as ``some``: with the same accelerator, or with no GPU like them."""
+    kinds = {(node.accelerator, node.num_gpus > 0) for node in nodes if node.node_id in some}
+    return {node.node_id for node in nodes if (node.accelerator, node.num_gpus > 0) in kinds}
 
 
 def close_in_time(replicas: Sequence[Replica]) -> None:
@@ -329,8 +354,8 @@ def _is_good(call: ray.ObjectRef) -> bool:
     return True
 
 
-def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError | InputError:
-    """The error when no engine can work, with the problem of each; what the job asks and none can do is said alone."""
+def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError | Refusal:
+    """The error when no engine can work, with the problem of each; why none ever can is said alone."""
     refusals = [replica.refusal for replica in replicas if replica.refusal is not None]
     if refusals and len(refusals) == len(replicas):
         return refusals[0]
@@ -342,6 +367,8 @@ def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError | 
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, EngineStartError | DeviceMemoryError):
+        return error.problem
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 

@@ -185,7 +185,7 @@ def _say_engine(event: events.EngineEvent) -> str | None:
             return (
                 f"ready in {duration(event.seconds)} ({limits.device}, {limits.dtype}, "
                 f"{limits.max_num_seqs} sequences, {limits.max_num_batched_tokens} tokens a step)"
-                + "".join(f"; {note}" for note in limits.notes)
+                + "".join(f"; {note}" for note in (_parts(limits.start_s), *limits.notes) if note)
             )
         case events.EngineLost():
             return f"lost with {event.in_flight} request(s) in flight: {event.problem}"
@@ -194,6 +194,11 @@ def _say_engine(event: events.EngineEvent) -> str | None:
         case events.EngineGivenUp():
             return f"given up: {event.problem}; {_strength(event)}"
     return None
+
+
+def _parts(start_s: Mapping[str, float]) -> str:
+    """Where the seconds of a start went, the parts of a second or more."""
+    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in start_s.items() if seconds >= 1)
 
 
 def _strength(event: events.EngineWaiting | events.EngineGivenUp) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import s3ray
 from s3ray.config.job import RunConfig
@@ -118,3 +119,32 @@ def holders(store: RunStore) -> list[str]:
                 assert not running
                 turns.append("workers")
     return turns
+
+
+def spanning() -> type:
+    """The actor of an engine over several nodes, sent whole too: the bundles of its group have GPUs, it has none."""
+
+    class Spanning:
+        async def look(self, limit_s: float) -> list[list[int]]:
+            import asyncio
+            from functools import partial
+
+            import ray
+
+            from s3ray.cluster import on_each_bundle
+
+            return await asyncio.to_thread(on_each_bundle, partial(ray.get_gpu_ids), 2, limit_s)
+
+    return Spanning
+
+
+def test_an_engine_over_several_nodes_looks_at_each_of_its_gpus_there(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    group = placement_group([{"CPU": 1, "GPU": 1}, {"GPU": 1}])
+    place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    actor = ray.remote(spanning()).options(num_cpus=1, num_gpus=0, scheduling_strategy=place).remote()
+    try:
+        found = ray.get(actor.look.remote(WAIT_S), timeout=WAIT_S)
+    finally:
+        remove_placement_group(group)
+    assert sorted(found) == [[0], [1]]

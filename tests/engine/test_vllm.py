@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from benchmarks.processes import below
+from s3ray.errors import EngineStartError
 from s3ray.generator.pool import GeneratorPool
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineReady, Event
@@ -56,6 +58,16 @@ def running(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterat
 
 def requests(num: int, parent: str | None = None, start: int = 0) -> list[GenerationRequest]:
     return [make_request(index, parent) for index in range(start, start + num)]
+
+
+def test_why_vllm_does_not_start_is_told_in_its_words_after_one_start(tmp_path: Path) -> None:
+    """First in the file: an engine that runs would have the cores."""
+    events: list[Event] = []
+    pool = make_pool(events, engine="vllm", model=str(make_llama(tmp_path)), kv_cache_gib=900, dtype="float32")
+    with pytest.raises(EngineStartError, match="less than requested memory for kv"):
+        list(pool.generate(InsistentSource(requests(1))))
+    pool.close()
+    assert [event.kind for event in events] == ["engine_starting", "engine_lost", "engine_given_up"]
 
 
 def test_every_request_is_answered_within_the_limits_asked_for(running: Running) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.processes import below
-from s3ray.errors import PoolError
+from s3ray.errors import EngineStartError, PoolError
 from s3ray.generator.pool import GeneratorPool
 from s3ray.tables import outcomes_from_table
 from s3ray.telemetry.events import EngineGivenUp, EngineLost, Event
@@ -203,3 +203,22 @@ def test_every_chunk_says_how_its_engines_are() -> None:
         pool.close()
     assert rows.total() == 100
     assert len(rows) == 2
+
+
+def test_what_is_the_same_at_every_start_ends_the_run_at_once_with_its_cause() -> None:
+    events: Events = []
+    pool = make_pool(events, engines=3, engine="tests.generator.unstartable:NeverStarts")
+    with pytest.raises(EngineStartError, match=r"^the engine did not start: ValueError: No room\n  Take more\.$"):
+        drain(pool, InsistentSource(asked(4)))
+    assert names(events)["engine_starting"] == 3, "none is tried again"
+    assert names(events)["engine_given_up"] == 3
+
+
+def test_a_gpu_that_is_late_is_blamed_on_nobody() -> None:
+    events: Events = []
+    pool = make_pool(events, engine="tests.generator.unstartable:StartsLate", max_restarts=2)
+    outcomes = drain(pool, InsistentSource(asked(4)))
+    assert indexes(outcomes) == list(range(4))
+    assert [event.problem for event in events if isinstance(event, EngineLost)] == 2 * [
+        "engine-0 needs 30 GiB of GPU 0"
+    ]

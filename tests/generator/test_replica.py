@@ -1,9 +1,19 @@
 """What a replica does by itself, without Ray: when it is due, held back, stalled, and what a life leaves behind."""
 
 import pytest
+import ray
 
-from s3ray.errors import InputError, PoolError
-from s3ray.generator.replica import Replica, ReplicaState, no_engine_left
+from s3ray.errors import DeviceMemoryError, EngineStartError, InputError, PoolError
+from s3ray.generator.replica import (
+    CallFailure,
+    Replica,
+    ReplicaState,
+    Supervisor,
+    failure_of,
+    no_engine_left,
+    nodes_like,
+)
+from s3ray.placement.plan import NodeFacts
 
 
 @pytest.fixture
@@ -82,3 +92,34 @@ def test_what_no_engine_can_do_for_a_job_is_said_as_the_job_s_fault() -> None:
     assert isinstance(no_engine_left([one, other]), PoolError), "the other might have done it"
     other.give_up(refusal)
     assert no_engine_left([one, other]) is refusal
+
+
+def failed(cause: Exception) -> CallFailure:
+    return failure_of(ray.exceptions.RayTaskError("start", "Traceback ...", cause))
+
+
+def test_a_cause_that_is_the_same_each_time_is_a_refusal_and_nobody_s_fault() -> None:
+    cause = EngineStartError("the engine did not start: no nvcc", "Install it.", is_final=True)
+    assert failed(cause) == CallFailure(problem="the engine did not start: no nvcc", is_blamed=False, refusal=cause)
+
+
+def test_a_cause_that_may_pass_counts_against_the_engine() -> None:
+    cause = EngineStartError("the engine did not start: RuntimeError: NCCL timed out", "See the log.")
+    assert failed(cause) == CallFailure(problem=cause.problem)
+
+
+def test_memory_that_is_late_counts_against_nobody_and_not_for_ever() -> None:
+    failure = failed(DeviceMemoryError("engine-0 needs 30 GiB", "End the other."))
+    assert failure == CallFailure(problem="engine-0 needs 30 GiB", is_blamed=False, is_late=True)
+    supervisor = Supervisor(max_restarts=2)
+    assert [supervisor.late("engine-0", now) for now in (0.0, 130.0, 260.0, 4000.0)] == [0.0, 130.0, None, 4000.0]
+    assert not supervisor.unreliable_nodes(260.0)
+    assert supervisor.died("engine-0", "node", 260.0, is_blamed=True) == 260.0, "its restarts are all left"
+
+
+def test_what_fails_on_one_kind_of_node_says_nothing_about_another() -> None:
+    kinds = {"a": ("H100", 8), "b": ("A10G", 4), "c": ("H100", 1), "d": ("", 0), "e": ("", 0)}
+    nodes = [NodeFacts(node_id=name, num_cpus=8, num_gpus=num, accelerator=kind) for name, (kind, num) in kinds.items()]
+    assert nodes_like({"a"}, nodes) == {"a", "c"}
+    assert nodes_like({"d"}, nodes) == {"d", "e"}
+    assert nodes_like({"a", "b"}, nodes) == {"a", "b", "c"}

@@ -16,7 +16,7 @@ from s3ray.report.run import write_report
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.events import EventLog, read_events
 from s3ray.text import duration, short_count
-from tests.events import an_event
+from tests.events import LIMITS, an_event
 from tests.monitor.run_folder import (
     Clock,
     metrics_of,
@@ -85,6 +85,17 @@ def test_plain_chunk_lines_are_throttled(tmp_path: Path, clock: Clock) -> None:
         clock.now -= 7.9  # so the next one comes within a second or two, not eight
     spoken = [line for line in _plain_lines(store) if "accepted" in line]
     assert 5 <= len(spoken) <= 25
+
+
+def test_an_engine_says_where_the_seconds_of_its_start_went(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    for start_s in ({}, {"turn": 0.2, "weights": 12.0, "compile": 41.0}):
+        limits = {**LIMITS, "notes": ["takes less"], "start_s": start_s}
+        log.emit(an_event("engine_ready", engine="engine-0", limits=limits))
+    without, with_parts = _plain_lines(store)[-2:]
+    assert without.endswith("tokens a step); takes less")
+    assert with_parts.endswith("tokens a step); weights 12 s, compile 41 s; takes less")
 
 
 def test_live_progress_on_a_terminal_keeps_the_milestones(finished: RunStore) -> None:

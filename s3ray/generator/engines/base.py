@@ -96,6 +96,8 @@ class Engine(Protocol):
 
         Raises:
             InputError: the engine cannot do what the job asks of it, however often it is started.
+            EngineStartError: it did not start; never will, on devices of this kind, if that ``is_final``.
+            DeviceMemoryError: other processes hold the memory of its device; it may be tried again.
             EngineDeadError: it did not start this time.
         """
 

@@ -10,17 +10,24 @@ import asyncio
 import gc
 import math
 import os
-import platform
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache, partial
+from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from s3ray.errors import EngineDeadError, RequestRefusedError
+from s3ray.errors import DeviceMemoryError, EngineDeadError, EngineStartError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing, kept_of_stop
 from s3ray.generator.engines.chat import ChatTemplate
+from s3ray.generator.engines.gpus import Gpus, Turn, fitting_share
 from s3ray.generator.engines.label_probabilities import first_tokens, shares
-from s3ray.machine import cpu_flags, cpu_name, has_bfloat16, wait_for_memory
+from s3ray.generator.engines.startup import Output, seconds_by_part, start_failure
+from s3ray.generator.engines.variables import secrets_kept_here, variables
+from s3ray.machine import LIMIT_S, cpu_flags, cpu_name, has_bfloat16
 from s3ray.models import resolve_model
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
@@ -37,6 +44,9 @@ class VLLMEngine:
         self._sampling = spec.config.sampling
         self._max_model_len = spec.config.max_model_len
         self._sleep_level = 0
+        self._gpus: Gpus | None = None
+        self._slept_off: list[int] = []
+        self._notes: tuple[str, ...] = ()
         self._counts = _Counts()
         self._timings: list[Timing] = []
         self._api: Any = None
@@ -50,15 +60,14 @@ class VLLMEngine:
         """Load the model and warm it up; takes from seconds to minutes."""
         config = self._spec.config
         folder = await asyncio.to_thread(resolve_model, config.model)
-        _set_environment(self._spec)
+        os.environ.update(variables(self._spec, os.environ))
         from transformers import AutoTokenizer
 
-        self._api = _import_vllm()
-        if self._spec.device == "gpu" and self._spec.executor != "ray":
-            await asyncio.to_thread(_wait_for_memory, self._spec)
-        self._engine = self._api.AsyncLLM.from_engine_args(
-            self._api.AsyncEngineArgs(**self._arguments(folder)), stat_loggers=[lambda *_: self._counts]
-        )
+        try:
+            self._api = _import_vllm()
+        except ImportError as error:
+            raise start_failure(error, "") from error
+        start_s = await self._build(folder)
         # vLLM also keeps Prometheus metrics, a histogram entry per token, which no one collects.
         loggers = self._engine.logger_manager.stat_loggers
         loggers[:] = [kept for kept in loggers if not isinstance(kept, self._api.PrometheusStatLogger)]
@@ -72,7 +81,57 @@ class VLLMEngine:
         gc.freeze()
         limits = read_limits(self._engine.vllm_config, self._spec.device)
         self._max_model_len = limits.max_model_len
-        return limits
+        return replace(limits, notes=(*limits.notes, *self._notes), start_s=start_s)
+
+    async def _build(self, folder: str) -> Mapping[str, float]:
+        """Build vLLM's engine when its turn on the GPUs has come; returns the seconds of the parts of its start.
+
+        Raises:
+            EngineStartError: with the cause that vLLM's processes printed.
+            DeviceMemoryError: the memory of a GPU did not become free.
+        """
+        api, spec = self._api, self._spec
+        waited_s: dict[str, float] = {}
+        turn = Turn(spec.engine, spec.config.ready_s / 2)  # the other half is for the start itself
+        spans_nodes = spec.executor == "ray"
+        if spans_nodes:
+            waited_s = await _wait_on_nodes(spec)
+        elif spec.device == "gpu":
+            self._gpus = _gpus_of(spec)
+        output = Output()
+        try:
+            if self._gpus is not None:
+                self._leave_room_for_contexts(self._gpus)
+            arguments = self._arguments(folder)
+            if self._gpus is not None:
+                waited_s = await asyncio.to_thread(self._take_turn, self._gpus, turn, arguments)
+            with output, secrets_kept_here() if spans_nodes else nullcontext():
+                self._engine = api.AsyncLLM.from_engine_args(
+                    api.AsyncEngineArgs(**arguments), stat_loggers=[lambda *_: self._counts]
+                )
+        except (EngineStartError, DeviceMemoryError):
+            raise
+        except Exception as error:
+            raise start_failure(error, output.last_words()) from error
+        finally:
+            turn.end(is_ready=self._engine is not None)
+        return {**waited_s, **seconds_by_part(output.text())}
+
+    def _leave_room_for_contexts(self, gpus: Gpus) -> None:
+        share = fitting_share(self._spec.memory_share, self._spec.config.gpu_share, min(gpus.totals))
+        if share < self._spec.memory_share:
+            self._notes = (
+                f"takes {share:.3f} of its GPU's memory, not {self._spec.memory_share:.3f}: the CUDA contexts of the "
+                "engines that share it need the rest",
+            )
+            self._spec = replace(self._spec, memory_share=share)
+
+    def _take_turn(self, gpus: Gpus, turn: Turn, arguments: Mapping[str, Any]) -> dict[str, float]:
+        """Wait for the turn, then for the memory; returns the seconds of both."""
+        turn.take(gpus.uuids, _first_start(arguments))
+        began = time.monotonic()
+        gpus.wait(self._spec.engine, [int(self._spec.memory_share * total) for total in gpus.totals])
+        return {"turn": turn.seconds, "memory": time.monotonic() - began}
 
     def _arguments(self, folder: str) -> dict[str, Any]:
         config = self._spec.config
@@ -207,12 +266,16 @@ class VLLMEngine:
 
     async def sleep(self, level: int) -> None:
         """Free the GPU's memory; the prefix cache goes with it."""
+        before = self._gpus.free() if self._gpus is not None else []
         await self._engine.sleep(level)
+        after = self._gpus.free() if self._gpus is not None else []
+        self._slept_off = [max(0, now - then) for then, now in zip(before, after, strict=True)]
         self._sleep_level = level
 
     async def wake(self) -> None:
-        """Wait until the memory is free again, and take it; weights that were dropped are read from disk."""
-        await asyncio.to_thread(_wait_for_memory, self._spec)
+        """Wait until the memory that it gave up is free again, and take it; dropped weights are read from disk."""
+        if self._gpus is not None:
+            await asyncio.to_thread(self._gpus.wait, self._spec.engine, self._slept_off)
         if self._sleep_level > 1:
             await self._engine.wake_up(["weights"])
             await self._engine.collective_rpc("reload_weights")
@@ -225,6 +288,9 @@ class VLLMEngine:
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
+        if self._gpus is not None:
+            self._gpus.close()
+            self._gpus = None
 
 
 class _Counts:
@@ -278,32 +344,63 @@ def _import_vllm() -> SimpleNamespace:
     )
 
 
-def _wait_for_memory(spec: EngineSpec) -> None:
-    """Wait until the student that was trained on these GPUs has left their memory too; vLLM gives up at once.
-
-    NVML is asked, because CUDA would keep memory of its own in this process.
-    """
+def _gpus_of(spec: EngineSpec) -> Gpus | None:
+    """The GPUs that this process may use, checked; None on other accelerators than NVIDIA's."""
+    import torch
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import import_pynvml
 
     if not current_platform.is_cuda():
-        return
-    nvml = import_pynvml()
-    nvml.nvmlInit()
+        return None
+    num = 1 if spec.executor == "ray" else spec.config.world_size
+    gpus = Gpus(import_pynvml(), [current_platform.device_id_to_physical_device_id(number) for number in range(num)])
+    # NVIDIA's compatibility libraries let newer CUDA run on an older driver.
+    if not os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY"):
+        gpus.check(torch.version.cuda)
+    return gpus
+
+
+def _first_start(arguments: Mapping[str, Any]) -> Path:
+    """The file beside vLLM's caches that says that an engine with these arguments has started before."""
+    from vllm import __version__, envs
+
+    told = repr((__version__, _gpu_name(), sorted(arguments.items())))
+    return Path(envs.VLLM_CACHE_ROOT) / "s3ray-started" / sha256(told.encode()).hexdigest()[:16]
+
+
+async def _wait_on_nodes(spec: EngineSpec) -> dict[str, float]:
+    """Wait for the memory of each GPU of the placement group, on its node; vLLM's Ray workers will take them.
+
+    Raises:
+        EngineStartError: a node cannot run it.
+        DeviceMemoryError: the memory of a GPU did not become free.
+    """
+    from vllm.platforms import current_platform
+
+    from s3ray.cluster import head_address, on_each_bundle
+
+    # vLLM does it too, but not where VLLM_WORKER_MULTIPROC_METHOD is set; its process would start a Ray of its own.
+    os.environ["RAY_ADDRESS"] = head_address()
+    if not current_platform.is_cuda():
+        return {}
+    began = time.monotonic()
+    look = partial(_memory_problem, spec)
+    for problem in await asyncio.to_thread(on_each_bundle, look, spec.config.world_size, 2 * LIMIT_S):
+        if problem is not None:
+            raise problem
+    return {"memory": time.monotonic() - began}
+
+
+def _memory_problem(spec: EngineSpec) -> EngineStartError | DeviceMemoryError | None:
+    """Wait for the memory of the one GPU of this Ray task; returns what prevents the engine from starting there."""
     try:
-        for number in range(spec.config.world_size):
-            physical = current_platform.device_id_to_physical_device_id(number)
-            handle = nvml.nvmlDeviceGetHandleByIndex(physical)
-            needed = int(spec.memory_share * nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            where = f"GPU {physical} on {platform.node()}"
-            wait_for_memory(spec.engine, where, needed, partial(_read_memory, nvml, handle))
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _read_memory(nvml: Any, handle: Any) -> tuple[int, int]:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return memory.free, memory.total
+        gpus = _gpus_of(spec)
+        if gpus is not None:
+            gpus.wait(spec.engine, [int(spec.memory_share * total) for total in gpus.totals])
+            gpus.close()
+    except (EngineStartError, DeviceMemoryError) as error:
+        return error
+    return None
 
 
 def resolve_dtype(dtype: str, device: str, flags: Collection[str]) -> str:
@@ -340,13 +437,3 @@ def _timing(stats: Any) -> Timing:
         first_token_s=stats.first_token_latency,
         per_token_s=(stats.last_token_ts - stats.first_token_ts) / num_later if num_later > 0 else None,
     )
-
-
-def _set_environment(spec: EngineSpec) -> None:
-    """Set what vLLM reads from the environment; must happen before vLLM is imported."""
-    if spec.device == "cpu":
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(spec.config.kv_cache_gib)
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
