@@ -6,7 +6,9 @@ vLLM finds it by the entry point in ``plugins``, where that folder is on PYTHONP
 import os
 import sys
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
+
+from tests.generator.engines.nvml import Nvml
 
 _PLATFORM, _WORKER = "PretendGpuPlatform", "PretendGpuWorker"
 
@@ -30,7 +32,7 @@ def _platform() -> type:
     from vllm.platforms.cpu import CpuPlatform
     from vllm.utils import import_utils
 
-    import_utils.import_pynvml = Nvml
+    import_utils.import_pynvml = NodeNvml
 
     class PretendGpuPlatform(CpuPlatform):  # type: ignore[misc]
         ray_device_key = "GPU"
@@ -61,36 +63,11 @@ def _platform() -> type:
     return PretendGpuPlatform
 
 
-class Memory(NamedTuple):
-    """That of a GPU, in bytes."""
-
-    free: int
-    total: int
-
-
-class Nvml:
-    """NVML where all GPUs are free. A handle is the number of a GPU on its node, whose raylet is the parent process."""
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
+class NodeNvml(Nvml):
+    """The GPUs of one node, whose raylet is the parent of this process: those of different nodes are different ones."""
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
         return f"GPU-{os.getppid()}-{handle}"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Memory:  # noqa: N802
-        return Memory(free=80 * 2**30, total=80 * 2**30)
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:  # noqa: N802
-        return 9, 0
-
-    def nvmlSystemGetCudaDriverVersion(self) -> int:  # noqa: N802
-        return 13000
 
 
 @cache
