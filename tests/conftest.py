@@ -34,6 +34,7 @@ settings.load_profile("s3ray")
 LONGEST = (
     "tests/docs/test_local_cluster.py",
     "tests/cluster/test_run.py",
+    "tests/cluster/test_pretend_gpus.py",
     "tests/cluster/test_chaos.py",
     "tests/student/test_ray_trainer.py",
     "tests/engine/test_vllm.py",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 from s3ray.placement.place import plan_placement
+from s3ray.placement.plan import NodeFacts
 from s3ray.tasks import Task, load_task
 from s3ray.telemetry.events import Event
 from s3ray.types import Example, GenerationRequest, Origin, Outcome, Source
@@ -43,9 +44,13 @@ def make_pool(
     student: dict[str, Any] | None = None,
     placement: dict[str, Any] | None = None,
     sharing: "Sharing | None" = None,
+    nodes: Sequence[NodeFacts] | None = None,
     **generator: Any,
 ) -> "GeneratorPool":
-    """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list."""
+    """A pool of fake engines (or what ``generator`` says) on the Ray that is joined; its events go into a list.
+
+    It is planned for ``nodes`` (None: for all that there are).
+    """
     from s3ray.cluster import node_facts
     from s3ray.generator.pool import GeneratorPool
     from s3ray.generator.worker import only_task
@@ -54,7 +59,7 @@ def make_pool(
     raw = {"name": "test", "task": TASK.name, "generator": settings, "curation": {"clean": clean}}
     raw |= {"student": student or {}, "placement": placement or {}}
     config = validate(RunConfig, raw)
-    plan = plan_placement(config, node_facts())
+    plan = plan_placement(config, node_facts() if nodes is None else nodes)
     tasks = only_task(config, TASK)
     return GeneratorPool(config, tasks, plan, emit=events.append, sharing=sharing)
 

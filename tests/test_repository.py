@@ -40,6 +40,7 @@ SMALL_WITH_A_REASON = {
 # Folders of tests that are about something else than a folder of s3ray/.
 TESTS_OF_THE_WHOLE = {
     *("contract", "engine", "cluster", "browser", "security", "docs", "cluster_files"),
+    "platforms",  # of vLLM, for machines without a GPU
     "recorded",  # run folders that earlier commits wrote
 }
 # Events and metrics are classes. Plain values of any kind stand only where they are written or read.
