@@ -105,8 +105,11 @@ def running(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 def test_an_adapter_answers_as_if_it_were_part_of_the_weights(running: Running) -> None:
     """Against transformers, with and without; the same engine serves the bare model where a request has no adapter."""
     tokenizer: Any = AutoTokenizer.from_pretrained(running.base)
-    tokens = torch.tensor([tokenizer(STORY)["input_ids"]])
-    wanted = [tokenizer(choice)["input_ids"][0] for choice in QUESTION.choices]
+    story = torch.tensor([tokenizer(STORY)["input_ids"]])
+    # A choice counts with a small first letter and with a capital one.
+    wanted = [
+        [tokenizer(each)["input_ids"][0] for each in (choice, choice.capitalize())] for choice in QUESTION.choices
+    ]
     requested = running.engine._adapter
     told, expected, texts = [], [], []
     for adapter in (running.adapter, None):
@@ -114,8 +117,8 @@ def test_an_adapter_answers_as_if_it_were_part_of_the_weights(running: Running) 
         told.append(running.run(running.engine.choose(f"choice-{adapter}", QUESTION)).probabilities)
         texts.append(running.write(1))
         with torch.inference_mode():
-            likely = merged(running.base, adapter)(tokens).logits[0, -1].softmax(-1)
-        expected.append(shares([likely[token].item() for token in wanted]))
+            likely = merged(running.base, adapter)(story).logits[0, -1].softmax(-1)
+        expected.append(shares([sum(likely[token].item() for token in tokens) for tokens in wanted]))
     running.engine._adapter = requested
     assert told[0] == pytest.approx(expected[0], abs=1e-3)
     assert told[1] == pytest.approx(expected[1], abs=1e-3)
