@@ -188,7 +188,7 @@ def on_each_bundle(look: Callable[[], Found], num: int, limit_s: float) -> list[
         return look()
 
     group = ray.util.get_current_placement_group()
-    task = ray.remote(looked).options(num_cpus=0, num_gpus=1, max_retries=0)
+    task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(looked)
     places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number) for number in range(num)]
     try:
         found: list[Found] = ray.get(
