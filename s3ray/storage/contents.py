@@ -232,8 +232,10 @@ def parse_line(line: str) -> Any | None:
 # -- Parquet ---------------------------------------------------------------------------------------------------------
 
 _ANSWERS = pa.schema([ANSWER_SCHEMA.field(name) for name in ("id", "predicted", "score")])
+_REQUESTS = pa.schema([("request_id", pa.string()), ("stage", pa.string())])
 _BY_NAME: tuple[tuple[re.Pattern[str], pa.Schema], ...] = (
     (re.compile(r"/chunks/[^/]*$"), OUTCOME_SCHEMA),
+    (re.compile(r"/requests\.parquet$"), _REQUESTS),
     (re.compile(r"/rejected\.parquet$"), REJECTED_SCHEMA),
     (re.compile(r"/probes/[^/]*$"), PROBE_SCHEMA),
     (re.compile(r"students/\d+/test\.parquet$"), _ANSWERS),
