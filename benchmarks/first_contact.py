@@ -119,7 +119,9 @@ def main() -> None:
         if any(line["data"] == name for line in done):
             continue
         done.append({**try_out(name, given.data, given.work), "commit": provenance()["commit"]})
-        RESULT.write_text(json.dumps({"schema": 1, **provenance(), "lines": done}, indent=1) + "\n", encoding="utf-8")
+        origin = provenance()
+        origin["command"] = origin["command"].replace(str(given.data), "DATA").replace(str(given.work), "WORK")
+        RESULT.write_text(json.dumps({"schema": 1, **origin, "lines": done}, indent=1) + "\n", encoding="utf-8")
         RESULT.with_suffix(".md").write_text(table(done), encoding="utf-8")
         print(table(done))
 
