@@ -100,17 +100,18 @@ def test_a_cell_that_cannot_be_measured_ends_with_code_3(tmp_path: Path, head: H
 
 
 def test_a_search_writes_a_faster_job_and_measures_nothing_twice(tmp_path: Path, head: Head) -> None:
-    arguments = ("--tune", "--requests", "12")
-    text = bench(head, tmp_path, "tokens_per_s: 200", *arguments)
+    slow = "tokens_per_s: 50"  # so that waiting decides, and not what else this machine does
+    arguments = ("--tune", "--requests", "16")
+    text = bench(head, tmp_path, slow, *arguments)
     out = tmp_path / "out"
-    assert "12 requests fill 1 x 16 sequences less than 1.5 times" in text
+    assert "16 requests fill 1 x 16 sequences less than 1.5 times" in text
     assert "its speeds mean nothing" in text
     assert "generator: {engine: fake, prompt_form: completion, max_num_seqs: 8" in (out / "job-tuned.yaml").read_text()
     made = Tuning.model_validate_json((out / "tune.json").read_text())
     assert made.ratio > 1.05
     assert len(made.final) == 3
     assert "trial: max_num_seqs 8" in text
-    again = bench(head, tmp_path, "tokens_per_s: 200", *arguments)
+    again = bench(head, tmp_path, slow, *arguments)
     assert "going on with the search of this folder" in again
     assert "trial: " not in again
     assert "in turns: " not in again

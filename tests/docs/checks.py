@@ -98,7 +98,9 @@ def _docker(words: list[str]) -> None:
     push = verbs.add_parser("push")
     push.add_argument("tag")
     asked = parser.parse_args(words)
-    images = {str(value) for value in _values(list(_manifests())) if re.fullmatch(r"\S+/s3ray:\S+", str(value))}
+    # The manifests name its digest too, which the page tells to put there.
+    found = [re.fullmatch(r"(\S+/s3ray:[^\s@]+)@sha256:\S+", str(value)) for value in _values(list(_manifests()))]
+    images = {image[1] for image in found if image}
     if asked.verb == "build":
         assert (ROOT / asked.f).is_file()
         assert asked.context == "."
