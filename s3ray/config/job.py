@@ -423,7 +423,7 @@ class PlacementConfig(StrictModel):
     leave: Literal["auto", "stop", "sleep_1", "sleep_2"] = Field(default="auto", json_schema_extra=EXECUTION)
     """How engines on GPUs make way in swap. stop: they end and start again. sleep_1: their weights wait in the host's
     memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation. auto:
-    sleep_1 for vLLM engines of one GPU where cards and hosts are known to allow it (docs/placement.md), else stop."""
+    sleep_1 for vLLM engines of one GPU where cards and hosts allow it (docs/placement.md), else stop."""
 
     @property
     def sleep_level(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from s3ray.config.job import RunConfig
 from s3ray.monitor.metrics import Metrics, TimeShares
 from s3ray.placement.place import most_workers
-from s3ray.placement.plan import Plan
+from s3ray.placement.plan import Plan, workers_stay
 from s3ray.placement.refusals import needs_device
 from s3ray.strategies import make_strategy
 from s3ray.text import duration
@@ -90,7 +90,7 @@ def measured(metrics: Metrics, config: RunConfig, plan: Plan, guessed: Figures) 
         tokens_s=tokens / writing_s / per_engine if tokens and writing_s else guessed.tokens_s,
         samples_s=samples / training_s / per_worker if training_s else guessed.samples_s,
         engine_start_s=metrics.engine_start_s or guessed.engine_start_s,
-        worker_start_s=worker_start_s / len(rounds) or guessed.worker_start_s,
+        worker_start_s=worker_start_s / _worker_starts(plan.mode, plan.device, len(rounds)) or guessed.worker_start_s,
         tokens_per_row=tokens / accepted if tokens and accepted else guessed.tokens_per_row,
         mistakes=sum(mistakes) / len(mistakes) if mistakes else guessed.mistakes,
     )
@@ -140,9 +140,14 @@ def _starts(own: Prediction, plan: Plan, num_rounds: int, figures: Figures) -> s
     engines = f"engines {num_starts} x {figures.engine_start_s:.0f} s"
     if plan.sleep_level and num_rounds > 1:
         engines += f" and, out of sleep, {num_rounds - 1} x {_WAKE_S:.0f} s"
-    workers = f"train workers {num_rounds} x {figures.worker_start_s:.0f} s"
+    workers = f"train workers {_worker_starts(plan.mode, plan.device, num_rounds)} x {figures.worker_start_s:.0f} s"
     share = own.starting_s / own.seconds
     return f"starts in {plan.mode}: {engines}, {workers}: {share:.0%} of its {duration(own.seconds)}"
+
+
+def _worker_starts(mode: str, device: str, num_students: int) -> int:
+    """How often train workers start for so many students."""
+    return 1 if workers_stay(mode, device) else num_students
 
 
 def rows_by_round(config: RunConfig, num_rounds: int, mistakes: float) -> list[float]:
@@ -174,7 +179,8 @@ def predict(
     # Engines that leave start again in every round, or wake (``sleeps``); on CPUs they only stay idle.
     num_again = len(rows) - 1 if mode == "swap" and device == "gpu" else 0
     again_s = num_again * (_WAKE_S if sleeps else figures.engine_start_s)
-    starting_s = figures.engine_start_s + again_s + len(rows) * figures.worker_start_s
+    workers_s = _worker_starts(mode, device, len(rows)) * figures.worker_start_s
+    starting_s = figures.engine_start_s + again_s + workers_s
     seconds = starting_s + sum(write_s) + sum(train_s)
     at_work = engine_devices * sum(write_s) + num_trainers * sum(train_s)
     num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)

@@ -30,6 +30,11 @@ def in_words(nodes: Sequence[NodeFacts]) -> str:
     return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {sum(node.num_cpus for node in nodes)} CPU cores, {gpus}"
 
 
+def workers_stay(mode: str, device: str) -> bool:
+    """Whether train workers wait for the next student; not where engines need their GPUs meanwhile."""
+    return device == "cpu" or mode == "split"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What an engine reserves on one node in one piece; both counts may be 0."""
@@ -112,8 +117,8 @@ class Plan:
 
     @property
     def workers_stay(self) -> bool:
-        """Whether train workers wait for the next student; not where engines need their GPUs meanwhile."""
-        return self.device == "cpu" or self.mode == "split"
+        """Whether train workers wait for the next student."""
+        return workers_stay(self.mode, self.device)
 
     def lines(self) -> list[str]:
         """The plan in words: a line for each group of engines that are placed alike, and one for the train workers."""

@@ -92,7 +92,7 @@ class TrainWorkers:
         self._place, self._filesystem = arrow_files(place)
         self._stay = stay
         self._lock = threading.Lock()
-        self._has_begun = False
+        self._is_swept = False
         self._idle: list[_Group] = []
         self._busy: list[_Group] = []
 
@@ -108,9 +108,9 @@ class TrainWorkers:
     @contextlib.contextmanager
     def _group(self, workers: Workers) -> "Iterator[_Group]":
         with self._lock:
-            if not self._has_begun:  # what a driver that was killed has left
+            if not self._is_swept:  # what a driver that was killed has left
                 _remove(self._filesystem, self._place, self._prefix)
-                self._has_begun = True
+                self._is_swept = True
             group = next((group for group in self._idle if group.workers == workers), None)
             # Others hold devices that a new group may need.
             others = [] if group else self._idle[:]
@@ -144,7 +144,7 @@ class TrainWorkers:
             group.close()
         files = self._filesystem or pyarrow.fs.LocalFileSystem()
         here = pyarrow.fs.FileSelector(self._place, allow_not_found=True)
-        if self._has_begun and not files.get_file_info(here):
+        if self._is_swept and not files.get_file_info(here):
             with contextlib.suppress(OSError):
                 files.delete_dir(self._place)
 
@@ -339,7 +339,7 @@ class RayStudentTrainer:
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student, or go on where an interrupted training of the same student stopped.
 
-        ``seconds["start"]`` of the result includes the start and end of the workers.
+        ``seconds["start"]`` of the result includes the start of workers that are new, and the end of those that go.
 
         Raises:
             TrainerError: the cluster has no room for the workers, or they or Ray Train's controller died too often.
