@@ -93,7 +93,8 @@ MISTAKE_SCHEMA = pa.schema([*ORIGIN_SCHEMA, ("predicted", pa.string()), ("confid
 _REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in _REJECTED])
 """The texts that a round did not keep, each with its reason."""
-_NOT_FIELDS = {"id", "label", "answers", "source", "parent", "predicted"}
+TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
+"""The columns of our own in tables of examples and mistakes: no field of a task is called so."""
 
 
 def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = False) -> pa.Schema:
@@ -106,7 +107,7 @@ def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = Fal
 def text_fields(table: pa.Table) -> list[str]:
     """The input fields of an example table: its string columns that are not ours."""
     return [
-        column.name for column in table.schema if pa.types.is_string(column.type) and column.name not in _NOT_FIELDS
+        column.name for column in table.schema if pa.types.is_string(column.type) and column.name not in TABLE_COLUMNS
     ]
 
 

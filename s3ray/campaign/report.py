@@ -17,7 +17,7 @@ from s3ray.monitor import timeline
 from s3ray.monitor.accounting import Account, account
 from s3ray.monitor.metrics import shares
 from s3ray.report import plots
-from s3ray.report.captions import starts_caption, use_caption
+from s3ray.report.captions import devices_caption
 from s3ray.report.plots import Part, Point, standalone
 from s3ray.report.run import page_template
 from s3ray.storage.run_folder import RunStore
@@ -208,7 +208,6 @@ def write_comparison(
     made_by = {"made_by": to_plain(starts)}
     store.write_json("compare.json", to_json(campaign, rows, results) | made_by | time_json(time_account))
     store.write_json("timeline.json", timeline.trace(time_account))
-    use = use_caption(shares(time_account.engines), shares(time_account.trainers))
     tables = _by_task(rows)
     curves = _curves(campaign, rows)
     pictures = _write_pictures(store, tables, curves)
@@ -220,7 +219,7 @@ def write_comparison(
         num_runs=len(campaign.runs),
         missing=[run.name for run in campaign.runs if run.name not in results],
         answers={"scores": caption_of_scores, "costs": caption_of_costs},
-        use=f"{use} {starts_caption(time_account.engines)}".strip(),
+        use=devices_caption(time_account),
         tables=list(tables.items()),
         axes=[axis for axis in campaign.config.axes if axis != campaign.task_axis],
         num_combinations=len({row.name for row in rows}),

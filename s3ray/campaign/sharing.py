@@ -150,6 +150,7 @@ class DeviceQueue:
         """Hold the devices of one student, once it is its turn; yields its number of workers.
 
         No two students have the same ``urgency``; ``work`` (rows times epochs) is compared with that of waiting ones.
+        ``most_workers`` is how many workers its batches have rows for.
         """
         with self._changed:
             self._waiting[urgency] = _Waiting(work=work, most_workers=most_workers)

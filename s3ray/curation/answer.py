@@ -14,7 +14,7 @@ _TAG = (
     r"(?:\s+\w+=\"[^\"<>\n]{0,80}\")*\s*"
 )
 _ESCAPED = re.compile(rf"&lt;(/?{_TAG})&gt;", re.IGNORECASE)
-_FOLDED = re.compile(r"\s*<details type=\"reasoning\"[^<>]*>.*?</details>", re.DOTALL)
+_FOLDED = re.compile(r"\A\s*<details type=\"reasoning\"[^<>]*>.*?</details>", re.DOTALL)
 _MARK = re.compile(
     rf"(?P<open><{_TAG}>|\[THINK\]|\u25c1think\u25b7|<unused94>(?:thought\b)?|<\|channel>\s*thought\b"
     r"|<\|(?:begin_of_thought|start_thinking|think|thinking|begin_of_think)\|>)"
@@ -83,7 +83,7 @@ def read_answer(raw: str) -> Answer:
     if "&lt;" in raw:
         raw = _ESCAPED.sub(r"<\1>", raw)
     if "<" in raw or "[" in raw or "\u25c1" in raw:
-        raw = _FOLDED.sub("", raw, count=1) if _FOLDED.match(raw) else raw
+        raw = _FOLDED.sub("", raw, count=1)
         answer = _first_turn(raw)
         if answer.is_cut:
             return answer

@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import TypedDict
 
+from s3ray.storage.contents import Record
 from s3ray.storage.run_folder import RunStore
 
 AUDIT = "audit.json"
@@ -21,14 +21,12 @@ MAX_GROUPS = 4
 """Groups that the terminal has room for."""
 
 Figures = Mapping[str, Any]
-_MORE = pydantic.ConfigDict(extra="allow")
 _Spread = Annotated[list[float], pydantic.Field(min_length=3)]
 
 
-class _Part(TypedDict):
+class _Part(Record):
     """What the table reads of gold and of each group of synthetic rows; a measure may be missing, or unknown."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     labels: dict[str, float]
     words: _Spread
     label_drift: NotRequired[float | None]
@@ -43,20 +41,19 @@ class _GoldPart(_Part):
     rows: dict[str, int]
 
 
-class _Agreement(TypedDict):
+class _Agreement(Record):
     value: float | None
     by_label: NotRequired[dict[str, float | None]]
 
 
-class _Accuracy(TypedDict):
+class _Accuracy(Record):
     value: float
     low: float
     high: float
     by_label: NotRequired[dict[str, float | None]]
 
 
-class _Parents(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Parents(Record):
     similarity: _Spread | None
 
 
@@ -72,22 +69,20 @@ class _Group(_Part):
     answered: NotRequired[dict[str, float] | None]
 
 
-class _HeldOut(TypedDict):
+class _HeldOut(Record):
     by: str
     rows: int
     scores: Annotated[dict[str, float], pydantic.Field(min_length=1)]
 
 
-class _Checker(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Checker(Record):
     trained_on: int
     held_out: _HeldOut
 
 
-class AuditRecord(TypedDict):
+class AuditRecord(Record):
     """What is read of ``audit.json``."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     run: str
     rounds: list[int]
     looked_at: dict[str, int]

@@ -9,8 +9,8 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from s3ray.monitor.accounting import BUSY, OTHER_PHASE, STARTING, Lane, seconds_by_state
-from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares, count_reasons
+from s3ray.monitor.accounting import BUSY, OTHER_PHASE, STARTING, Account, Lane, seconds_by_state
+from s3ray.monitor.metrics import Metrics, RoundMetrics, TimeShares, count_reasons, shares
 from s3ray.monitor.run_view import EngineMetrics
 from s3ray.report.examples import DataFigures
 from s3ray.text import duration
@@ -151,6 +151,12 @@ def time_caption(rounds: Sequence[RoundMetrics]) -> str:
         longest = max(by_round, key=lambda num: by_round[num])
         told += f" Round {longest} took longest, {duration(by_round[longest])}."
     return told
+
+
+def devices_caption(time_account: Account) -> str:
+    """How were the devices used, and how much of it was starts?"""
+    use = use_caption(shares(time_account.engines), shares(time_account.trainers))
+    return f"{use} {starts_caption(time_account.engines)}".strip()
 
 
 def use_caption(engines: TimeShares, trainers: TimeShares) -> str:

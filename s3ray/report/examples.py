@@ -14,11 +14,10 @@ import pyarrow.compute as pc
 from s3ray.config.job import STAGES_ASIDE
 from s3ray.errors import InputError
 from s3ray.storage.run_folder import RunStore
-from s3ray.tables import text_fields
+from s3ray.tables import TABLE_COLUMNS, text_fields
 from s3ray.tasks import Task, load_task
 
 MAX_CHARS = 420
-_NOT_FIELDS = {"id", "label", "answers", "source", "parent", "predicted"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +175,7 @@ def _kept(row: Mapping[str, Any], given: Mapping[str, str]) -> Written:
     texts = {
         name: _short(value)
         for name, value in row.items()
-        if isinstance(value, str) and name not in _NOT_FIELDS and _short(value) != given.get(name)
+        if isinstance(value, str) and name not in TABLE_COLUMNS and _short(value) != given.get(name)
     }
     return Written(texts=texts, target=_target(row))
 

@@ -18,7 +18,6 @@ from s3ray.monitor.metrics import (
     RoundMetrics,
     build_metrics,
     count_reasons,
-    shares,
 )
 from s3ray.monitor.run_view import MAX_ENGINES_NAMED, EngineMetrics, RunView
 from s3ray.monitor.timeline import Timeline, rows, timeline, trace
@@ -174,14 +173,13 @@ def _answers(
 ) -> dict[str, str]:
     """The caption of each plot; empty where there is no data yet."""
     num_select = store.read_table(store.gold("select")).num_rows if store.has(store.gold("select")) else 0
-    use = captions.use_caption(shares(time_account.engines), shares(time_account.trainers))
     rates = {engine: plots.mean_busy(rates) for engine, rates in line.rates.items()}
     return {
         "score": captions.score_caption(metrics, num_select),
         "yields": captions.yield_caption(metrics.rounds),
         "speed": captions.speed_caption(rates, metrics.pool.engines),
         "time": captions.time_caption(metrics.rounds),
-        "use": f"{use} {captions.starts_caption(time_account.engines)}".strip(),
+        "use": captions.devices_caption(time_account),
         "data": captions.data_caption(data) if data else "",
     }
 

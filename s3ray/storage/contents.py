@@ -38,7 +38,6 @@ from s3ray.types import OutcomeStatus, Source
 
 _Kind = TypeVar("_Kind")
 _HINT = "Put the file back as it was, from a copy of the run, or begin anew beside it: `s3ray run JOB.yaml --fresh`."
-_MORE = pydantic.ConfigDict(extra="allow")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The spelling of half a character in JSON; two of them make a whole one."""
 
@@ -51,22 +50,26 @@ def damaged(place: str, why: str) -> StoreError:
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
 
-class ModelRecord(TypedDict):
+class Record(TypedDict):
+    """What is read of a JSON file, or of a part of one; what more stands there, as a later version adds it, is kept."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+
+class ModelRecord(Record):
     """What is read of a model among the settings of a run."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     model: str
 
 
-class ModelsRecord(TypedDict):
+class ModelsRecord(Record):
     """What is read of the settings of a run one by one; the rest is only compared."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     generator: ModelRecord
     student: ModelRecord
 
 
-class LineageRecord(TypedDict):
+class LineageRecord(Record):
     """Which lineage a folder is."""
 
     of: str
@@ -74,17 +77,16 @@ class LineageRecord(TypedDict):
     parent: str | None
 
 
-class RequestsRecord(TypedDict):
+class RequestsRecord(Record):
     """The fingerprints that request ids are made with."""
 
     seed: str
     later: str
 
 
-class RoundRecord(TypedDict):
+class RoundRecord(Record):
     """What is read of ``round.json`` beside what ``monitor.metrics`` reads: the size of the training set."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     rows: int
 
 
@@ -96,27 +98,24 @@ class CountsRecord(RoundRecord):
     stages: dict[str, "StageRecord"]
 
 
-class StageRecord(TypedDict):
+class StageRecord(Record):
     """What is read of a stage in ``round.json``: what it lacks, by label."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     short: dict[str, int]
 
 
-class SecondsRecord(TypedDict):
+class SecondsRecord(Record):
     """How long a training took; in a campaign also the seconds of all its workers."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     start: float
     train: float
     score: float
     all_workers_train: NotRequired[float]
 
 
-class ScoreRecord(TypedDict):
+class ScoreRecord(Record):
     """What every ``score.json`` holds; ``monitor.metrics`` reads the rest."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     seconds: SecondsRecord
 
 
@@ -124,10 +123,9 @@ Notes = dict[str, list[str]]
 """What a stage of notes wrote down, by label or text."""
 
 
-class IdentityRecord(TypedDict):
+class IdentityRecord(Record):
     """``fingerprint.json``."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     fingerprint: str
     requests: RequestsRecord
     settings: dict[str, Any]
@@ -136,18 +134,15 @@ class IdentityRecord(TypedDict):
     revisions: NotRequired[dict[str, str]]
 
 
-class _Gold(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Gold(Record):
     seed: int
 
 
-class _Strategy(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Strategy(Record):
     name: str
 
 
-class _Generator(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Generator(Record):
     engine: str
     model: str
     engines: int
@@ -157,21 +152,18 @@ class _Generator(TypedDict):
     sampling: dict[str, Any]
 
 
-class _Student(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Student(Record):
     model: str
     workers: int
 
 
-class _Curation(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+class _Curation(Record):
     verify: str
 
 
-class JobRecord(TypedDict):
+class JobRecord(Record):
     """What reports read of ``config.yaml``, in the words of every version since the first."""
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     name: str
     task: str
     data: NotRequired[str | None]
@@ -233,17 +225,20 @@ def parse_line(line: str) -> Any | None:
 
 _ANSWERS = pa.schema([ANSWER_SCHEMA.field(name) for name in ("id", "predicted", "score")])
 _REQUESTS = pa.schema([("request_id", pa.string()), ("stage", pa.string())])
-_BY_NAME: tuple[tuple[re.Pattern[str], pa.Schema], ...] = (
-    (re.compile(r"/chunks/[^/]*$"), OUTCOME_SCHEMA),
-    (re.compile(r"/requests\.parquet$"), _REQUESTS),
-    (re.compile(r"/rejected\.parquet$"), REJECTED_SCHEMA),
-    (re.compile(r"/probes/[^/]*$"), PROBE_SCHEMA),
-    (re.compile(r"students/\d+/test\.parquet$"), _ANSWERS),
-    (re.compile(r"/mistakes(/\d+)?\.parquet$"), MISTAKE_SCHEMA),
+"""Of answers and requests, the columns that are read."""
+_NONE: frozenset[str] = frozenset()
+_PARENT = frozenset(("parent",))
+_BY_NAME: tuple[tuple[re.Pattern[str], pa.Schema, frozenset[str]], ...] = (
+    (re.compile(r"/chunks/[^/]*$"), OUTCOME_SCHEMA, _NONE),
+    (re.compile(r"/requests\.parquet$"), _REQUESTS, _NONE),
+    (re.compile(r"/rejected\.parquet$"), REJECTED_SCHEMA, _PARENT | {"label", "text", "raw", "detail"}),
+    (re.compile(r"/probes/[^/]*$"), PROBE_SCHEMA, _NONE),
+    (re.compile(r"students/\d+/test\.parquet$"), _ANSWERS, _NONE),
+    (re.compile(r"/mistakes(/\d+)?\.parquet$"), MISTAKE_SCHEMA, _PARENT),
+    (re.compile(""), ORIGIN_SCHEMA, _PARENT),
 )
-"""The columns of a table, by its name in the run folder; the other tables hold examples."""
-_MAY_LACK = {id(REJECTED_SCHEMA): frozenset(("label", "parent", "text", "raw", "detail"))}
-"""Columns without a value in some rows: most tables lack a parent only."""
+"""By a table's name in the run folder: its columns, and those without a value in some rows. Last: all other tables,
+which hold examples."""
 _WORDS = {"status": pa.array(list(OutcomeStatus)), "source": pa.array(list(Source))}
 
 
@@ -256,8 +251,9 @@ def parse_table(content: "bytes | pa.Buffer", place: str, fields: Sequence[str] 
     with _parquet(place):
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)
-    schema = next((schema for pattern, schema in _BY_NAME if pattern.search(place)), ORIGIN_SCHEMA)
-    _check(table, schema, place, _MAY_LACK.get(id(schema), frozenset(("parent",))))
+    schema, may_lack = next((schema, may_lack) for name, schema, may_lack in _BY_NAME if name.search(place))
+    _check(table, schema, place, may_lack)
+    _check_words(table, schema, place)
     if "source" in schema.names:
         _check(table, _example_columns(table, fields), place)
     return table
@@ -288,7 +284,7 @@ def _example_columns(table: pa.Table, fields: Sequence[str]) -> pa.Schema:
     return pa.schema([target, *((name, pa.string()) for name in fields or text_fields(table) or ["text"])])
 
 
-def _check(table: pa.Table, schema: pa.Schema, place: str, may_lack: Set[str] = frozenset()) -> None:
+def _check(table: pa.Table, schema: pa.Schema, place: str, may_lack: Set[str] = _NONE) -> None:
     for field in schema:
         if field.name not in table.column_names:
             raise damaged(place, f"it has no column {field.name}")
@@ -298,7 +294,11 @@ def _check(table: pa.Table, schema: pa.Schema, place: str, may_lack: Set[str] = 
             raise damaged(place, f"its column {field.name} holds {column.type}, not {field.type}")
         if column.null_count and field.name not in may_lack:
             raise damaged(place, f"its column {field.name} lacks {column.null_count} values")
-        if field.name in _WORDS and table.num_rows:
-            odd = column.filter(pc.invert(pc.is_in(column, _WORDS[field.name])))
-            if len(odd):
-                raise damaged(place, f"its column {field.name} holds {str(odd[0])[:40]!r}")
+
+
+def _check_words(table: pa.Table, schema: pa.Schema, place: str) -> None:
+    """Check the columns of our own that hold words of s3ray; a field of a task may be called ``status`` too."""
+    for name in _WORDS.keys() & set(schema.names) if table.num_rows else ():
+        odd = table[name].filter(pc.invert(pc.is_in(table[name], _WORDS[name])))
+        if len(odd):
+            raise damaged(place, f"its column {name} holds {str(odd[0])[:40]!r}")

@@ -204,7 +204,7 @@ def _several_labels(name: str, values: Mapping[str, Sequence[Any]]) -> list[str]
         parts = {label: [part.strip() for part in label.split(joiner)] for label in labels}
         times = Counter(part for those in parts.values() for part in those)
         joined = [label for label, those in parts.items() if len(those) > 1 and all(times[part] > 1 for part in those)]
-        if len(joined) > 1 and any(label in labels for those in map(parts.__getitem__, joined) for label in those):
+        if len(joined) > 1 and any(part in parts for label in joined for part in parts[label]):
             warnings.append(
                 "looks like several labels per row (multi-label), which are not offered: "
                 f"{', '.join(joined[:3])}; each becomes a class of its own"

@@ -19,13 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from s3ray.config.dialect import dump
 from s3ray.config.load import load_config
 from s3ray.errors import InputError, located, written
+from s3ray.tables import TABLE_COLUMNS
 from s3ray.tasks.columns import Columns, sort_columns
 from s3ray.tasks.files import FileRows, Row, suffix_of
 from s3ray.tasks.gold import load_gold
 from s3ray.tasks.labels import label_text, spellings
 from s3ray.tasks.rows import NO_LABEL
 from s3ray.tasks.source import Part, read_parts
-from s3ray.tasks.spec import TABLE_COLUMNS
 from s3ray.tasks.task import load_task
 from s3ray.text import normalise, num_words, valid_text, words_of
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_valida
 from s3ray.config.job import NOTE_STAGES, StrictModel
 from s3ray.config.load import read_yaml, validate
 from s3ray.errors import located
+from s3ray.tables import TABLE_COLUMNS
 from s3ray.tasks.labels import label_text
 from s3ray.tasks.templates import check_template
 
@@ -45,7 +46,6 @@ _METRICS: dict[str, tuple[Metric, ...]] = {
     "span": ("exact_match",),
 }
 _SPAN_FIELDS = ("question", "context")
-TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
 
 
 class Label(StrictModel):

@@ -12,6 +12,8 @@ from s3ray.errors import StoreError
 from s3ray.storage.contents import Notes, parse_line
 from s3ray.storage.lineages import choose
 from s3ray.storage.run_folder import RunStore
+from s3ray.tables import table_from_examples
+from s3ray.types import Example, Origin, Source
 from tests.monitor.run_folder import write_run
 
 
@@ -98,6 +100,15 @@ def test_tables_that_are_damaged_are_named(store: RunStore) -> None:
     store.write_table(name, table)
     with pytest.raises(StoreError, match=r"accepted.parquet is damaged: it has no column question"):
         store.read_table(name, ("question",))
+
+
+def test_a_field_of_a_task_may_be_called_status(store: RunStore) -> None:
+    row = Example(
+        id="a", fields={"status": "open", "text": "x"}, label="good", origin=Origin(source=Source.GOLD, parent=None)
+    )
+    table = table_from_examples([row], ("status", "text"), has_labels=True)
+    store.write_table(store.gold("test"), table)
+    assert store.read_table(store.gold("test"), ("status", "text")) == table
 
 
 def test_settings_of_a_run_that_reports_need_are_there(store: RunStore) -> None:
