@@ -13,8 +13,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 import s3ray
 from benchmarks.provenance import provenance
-from s3ray.telemetry.events import Event
+from s3ray.monitor.accounting import account
 
 RESULT = Path(__file__).parent / "results" / "first_contact.json"
 NUM_ROWS = 1000
@@ -62,14 +61,6 @@ def type_in(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def at_work(events: Iterable[Event]) -> float:
-    """Seconds between the first and the last event of each start of a run, added up."""
-    times: dict[int, list[float]] = defaultdict(list)
-    for event in events:
-        times[event.attempt].append(event.time)
-    return sum(max(each) - min(each) for each in times.values())
-
-
 def try_out(name: str, data: Path, work: Path) -> dict[str, Any]:
     """Take one data set the whole way; returns its line of the table."""
     folder = work / name
@@ -92,7 +83,7 @@ def try_out(name: str, data: Path, work: Path) -> dict[str, Any]:
         "gold": sum(run.config.gold.model_dump()[part] for part in ("extrapolate", "select")),
         "rows": len(written),
         "classes_without_rows": num_classes - len(set(written["label"])),
-        "seconds": round(at_work(run.events())),
+        "seconds": round(account(run.events()).total_s),
         "accuracy": score["accuracy"],
         "gold_accuracy": gold_score["accuracy"],
         "test_rows": pq.read_metadata(folder / "run" / "gold" / "test.parquet").num_rows,

@@ -54,9 +54,7 @@ class Work:
     def save(self, **figures: Any) -> None:
         """Keep figures, whole or not at all."""
         self.figures |= figures
-        unfinished = self.out.with_suffix(".new")
-        unfinished.write_text(json.dumps(self.figures), encoding="utf-8")
-        unfinished.replace(self.out)
+        RunStore(self.out.parent).write_json(self.out.name, self.figures)
 
     @property
     def left_s(self) -> float:
@@ -247,11 +245,10 @@ def student(work: Work) -> None:
     import torch
 
     from s3ray.machine import cpu_flags
-    from s3ray.student.model import computes_in_bfloat16
+    from s3ray.student.model import computes_in_bfloat16, cuda_has_bfloat16
 
     place = torch.device("cuda" if device() == "gpu" else "cpu")
-    has_it = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    mixed = "bfloat16" if computes_in_bfloat16(place.type, has_it, cpu_flags()) else "float32"
+    mixed = "bfloat16" if computes_in_bfloat16(place.type, cuda_has_bfloat16(), cpu_flags()) else "float32"
     name = torch.cuda.get_device_name() if place.type == "cuda" else "CPU"
     length = {"small": 64, "full": 128}[work.size]
     steps: list[dict[str, Any]] = []
@@ -272,6 +269,7 @@ def _steps_per_s(place: Any, batch: int, length: int, number_format: str) -> tup
     """Steps a second of rows of one length, and the parameters that each token meets."""
     import torch
 
+    from benchmarks.student_peers import finish
     from s3ray.student.model import load_student
 
     torch.manual_seed(0)
@@ -290,18 +288,14 @@ def _steps_per_s(place: Any, batch: int, length: int, number_format: str) -> tup
         optimiser.step()
         optimiser.zero_grad()
 
-    def finish() -> None:
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-
     for _ in range(3):
         step()
-    finish()
+    finish(place)
     began, num = time.monotonic(), 0
     while time.monotonic() - began < STUDENT_S:
         step()
         num += 1
-    finish()
+    finish(place)
     seconds = time.monotonic() - began
     # An embedding is looked up, not multiplied with.
     embedded = sum(each.weight.numel() for each in model.modules() if isinstance(each, torch.nn.Embedding))

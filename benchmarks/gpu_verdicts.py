@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from s3ray.bench.search import GAIN
+from s3ray.placement.sleep import sleep_limit_s
+
 Figures = Mapping[str, Any]
 
 
@@ -59,8 +62,8 @@ _LEFT_MIB = 200
 """MiB of memory that may differ when nothing of ours runs: what a display or a daemon takes meanwhile."""
 _CONTEXT_MIB = 2048
 """MiB that may stay while an engine sleeps: CUDA's context, workspaces, what graphs hold outside of the pool."""
-_SLEEP_S = 120.0
-"""How long s3ray waits for an engine to fall asleep."""
+_SLEEP_S = sleep_limit_s(2, ())
+"""How long s3ray waits at least for an engine to fall asleep."""
 
 
 def verdicts(results: Mapping[str, Result]) -> list[Verdict]:
@@ -122,7 +125,7 @@ def _over(figures: Figures, peer: str, part: str, least: float) -> tuple[bool | 
 def _limits(figures: Figures) -> tuple[bool | None, str]:
     best, setting, num = figures["ratio"], figures["setting"], figures["num_trials"]
     ended = "" if figures["complete"] else ", the search did not end"
-    return best <= 1.05 if best > 1.05 or figures["complete"] else None, (
+    return best <= GAIN if best > GAIN or figures["complete"] else None, (
         f"best of {num} settings: {best:.2f} times as fast, {setting}{ended}"
     )
 
@@ -184,7 +187,7 @@ _QUESTIONS: tuple[tuple[str, str, Judge], ...] = (
     ("a student has room for larger batches: 8 rows do not fill the device", "student", _students),
     ("the student's number format is one that the device computes", "student", _formats),
 )
-"""Question, part that answers it, and how; section 6 of the review of GPU paths, in its order."""
+"""Question, part that answers it, and how."""
 
 
 def _memory(results: Mapping[str, Result]) -> Verdict:

@@ -24,7 +24,7 @@ from s3ray.cluster import start_local
 from s3ray.config.job import GoldConfig, StudentConfig
 from s3ray.student.encode import Encoded
 from s3ray.student.evaluate import predict
-from s3ray.student.model import Student, load_student
+from s3ray.student.model import Student, cuda_has_bfloat16, load_student
 from s3ray.student.ranks import SingleProcess
 from s3ray.student.ray_trainer import RayStudentTrainer, TrainWorkers
 from s3ray.student.train import plan_training
@@ -127,7 +127,7 @@ def train_trainer(work: Work) -> Report:
             starts[0] = time.monotonic()
 
         def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-            _finish(student.device)
+            finish(student.device)
             report.epoch_s.append(time.monotonic() - starts[0])
 
     rows = [{"input_ids": item.input_ids, "labels": item.target[0]} for item in inputs]
@@ -144,7 +144,7 @@ def train_trainer(work: Work) -> Report:
             save_strategy="epoch",
             load_best_model_at_end=True,
             metric_for_best_model="accuracy",
-            bf16=student.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
+            bf16=student.device.type == "cuda" and cuda_has_bfloat16(),
             use_cpu=student.device.type == "cpu",
             seed=work.seed,
             report_to="none",
@@ -169,7 +169,7 @@ def _accuracy(answers: Any) -> dict[str, float]:
     return {"accuracy": float((answers.predictions.argmax(-1) == answers.label_ids).mean())}
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
     """Work that a GPU still has before it belongs to the time measured."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -190,7 +190,7 @@ def train_paper(work: Work) -> Report:
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
-        _finish(student.device)
+        finish(student.device)
         report.epoch_s.append(time.monotonic() - start)
         report.select.append(_score(student, work.gold.select))
         if report.select[-1] > best:

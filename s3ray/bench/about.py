@@ -33,6 +33,8 @@ def identity_of(job: Job, nodes: Sequence[NodeFacts], measured: Measured, notes:
     model = model_identity(generator.model) if generator.model else None
     if model is None:
         notes.append("identity.model: the engine has none")
+    if measured.devices_per_engine is None:
+        notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def reported(name: str, *values: str) -> str | None:
         """Each distinct value once; None, and a note, where no engine reports one."""

@@ -17,9 +17,10 @@ from s3ray.bench.record import PhaseRecorder
 from s3ray.bench.sweep import SEED, PromptSource
 from s3ray.config.job import RunConfig
 from s3ray.curation.calibrate import Calibration
+from s3ray.errors import InputError
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.worker import only_task
-from s3ray.launch.preflight import Job
+from s3ray.launch.preflight import Job, check_job
 from s3ray.monitor.metrics import per_engine
 from s3ray.placement.plan import Plan
 from s3ray.redaction import mask
@@ -33,6 +34,19 @@ from s3ray.types import EngineLimits, GenerationRequest, OutcomeStatus
 
 _ANSWER_S = 60.0
 """How long to wait for the engines' counters."""
+
+
+def check_generating(config: RunConfig, verb: str) -> Job:
+    """Check a job that is measured in order to ``verb`` it.
+
+    Raises:
+        InputError: it is wrong, or generates nothing.
+    """
+    job = check_job(config)
+    if not config.generates:
+        hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
+        raise InputError(f"has nothing to {verb}", field="strategy.name", value=config.strategy.name, hint=hint)
+    return job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,16 +12,15 @@ from rich.console import Console
 from s3ray.bench.about import identity_of
 from s3ray.bench.compare import profile_table
 from s3ray.bench.measures import Measured, cell_profile, scaling_of
-from s3ray.bench.measuring import MeasuredPool, Prepared, make_requests, parameters_of
+from s3ray.bench.measuring import MeasuredPool, Prepared, check_generating, make_requests, parameters_of
 from s3ray.bench.profile import PROFILE, Cell, CellProfile, Profile, Sweep, write_profile
 from s3ray.bench.sweep import Options, cells_of, known_prompts, make_sweep, split
 from s3ray.cluster import connected, joined, node_facts
 from s3ray.config.job import RunConfig
 from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError
-from s3ray.launch.preflight import Job, check_job, check_placement
+from s3ray.launch.preflight import Job, check_placement
 from s3ray.machine import collect_rarely
-from s3ray.monitor.metrics import per_engine
 from s3ray.placement.plan import NodeFacts
 from s3ray.storage.run_folder import RunStore
 from s3ray.telemetry.logs import log_from
@@ -35,10 +34,7 @@ def bench_job(config: RunConfig, folder: str, console: Console, options: Options
         InputError: job or options are wrong, or something does not fit; nothing was started and nothing written.
         RunError: a cell could not be measured; those before it are in the profile.
     """
-    job = check_job(config)
-    if not config.generates:
-        hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
-        raise InputError("has nothing to measure", field="strategy.name", value="gold", hint=hint)
+    job = check_generating(config, "measure")
     sweep = make_sweep(config, known_prompts(config, job.task, job.gold), options)
     store = _open(folder)
     with joined(config.cluster.address) as cluster:
@@ -75,8 +71,6 @@ class Profiler:
         self._cells: list[CellProfile] = []
         self._notes: list[str] = []
         self._parameters = parameters_of(job.config, self._notes)
-        if per_engine(job.config.model_dump()) is None:
-            self._notes.append("identity.devices_per_engine: nobody knows an endpoint's devices")
 
     def run(self, nodes: Sequence[NodeFacts]) -> Profile:
         """Measure all cells; the profile is on disk after each of them.

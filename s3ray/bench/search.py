@@ -52,6 +52,10 @@ class Candidate:
         return json.dumps(dict(self.changes), sort_keys=True)
 
 
+OWN = Candidate(axis="job", setting="the job's own", changes={})
+"""What every search begins with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What measuring told. ``ratio``: times as fast as the job's own settings; None where it could not be measured.
@@ -153,9 +157,8 @@ def search(facts: Facts) -> Search:
     """
     known: dict[str, Finding] = {}
     lost: set[str] = set()
-    own = Candidate(axis="job", setting="the job's own", changes={})
-    at = _At(facts=facts, changes={}, finding=(yield own))
-    known[own.key] = at.finding
+    at = _At(facts=facts, changes={}, finding=(yield OWN))
+    known[OWN.key] = at.finding
     axes = _axes(facts)
     place, idle = 0, 0
     while idle < len(axes):

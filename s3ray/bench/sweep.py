@@ -158,8 +158,12 @@ def split(
     requests: list[GenerationRequest], num: int, num_warm_up: int
 ) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
     """The first ``num``, which are measured, and those after them, which warm the engines up."""
-    warm_up = requests[num : num + num_warm_up]
-    return requests[:num], [request._replace(index=place) for place, request in enumerate(warm_up)]
+    return requests[:num], renumbered(requests[num : num + num_warm_up])
+
+
+def renumbered(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    """Requests as a stage of their own, which counts from 0."""
+    return [request._replace(index=place) for place, request in enumerate(requests)]
 
 
 def _enough(config: StrategyConfig, total: int, each: int) -> StrategyConfig:

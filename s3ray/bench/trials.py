@@ -66,7 +66,8 @@ class Trial(Part):
 class Start(Part):
     """How a search was begun, so that it can go on: what must not change, and what all trials share.
 
-    ``asked`` is what ``--requests`` said. Requests are made again from ``prompt_notes`` and their number, ``total``.
+    ``asked`` is what ``--requests`` said, ``requests`` how many each measurement has: fewer, if the strategy does not
+    make so many. They are made again from ``prompt_notes`` and their number in all, ``total``.
     """
 
     settings: dict[str, JsonValue]
@@ -74,7 +75,6 @@ class Start(Part):
     asked: int | None
     requests: int
     total: int
-    prompts: str
     prompt_notes: dict[str, dict[str, list[str]]]
     calibration: dict[str, JsonValue] | None
     identity: Identity
@@ -85,7 +85,7 @@ class Start(Part):
         told = data_changes(self.settings, settings)
         if cluster != self.cluster:
             told.append(f"the cluster was {self.cluster}, is {cluster}")
-        if asked not in (None, self.requests):
+        if asked not in (None, self.asked, self.requests):
             told.append(f"--requests was {self.requests}, is {asked}")
         return "; ".join(told)
 

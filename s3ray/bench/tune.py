@@ -17,10 +17,10 @@ from rich.console import Console
 
 from s3ray.bench.about import identity_of
 from s3ray.bench.measures import MAX_ERROR_RATE, Measured, cell_profile
-from s3ray.bench.measuring import MeasuredPool, Prepared, make_requests, parameters_of
+from s3ray.bench.measuring import MeasuredPool, Prepared, check_generating, make_requests, parameters_of
 from s3ray.bench.profile import Cell, CellProfile
-from s3ray.bench.search import Best, Candidate, Changes, Facts, Search, search
-from s3ray.bench.sweep import EXTRAPOLATE, SEED, known_prompts
+from s3ray.bench.search import OWN, Best, Candidate, Changes, Facts, Search, search
+from s3ray.bench.sweep import EXTRAPOLATE, SEED, known_prompts, renumbered
 from s3ray.bench.trials import (
     TABLE,
     TUNING,
@@ -43,7 +43,7 @@ from s3ray.config.load import set_fields, validate
 from s3ray.curation.calibrate import Calibration
 from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError, StoreError
-from s3ray.launch.preflight import Job, check_engine_args, check_job, check_placement
+from s3ray.launch.preflight import Job, check_engine_args, check_placement
 from s3ray.machine import collect_rarely
 from s3ray.placement.plan import NodeFacts
 from s3ray.placement.plan import in_words as cluster_in_words
@@ -72,10 +72,7 @@ def tune_job(config: RunConfig, text: str, folder: str, console: Console, *, req
         InputError: the job is wrong or does not fit, or the folder holds the search for another one.
         RunError: the job's own settings cannot be measured.
     """
-    job = check_job(config)
-    if not config.generates:
-        hint = "It generates nothing. Choose another one, e.g. --set strategy.name=s3."
-        raise InputError("has nothing to tune", field="strategy.name", value="gold", hint=hint)
+    job = check_generating(config, "tune")
     store = RunStore(folder)
     store.check_writable()
     with store.lock(), joined(config.cluster.address) as cluster:
@@ -183,7 +180,7 @@ class Tuner:
         return start
 
     def _own(self) -> Trial:
-        own = read_part(self._store, trial_name(_OWN), Trial)
+        own = read_part(self._store, trial_name(OWN), Trial)
         if own is None:
             hint = "Its file was removed. Give the command with another --out."
             raise InputError("holds no measurement of the job's own settings", where=self._store.root, hint=hint)
@@ -204,15 +201,14 @@ class Tuner:
             measured = [self._answer(pool, job, requests, number, fleet) for number in range(REPEATS)]
         unknown: list[str] = []
         cells = [self._profile(each) for each in measured]
-        write_part(self._store, trial_name(_OWN), trial_of(_OWN, cells))
-        self._console.print(_line(cells, None), style="dim", highlight=False)
+        write_part(self._store, trial_name(OWN), trial_of(OWN, cells))
+        self._console.print(_line(cells), style="dim", highlight=False)
         return Start(
             settings=settings,
             cluster=cluster,
             asked=self._asked,
             requests=requests,
             total=total,
-            prompts=self._prompts,
             prompt_notes={
                 stage: {key: list(items) for key, items in notes.items()}
                 for stage, notes in prepared.notes[self._prompts].items()
@@ -247,7 +243,7 @@ class Tuner:
             cells, problem = [], _words(error)
         trial = trial_of(candidate, cells, problem)
         write_part(self._store, name, trial)
-        self._console.print(_line(cells, own, problem), style="dim", highlight=False, markup=False)
+        self._console.print(_line(cells, trial.ratio(own), problem), style="dim", highlight=False, markup=False)
         return trial
 
     def _cells(self, changes: Changes, numbers: Sequence[int]) -> Generator[CellProfile]:
@@ -265,7 +261,7 @@ class Tuner:
     def _answer(self, pool: MeasuredPool, job: Job, num: int, number: int, fleet: int) -> Measured:
         """Warm a pool up, if it is cold, and measure a part of the requests."""
         if not pool.is_warm:
-            pool.answer(_renumbered(self._requests[REPEATS * num :][:fleet]), self._calibration)
+            pool.answer(renumbered(self._requests[REPEATS * num :][:fleet]), self._calibration)
         generator = job.config.generator
         cell = Cell(
             engines=generator.engines,
@@ -274,7 +270,7 @@ class Tuner:
             requests=num,
             repeat=number,
         )
-        part = _renumbered(self._requests[number * num :][:num])
+        part = renumbered(self._requests[number * num :][:num])
         measured = pool.measure(cell, part, self._calibration, min_seconds=0.0)
         if lost := pool.lost():
             raise RunError(f"{lost.engine} was lost: {lost.problem}")
@@ -323,12 +319,9 @@ class Tuner:
             for number, cell in zip(numbers, self._cells(changes[side], numbers), strict=True):
                 write_part(self._store, names[side, number], cell)
                 done[side, number] = cell
-                self._console.print(_line([cell], None), style="dim", highlight=False)
+                self._console.print(_line([cell]), style="dim", highlight=False)
         cells = {turn: cell for turn, cell in done.items() if cell is not None}
         return tuple(Pair(own=cells["own", number], best=cells["best", number]) for number in range(REPEATS))
-
-
-_OWN = Candidate(axis="job", setting="the job's own", changes={})
 
 
 def _words(error: RunError | InputError) -> str:
@@ -336,16 +329,9 @@ def _words(error: RunError | InputError) -> str:
     return f"{error.field}: {error.problem}" if isinstance(error, InputError) and error.field else error.problem
 
 
-def _renumbered(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-    """Requests as a stage of their own, which counts from 0."""
-    return [request._replace(index=place) for place, request in enumerate(requests)]
-
-
-def _line(cells: Sequence[CellProfile], own: Trial | None, problem: str = "") -> str:
+def _line(cells: Sequence[CellProfile], ratio: float | None = None, problem: str = "") -> str:
     """The result of a trial in one line, for the terminal."""
     if problem:
         return f"  failed: {problem}"
     speeds = ", ".join(f"{speed(cell):.1f}" for cell in cells)
-    pairs = list(zip(cells, own.cells, strict=False)) if own else []
-    ratio = statistics.median(speed(cell) / speed(first) for cell, first in pairs) if pairs else None
     return f"  {speeds} output tokens/s" + ("" if ratio is None else f", {ratio:.2f} of the job's own")

@@ -7,13 +7,12 @@ import pytest
 
 from s3ray.bench.measures import cell_profile
 from s3ray.bench.profile import CellProfile, Rates
-from s3ray.bench.search import Candidate
+from s3ray.bench.search import OWN, Candidate
 from s3ray.bench.trials import Pair, Start, Trial, Tuning, read_part, table, trial_name, trial_of, write_part
 from s3ray.errors import InputError
 from s3ray.storage.run_folder import RunStore
 from tests.bench import phases
 
-OWN = Candidate(axis="job", setting="the job's own", changes={})
 MORE = Candidate(axis="sequences", setting="max_num_seqs 32", changes={"generator.max_num_seqs": 32})
 GUESS = Candidate(
     axis="speculation",
@@ -98,7 +97,6 @@ def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
         asked=None,
         requests=96,
         total=384,
-        prompts="extrapolate",
         prompt_notes={},
         calibration=None,
         identity=phases.IDENTITY,
@@ -110,3 +108,19 @@ def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
     )
     assert "the cluster was" in start.differences(settings, "1 node, 4 CPU cores, no GPU", None)
     assert "--requests was 96, is 64" in start.differences(settings, start.cluster, 64)
+
+
+def test_a_search_goes_on_by_the_same_command_where_the_strategy_makes_fewer_requests_than_were_asked_for() -> None:
+    start = Start(
+        settings={},
+        cluster="1 node",
+        asked=1000,
+        requests=96,
+        total=4000,
+        prompt_notes={},
+        calibration=None,
+        identity=phases.IDENTITY,
+        notes=(),
+    )
+    assert start.differences({}, "1 node", 1000) == start.differences({}, "1 node", 96) == ""
+    assert "--requests was 96, is 64" in start.differences({}, "1 node", 64)

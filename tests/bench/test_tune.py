@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from s3ray.bench.search import Candidate
+from s3ray.bench.search import OWN, Candidate
 from s3ray.bench.trials import Start, trial_name, trial_of, write_part
 from s3ray.bench.tune import Tuner
 from s3ray.config.job import RunConfig
@@ -16,7 +16,7 @@ from s3ray.placement.plan import NodeFacts, in_words
 from s3ray.storage.run_folder import RunStore
 from tests.bench import phases
 from tests.bench.test_run import S3
-from tests.bench.test_trials import OWN, cell
+from tests.bench.test_trials import cell
 
 NODES = [NodeFacts(node_id="here", num_cpus=2, num_gpus=0)]
 
@@ -38,7 +38,6 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
         asked=None,
         requests=1000,
         total=4000,
-        prompts="extrapolate",
         prompt_notes={},
         calibration=None,
         identity=phases.IDENTITY,

@@ -1,4 +1,4 @@
-"""What is each job file of a generator on H100s? vLLM resolves it; the answers go into a JSON file, by job.
+"""What does vLLM make of each job file on H100s? Its resolved configurations go into a JSON file, by job.
 
     PYTHONPATH=.:tests/platforms/plugins VLLM_PLUGINS=fake_cuda python -m tests.platforms.resolve ANSWERS.json
 
