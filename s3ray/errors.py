@@ -69,6 +69,16 @@ def located(place: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def of_setting(field: str, value: str) -> Iterator[None]:
+    """Name the setting and its value in each ``InputError`` of the block."""
+    try:
+        yield
+    except InputError as error:
+        error.field, error.value = field, repr(value)
+        raise
+
+
+@contextlib.contextmanager
 def written(place: str | Path) -> Iterator[None]:
     """Turn each ``OSError`` of the block into an ``InputError``: ``place`` cannot be written."""
     try:
