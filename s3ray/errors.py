@@ -127,9 +127,8 @@ class EngineStartError(RunError):
     """
 
     def __init__(self, problem: str, hint: str = "", is_final: bool = False) -> None:
-        super(RunError, self).__init__(problem, hint, is_final)
-        self.problem = problem
-        self.hint = hint
+        super().__init__(problem, hint)
+        self.args = (problem, hint, is_final)  # of which Ray makes it anew in another process
         self.is_final = is_final
 
 
