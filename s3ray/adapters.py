@@ -4,20 +4,21 @@ A hub id is ``org/name`` or ``org/name@REVISION``. The rank and the model that a
 adapter_config.json. Pickled weights are never read.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3ray.errors import InputError
+from s3ray.errors import InputError, of_setting
+from s3ray.hub import cached_snapshot, fetch, fetch_file, split_id, with_commit
 from s3ray.text import valid_text
 
 FIELD = "generator.adapter"
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 makes room for (``MaxLoRARanks`` in config/lora.py)."""
-_HUB_LIMIT_S = 10.0
 _PATH_HINT = "Name the folder that PEFT's `save_pretrained` wrote, or a hub id such as org/name."
 
 
@@ -42,15 +43,25 @@ def check_adapter(adapter: str) -> Adapter:
         InputError: it is missing or incomplete, or is none that vLLM can serve.
     """
     folder = _here(adapter)
-    file = _from_hub(adapter) if folder is None else folder / SETTINGS
-    try:
-        if folder is not None and not (folder / WEIGHTS).is_file():
+    with of_setting(FIELD, adapter):
+        if folder is None:
+            return _read(_settings_of(adapter))
+        if not (folder / WEIGHTS).is_file():
             pickled = " Pickled weights (.bin, .pt) are not read, since they can run code." * _has_pickles(folder)
             raise InputError(f"the folder has no {WEIGHTS}", hint=f"{_PATH_HINT}{pickled}")
-        return _read(file)
-    except InputError as error:
-        error.field, error.value = FIELD, repr(adapter)
-        raise
+        return _read(folder / SETTINGS)
+
+
+def pin_adapter(adapter: str) -> str:
+    """Name the commit of an adapter of the hub, the one that ``adapter_identity`` tells; any other stays as it is.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if _here(adapter) is not None:
+        return adapter
+    with of_setting(FIELD, adapter):
+        return with_commit(adapter, _settings_of(adapter).parent.name)
 
 
 def adapter_folder(adapter: str) -> str:
@@ -58,18 +69,15 @@ def adapter_folder(adapter: str) -> str:
 
     Raises:
         InputError: it cannot be had.
+        RunError: another process has been fetching it for too long.
     """
-    from huggingface_hub import snapshot_download
-
     folder = _here(adapter)
-    if folder is not None:
-        return str(folder)
-    name, _, revision = adapter.partition("@")
-    wanted = [SETTINGS, WEIGHTS]
-    try:
-        return snapshot_download(name, revision=revision or None, allow_patterns=wanted, etag_timeout=_HUB_LIMIT_S)
-    except (OSError, ValueError) as error:
-        raise _not_had(adapter, error) from error
+    if folder is None:
+        with of_setting(FIELD, adapter):
+            if cached_snapshot(adapter, SETTINGS) is None:
+                _settings_of(adapter)  # says it if the hub has no such adapter
+            folder = fetch(adapter, SETTINGS, WEIGHTS)
+    return str(folder)
 
 
 def adapter_identity(adapter: str) -> str:
@@ -80,7 +88,7 @@ def adapter_identity(adapter: str) -> str:
     try:
         folder = _here(adapter)
         if folder is None:
-            return f"{adapter.partition('@')[0]}@{_from_hub(adapter).parent.name[:12]}"
+            return f"{split_id(adapter)[0]}@{_settings_of(adapter).parent.name[:12]}"
         digest = hashlib.sha256()
         for name in (SETTINGS, WEIGHTS):
             with (folder / name).open("rb") as file:
@@ -106,23 +114,17 @@ def _here(adapter: str) -> Path | None:
     return None
 
 
-def _from_hub(adapter: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    name, _, revision = adapter.partition("@")
-    try:
-        return Path(hf_hub_download(name, SETTINGS, revision=revision or None, etag_timeout=_HUB_LIMIT_S))
-    except (OSError, ValueError) as error:
-        raise _not_had(adapter, error) from error
-
-
-def _not_had(adapter: str, error: Exception) -> InputError:
+@functools.cache
+def _settings_of(adapter: str) -> Path:
+    """The settings of an adapter of the hub, in the cache's folder of its commit; asked for once per process."""
     from huggingface_hub import constants
 
-    said = (valid_text(str(error)).strip().splitlines() or [""])[0]
-    problem = f"the hub ({constants.ENDPOINT}) does not give its {SETTINGS} ({type(error).__name__}: {said})"
-    hint = f"{_PATH_HINT} A private one needs `hf auth login` or HF_TOKEN; without a network, `hf download` it before."
-    return InputError(problem, field=FIELD, value=repr(adapter), hint=hint)
+    try:
+        return fetch_file(adapter, SETTINGS)
+    except (InputError, ValueError) as error:  # ValueError: it cannot be a hub id
+        said, hint = (error.problem, error.hint) if isinstance(error, InputError) else (str(error), _PATH_HINT)
+        problem = f"the hub ({constants.ENDPOINT}) does not give its {SETTINGS}: {said}"
+        raise InputError(problem, hint=hint) from error
 
 
 def _read(file: Path) -> Adapter:

@@ -69,6 +69,16 @@ def located(place: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def of_setting(field: str, value: str) -> Iterator[None]:
+    """Name the setting and its value in each ``InputError`` of the block."""
+    try:
+        yield
+    except InputError as error:
+        error.field, error.value = field, repr(value)
+        raise
+
+
+@contextlib.contextmanager
 def written(place: str | Path) -> Iterator[None]:
     """Turn each ``OSError`` of the block into an ``InputError``: ``place`` cannot be written."""
     try:
@@ -117,9 +127,8 @@ class EngineStartError(RunError):
     """
 
     def __init__(self, problem: str, hint: str = "", is_final: bool = False) -> None:
-        super(RunError, self).__init__(problem, hint, is_final)
-        self.problem = problem
-        self.hint = hint
+        super().__init__(problem, hint)
+        self.args = (problem, hint, is_final)  # of which Ray makes it anew in another process
         self.is_final = is_final
 
 

@@ -117,11 +117,25 @@ def pin(model: str, tell: Callable[[str], None], file: str = CONFIG) -> str:
     return pinned
 
 
-def fetch(model: str, file: str = CONFIG) -> Path:
+def fetch_file(model: str, file: str) -> Path:
+    """One small file of a model, of the commit that the hub names now, or the cache where the hub cannot be asked.
+
+    Raises:
+        InputError: neither the hub nor the cache has it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = split_id(model)
+    with _in_words(model, file):
+        return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=HUB_LIMIT_S))
+
+
+def fetch(model: str, file: str = CONFIG, weights: str = "") -> Path:
     """The folder of a model on this node, with all that is needed to load it; what is missing is fetched first.
 
     An id without a commit means the one that the cache has for it, else the hub's. Other processes of this node may ask
-    at the same moment: one fetches, the others wait for it.
+    at the same moment: one fetches, the others wait for it. ``weights`` is the one file that holds them; empty: those
+    of a whole model, see ``weight_files``.
 
     Raises:
         InputError: neither the hub nor the cache has it, or this node has no room for it.
@@ -132,16 +146,16 @@ def fetch(model: str, file: str = CONFIG) -> Path:
     cached = cached_snapshot(model, file)
     if not commit_of(model):
         model = with_commit(model, cached.name) if cached is not None else pin(model, lambda line: None, file)
-    if cached is not None and _is_whole(model, cached):
+    if cached is not None and _is_whole(model, cached, weights):
         return cached
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / f"s3ray--{model.replace('/', '--')}.lock"
     with _in_words(model, file):
         if is_offline():
-            return _fetch(model)  # only reads, and perhaps from a cache that is for reading only
+            return _fetch(model, weights)  # only reads, and perhaps from a cache that is for reading only
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=FETCH_LIMIT_S, mode=0o664):  # users of a node may share a cache
-                return _fetch(model)
+                return _fetch(model, weights)
         except Timeout:
             problem = f"waited {duration(FETCH_LIMIT_S)} for another process to fetch {model}"
             raise RunError(problem, f"If none is at work, remove {lock}") from None
@@ -160,8 +174,13 @@ def _keep_ref(model: str, pinned: str) -> None:
         unfinished.replace(place)
 
 
-def weight_files(names: Collection[str]) -> list[str]:
-    """The files with a model's weights, of those in its repository: safetensors beside the config, each tensor once."""
+def weight_files(names: Collection[str], only: str = "") -> list[str]:
+    """The files with a model's weights, of those in its repository: safetensors beside the config, each tensor once.
+
+    ``only`` is the file that holds them, if they are to be in one that is known.
+    """
+    if only:
+        return [only] if only in names else []
     found = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     if "model.safetensors" in found and "model.safetensors.index.json" not in names:
         return ["model.safetensors"]  # others hold the same in another number format
@@ -169,7 +188,7 @@ def weight_files(names: Collection[str]) -> list[str]:
     return [name for name in found if not name.startswith("consolidated")] or found
 
 
-def _fetch(model: str) -> Path:
+def _fetch(model: str, weight_file: str) -> Path:
     from huggingface_hub import constants, errors, get_cached_repo_tree, snapshot_download
 
     repository, commit = split_id(model)
@@ -178,7 +197,7 @@ def _fetch(model: str) -> Path:
         sizes = {file.path: file.size for file in get_cached_repo_tree(repository, revision=commit)}
     except errors.CachedRepoTreeNotFoundError:
         return folder  # offline, and from a cache that another version has filled: whoever loads it sees what it has
-    weights = weight_files(sizes)
+    weights = weight_files(sizes, weight_file)
     if not weights:
         hint = "Load it once where you trust it, `save_pretrained` it again, and name that folder."
         raise InputError("has no safetensors weights on the hub; pickles can run code and are not read", hint=hint)
@@ -189,7 +208,7 @@ def _fetch(model: str) -> Path:
     return Path(snapshot_download(repository, revision=commit, allow_patterns=weights))
 
 
-def _is_whole(model: str, folder: Path) -> bool:
+def _is_whole(model: str, folder: Path, weights: str) -> bool:
     """Whether all files of an id with a commit are in its folder; False if the cache does not know their names."""
     from huggingface_hub import errors, get_cached_repo_tree
 
@@ -199,7 +218,7 @@ def _is_whole(model: str, folder: Path) -> bool:
     except errors.CachedRepoTreeNotFoundError:
         return False
     small = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL)]
-    return all((folder / name).exists() for name in (*small, *weight_files(names)))
+    return all((folder / name).exists() for name in (*small, *weight_files(names, weights)))
 
 
 def _by_hand(model: str) -> str:

@@ -6,7 +6,6 @@ once and kept in a cache under the file's sha256. Other processes may convert th
 folder is either complete or absent.
 """
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -14,13 +13,13 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from s3ray.errors import InputError, RunError
+from s3ray.errors import InputError, RunError, of_setting
 from s3ray.hub import HUB_ID, cached_snapshot, fetch, is_offline, look_up, not_cached, pin
 from s3ray.storage.local import put_in_place
 
@@ -48,7 +47,7 @@ def resolve_model(model: str, *, field: str = "model") -> str:
         RunError: another process has been fetching or converting the same model for longer than ``FETCH_LIMIT_S`` or
             ``CONVERT_LIMIT_S``.
     """
-    with _named(model, field):
+    with of_setting(field, model):
         place = _locate(model)
         if place is None:
             place = fetch(model)
@@ -71,7 +70,7 @@ def pin_model(model: str, tell: Callable[[str], None], *, field: str) -> str:
     Raises:
         InputError: neither the hub nor the cache has it.
     """
-    with _named(model, field):
+    with of_setting(field, model):
         return pin(model, tell)
 
 
@@ -81,7 +80,7 @@ def local_weights(model: str) -> Path | None:
     Raises:
         InputError: the model names no such folder, file or package.
     """
-    with _named(model, "model"):
+    with of_setting("model", model):
         place = _locate(model)
     return cached_snapshot(model) if place is None else place
 
@@ -101,7 +100,7 @@ def check_model(
     Raises:
         InputError: the model is missing, incomplete or unsuitable; says how to fix that.
     """
-    with _named(model, field):
+    with of_setting(field, model):
         place = _locate(model) or _cached_snapshot(model)
         if place is None:
             return
@@ -131,7 +130,7 @@ def look_up_model(model: str, *, field: str) -> None:
         InputError: the hub does not answer, or has no such model for this user.
     """
     if not is_offline() and local_weights(model) is None:
-        with _named(model, field):
+        with of_setting(field, model):
             look_up(model)
 
 
@@ -153,16 +152,6 @@ def make_tokenizer_portable(folder: Path) -> None:
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _named(model: str, field: str) -> Iterator[None]:
-    """Name the setting and its value in every ``InputError`` from the block."""
-    try:
-        yield
-    except InputError as error:
-        error.field, error.value = field, repr(model)
-        raise
 
 
 def _locate(model: str) -> Path | None:

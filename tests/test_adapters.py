@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from s3ray.adapters import adapter_folder, adapter_identity, check_adapter, is_same_adapter
+from s3ray.adapters import adapter_folder, adapter_identity, check_adapter, is_same_adapter, pin_adapter
 from s3ray.errors import InputError
+from tests.hubs import running_hub
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "base_model_name_or_path": "org/Base-1B"}
 
@@ -82,6 +83,43 @@ def test_an_adapter_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatc
         assert check_adapter(name).max_rank == 8
         assert adapter_identity(name) == "org/it@0123456789ab"
         assert adapter_folder(name) == str(folder)
+
+
+def test_an_adapter_of_the_hub_is_asked_for_once_and_engines_do_not_ask_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"adapter_config.json": json.dumps(PLAIN).encode(), "adapter_model.safetensors": b"low rank"}
+    whole = {"model.safetensors": b"merged", "checkpoint-9/adapter_model.safetensors": b"not yet"}
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        commit = hub.put("org/asked-once", files | whole)
+        assert check_adapter("org/asked-once").base == "org/Base-1B"
+        num_asked = len(hub.asked)
+        pinned = pin_adapter("org/asked-once")
+        assert pinned == f"org/asked-once@{commit}"
+        assert adapter_identity("org/asked-once") == pinned[:-28] == adapter_identity(pinned)
+        assert check_adapter(pinned) == check_adapter("org/asked-once")
+        assert len(hub.asked) == num_asked
+        folder = Path(adapter_folder(pinned))
+        assert {path.name for path in folder.rglob("*") if path.is_file()} == set(files)
+        assert (folder / "adapter_model.safetensors").read_bytes() == b"low rank"
+        num_asked = len(hub.asked)
+        hub.put("org/asked-once", files)
+        assert {adapter_folder(name) for name in ("org/asked-once", pinned)} == {str(folder)}
+        assert len(hub.asked) == num_asked
+
+
+def test_an_adapter_of_the_hub_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.put("org/no-adapter", {"config.json": b"{}"})
+        hub.put("org/pickled-adapter", {"adapter_config.json": b"{}", "adapter_model.bin": b"pickle"})
+        for name in ("org/no-adapter", "org/nowhere", "org/no/id"):
+            with pytest.raises(InputError, match=r"does not give its adapter_config\.json: ") as refusal:
+                check_adapter(name)
+            assert (refusal.value.field, refusal.value.value) == ("generator.adapter", repr(name))
+            assert refusal.value.hint
+        with pytest.raises(InputError, match="has no safetensors weights on the hub") as refusal:
+            adapter_folder("org/pickled-adapter")
+        assert refusal.value.field == "generator.adapter"
 
 
 def test_an_adapter_is_known_by_its_content(tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ class Effect(StrEnum):
     DATA = "which texts are written"
 
 
+_SAME = ("dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "trust_remote_code")
+"""What ``generator`` has by the same name."""
+
 _GROUPS: tuple[tuple[Effect, str, str], ...] = (
     # -- set by s3ray: the reason says what to use instead -----------------------------------------------------------
+    *((Effect.OWN, f"Set generator.{name}.", name) for name in _SAME),
     (Effect.OWN, "Set generator.model.", "model model_weights served_model_name"),
-    (Effect.OWN, "Name a folder with the files of that revision as generator.model.", "revision code_revision"),
+    (Effect.OWN, "Name it in generator.model: `org/name@REVISION`.", "revision code_revision"),
     (Effect.OWN, "The model's own tokenizer is used, since s3ray counts tokens with it too.",
      "tokenizer tokenizer_mode tokenizer_revision skip_tokenizer_init"),
-    (Effect.OWN, "Set generator.dtype.", "dtype"),
-    (Effect.OWN, "Set generator.max_model_len.", "max_model_len"),
-    (Effect.OWN, "Set generator.max_num_seqs.", "max_num_seqs"),
-    (Effect.OWN, "Set generator.max_num_batched_tokens.", "max_num_batched_tokens"),
     (Effect.OWN, "Set generator.gpu_memory_utilization, and generator.gpu_share for several engines on one GPU.",
      "gpu_memory_utilization"),
     (Effect.OWN, "Set generator.tensor_parallel.", "tensor_parallel_size"),
@@ -42,7 +42,6 @@ _GROUPS: tuple[tuple[Effect, str, str], ...] = (
     (Effect.OWN, "s3ray restarts engines itself (docs/pool.md).", "enable_fault_tolerance fault_tolerance_config"),
     (Effect.OWN, "The pool holds the queue: an engine that refuses requests would lose them.",
      "max_num_queued_reqs max_num_queued_tokens"),
-    (Effect.OWN, "Set generator.trust_remote_code.", "trust_remote_code"),
     (Effect.OWN, "Keys belong into no file: export HF_TOKEN.", "hf_token"),
     (Effect.OWN, "Set `seed`: each request has a seed of its own, which is made from it.", "seed"),
     (Effect.OWN, "Set placement.leave.", "enable_sleep_mode"),

@@ -305,7 +305,7 @@ class GeneratorActor:
         """Takes the arguments of ``EngineHost``."""
         collect_rarely()
         log_from()  # this process belongs to the actor; a host in another program leaves the log to that program
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")  # with where the seconds of its start went
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")  # only there it says where the seconds of a start went
         self._host = EngineHost(*parts, **settings)
 
     async def start(self) -> EngineLimits:

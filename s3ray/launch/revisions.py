@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from s3ray.adapters import pin_adapter
 from s3ray.config.job import RunConfig
 from s3ray.hub import commit_of, with_commit
 from s3ray.launch.preflight import Job
@@ -23,10 +24,10 @@ class Revisions:
         """The job with the commits that its run has used so far, else those that the hub names now.
 
         A run that began before commits were kept goes on without, as do new ones beside it. Settings and fingerprint of
-        the job stay as they are: they have the models as the job names them.
+        the job stay as they are: they have the models as the job names them, and the adapter's commit already.
 
         Raises:
-            InputError: neither the hub nor the cache has a model.
+            InputError: neither the hub nor the cache has a model, or the adapter.
         """
         config = job.config
         changes = {}
@@ -37,6 +38,9 @@ class Revisions:
             if is_of_hub(section.model):
                 model = self._pinned(name, job, store)
                 changes[name] = section.model_copy(update={"model": model})
+        if config.generates and config.generator.engine == "vllm" and config.generator.adapter:
+            adapter = pin_adapter(config.generator.adapter)
+            changes["generator"] = changes.get("generator", config.generator).model_copy(update={"adapter": adapter})
         return replace(job, config=config.model_copy(update=changes))
 
     def _pinned(self, section: str, job: Job, store: RunStore) -> str:

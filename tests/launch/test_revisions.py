@@ -11,6 +11,7 @@ import pytest
 from s3ray.config.job import to_yaml
 from s3ray.config.load import load_config
 from s3ray.errors import InputError
+from s3ray.hub import commit_of
 from s3ray.launch.preflight import Job, check_job
 from s3ray.launch.revisions import Revisions, kept_commits
 from s3ray.models import look_up_model
@@ -136,3 +137,14 @@ def test_a_model_that_neither_hub_nor_cache_has_is_refused_by_its_field(hub: Hub
     with pytest.raises(InputError, match="has no such model") as caught:
         Revisions(silent).pin(gone, RunStore("run"))
     assert (caught.value.field, caught.value.value) == ("student.model", "'org/gone'")
+
+
+def test_engines_use_the_commit_of_the_adapter_that_the_run_is_known_by(hub: Hub) -> None:
+    files = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b""}
+    commit = hub.put("org/tuned", files)
+    named = job(**{"generator.adapter": "org/tuned"})
+    hub.put("org/tuned", files)
+    pinned = Revisions(silent).pin(named, RunStore("run"))
+    assert pinned.config.generator.adapter == f"org/tuned@{commit}"
+    assert commit_of(pinned.config.generator.model) == hub.refs["org/writer"]["main"]
+    assert pinned.settings["generator"]["adapter"] == f"org/tuned@{commit[:12]}"

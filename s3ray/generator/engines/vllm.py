@@ -112,7 +112,7 @@ class VLLMEngine:
         try:
             if self._gpus is not None:
                 self._leave_room_for_contexts(self._gpus)
-            arguments = self._arguments(folder)
+            arguments = await asyncio.to_thread(self._arguments, folder)  # which may fetch an adapter
             if self._gpus is not None:
                 waited_s = await asyncio.to_thread(self._take_turn, self._gpus, turn, arguments)
             with output, secrets_kept_here() if spans_nodes else nullcontext():
@@ -183,7 +183,7 @@ class VLLMEngine:
         on_cpu = self._spec.device == "cpu"
         batched = max(config.max_num_batched_tokens, config.max_model_len) if on_cpu else config.max_num_batched_tokens
         memory = {} if on_cpu else {"gpu_memory_utilization": self._spec.memory_share}
-        rank = check_adapter(config.adapter).max_rank if config.adapter else None
+        rank = check_adapter(adapter_folder(config.adapter)).max_rank if config.adapter else None
         lora = {} if rank is None else {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         return {
             "model": folder,
