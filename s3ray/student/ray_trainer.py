@@ -31,7 +31,7 @@ import ray.train
 import ray.train.torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from s3ray.cluster import occupancy, remove_groups
+from s3ray.cluster import occupancy, own_gpus, remove_groups
 from s3ray.config.job import StudentConfig
 from s3ray.errors import S3RayError, TrainerError
 from s3ray.machine import student_bytes, wait_for_memory
@@ -397,8 +397,7 @@ def _own_gpus() -> tuple[str, ...]:
 
     if not torch.cuda.is_available():
         return ()
-    context = ray.get_runtime_context()
-    return (context.get_node_id(), *context.get_accelerator_ids()["GPU"])
+    return (ray.get_runtime_context().get_node_id(), *own_gpus())
 
 
 def _with_absolute_paths(job: StudentJob) -> StudentJob:
