@@ -20,11 +20,15 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[byte
 
 
 @pytest.fixture(autouse=True)
-def hears_ctrl_c() -> Iterator[None]:
-    """Tests in the background of a shell were started to ignore Ctrl-C, and so were the processes that they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def hears_signals() -> Iterator[None]:
+    """Tests in the background of a shell were started to ignore Ctrl-C, those under nohup to ignore SIGHUP."""
+    before = [
+        (number, signal.signal(number, handler))
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
+    ]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
