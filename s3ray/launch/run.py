@@ -230,7 +230,10 @@ def _parts_of(
     ends.callback(pool.close)
     workers = make_workers(plan, store, config.name)
     ends.callback(workers.close)
-    return pool, make_trainer(config.student, job, plan, store, workers, run_name=config.name)
+    trainer = make_trainer(config.student, job, plan, store, workers, run_name=config.name)
+    if make_strategy(config.strategy).last_round not in store.students():
+        trainer.prepare()
+    return pool, trainer
 
 
 def make_workers(plan: Placement, store: RunStore, name: str) -> "TrainWorkers":
