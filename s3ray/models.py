@@ -52,7 +52,7 @@ def resolve_model(model: str, *, field: str = "model") -> str:
         if place is None:
             place = fetch(model)
             _check_weights(place)
-    return str(convert_once(place, _cache_root(), _convert) if place.is_file() else place)
+    return str(convert_once(place, cache_root(), _convert) if place.is_file() else place)
 
 
 def is_of_hub(model: str) -> bool:
@@ -296,7 +296,8 @@ def _gguf_has_chat_template(path: Path, changed_ns: int) -> bool:
     return "tokenizer.chat_template" in GGUFReader(path).fields
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """The folder of what s3ray keeps on this machine (``S3RAY_CACHE``)."""
     return Path(os.environ.get("S3RAY_CACHE") or Path.home() / ".cache" / "s3ray").expanduser()
 
 

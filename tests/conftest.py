@@ -5,6 +5,8 @@ The environment is set when pytest reads this file, before a test module imports
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +25,17 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",  # no test depends on a token that lies in the home folder, or puts one there
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less for each student; no node here announces its end
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # processes that nobody asked for cost a second each
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs the model itself, as on one GPU: a process less
     "VLLM_NO_USAGE_STATS": "1",
+}
+
+# The processes of these tests share what s3ray and vLLM keep, with each other and with nobody else.
+CACHE = Path(os.environ.get("S3RAY_TEST_CACHE") or tempfile.mkdtemp(prefix="s3ray-tests-"))
+os.environ |= {
+    "S3RAY_TEST_CACHE": str(CACHE),
+    "S3RAY_CACHE": str(CACHE / "s3ray"),
+    "VLLM_CACHE_ROOT": str(CACHE / "vllm"),
 }
 
 # The same cases on every machine, and no limit that a busy machine breaks.
@@ -56,6 +67,11 @@ ONE_BY_ONE = (
     "tests/docs/test_commands.py::test_pages_with_a_cluster",
 )
 """Tests that share nothing with their neighbours but a head, which every process has once."""
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that the others are started by
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

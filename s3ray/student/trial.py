@@ -1,19 +1,25 @@
 """A student is tried before anything is written for it: loaded with its tokenizer, and run on two rows of gold.
 
 What does not fit (padding, special tokens, sizes) shows in seconds here, and after all the generation in training. The
-trial runs on a CPU in a process of its own, so that the driver does not have to load torch.
+trial runs on a CPU in a process of its own, so that the driver does not have to load torch; and what went well is noted
+in the cache, so that the next start of the same job does not take these seconds again.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 
+from s3ray import __version__
 from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError
-from s3ray.models import model_identity
+from s3ray.models import cache_root, local_weights
 from s3ray.tasks import Task
 from s3ray.tasks.spec import TaskSpec
 from s3ray.telemetry.records import from_plain, to_plain
@@ -22,12 +28,14 @@ from s3ray.types import Example
 
 TRIAL_LIMIT_S = 1800.0
 """A trial may fetch the model first."""
-_tried: set[str] = set()
-"""What this process has tried with success; a campaign asks for each of its runs."""
+READ_BYTES = 32 * 2**20
+"""Files of a model up to this size are known by their content, larger ones by name and size: reading takes seconds."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+"""What a trial depends on beside model and rows."""
 
 
 def check_student(config: StudentConfig, task: Task, gold: Sequence[Example], *, here: bool = False) -> str:
-    """Try the student of a job on the longest and the shortest row of gold.
+    """Try the student of a job on the longest and the shortest row of gold, unless that went well on this machine once.
 
     With ``here``, and where torch is loaded already, this process does it itself. A trial that dies, of a lack of
     memory, say, refuses nothing: the text returned says so, and is empty else.
@@ -35,19 +43,38 @@ def check_student(config: StudentConfig, task: Task, gold: Sequence[Example], *,
     Raises:
         InputError: the model cannot serve the task; the library's own words are in it.
     """
-    key = (config.trust_remote_code, task.has_labels, len(task.fields), len(task.labels))
-    name = f"{model_identity(config.model)} {config.max_length} {key}"
-    if name in _tried:
-        return ""
     ordered = sorted(gold, key=lambda row: sum(map(len, row.fields.values())))
     rows = [ordered[-1], ordered[0]]
-    note = ""
+    mark = _mark(config, task, rows)
+    if mark is not None and mark.exists():
+        return ""
     if here or "torch" in sys.modules:
         try_student(config, task, rows)
+        note = ""
     else:
         note = _try_apart(config, task, rows)
-    _tried.add(name)
+    mark = mark or _mark(config, task, rows)  # the trial may have fetched the model
+    if mark is not None and not note:
+        with contextlib.suppress(OSError):  # without a mark the next start tries it again
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
     return note
+
+
+def _mark(config: StudentConfig, task: Task, rows: Sequence[Example]) -> Path | None:
+    """The file that says that a trial went well, named by all that it depends on; None if the model is not here yet."""
+    place = local_weights(config.model)
+    if place is None:
+        return None
+    settings = (config.max_length, config.trust_remote_code, task.has_labels, task.fields, task.labels)
+    versions = [__version__, *map(version, LIBRARIES)]
+    digest = hashlib.sha256(json.dumps([settings, [row.fields for row in rows], versions], default=list).encode())
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}\n".encode())
+            digest.update(file.read_bytes() if size <= READ_BYTES else b"")
+    return cache_root() / "tried" / digest.hexdigest()
 
 
 def try_student(config: StudentConfig, task: Task, rows: Sequence[Example]) -> None:

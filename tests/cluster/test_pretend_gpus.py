@@ -38,7 +38,6 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGINS)]),
     "VLLM_PLUGINS": "pretend_gpu",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "RAY_prestart_worker_first_driver": "0",  # processes that nobody asked for cost a second each
 }
 MEMORY = 0.08
 """The part of the machine's memory that an engine may take; half of it is that of its processes."""

@@ -12,6 +12,7 @@ from tests.docs.pages import ROOT, Command, File, Shown, Step
 from tests.docs.rules import moved, rule_of
 
 LIMIT_S = 900
+NO_IDLE_WORKERS = "RAY_prestart_worker_first_driver"  # as in tests/conftest.py
 STAND_INS = ("kubectl", "docker", "aws", "sbatch", "pip")
 _NOTES = """\
 #!/usr/bin/env bash
@@ -64,7 +65,9 @@ class World:
             "HOME": str(home),
             "WORLD": str(folder),
             "BERT": str(student),
+            "S3RAY_CACHE": os.environ["S3RAY_CACHE"],
             "RAY_USAGE_STATS_ENABLED": "0",
+            NO_IDLE_WORKERS: "0",
             **variables,
         }
 

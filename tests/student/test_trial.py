@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,44 @@ def with_few_places(folder: Path) -> StudentConfig:
     return StudentConfig(model=str(folder), max_length=32)
 
 
-def test_a_good_student_is_tried_once(
-    config: StudentConfig, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+def test_what_went_well_is_not_tried_again_and_anything_else_is(
+    config: StudentConfig,
+    reviews: Task,
+    toy_reviews: Callable[[range], list[Example]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert check_student(config, reviews, toy_reviews(range(4))) == ""
-    assert check_student(config, reviews, []) == ""
+    monkeypatch.setenv("S3RAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bert").mkdir()
+    rows, model = toy_reviews(range(4)), make_bert(tmp_path / "bert")
+    config = config.model_copy(update={"model": str(model)})
+    tried: list[int] = []
+    monkeypatch.setattr("s3ray.student.trial.try_student", lambda *_: tried.append(0))
+
+    def num_tried(config: StudentConfig = config, rows: list[Example] = rows) -> int:
+        before = len(tried)
+        assert check_student(config, reviews, rows) == ""
+        return len(tried) - before
+
+    assert [num_tried(), num_tried()] == [1, 0]
+    assert num_tried(config.model_copy(update={"epochs": 99})) == 0, "says nothing about a trial"
+    assert num_tried(config.model_copy(update={"max_length": 16})) == 1
+    longer = replace(rows[0], fields={name: text * 99 for name, text in rows[0].fields.items()})
+    assert num_tried(rows=[*rows, longer]) == 1
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    assert num_tried() == 1
+
+
+def test_what_failed_is_tried_again(
+    tmp_path: Path,
+    reviews: Task,
+    toy_reviews: Callable[[range], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("S3RAY_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        with pytest.raises(InputError):
+            check_student(with_few_places(tmp_path), reviews, toy_reviews(range(8)))
 
 
 def test_a_model_that_fails_at_the_longest_row_is_refused(
