@@ -217,7 +217,7 @@ def _rows(tuning: Tuning) -> Iterator[tuple[str, ...]]:
     for trial in tuning.trials:
         ratio, cells = trial.ratio(own), trial.cells
         notes = [trial.problem, *dict.fromkeys(f"not {flag}" for cell in cells for flag in _flags(cell))]
-        if trial.lossy:
+        if trial.lossy and not trial.problem:
             notes.append("changes what is written")
         yield (
             trial.setting,
