@@ -93,7 +93,8 @@ def _lack(task: Task, row: Row) -> LeaveOut | None:
     value = row.get(key_of(row, task.target.column) or "")
     if isinstance(task.target, SpanAnswers):
         answers = value.get("text") if isinstance(value, Mapping) else value
-        return "unanswerable" if answers is None or (isinstance(answers, Sequence) and not answers) else None
+        texts = answers if isinstance(answers, Sequence) and not isinstance(answers, str) else [answers]
+        return None if any(text is not None and text != "" for text in texts) else "unanswerable"
     value = only_item(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "unlabelled"
