@@ -132,7 +132,7 @@ def _labels(file: FileRows, column: str, *, leaves_out: bool) -> tuple[list[str]
         problem = f"{first} has no label" if len(places) == 1 else f"{len(places)} rows have no label: {first}"
         raise InputError(problem, field=column, hint=hint)
     counts = Counter(filter(None, labels))
-    words = {value for value in counts if value.casefold() in NO_LABEL and value != "-1"}
+    words = {value for value in counts if value.casefold() in NO_LABEL and value not in ("-1", "-")}
     others = counts.keys() - {"-1"}
     if (
         not (words or places)
@@ -141,6 +141,8 @@ def _labels(file: FileRows, column: str, *, leaves_out: bool) -> tuple[list[str]
         and 10 * counts["-1"] < len(labels)
     ):
         words = counts.keys() & {"-1"}
+    if "+" not in counts and len(counts) > 2 and 10 * counts["-"] < len(labels):
+        words = words | (counts.keys() & {"-"})  # so SNLI marks pairs of which its annotators say different things
     if len(counts) < 2 + len(words):
         words = set()
     num = sum(counts[value] for value in words)

@@ -17,7 +17,7 @@ from s3ray.text import normalise, valid_text
 from s3ray.types import Example, Origin, Source
 
 _GOLD = Origin(source=Source.GOLD)
-NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0", "-")
 """Labels in small letters that mean: none; unless the task has such a class."""
 
 _NUM_SHOWN = 5

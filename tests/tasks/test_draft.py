@@ -224,6 +224,13 @@ def test_labels_that_may_mean_none_are_told(labels: list[str], what: str) -> Non
     assert what.partition(" ")[0] not in made.files["some-task.yaml"].split("labels:")[1].split("data:")[0]
 
 
+def test_a_dash_among_words_may_mean_that_annotators_said_different_things() -> None:
+    data = labelled("pairs.csv", ["entailed", "neutral", "refuted"] * 20 + ["-"] * 4)
+    assert "  - (4 rows) may mean that there is no label; then: --leave-out unlabelled" in draft(data).guesses
+    assert "  left out, without a label: 4 rows" in draft(data, leave_out=["unlabelled"]).guesses
+    assert "may mean" not in "\n".join(draft(labelled("signs.csv", ["+", "-", "0", "+"] * 20)).guesses)
+
+
 def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
     lines = [[f"The text {n % 40} is here.", ("good", "Good", "bad")[n * n % 3 if n < 40 else 2]] for n in range(80)]
     task, sizes = loaded(write("odd.csv", ["text", "label"], lines))
