@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from s3ray.cli import main
 from s3ray.config.job import GoldConfig
@@ -266,6 +267,17 @@ def test_sizes_of_texts_without_blanks_are_those_of_their_characters() -> None:
 def test_labels_that_are_numbers_are_said_to_need_words() -> None:
     assert any("put words for them" in line for line in draft(labelled("n.csv", ["-1", "0", "1"] * 20)).guesses)
     assert not any("put words for them" in line for line in draft(labelled("w.csv", ["1", "x"] * 30)).guesses)
+
+
+def test_words_of_labels_that_are_numbers_come_from_a_column_that_says_them() -> None:
+    lines = [[f"The lamp number {n}.", str(n % 3), ("not good", "so_so", "good")[n % 3]] for n in range(60)]
+    made = draft(write("named.csv", ["text", "label", "label_text"], lines))
+    assert "  the labels are numbers; their words are those of label_text" in made.guesses
+    assert not any("put words for them" in line for line in made.guesses)
+    labels = yaml.safe_load(made.files["named-task.yaml"])["labels"]
+    assert [(each["value"], each["words"]) for each in labels] == [("0", "not good"), ("1", "so so"), ("2", "good")]
+    made = draft(write("codes.csv", ["text", "label", "code"], [[text, n, f"c{n}"] for text, n, _ in lines]))
+    assert any("put words for them" in line for line in made.guesses)
 
 
 def test_what_is_odd_about_the_characters_of_texts_is_told() -> None:
