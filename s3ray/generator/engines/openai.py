@@ -175,7 +175,8 @@ class OpenAIEngine:
             if is_failed_template or (answer.is_final and not answer.is_hopeless):
                 return answer
             waited_s = time.monotonic() - began
-            gives_up = answer.is_away and not self._is_restart and attempt and waited_s >= _FIRST_CONTACT_S
+            is_bad = answer.is_away or answer.is_faulty
+            gives_up = is_bad and not self._is_restart and attempt and waited_s >= _FIRST_CONTACT_S
             is_ending = answer.is_hopeless or self._ends_run(answer) or answer.status in trouble.KEY_REFUSED
             if is_ending or gives_up:
                 raise await self._refusal(answer)
@@ -370,19 +371,21 @@ class OpenAIEngine:
         field, value = self._field, self._endpoint.url
         if found.is_away:
             return InputError(f"nobody answers there ({found})", field=f"{field}.url", value=value, hint=found.advice)
-        if found.is_hopeless:
+        if found.is_hopeless or found.is_faulty:
             problem = f"the endpoint cannot be asked ({found})"
-            return InputError(problem, field=f"{field}.url", value=value, hint=found.advice)
+            hint = found.advice or "The server fails at the job's trial request; its log may say why."
+            return InputError(problem, field=f"{field}.url", value=value, hint=hint)
         if self._ends_run(found):
             return self._spent_key(found)
         if found.status in trouble.KEY_REFUSED:
             complaint = "does not take the key" if self._secrets else "wants a key"
+            complaint = "forbids it" if found.status == HTTPStatus.FORBIDDEN else complaint
             hint = (
                 f"The key is read from {self._endpoint.key_env} in the environment of the Ray workers. {found.advice}"
             )
             problem = f"the endpoint {complaint} ({found})"
             return InputError(problem, field=f"{field}.key_env", value=value, hint=hint)
-        if found.status == HTTPStatus.NOT_FOUND:
+        if found.status == HTTPStatus.NOT_FOUND or trouble.names_no_model(found.text):
             names = ", ".join(await self._list_models())
             hint = f"It serves: {names}." if names else "Check the URL (it usually ends in /v1) and the model's name."
             if ".azure.com" in value:

@@ -22,6 +22,7 @@ KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _MAY_PASS = (*KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _NO_STATUS = 600  # and above: codes of a server's own
 _PLAIN_TO_HTTPS = re.compile(r"plain http request|http request to an? https|requires? (tls|https)", re.I)
+_NO_MODEL = re.compile(r"model\b.{0,80}\bnot (exist|found)|(no such|unknown) model", re.I)
 _FILTER = re.compile(r"content.?(filter|polic|management)|responsible.?ai", re.I)
 _FILTERED = {"content_filter", "content_policy_violation"}
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error", "arrearage"}
@@ -40,7 +41,8 @@ class Trouble:
     ``status`` is 0 if there was no proper HTTP answer. ``is_final``: the server refuses this request, and would again.
     ``is_excused``: it refuses the text, not the manner of asking. ``is_busy``: the server works but wants fewer
     requests. ``is_away``: nobody answers there. ``is_hopeless``: no later try will do better. ``is_filtered``: the
-    server's policy forbids this text, and maybe no other. ``is_spent``: the credit of the key is used up; nothing is
+    server's policy forbids this text, and maybe no other. ``is_faulty``: the server itself fails, maybe each time.
+    ``is_spent``: the credit of the key is used up; nothing is
     refused for good, since it may be topped up.
     """
 
@@ -53,6 +55,7 @@ class Trouble:
     is_away: bool = False
     is_hopeless: bool = False
     is_filtered: bool = False
+    is_faulty: bool = False
     is_spent: bool = False
     retry_after_s: float = 0.0
 
@@ -85,6 +88,11 @@ def of_error(error: Mapping[str, Any]) -> Trouble | None:
     return _judged(status, message if isinstance(message, str) and message else str(error), {str(error.get("type"))})
 
 
+def names_no_model(words: str) -> bool:
+    """Whether the words of a refusal say that there is no such model."""
+    return bool(_NO_MODEL.search(words))
+
+
 def _judged(status: int, words: str, codes: Set[str]) -> Trouble:
     """What a status means, and the words and codes that come with it."""
     is_filtered = bool(codes & _FILTERED) or bool(_FILTER.search(words))
@@ -98,6 +106,7 @@ def _judged(status: int, words: str, codes: Set[str]) -> Trouble:
         # The same status can also mean that the credit is used up; then fewer requests do not help.
         is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and not is_spent,
         is_filtered=is_filtered,
+        is_faulty=status == HTTPStatus.INTERNAL_SERVER_ERROR,
         is_spent=is_spent,
     )
 
@@ -127,7 +136,7 @@ def of_connection(error: Exception, url: str) -> Trouble:
     if any(isinstance(each, httpx2.RemoteProtocolError) for each in causes):
         advice = "Is that the port of the server? One that speaks https wants https:// in the URL." + proxy_advice(url)
         return Trouble(text=text, advice=advice, is_away=True)
-    return Trouble(text=text)
+    return Trouble(text=text, is_faulty=isinstance(error, ValueError))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

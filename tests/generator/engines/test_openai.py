@@ -383,6 +383,46 @@ def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: 
     run(scenario)
 
 
+def test_a_model_that_is_unknown_is_told_by_the_servers_words_too() -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(400, "Model not exist: writer")
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail, models=("reader",)) as endpoint:
+            with pytest.raises(InputError, match=r"does not know model writer[^\n]*\n[^\n]*It serves: reader"):
+                await started(endpoint)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: refuse(500, "CUDA out of memory"), "cannot be asked .HTTP 500: CUDA out of memory"),
+        (
+            lambda: web.Response(text='{"choices": [', content_type="application/json"),
+            "cannot be asked .JSONDecodeError",
+        ),
+        (lambda: refuse(403, "Your country is not supported"), "forbids it .HTTP 403: Your country"),
+    ],
+    ids=["error", "no JSON", "forbidden"],
+)
+def test_a_server_that_fails_from_the_beginning_is_told_within_seconds(
+    broken: Callable[[], web.Response], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_module, "_FIRST_CONTACT_S", 0.05)
+
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return broken()
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail) as endpoint:
+            with pytest.raises(InputError, match=says):
+                await started(endpoint)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("secret", ["two\nlines-of-a-secret", "sk-schlüssel-geheim"])
 def test_a_key_that_no_header_can_carry_is_not_shown_either(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", secret)
