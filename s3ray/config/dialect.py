@@ -1,4 +1,7 @@
-"""The YAML of s3ray's files: plain values, each key once, ``1e-4`` a number as in YAML 1.2, and no text read as one."""
+"""The YAML of s3ray's files: plain values, each key once, numbers as in YAML 1.2, and no text read as one.
+
+So ``1e-4`` is a number, ``010`` is ten, and ``2:1`` is a text; in YAML 1.1 they are a text, eight and 121.
+"""
 
 import re
 from typing import Any
@@ -10,8 +13,9 @@ from s3ray.errors import InputError
 MAX_CHARS = 2_000_000
 """Longest YAML file, also with its aliases expanded: a few lines of these can stand for more than fits into memory."""
 
-_FLOAT = "tag:yaml.org,2002:float"
+_FLOAT, _INT = "tag:yaml.org,2002:float", "tag:yaml.org,2002:int"
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")  # YAML 1.1 wants a point and a sign in it
+_FILLED = re.compile(r"[-+]?0[0-9_]+")
 _WHOLE = re.compile(r"[-+]?[0-9]+[eE]\+?[0-9]{1,2}")
 
 
@@ -65,8 +69,16 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
             lines[name] = line
 
 
-def _number(loader: Loader, node: yaml.ScalarNode) -> float:
+def _whole(loader: Loader, node: yaml.ScalarNode) -> int | str:
+    if ":" in node.value:
+        return str(node.value)
+    return int(node.value) if _FILLED.fullmatch(node.value) else int(loader.construct_yaml_int(node))
+
+
+def _number(loader: Loader, node: yaml.ScalarNode) -> float | str:
     """A number; whole where it is written without a point, so that ``rows: 1e5`` is a count."""
+    if ":" in node.value:
+        return str(node.value)
     value: float = loader.construct_yaml_float(node)
     return int(value) if _WHOLE.fullmatch(node.value) and value < 1e15 else value
 
@@ -80,3 +92,4 @@ def dump(value: Any, *, flow: bool = False, width: int = 80) -> str:
 for _class in (Loader, _Dumper):
     _class.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 Loader.add_constructor(_FLOAT, _number)
+Loader.add_constructor(_INT, _whole)

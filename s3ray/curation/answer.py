@@ -22,7 +22,7 @@ _MARK = re.compile(
     r"|<\|(?:end_of_thought|end_thinking|/think|/thinking|end_of_think)\|>)"
     r"|<\|channel\|>\s*(?P<channel>\w+)[^<\n]{0,80}(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>"
     r"|(?:<\|start_header_id\|>\s*(?P<header>\w+)\s*<\|end_header_id\|>"
-    r"|(?:<\|im_start\|>|<start_of_turn>|<\|turn>)[ \t]*(?P<turn>\w+)[ \t]*(?:\n|\Z)"
+    r"|(?:<\|im_start\|>|<start_of_turn>|<\|turn>)[ \t]*(?P<turn>\w+)[ \t]*(?:\n|(?=<\|im_sep\|>)|\Z)"
     r"|<\|start\|>\s*(?P<start>\w+)"
     r"|<[|\uff5c](?P<role>user|human|system|assistant|model|tool|observation)[|\uff5c]>"
     r"|\[\|(?P<speaker>user|system|assistant)\|\]|\[(?P<inst>/?)INST\])"
@@ -43,7 +43,7 @@ _TOLD_THOUGHT = re.compile(r"\s*here(?: is|['\u2019]s) my thought process:", re.
 _TOLD_ANSWER = re.compile(r"here(?: is|['\u2019]s) my response:", re.IGNORECASE)
 _THOUGHT_HEADING = re.compile(
     r"\s*[*#]{0,6} ?(?:my )?(?:thinking(?: process)?|thought process|thoughts?|reasoning|chain of thought)"
-    r"(?::[*]{0,3}|[*]{1,3}:?)[ \t]*\n",
+    r"(?::[*]{0,3}|[*]{1,3}:?)[ \t]*(?:\n|(?=\S))",
     re.IGNORECASE,
 )
 _ANSWER_HEADING = re.compile(

@@ -29,7 +29,8 @@ _OBLIGING = re.compile(
 )
 _ROLE = re.compile(
     r"^[*#]{0,3}(?P<kind>assistant|sentence|statement|hypothesis|question|new question|review"
-    r"|(?:movie|film|customer|new|similar|positive|negative) review|example(?= \d)"
+    r"|(?:movie|film|customer|new|similar|positive|negative) review|example(?= \d)|final (?:answer|response|output)"
+    r"|(?:option|version|variation)(?= 1[*]{0,2}:(?s:.*)\n[*#]{0,3}(?:option|version|variation) 2\b)"
     r"|(?:answer|response|output|text)(?=:[*]{0,2}\s*[\n\"]))(?P<number> \d+)?[*]{0,2}:[*]{0,2}\s*",
     re.IGNORECASE,
 )
@@ -39,6 +40,8 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _EMPHASIS = re.compile(r"(?<![\w*])\*\*([^\s*](?:.*?[^\s*])?)\*\*(?![\w*])")
+_SLANTED = re.compile(r"([*_])([^\s*_][^*_\n]* [^*_\n]*[.!?\u2026])\1")
+_NUM_WORDS = re.compile(r"(?<=[.!?\"\u201d*])\s*[(\[](?:word count:? ?\d+|\d{1,4} words?)[)\]]\Z", re.IGNORECASE)
 _REMARK = re.compile(r'^("[^"]+")\s*\((?:note|this)\b[^()]*\)\W*$', re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(?:\(?\d{1,2}[.)]|[-*\u2022])\s+")
 _TRAILER = re.compile(
@@ -48,7 +51,10 @@ _TRAILER = re.compile(
     r"(?:is|was|uses|reflects|captures|expresses|conveys|highlights|shows|follows|can|cannot|does|asks)\b)",
     re.IGNORECASE,
 )
-_MODEL = r"an? (?:ai (?:language )?(?:model|assistant)|(?:large )?language model|ai(?=[,.;!]| and\b| so\b|$))"
+_MODEL = (
+    r"an? (?:(?:responsible|ethical|helpful) )?"
+    r"(?:ai (?:language )?(?:model|assistant)|(?:large )?language model|ai(?=[,.;!]| and\b| so\b|$))"
+)
 _SORRY = r"(?:(?:i(?:'m| am) (?:very |really )?sorry|sorry|i apologi[sz]e|unfortunately|my apologies)\W+(?:but )?)?"
 _CANNOT = r"(?:i(?:'m| am) (?:unable|not able) to|i (?:cannot|can not|can't))"
 _WILL_NOT = r"(?:i(?:'m| am) not comfortable with|i (?:won't|will not))"
@@ -59,12 +65,19 @@ _ASKED = (
 )
 _MAKE = r"(?:write|generate|create|provide|produce|fulfil+|complete|continue with|engage in)"
 _PIECE = (
-    r"(?:an?|any|the|this|that|such|such a) (?:(?:negative|positive|fake|false|movie|film|customer|product) )?"
+    r"(?:an?|any|the|this|that|such|such a) (?:(?:type|kind|sort)s? of )?"
+    r"(?:(?:negative|positive|fake|false|movie|film|customer|product) )?"
     r"(?:reviews?|sentences?|questions?|statements?|hypothesis)\b"
 )
 _REFUSAL = re.compile(
     rf"^\W{{0,3}}{_SORRY}(?:(?:{_CANNOT}|{_WILL_NOT}) (?:assist|comply|help (?:you|with)|{_MAKE} {_ASKED})"
     rf"|{_CANNOT} (?:write|generate|create|provide|produce) {_PIECE}"
+    rf"|{_CANNOT} (?:write|generate|create|provide|produce|fulfil+) (?:that|this|it)\W*$"
+    rf"|(?:sorry|i apologi[sz]e)\W+(?:but )?{_CANNOT} do (?:that|this)\W*$"
+    rf"|{_WILL_NOT} (?:write|generate|create|produce) (?:an? |any )?(?:fake|false|misleading|deceptive|hateful)\b"
+    rf"|i (?:must|have to|need to) (?:respectfully |politely )?decline"
+    rf"(?: to {_MAKE}\b| (?:this|that|your) request|\W*$)"
+    r"|(?:this|the|your) (?:request|prompt) (?:may |would )?(?:violates?|goes against|is against|conflicts with)\b"
     r"|i(?:'m| am) not comfortable (?:writing|generating|creating|providing|producing|engaging)\b"
     rf"|as {_MODEL}[^.,\n]{{0,60}}\W+(?:i|my)\b"
     rf"|i(?:'m| am) (?:just |only )?{_MODEL}"
@@ -111,6 +124,10 @@ def clean_text(raw: str) -> str:
     text = _without_role(_first_item(text))
     if "**" in text:
         text = _EMPHASIS.sub(r"\1", text)
+    if text.endswith((")", "]")):
+        text = _NUM_WORDS.sub("", text)
+    if text.startswith(("*", "_")) and (slanted := _SLANTED.fullmatch(text)):
+        text = slanted[2]
     if text.startswith('"'):
         text = _REMARK.sub(r"\1", text)
     return _unquote(_without_role(_unquote(text.strip())))

@@ -237,6 +237,8 @@ def _say_training(event: events.TrainingStarted | events.TrainingFinished) -> st
     mistakes = ""
     if isinstance(event, events.StudentFinished) and event.mined is not None:
         mistakes = f", {event.mistakes} mistake(s) on {event.mined} gold rows"
+        if not event.mistakes:
+            mistakes += ": nothing is left to extrapolate from"
     return f"{head} selection {scores(event.select)}{mistakes} ({duration(sum(event.seconds.values()))})"
 
 

@@ -1,5 +1,7 @@
 """Where an answer stands in its context: offsets that count in another unit are moved, if that is certain."""
 
+import itertools
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
@@ -14,7 +16,7 @@ def find_answer(context: str, text: str, start: int, field: str) -> tuple[Span, 
     """The answer in ``valid_text(context)``; and where its offset was not right, what it counted or how it was found.
 
     An offset that is right in one other unit (UTF-16 code units, UTF-8 bytes, another normal form, other line ends) is
-    moved, and so is an answer that stands at one place alone.
+    moved, and so is an answer that stands at one place alone, if need be with the context's blanks for its own.
 
     Raises:
         InputError: the answer is empty, stands nowhere, or at several places of which none is the offset's.
@@ -33,6 +35,9 @@ def find_answer(context: str, text: str, start: int, field: str) -> tuple[Span, 
     places = _places(valid, answer) if answer else []
     if len(places) == 1:
         return Span(text=answer, start=places[0]), "it stands at one place alone"
+    alike = [] if places else _with_other_blanks(valid, answer)
+    if len(alike) == 1:
+        return alike[0], "its blanks are not those of the context"
     there = f"The context has {context[max(start, 0) :][: max(len(text), 1)]!r} there"
     if places:
         listed = ", ".join(map(str, places[:5])) + (", ..." if len(places) > 5 else "")
@@ -80,6 +85,13 @@ def _restored(context: str, form: Callable[[str], str], before: str, valid: str,
         middle = (low + high + 1) // 2
         low, high = (low, middle - 1) if len(form(context[:middle])) > len(before) else (middle, high)
     return _position(context, low, valid, answer) if form(context[:low]) == before else None
+
+
+def _with_other_blanks(context: str, answer: str) -> list[Span]:
+    """Where the words of an answer stand with other blanks between them, or without those around the answer."""
+    pattern = r"\s+".join(map(re.escape, answer.split()))
+    found = itertools.islice(re.finditer(pattern, context), _MAX_PLACES) if pattern else ()
+    return [Span(text=each[0], start=each.start()) for each in found]
 
 
 def _places(context: str, answer: str) -> list[int]:

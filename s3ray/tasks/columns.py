@@ -13,6 +13,8 @@ from decimal import Decimal
 from statistics import fmean
 from typing import Any, NoReturn
 
+import regex
+
 from s3ray.errors import InputError
 from s3ray.tasks.files import Row
 from s3ray.tasks.labels import label_text, only_item
@@ -52,11 +54,14 @@ _PAIRS = (
 _ABOUT_THE_ROW = re.compile(
     r".*\bids?|uu?id|guid|index|idx|row|annotators?( name)?|annotated by|workers?|raters?|coders?|label?led by"
     r"|label?er|labeller|annotation|agreement|confidence|split|fold|partition"
+    r"|user( ?name)?|screen name|profile name|reviewer( name)?|e ?mail( address)?|phone( number)?|ip( address)?"
     r"|dates?|time|timestamp|(created|updated)( at)?|explanation|rationale"
 )
 _ONE_TOKEN = re.compile(r"[!-~]+")
 _NUMBERED = re.compile(r"[A-Za-z]{0,12}[-_#]?\d+")
 _YES_OR_NO = ({"0", "1"}, {"true", "false"})
+_ANY_ANSWERS = {"yes", "no", "y", "n", "true", "false", "0", "1", "maybe", "unknown"}
+_WORD = regex.compile(r"\p{L}|\p{So}")
 _JOINERS = (";", "|", ",", "/", "+", "&")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 
@@ -232,7 +237,8 @@ def _guess_written(texts: Mapping[str, Sequence[str]]) -> str | None:
     if pairs:
         return pairs[0][1]
     lengths = {name: fmean(map(len, column)) for name, column in texts.items() if len(set(column)) > 1}
-    long = {name: length for name, length in lengths.items() if not _are_ids(texts[name])} or lengths
+    is_other = {name: _are_ids(texts[name]) or _are_written_lists(texts[name]) for name in lengths}
+    long = {name: length for name, length in lengths.items() if not is_other[name]} or lengths
     return max(long, key=lambda name: long[name], default=None)
 
 
@@ -268,13 +274,22 @@ def _not_given(name: str, column: Sequence[str], labels: Sequence[str], written:
             (num_empty > 0, "some rows have nothing there"),
             (len(set(column)) == 1, "they are the same in every row"),
             (_are_ids(column), "they look like ids"),
+            (not any(map(_WORD.search, column)), "they hold no words"),
             (_ABOUT_THE_ROW.fullmatch(_spaced(name)) is not None, "they say how a row was made, not what it is about"),
             (_repeat(written, column), "they repeat the text that is to be written"),
+            (_are_written_lists(column), "they hold lists"),
+            (_are_votes(column, labels), "they hold labels too, of another annotator or model"),
             (_determines(column, labels), "they tell the label"),
             (_determines(labels, column), "the label tells them"),
         )
     )
     return next((reason for is_so, reason in reasons if is_so), None)
+
+
+def _are_votes(column: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether a column has the values of the label, and they are not those of any question (yes, no)."""
+    values, classes = ({label_text(value).casefold() for value in each} - {""} for each in (column, labels))
+    return len(values & classes) > 1 and values <= classes and not classes <= _ANY_ANSWERS
 
 
 def _determines(column: Sequence[str], other: Sequence[str]) -> bool:

@@ -104,7 +104,8 @@ def draft(data: Path, label: str | None = None, writes: str | None = None, leave
             raise InputError("holds too few rows", value=str(len(rows)), hint=hint)
         columns = sort_columns(rows, label, writes)
         labels, odd = _labels(file, columns.label, leaves_out="unlabelled" in leave_out)
-        classes = classes_of(Counter(filter(None, labels)))
+        in_words_of, words = _words_of_numbers(rows, labels, columns)
+        classes = classes_of(Counter(filter(None, labels)), words)
         if len(classes) < 2:
             hint = "They differ by case, blanks or signs alone. A task needs two classes or more: --label COLUMN."
             value = ", ".join(map(repr, classes[0].spellings))
@@ -114,6 +115,7 @@ def draft(data: Path, label: str | None = None, writes: str | None = None, leave
         sizes = _of_sizes(kept.train, columns, len(classes))
         files = _files(data, {"labels": classes, "leave_out": list(leave_out), **fields, **sizes})
         notes = _check(files, data)
+    odd += [f"  the labels are numbers; their words are those of {in_words_of}"] if words else []
     told = (file.summary, *_guesses(columns, classes), *odd, *_oddities(columns, classes, kept, leave_out), *notes)
     return Draft(files=files, guesses=told)
 
@@ -132,7 +134,7 @@ def _labels(file: FileRows, column: str, *, leaves_out: bool) -> tuple[list[str]
         problem = f"{first} has no label" if len(places) == 1 else f"{len(places)} rows have no label: {first}"
         raise InputError(problem, field=column, hint=hint)
     counts = Counter(filter(None, labels))
-    words = {value for value in counts if value.casefold() in NO_LABEL and value != "-1"}
+    words = {value for value in counts if value.casefold() in NO_LABEL and value not in ("-1", "-")}
     others = counts.keys() - {"-1"}
     if (
         not (words or places)
@@ -141,6 +143,8 @@ def _labels(file: FileRows, column: str, *, leaves_out: bool) -> tuple[list[str]
         and 10 * counts["-1"] < len(labels)
     ):
         words = counts.keys() & {"-1"}
+    if "+" not in counts and len(counts) > 2 and 10 * counts["-"] < len(labels):
+        words = words | (counts.keys() & {"-"})  # so SNLI marks pairs of which its annotators say different things
     if len(counts) < 2 + len(words):
         words = set()
     num = sum(counts[value] for value in words)
@@ -231,13 +235,26 @@ def field_name(column: str) -> str:
     return f"{name}_text" if name in TABLE_COLUMNS else name
 
 
-def classes_of(counts: Mapping[str, int]) -> tuple[LabelClass, ...]:
+def _words_of_numbers(rows: Sequence[Row], labels: Sequence[str], columns: Columns) -> tuple[str, dict[str, str]]:
+    """A column that says in words what labels say as numbers, and its words by label; nothing if there is none."""
+    if all(re.fullmatch(r"[-+]?\d*", label) for label in labels):
+        for name in columns.left_out:
+            said = {(label, str(row.get(name) or "")) for row, label in zip(rows, labels, strict=True) if label}
+            words = {label: " ".join(text.split()) for label, text in said}
+            is_same = len(said) == len(words) == len({text.casefold() for text in words.values()})
+            if is_same and all(re.search(r"[^\W\d_]{2}", text) for text in words.values()):
+                return _on_one_line(name), words
+    return "", {}
+
+
+def classes_of(counts: Mapping[str, int], said: Mapping[str, str] | None = None) -> tuple[LabelClass, ...]:
     """The classes of a column by the counts of its values (``label_text``), in the order in which these are given.
 
+    ``said`` is how another column says the values.
     Values that differ by case, blanks or the like alone are spellings of one class. No two classes have the same words.
     """
     groups = spellings(counts)
-    words = _distinct_words([" ".join(group[0].split()) for group in groups])
+    words = _distinct_words([(said or {}).get(group[0]) or " ".join(group[0].split()) for group in groups])
     return tuple(
         LabelClass(spellings=group, num_rows=sum(counts[value] for value in group), words=said)
         for group, said in zip(groups, words, strict=True)
@@ -341,7 +358,7 @@ def _oddities(
     """What is odd about the rows, and what became of it."""
     for warning in columns.warnings:
         yield f"  {warning}"
-    if all(re.fullmatch(r"[-+]?\d+", each.name) for each in classes):
+    if all(re.fullmatch(r"[-+]?\d+", each.words) for each in classes):
         yield "  the labels are numbers, which say nothing to a language model: put words for them into the task"
     for each in classes:
         if len(each.spellings) > 1:

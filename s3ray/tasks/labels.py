@@ -11,6 +11,7 @@ from s3ray.text import valid_text
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _UNSEEN = re.compile(r"[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
 _AT_ENDS = re.compile(rf"\A(?:\s|{_UNSEEN.pattern})+|(?:\s|[\u200b\u200e\u200f\u2060\ufeff])+\Z")
+_TRUTHS = {"1": "true", "0": "false"}
 _ALIKE = str.maketrans("\u2018\u2019\u02bc\u201c\u201d\u2010\u2011\u2012\u2013\u2014\u2212", "'''\"\"------")
 
 
@@ -41,11 +42,12 @@ def spellings(counts: Mapping[str, int]) -> list[tuple[str, ...]]:
     """The values (``label_text``) of each class, the most frequent first; the classes in the order of ``counts``.
 
     Values that differ by case, blanks, characters without width or the form of quotes and dashes alone are spellings of
-    one class.
+    one class. Where there are no other values, 1 is true and 0 is false.
     """
     groups: dict[str, list[str]] = {}
+    truths = _TRUTHS if counts.keys() <= _TRUTHS.keys() | set(_TRUTHS.values()) else {}
     for value in counts:
-        groups.setdefault(_compared(value), []).append(value)
+        groups.setdefault(truths.get(value) or _compared(value), []).append(value)
     return [tuple(sorted(group, key=lambda value: -counts[value])) for group in groups.values()]
 
 

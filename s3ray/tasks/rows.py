@@ -17,7 +17,7 @@ from s3ray.text import normalise, valid_text
 from s3ray.types import Example, Origin, Source
 
 _GOLD = Origin(source=Source.GOLD)
-NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0")
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-1", "-1.0", "-")
 """Labels in small letters that mean: none; unless the task has such a class."""
 
 _NUM_SHOWN = 5
@@ -93,7 +93,8 @@ def _lack(task: Task, row: Row) -> LeaveOut | None:
     value = row.get(key_of(row, task.target.column) or "")
     if isinstance(task.target, SpanAnswers):
         answers = value.get("text") if isinstance(value, Mapping) else value
-        return "unanswerable" if answers is None or (isinstance(answers, Sequence) and not answers) else None
+        texts = answers if isinstance(answers, Sequence) and not isinstance(answers, str) else [answers]
+        return None if any(text is not None and text != "" for text in texts) else "unanswerable"
     value = only_item(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "unlabelled"

@@ -203,7 +203,8 @@ def _refuse_unnamed(header: _Record, filled: Sequence[_Record], where: str) -> N
 
 def _kept_columns(header: _Record, filled: Sequence[_Record], notes: list[str]) -> list[int]:
     """The columns with a name. One without may be left out if it holds nothing, or only the numbers of the rows."""
-    kept = []
+    kept: list[int] = []
+    num_nameless = 0
     names = [name.strip() for name in header.cells]
     for column, name in enumerate(names):
         values = [record.cells[column] for record in filled if len(record.cells) > column]
@@ -214,19 +215,25 @@ def _kept_columns(header: _Record, filled: Sequence[_Record], notes: list[str]) 
         if name:
             kept.append(column)
         elif not any(value.strip() for value in values):
-            notes.append("a column without name and values is left out")
+            num_nameless += 1
         elif column == 0 and len(set(values)) == len(values) and all(re.fullmatch(r"\d+", v) for v in values):
             notes.append("the numbers of the rows, a column without name, are left out")
         else:
             value = next(value for value in values if value.strip())
             hint = "The first line names the columns: name it there, or remove it."
             raise InputError(f"column {column + 1} has no name", value=repr(value)[:80], hint=hint)
+    if num_nameless:
+        nameless = "a column" if num_nameless == 1 else f"{num_nameless} columns"
+        notes.append(f"{nameless} without name and values {'is' if num_nameless == 1 else 'are'} left out")
     return kept
 
 
 def _check_cells(header: _Record, filled: Sequence[_Record], where: str) -> None:
     faults = Faults()
     width = len(header.cells)
+    if width == 1 and filled and all(len(record.cells) > 1 for record in filled):
+        hint = "Is it a title or a remark? Remove what stands above the names of the columns."
+        raise InputError("names one column", f"{where}, line {header.line}", "", header.cells[0][:80], hint)
     names = [name.strip("\ufeff") for name in header.cells]
     for number, record in enumerate(filled, start=1):
         with faults.gathered(where, f"row {number} (line {record.line})"):

@@ -18,6 +18,16 @@ def test_a_number_may_be_written_with_an_exponent(text: str, number: float) -> N
     assert (value, type(value)) == (number, type(number))
 
 
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("-007", -7), ("0_10", 10), ("0", 0), ("0x10", 16)])
+def test_a_number_may_begin_with_zeros(text: str, number: int) -> None:
+    assert parse_value(text) == number
+
+
+@pytest.mark.parametrize("text", ["2:1", "-1:30", "10:30:00", "1:30.5"])
+def test_a_ratio_or_a_time_is_a_text(text: str) -> None:
+    assert parse_value(text) == text
+
+
 @pytest.mark.parametrize("text", ["'1e-4'", '"1e5"', "e5", "1e", "x1e4", "1e4x"])
 def test_what_is_quoted_or_no_number_stays_a_text(text: str) -> None:
     assert parse_value(text) == text.strip("'\"")

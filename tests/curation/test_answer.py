@@ -40,6 +40,7 @@ AROUND = {
     "thought after the answer": "The lamp was dull.\n<think>Was that right?</think>",
     "thought with a token": "<think>I end with <|im_end|>.</think>The lamp was dull.",
     "ChatML": "The lamp was dull.<|im_end|>\n<|im_start|>user\nAnother one please",
+    "Phi-4 with a header": "<|im_start|>assistant<|im_sep|>The lamp was dull.<|im_end|>",
     "ChatML with a header": "<|im_start|>assistant\nThe lamp was dull.<|im_end|>",
     "Llama 3": "The lamp was dull.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnother",
     "Llama 3 with a header": "<|start_header_id|>assistant<|end_header_id|>\n\nThe lamp was dull.<|eot_id|>",
@@ -68,6 +69,7 @@ AROUND = {
     "folded away in HTML": '<details type="reasoning" done="true">\n<summary>Thought</summary>\n> A lamp.\n</details>\n'
     "The lamp was dull.",
     "headings": "**Thinking:**\nA lamp.\n\n**Answer:**\nThe lamp was dull.",
+    "headings on the line": "**Thinking:** A lamp.\n\n**Answer:** The lamp was dull.",
     "Markdown headings": "## Thought process:\nA lamp.\n\n## Final answer:\nThe lamp was dull.",
     "a call of a tool first": '<tool_call>{"name": "look"}</tool_call>\nThe lamp was dull.',
     "a call of a tool afterwards": 'The lamp was dull.\n<tool_call>{"name": "look"}</tool_call>',

@@ -64,6 +64,14 @@ WRAPPED = [
     ("The pasta was cold.\n\nReason: it says so.", "The pasta was cold."),
     ("\ufeffThe pasta was cold.\u200b", "The pasta was cold."),
     ("Here is the review:\n```\nThe pasta was cold.\n```\nNote: it is short.", "The pasta was cold."),
+    ("**Thinking:** Pasta, then.\n\n**Answer:** The pasta was cold.", "The pasta was cold."),
+    ("Option 1: The pasta was cold.\n\nOption 2: The waiter was rude.", "The pasta was cold."),
+    ("**Version 1:**\nThe pasta was cold.\n\n**Version 2:**\nThe waiter was rude.", "The pasta was cold."),
+    ("Final Answer: The pasta was cold.", "The pasta was cold."),
+    ("*The pasta was cold.*", "The pasta was cold."),
+    ("_The pasta was cold._", "The pasta was cold."),
+    ("The pasta was cold. (Word count: 4)", "The pasta was cold."),
+    ("The pasta was cold.\n\n(4 words)", "The pasta was cold."),
 ]
 
 UNTOUCHED = [
@@ -93,6 +101,13 @@ UNTOUCHED = [
     "Output: weak and noisy.",
     "1/2 out of ****",
     "** from ****",
+    "*laughs out loud*",
+    "The *really* cold pasta.",
+    "_init_ is a name.",
+    "Option 1: leave it.",
+    "Version 2: the pasta is colder.",
+    "It said so (in 4 words).",
+    "My thoughts: cold pasta.\nNever again.",
     "What a piece of s**t, I was f**king bored, and so was my a**hole of a dog.",
     "***SPOILERS*** The dog did it.",
     'He said "never, and left. I call this "art" without shame.',
@@ -129,6 +144,13 @@ REFUSALS = [
     "I don't have personal opinions as I am an AI language model.",
     "I'm sorry, but I am not comfortable writing that.",
     "I can\u2019t fulfill that request.",
+    "I'm really sorry, but I'm not able to write that.",
+    "I'm not able to generate this type of review.",
+    "Sorry, I can\u2019t do that.",
+    "As a responsible AI, I can't produce this.",
+    "I must respectfully decline to write this.",
+    "I won't write a fake review.",
+    "This request violates our content policy.",
 ]
 
 OPINIONS = [
@@ -148,6 +170,10 @@ OPINIONS = [
     "I am an AI researcher and this film gets it wrong.",
     "As an AI enthusiast, I enjoyed it.",
     "I can't provide enough information about the plot without giving it away.",
+    "I can't do that every day.",
+    "I must decline in health before I eat here again.",
+    "I won't write much about the fake plants.",
+    "This request of mine was ignored.",
 ]
 
 

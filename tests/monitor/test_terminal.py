@@ -69,6 +69,25 @@ def test_a_stage_whose_model_thinks_aloud_says_how_to_stop_it(tmp_path: Path, cl
     assert "thinks" not in seldom
 
 
+@pytest.mark.parametrize(
+    ("mistakes", "mined", "says"),
+    [
+        (2, 30, "2 mistake(s) on 30 gold rows (9 s)"),
+        (0, 30, "0 mistake(s) on 30 gold rows: nothing is left to"),
+        (None, None, ""),
+    ],
+)
+def test_a_student_without_mistakes_leaves_nothing_to_extrapolate_from(
+    mistakes: int | None, mined: int | None, says: str, tmp_path: Path, clock: Clock
+) -> None:
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    seconds = {"start": 0.0, "train": 9.0, "score": 0.0}
+    log.emit(an_event("student_finished", round=0, select={}, mistakes=mistakes, mined=mined, seconds=seconds))
+    (line,) = _plain_lines(store)
+    assert says in line
+    assert ("extrapolate" in line) == (mistakes == 0)
+
+
 def test_plain_chunk_lines_say_how_far_and_how_fast(finished: RunStore) -> None:
     chunks = [line for line in _plain_lines(finished) if line.startswith("[round 1 extrapolate]") and "tok/s" in line]
     assert chunks[0].startswith("[round 1 extrapolate] 12/60 accepted, ")

@@ -40,6 +40,13 @@ def test_an_answer_at_one_place_alone_is_moved_there() -> None:
     assert find_answer(CONTEXT, "Törte", 2, "answers") == (Span(text="Törte", start=20), "it stands at one place alone")
 
 
+@pytest.mark.parametrize("text", [" Törte  in", "Törte\u00a0in", "\nTörte in\t"])
+def test_an_answer_with_other_blanks_at_one_place_alone_is_the_context_s(text: str) -> None:
+    told = (Span(text="Törte in", start=20), "its blanks are not those of the context")
+    assert find_answer(CONTEXT, text, 20, "answers") == told
+    assert find_answer(CONTEXT.replace("Törte in", "Törte\n in"), "Törte in", 0, "answers")[0].text == "Törte\n in"
+
+
 @pytest.mark.parametrize(
     ("text", "start", "says"),
     [
@@ -48,6 +55,8 @@ def test_an_answer_at_one_place_alone_is_moved_there() -> None:
         ("Graz", 29, "'Linz' there, and the answer nowhere"),
         ("", 3, "the answer nowhere"),
         ("Linz", -1, "it stands at"),
+        ("Lin z", 29, "the answer nowhere"),
+        (" in Linz\t", 2, "the answer nowhere"),
     ],
 )
 def test_an_answer_that_could_stand_at_several_places_or_none_is_refused(text: str, start: int, says: str) -> None:

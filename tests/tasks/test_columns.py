@@ -94,6 +94,10 @@ def test_numbers_that_are_named_as_the_label_are_told_to_look_like_regression() 
         ("tags", lambda n: ["a"], "no texts but list"),
         ("verbose", lambda n: ("it is good", "it is bad")[n % 2], "they tell the label"),
         ("title", lambda n: None if n % 3 else "A title", "some rows have nothing there"),
+        ("phone", lambda n: f"+49 30 {n * 7919}", "no words"),
+        ("parts", lambda n: f"['{WORDS[n % 7]}', 'came', '{n}']", "they hold lists"),
+        ("model_says", lambda n: ("good", "BAD")[n * n % 3 % 2], "labels too, of another annotator or model"),
+        ("user_name", lambda n: f"{WORDS[n % 5]} of {WORDS[n * n % 3]}", "how a row was made"),
         ("copy", lambda n: f"[The {WORDS[n % 7]}  number {n} CAME late.]", "repeat the text"),
     ],
 )
@@ -103,6 +107,19 @@ def test_what_a_task_has_no_use_for_is_left_out_with_the_reason(
     columns = sort_columns(rows(60, **{name: value}), None, "text")
     assert columns.given == ()
     assert reason in columns.left_out[name]
+
+
+def test_a_list_of_a_text_s_parts_is_not_the_text_to_be_written() -> None:
+    made = rows(tokens=lambda n: str(["The", *WORDS, str(n), "came", "late"]))
+    columns = sort_columns(made, None, None)
+    assert (columns.writes, columns.given) == ("text", ())
+
+
+def test_another_question_that_is_answered_by_yes_or_no_is_given() -> None:
+    columns = sort_columns(
+        rows(label=lambda n: ("yes", "no")[n % 2], verified=lambda n: ("yes", "no")[n * n % 3 % 2]), None, None
+    )
+    assert columns.given == ("verified",)
 
 
 def test_products_and_passages_are_given() -> None:

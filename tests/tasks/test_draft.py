@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from s3ray.cli import main
 from s3ray.config.job import GoldConfig
@@ -224,6 +225,13 @@ def test_labels_that_may_mean_none_are_told(labels: list[str], what: str) -> Non
     assert what.partition(" ")[0] not in made.files["some-task.yaml"].split("labels:")[1].split("data:")[0]
 
 
+def test_a_dash_among_words_may_mean_that_annotators_said_different_things() -> None:
+    data = labelled("pairs.csv", ["entailed", "neutral", "refuted"] * 20 + ["-"] * 4)
+    assert "  - (4 rows) may mean that there is no label; then: --leave-out unlabelled" in draft(data).guesses
+    assert "  left out, without a label: 4 rows" in draft(data, leave_out=["unlabelled"]).guesses
+    assert "may mean" not in "\n".join(draft(labelled("signs.csv", ["+", "-", "0", "+"] * 20)).guesses)
+
+
 def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
     lines = [[f"The text {n % 40} is here.", ("good", "Good", "bad")[n * n % 3 if n < 40 else 2]] for n in range(80)]
     task, sizes = loaded(write("odd.csv", ["text", "label"], lines))
@@ -259,6 +267,17 @@ def test_sizes_of_texts_without_blanks_are_those_of_their_characters() -> None:
 def test_labels_that_are_numbers_are_said_to_need_words() -> None:
     assert any("put words for them" in line for line in draft(labelled("n.csv", ["-1", "0", "1"] * 20)).guesses)
     assert not any("put words for them" in line for line in draft(labelled("w.csv", ["1", "x"] * 30)).guesses)
+
+
+def test_words_of_labels_that_are_numbers_come_from_a_column_that_says_them() -> None:
+    lines = [[f"The lamp number {n}.", str(n % 3), ("not good", "so_so", "good")[n % 3]] for n in range(60)]
+    made = draft(write("named.csv", ["text", "label", "label_text"], lines))
+    assert "  the labels are numbers; their words are those of label_text" in made.guesses
+    assert not any("put words for them" in line for line in made.guesses)
+    labels = yaml.safe_load(made.files["named-task.yaml"])["labels"]
+    assert [(each["value"], each["words"]) for each in labels] == [("0", "not good"), ("1", "so so"), ("2", "good")]
+    made = draft(write("codes.csv", ["text", "label", "code"], [[text, n, f"c{n}"] for text, n, _ in lines]))
+    assert any("put words for them" in line for line in made.guesses)
 
 
 def test_what_is_odd_about_the_characters_of_texts_is_told() -> None:

@@ -70,6 +70,7 @@ def test_values_that_differ_by_case_or_blanks_alone_are_spellings_of_one_class()
         ("\u263a", "\u263a\ufe0f"),
         ("\u0130Y\u0130", "iyi"),
         ("\uff2f\uff2b", "ok"),
+        ("true", "1"),
     ],
 )
 def test_what_a_reader_cannot_tell_apart_is_one_class(values: tuple[str, ...]) -> None:
@@ -79,6 +80,14 @@ def test_what_a_reader_cannot_tell_apart_is_one_class(values: tuple[str, ...]) -
 def test_what_differs_in_more_than_that_stays_apart() -> None:
     values = ("a b", "a-b", "ab", "\U0001f44d", "\U0001f44d\U0001f3fd", "C+", "C")
     assert len(classes_of(dict.fromkeys(values, 1))) == len(values)
+
+
+def test_one_and_zero_are_true_and_false_where_there_is_nothing_else() -> None:
+    assert [each.spellings for each in classes_of({"true": 3, "0": 1, "1": 2, "false": 2})] == [
+        ("true", "1"),
+        ("false", "0"),
+    ]
+    assert len(classes_of({"true": 3, "0": 1, "1": 2, "2": 2})) == 4
 
 
 def spec_of(tmp_path: Path, *values: object) -> Classification:

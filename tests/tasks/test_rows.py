@@ -132,7 +132,7 @@ def test_moved_answers_are_counted_by_what_their_offsets_counted(
     assert f"{tmp_path}/all.jsonl: {moved}" in gold.notes
 
 
-@pytest.mark.parametrize("none", [None, [], {"text": [], "answer_start": []}])
+@pytest.mark.parametrize("none", [None, [], "", {"text": [], "answer_start": []}, {"text": [""], "answer_start": [-1]}])
 def test_an_unanswerable_question_is_refused_or_left_out_as_the_task_says(
     make_task: Make, answers: Spec, tmp_path: Path, none: object
 ) -> None:

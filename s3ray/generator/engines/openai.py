@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -86,6 +86,7 @@ class OpenAIEngine:
         self._failing_since: float | None = None
         self._refusals: list[Trouble] = []
         self._death = self._refusal_of_all = ""
+        self._spent: Trouble | None = None
         self._num_prompt_tokens = self._num_cached_tokens = self._num_output_tokens = self._num_replies = 0
 
     @property
@@ -174,8 +175,10 @@ class OpenAIEngine:
             if is_failed_template or (answer.is_final and not answer.is_hopeless):
                 return answer
             waited_s = time.monotonic() - began
-            gives_up = answer.is_away and not self._is_restart and attempt and waited_s >= _FIRST_CONTACT_S
-            if answer.is_hopeless or gives_up or answer.is_spent or answer.status in trouble.KEY_REFUSED:
+            is_bad = answer.is_away or answer.is_faulty
+            gives_up = is_bad and not self._is_restart and attempt and waited_s >= _FIRST_CONTACT_S
+            is_ending = answer.is_hopeless or self._ends_run(answer) or answer.status in trouble.KEY_REFUSED
+            if is_ending or gives_up:
                 raise await self._refusal(answer)
             await self._wait(attempt)
         raise AssertionError("unreachable")
@@ -312,8 +315,11 @@ class OpenAIEngine:
 
     def _without_choices(self, answer: Any) -> Trouble:
         """An answer in another protocol than OpenAI's; an empty list or an error may pass, though the status is 200."""
+        error = getattr(answer, "error", None)
+        if isinstance(error, Mapping) and (told := trouble.of_error(error)) is not None:
+            return replace(told, text=self._scrub(told.text))
         says = answers.without_choices(answer)
-        is_other = getattr(answer, "choices", None) is None and not getattr(answer, "error", None)
+        is_other = getattr(answer, "choices", None) is None and not error
         if isinstance(answer, str) and answers.is_web_page(answer):
             advice = trouble.page_advice(self._endpoint.url)
         elif isinstance(answer, str) and answer.lstrip().startswith("data:"):
@@ -344,6 +350,8 @@ class OpenAIEngine:
             self._gate.answered(sent, now)
             return
         self._gate.pause(now + answer.retry_after_s)
+        if answer.retry_after_s > self._config.request_s:
+            self._spent = answer
         if answer.is_busy:
             self._failing_since = None
             self._gate.cut(sent, now)
@@ -351,6 +359,8 @@ class OpenAIEngine:
             # Only at the first failure in a row: fewer requests do not bring back a server that is away.
             self._failing_since = now
             self._gate.cut(sent, now)
+        elif answer.is_spent and now - self._failing_since >= _FIRST_CONTACT_S:
+            self._spent = answer
         elif now - self._failing_since >= _UNREACHABLE_S:
             failing_s = now - self._failing_since
             said = f"{answer}; {answer.advice}" if answer.advice else f"{answer}"
@@ -361,21 +371,21 @@ class OpenAIEngine:
         field, value = self._field, self._endpoint.url
         if found.is_away:
             return InputError(f"nobody answers there ({found})", field=f"{field}.url", value=value, hint=found.advice)
-        if found.is_hopeless:
+        if found.is_hopeless or found.is_faulty:
             problem = f"the endpoint cannot be asked ({found})"
-            return InputError(problem, field=f"{field}.url", value=value, hint=found.advice)
-        if found.is_spent:
-            problem = f"the credit of the key is used up ({found})"
-            hint = f"Add credit, or put another key into {self._endpoint.key_env}."
-            return InputError(problem, field=f"{field}.key_env", value=value, hint=hint)
+            hint = found.advice or "The server fails at the job's trial request; its log may say why."
+            return InputError(problem, field=f"{field}.url", value=value, hint=hint)
+        if self._ends_run(found):
+            return self._spent_key(found)
         if found.status in trouble.KEY_REFUSED:
             complaint = "does not take the key" if self._secrets else "wants a key"
+            complaint = "forbids it" if found.status == HTTPStatus.FORBIDDEN else complaint
             hint = (
                 f"The key is read from {self._endpoint.key_env} in the environment of the Ray workers. {found.advice}"
             )
             problem = f"the endpoint {complaint} ({found})"
             return InputError(problem, field=f"{field}.key_env", value=value, hint=hint)
-        if found.status == HTTPStatus.NOT_FOUND:
+        if found.status == HTTPStatus.NOT_FOUND or trouble.names_no_model(found.text):
             names = ", ".join(await self._list_models())
             hint = f"It serves: {names}." if names else "Check the URL (it usually ends in /v1) and the model's name."
             if ".azure.com" in value:
@@ -388,6 +398,18 @@ class OpenAIEngine:
             "without a system message. What else it wants goes into `extra_body`, `headers`, `query` or `parameters`."
         )
         return InputError(f"the endpoint refuses what is asked of it ({found})", field=field, value=value, hint=hint)
+
+    def _ends_run(self, found: Trouble) -> bool:
+        """Whether nobody but the user can end the wait, or it is longer than a request may take."""
+        return found.is_spent or found.retry_after_s > self._config.request_s
+
+    def _spent_key(self, found: Trouble) -> InputError:
+        problem, name = f"the credit of the key is used up ({found})", self._endpoint.key_env
+        hint = f"Add credit, or put another key into {name}."
+        if not found.is_spent:
+            problem = f"the endpoint takes no request for {found.retry_after_s:.0f} s ({found})"
+            hint = f"That is longer than generator.request_s. Go on then, or put another key into {name}."
+        return InputError(problem, field=f"{self._field}.key_env", value=self._endpoint.url, hint=hint)
 
     async def _list_models(self) -> list[str]:
         """The first few models of the endpoint; empty if it does not list them."""
@@ -423,9 +445,11 @@ class OpenAIEngine:
         return []
 
     async def check(self) -> None:
-        """Raise once the endpoint has been unreachable for a minute, or has refused everything for a while."""
+        """Raise once the endpoint was unreachable for a minute, or refused everything or the key for a while."""
         if self._death:
             raise EngineDeadError(self._death)
+        if self._spent is not None:
+            raise self._spent_key(self._spent)
         if self._refusal_of_all:
             hint = "What it does not take can be left out or renamed: `parameters` of the endpoint (docs/endpoints.md)."
             raise InputError(self._refusal_of_all, field=self._field, value=self._endpoint.url, hint=hint)

@@ -5,24 +5,33 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isfinite
+from typing import Any
 
 import httpx2
 import openai
 
 from s3ray.generator.engines.answers import is_web_page, words_of
 
-KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED)
+KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _MAY_PASS = (*KEY_REFUSED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+_NO_STATUS = 600  # and above: codes of a server's own
 _PLAIN_TO_HTTPS = re.compile(r"plain http request|http request to an? https|requires? (tls|https)", re.I)
+_NO_MODEL = re.compile(r"model\b.{0,80}\bnot (exist|found)|(no such|unknown) model", re.I)
 _FILTER = re.compile(r"content.?(filter|polic|management)|responsible.?ai", re.I)
-_FILTERED = ("content_filter", "content_policy_violation")
-_SPENT = ("insufficient_quota", "billing_hard_limit_reached")
+_FILTERED = {"content_filter", "content_policy_violation"}
+_SPENT = {"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error", "arrearage"}
+# Providers say it with 400, 402, 403 or 429. Not "exceeded your current quota": Google says that of a quota per minute.
+_NO_CREDIT = re.compile(
+    r"insufficient[ _](account )?(balance|credits?|funds|quota)|balance (is|was) (too low|insufficient|not enough)"
+    r"|(out of|not enough|no more|used all available) credits?|spending limit|余额不足|欠费",
+    re.I,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +41,9 @@ class Trouble:
     ``status`` is 0 if there was no proper HTTP answer. ``is_final``: the server refuses this request, and would again.
     ``is_excused``: it refuses the text, not the manner of asking. ``is_busy``: the server works but wants fewer
     requests. ``is_away``: nobody answers there. ``is_hopeless``: no later try will do better. ``is_filtered``: the
-    server's policy forbids this text, and maybe no other. ``is_spent``: the credit of the key is used up.
+    server's policy forbids this text, and maybe no other. ``is_faulty``: the server itself fails, maybe each time.
+    ``is_spent``: the credit of the key is used up; nothing is
+    refused for good, since it may be topped up.
     """
 
     text: str
@@ -44,6 +55,7 @@ class Trouble:
     is_away: bool = False
     is_hopeless: bool = False
     is_filtered: bool = False
+    is_faulty: bool = False
     is_spent: bool = False
     retry_after_s: float = 0.0
 
@@ -56,27 +68,46 @@ def of_status(error: openai.APIStatusError) -> Trouble:
     status, headers = error.status_code, error.response.headers
     body = error.response.text
     words = words_of(body) if body.strip() else error.message
+    found = _judged(status, words, {str(error.code), str(error.type)})
     advice = ""
     if is_plain := status == HTTPStatus.BAD_REQUEST and bool(_PLAIN_TO_HTTPS.search(body)):
         advice = "The server speaks https there: write https:// in the URL."
     elif is_web_page(body):
         advice = page_advice(str(error.request.url))
-    is_filtered = error.code in _FILTERED or bool(_FILTER.search(words))
-    is_spent = error.code in _SPENT
+    now, milliseconds = datetime.now(UTC), headers.get("retry-after-ms")
+    retry_after_s = read_retry_after(headers.get("retry-after", ""), now, milliseconds)
+    return replace(found, advice=advice, is_hopeless=is_plain, retry_after_s=retry_after_s)
+
+
+def of_error(error: Mapping[str, Any]) -> Trouble | None:
+    """The trouble of an error that a server sends as a success, with the status in its body; None without one."""
+    status = error.get("status") or error.get("code")
+    if not isinstance(status, int) or not HTTPStatus.BAD_REQUEST <= status < _NO_STATUS:
+        return None
+    message = error.get("message")
+    return _judged(status, message if isinstance(message, str) and message else str(error), {str(error.get("type"))})
+
+
+def names_no_model(words: str) -> bool:
+    """Whether the words of a refusal say that there is no such model."""
+    return bool(_NO_MODEL.search(words))
+
+
+def _judged(status: int, words: str, codes: Set[str]) -> Trouble:
+    """What a status means, and the words and codes that come with it."""
+    is_filtered = bool(codes & _FILTERED) or bool(_FILTER.search(words))
+    is_spent = status == HTTPStatus.PAYMENT_REQUIRED or bool({code.lower() for code in codes} & _SPENT)
+    is_spent = is_spent or (status < HTTPStatus.INTERNAL_SERVER_ERROR and bool(_NO_CREDIT.search(words)))
     return Trouble(
         text=words,
         status=status,
-        advice=advice,
-        is_final=400 <= status < 500 and status not in _MAY_PASS,
-        is_excused=is_filtered or error.code == "context_length_exceeded",
+        is_final=400 <= status < 500 and status not in _MAY_PASS and not is_spent,
+        is_excused=is_filtered or "context_length_exceeded" in codes,
         # The same status can also mean that the credit is used up; then fewer requests do not help.
         is_busy=status == HTTPStatus.TOO_MANY_REQUESTS and not is_spent,
         is_filtered=is_filtered,
+        is_faulty=status == HTTPStatus.INTERNAL_SERVER_ERROR,
         is_spent=is_spent,
-        is_hopeless=is_plain,
-        retry_after_s=read_retry_after(
-            headers.get("retry-after", ""), datetime.now(UTC), headers.get("retry-after-ms")
-        ),
     )
 
 
@@ -105,7 +136,7 @@ def of_connection(error: Exception, url: str) -> Trouble:
     if any(isinstance(each, httpx2.RemoteProtocolError) for each in causes):
         advice = "Is that the port of the server? One that speaks https wants https:// in the URL." + proxy_advice(url)
         return Trouble(text=text, advice=advice, is_away=True)
-    return Trouble(text=text)
+    return Trouble(text=text, is_faulty=isinstance(error, ValueError))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -383,6 +383,46 @@ def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: 
     run(scenario)
 
 
+def test_a_model_that_is_unknown_is_told_by_the_servers_words_too() -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(400, "Model not exist: writer")
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail, models=("reader",)) as endpoint:
+            with pytest.raises(InputError, match=r"does not know model writer[^\n]*\n[^\n]*It serves: reader"):
+                await started(endpoint)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: refuse(500, "CUDA out of memory"), "cannot be asked .HTTP 500: CUDA out of memory"),
+        (
+            lambda: web.Response(text='{"choices": [', content_type="application/json"),
+            "cannot be asked .JSONDecodeError",
+        ),
+        (lambda: refuse(403, "Your country is not supported"), "forbids it .HTTP 403: Your country"),
+    ],
+    ids=["error", "no JSON", "forbidden"],
+)
+def test_a_server_that_fails_from_the_beginning_is_told_within_seconds(
+    broken: Callable[[], web.Response], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_module, "_FIRST_CONTACT_S", 0.05)
+
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return broken()
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail) as endpoint:
+            with pytest.raises(InputError, match=says):
+                await started(endpoint)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("secret", ["two\nlines-of-a-secret", "sk-schlüssel-geheim"])
 def test_a_key_that_no_header_can_carry_is_not_shown_either(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", secret)
@@ -415,14 +455,89 @@ def test_an_endpoint_that_stays_away_is_dead_and_says_why(monkeypatch: pytest.Mo
     run(scenario)
 
 
-def test_a_key_without_credit_is_told_at_once() -> None:
+def in_a_success(code: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": code}})
+
+
+WITHOUT_CREDIT = {
+    "quota": lambda: refuse(429, "You exceeded your current quota", "insufficient_quota"),
+    "payment required": lambda: refuse(402, "Payment required"),
+    "balance": lambda: refuse(400, "Your credit balance is too low to access this interface"),
+    "forbidden": lambda: refuse(403, "Your team has either used all available credits or reached its spending limit"),
+    "in a success": lambda: in_a_success(402, "Insufficient credits"),
+    "other words": lambda: web.json_response(
+        {"error": {"message": "no", "type": "exceeded_current_quota_error"}}, status=429
+    ),
+}
+"""How providers say that a key has no credit."""
+
+
+@pytest.mark.parametrize("say", WITHOUT_CREDIT.values(), ids=WITHOUT_CREDIT)
+@pytest.mark.parametrize("is_late", [False, True], ids=["at the start", "on the way"])
+def test_a_key_without_credit_is_told_at_once(
+    say: Callable[[], web.Response], is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_module, "_FIRST_CONTACT_S", 0.05)
+
     async def refuse_all(request: web.Request, body: dict[str, Any]) -> Answer:
-        return refuse(429, "You exceeded your current quota", "insufficient_quota")
+        return say() if body["seed"] or not is_late else None
 
     async def scenario() -> None:
         async with Endpoint(script=refuse_all) as endpoint:
-            with pytest.raises(InputError, match=r"credit of the key is used up \(HTTP 429: .*quota"):
-                await started(endpoint)
+            with pytest.raises(InputError, match=r"credit of the key is used up \(HTTP 4\d\d: ") as refusal:
+                await ask(await started(endpoint), 1)
+            assert refusal.value.field == "generator.endpoints.0.key_env"
+            assert len(endpoint.bodies) == 1 or is_late
+
+    run(scenario)
+
+
+def test_a_quota_per_minute_is_waited_for_in_whatever_words() -> None:
+    words = "You exceeded your current quota, please check your plan and billing details."
+
+    async def wait(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(429, words) if len(endpoint.bodies) < 5 else None
+
+    endpoint = Endpoint(script=wait)
+
+    async def scenario() -> None:
+        async with endpoint:
+            assert (await ask(await started(endpoint), 1)).text
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["at the start", "on the way"])
+def test_a_wait_longer_than_a_request_may_take_ends_the_engine_in_the_servers_words(is_late: bool) -> None:
+    async def wait(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(429, "tokens per day", Retry_After="86400") if body["seed"] or not is_late else None
+
+    async def begin(url: str) -> None:
+        engine = make_engine(EndpointConfig(url=url))
+        await engine.start()
+        asked = asyncio.ensure_future(ask(engine, 1))
+        await asyncio.wait([asked], timeout=0.2)
+        asked.cancel()
+        await engine.check()
+
+    async def scenario() -> None:
+        async with Endpoint(script=wait) as endpoint:
+            with pytest.raises(InputError, match=r"no request for 86400 s \(HTTP 429: tokens per day"):
+                await begin(endpoint.url)
+
+    run(scenario)
+
+
+def test_an_error_inside_a_success_is_taken_for_what_it_says() -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return in_a_success(400, "the text is too long") if body["seed"] == 1 else None
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail) as endpoint:
+            engine = await started(endpoint)
+            with pytest.raises(RequestRefusedError, match="HTTP 400: the text is too long"):
+                await ask(engine, 1)
+            assert (await ask(engine, 2)).text
 
     run(scenario)
 
@@ -439,7 +554,7 @@ def test_a_trial_text_that_the_servers_policy_forbids_says_nothing_of_other_text
     run(scenario)
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, None), (429, "insufficient_quota"), (401, "revoked")])
+@pytest.mark.parametrize(("status", "code"), [(503, None), (401, "revoked")])
 def test_a_server_that_answers_nobody_any_more_is_dead_too(
     status: int, code: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
