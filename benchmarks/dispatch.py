@@ -45,7 +45,7 @@ SLOW_SHARE, SLOW_SPEED = 0.1, 0.5
 DYING_SHARE = 0.01
 
 SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
-    "pull": lambda num_engines: Dispatcher(),
+    "pull": Dispatcher,
     "static": StaticShards,
     "barrier": lambda num_engines: BatchBarrier(BATCH),
 }
