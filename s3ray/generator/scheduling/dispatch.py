@@ -41,7 +41,7 @@ class Assignment:
     """What an engine gets with its next exchange.
 
     ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of requests to give up, because
-    another engine answered them first; an exchange is needed even if there is nothing but these.
+    another engine answered them first or will end them sooner; an exchange is needed even if there is nothing but these.
     """
 
     requests: list[tuple[GenerationRequest, int]]
@@ -305,16 +305,16 @@ class Dispatcher:
         return entries
 
     def _recall(self, load: EngineLoad, feedback: Feedback, longest: float) -> None:
-        """A slow engine gives up what it would end last of all, if another that begins it anew is done sooner.
+        """A slow engine gives up those of its first requests that others end sooner, although they begin them anew.
 
-        ``longest`` is what it can write until all known requests are done. Nothing was known of an engine's speed when
-        it got its first requests, which in a short stage are the longest.
+        Nothing was known of its speed when it got them, and in a short stage they are the longest. ``longest`` is what
+        it can write until all known requests are done.
         """
         pace = self._fleet.pace
         assert pace is not None  # the engine is known to be slow
         assert feedback.pace is not None
-        for entry in list(load.entries.values()):
-            num_left = entry.num_output_tokens - (feedback.position - entry.position)
+        for entry in [entry for entry in load.entries.values() if not entry.position]:
+            num_left = entry.num_output_tokens - feedback.position
             is_sooner = entry.num_output_tokens / pace < num_left / feedback.pace
             if num_left > longest and is_sooner and entry.second is None and entry.avoid is None:
                 self._ledger.recall(load, entry)
