@@ -13,8 +13,9 @@ by the longest request alone, and the end is most of the stage (keys ``small_``)
 
 The ideal makespan is the larger of all tokens over all speed (of the time that engines are alive), and the longest
 request on a full-speed slot; no schedule is shorter. A late death alone costs up to an eighth of the stage, since what
-was lost begins anew: the first run is therefore done with several seeds, its keys are their medians, and
-``efficiencies`` has them all. ``static_``: request index modulo engines; a dead engine's part
+was lost begins anew, and in a small stage it costs up to the whole length of the ideal: the dispatcher's runs of both
+sizes are therefore done with several seeds, their keys are the medians, and ``efficiencies`` and ``small_efficiencies``
+have them all, in the order of the seeds. ``static_``: request index modulo engines; a dead engine's part
 waits for it. ``barrier_``: batches of 128, the next one when the last is wholly answered. ``driver_us_per_request`` is
 CPU time of one thread in ``settle``, ``report`` and ``assign``, without the source of requests, over the requests. Each
 run has a process of its own, whose peak memory (interpreter included) is ``peak_rss_mb``.
@@ -45,7 +46,7 @@ SLOW_SHARE, SLOW_SPEED = 0.1, 0.5
 DYING_SHARE = 0.01
 
 SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
-    "pull": lambda num_engines: Dispatcher(),
+    "pull": Dispatcher,
     "static": StaticShards,
     "barrier": lambda num_engines: BatchBarrier(BATCH),
 }
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000, help="small runs have a tenth of it")
     parser.add_argument("--slots", type=int, default=32, help="sequences that an engine decodes at once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=5, help="seeds of the first run")
+    parser.add_argument("--repeats", type=int, default=5, help="seeds of the dispatcher's runs")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/dispatch.json"))
     options = parser.parse_args()
     planned = trials(options.engines, options.requests, options.slots, options.seed)
@@ -136,12 +137,12 @@ def main() -> None:
     )
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for prefix, trial in planned.items():
-            seeds = range(trial.seed, trial.seed + (options.repeats if trial == planned[""] else 1))
+            seeds = range(trial.seed, trial.seed + (options.repeats if prefix in ("", "small_") else 1))
             runs = [processes.submit(run_trial, replace(trial, seed=seed)).result() for seed in seeds]
             one = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
             measured |= {prefix + name: value for name, value in one.items()}
             if len(runs) > 1:
-                measured["efficiencies"] = [run["efficiency"] for run in runs]
+                measured[prefix + "efficiencies"] = [run["efficiency"] for run in runs]
             print(
                 f"{trial.scheduler:9} {trial.num_requests:9} {'equal' if trial.is_blind else 'known':7} "
                 f"{one['efficiency']:10.3f} {one['makespan_s']:7.1f} s {one['driver_us_per_request']:10.2f} "

@@ -84,7 +84,8 @@ class GeneratorPool:
         self._sharing = sharing
         self._recorder = recorder
         # Requests drawn far ahead of need would delay those of a more urgent stage.
-        self._dispatcher = Dispatcher(min_ahead=0 if sharing else MIN_AHEAD, recorder=recorder)
+        num_engines, min_ahead = (1, 0) if sharing else (plan.num_wanted, MIN_AHEAD)
+        self._dispatcher = Dispatcher(num_engines, min_ahead, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._models = NodeModels(config.generator.model if config.generator.loads_model else "")
         self._nodes: list[NodeFacts] = []

@@ -41,7 +41,7 @@ class Assignment:
     """What an engine gets with its next exchange.
 
     ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of requests to give up, because
-    another engine answered them first; an exchange is needed even if there is nothing but these.
+    another engine answered them first or will end them sooner; an exchange is needed even if there is nothing but these.
     """
 
     requests: list[tuple[GenerationRequest, int]]
@@ -81,8 +81,12 @@ class Recorder(Protocol):
 class Dispatcher:
     """Assigns the requests of one stage after the other to the engines that have joined."""
 
-    def __init__(self, min_ahead: int = MIN_AHEAD, recorder: Recorder | None = None) -> None:
-        """``min_ahead`` is the least number of requests to draw from the source ahead of need."""
+    def __init__(self, num_engines: int = 1, min_ahead: int = MIN_AHEAD, recorder: Recorder | None = None) -> None:
+        """``num_engines`` should join in all: requests are drawn ahead for those that have not yet, too.
+
+        ``min_ahead`` is the least number of requests to draw from the source ahead of need.
+        """
+        self._num_engines = num_engines
         self._min_ahead = min_ahead
         self._recorder = recorder
         self._queue = Queue(min_ahead)
@@ -244,15 +248,15 @@ class Dispatcher:
         """What an engine gets next, which may be nothing. Draws from the source."""
         feedback = self._members[engine]
         load = self._ledger.load_of(engine)
-        cancel, load.cancelled = load.cancelled, []
         is_quarantine = bool(self._quarantined or self._quarantines) and self._is_quarantine(engine, load)
         if is_quarantine:
             # It must run alone: the engine first finishes what it holds and gives up the cancelled copies.
-            entries = [] if load.entries or cancel or not self._quarantined else [self._quarantined.popleft()]
+            entries = [] if load.entries or load.cancelled or not self._quarantined else [self._quarantined.popleft()]
             if entries:
                 self._quarantines[engine] = entries[0]
         else:
             entries = self._choose(feedback, load, source)
+        cancel, load.cancelled = load.cancelled, []
         self._ledger.assign(load, entries, feedback.position)
         has_more = self._queue.num > 0
         feedback.note_assigned(len(load.entries), is_full=has_more and not is_quarantine and not self._queue.is_ending)
@@ -284,16 +288,37 @@ class Dispatcher:
 
     def _choose(self, feedback: Feedback, load: EngineLoad, source: RequestSource) -> list[LedgerEntry]:
         queue = self._queue
-        queue.draw(source, self._fleet.capacity, math.ceil(feedback.capacity * feedback.allowance), self._kinds)
+        capacity = max(self._fleet.capacity, self._num_engines * feedback.capacity)
+        queue.draw(source, capacity, math.ceil(feedback.capacity * feedback.allowance), self._kinds)
+        longest = self._longest(load, feedback)
+        if longest < math.inf and queue.is_ending and queue.num:
+            self._recall(load, feedback, longest / SAFETY)
+        num_slots = feedback.capacity - len(load.entries)
         num_left = self._num_left * self._fleet.share(feedback) if queue.is_ending else math.inf
         room = feedback.room(len(load.entries), load.num_tokens, num_left)
         avoided_by = load.engine if len(self._members) > 1 else ""
-        entries = queue.take(room, longest=self._longest(load, feedback), avoided_by=avoided_by)
+        entries = queue.take(room, longest=longest, avoided_by=avoided_by, num_slots=num_slots)
         if entries:
             self._hedges.expire()
         elif queue.is_ending and not (queue.num or load.entries or self._fleet.is_slow(feedback)):
             entries = self._hedge(load, feedback)
         return entries
+
+    def _recall(self, load: EngineLoad, feedback: Feedback, longest: float) -> None:
+        """A slow engine gives up those of its first requests that others end sooner, although they begin them anew.
+
+        Nothing was known of its speed when it got them, and in a short stage they are the longest. ``longest`` is what
+        it can write until all known requests are done.
+        """
+        pace = self._fleet.pace
+        assert pace is not None  # the engine is known to be slow
+        assert feedback.pace is not None
+        for entry in [entry for entry in load.entries.values() if not entry.position]:
+            num_left = entry.num_output_tokens - feedback.position
+            is_sooner = entry.num_output_tokens / pace < num_left / feedback.pace
+            if num_left > longest and is_sooner and entry.second is None and entry.avoid is None:
+                self._ledger.recall(load, entry)
+                self._wait_again(entry)
 
     def _hedge(self, load: EngineLoad, feedback: Feedback) -> list[LedgerEntry]:
         """Hedged copies for an engine that has nothing to do."""

@@ -122,6 +122,11 @@ class Ledger:
         if entry is not None:
             self._release(self._loads[engine], entry)
 
+    def recall(self, load: EngineLoad, entry: LedgerEntry) -> None:
+        """An engine must give up a request that it holds, so that others can have it."""
+        self.release(load.engine, entry.request.index)
+        load.cancelled.append(entry.request.index)
+
     def close(self, engine: str) -> list[LedgerEntry]:
         """An engine is gone. Returns what it held, in order of assignment; those with a ``holder`` have a copy left."""
         load = self._loads.pop(engine, None)

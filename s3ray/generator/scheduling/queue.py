@@ -2,12 +2,12 @@
 
 They are drawn from the source ahead of need, so that requests that share a prompt prefix (``group``) go together to one
 engine, which then reads the prefix once. They leave in the order of arrival, group by group, until the end is in sight;
-after that the longest first, so that no long one is left over when the others are done.
+after that the longest first, so that no long one is left over when the others are done. Only what cannot begin at once,
+because an engine's slots are taken by then, are short ones: they would wait behind long ones.
 """
 
 import math
-from bisect import bisect_left, insort
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -25,8 +25,6 @@ MAX_AHEAD = 131072
 MAX_PASSED = 64
 # Lengths that differ by less than a quarter count as equal, so that a group stays together: expectations are no better.
 CLASSES_PER_DOUBLING = 3
-
-_Ranked = tuple[int, int, int, LedgerEntry]
 
 
 class RequestSource(Protocol):
@@ -61,8 +59,8 @@ class Queue:
         # Groups by name, and their names in the order in which the first request of each arrived.
         self._groups: dict[str, list[LedgerEntry]] = {}
         self._order: deque[str] = deque()
-        # Ascending by class of length, then descending by index of the group's first request and own index.
-        self._ranking: list[_Ranked] = []
+        # By class of length once the end is in sight; in each the order of arrival, group by group.
+        self._classes: defaultdict[int, deque[LedgerEntry]] = defaultdict(deque)
 
     def draw(self, source: RequestSource, capacity: int, num_held: int, kinds: Kinds) -> None:
         """Fill the queue from the source with what an engine may hold (``num_held``) and what is drawn ahead.
@@ -82,12 +80,12 @@ class Queue:
         if len(entries) < num:
             self._num_filled = 0
             if not self.is_ending:
-                self._rank()
+                self._see_the_end()
         elif self.is_ending:
             # The source has more again, for example after rejections; a few requests do not mean that the end is far.
             self._num_filled += len(entries)
             if self._num_filled > num_ahead // 4:
-                self._unrank()
+                self._see_no_end()
 
     def give_back(self, entry: LedgerEntry) -> None:
         """A lost request waits again; it is sent before all others, since the results of later ones wait for it."""
@@ -98,27 +96,30 @@ class Queue:
     def withdraw(self, indexes: range) -> None:
         """Remove requests that are no longer wanted."""
         self._returned = deque(entry for entry in self._returned if entry.request.index not in indexes)
-        self._ranking = [ranked for ranked in self._ranking if ranked[3].request.index not in indexes]
+        ranked = [entry for entry in self._ranked() if entry.request.index not in indexes]
+        self._classes.clear()
+        self._rank(ranked)
         waiting = [entry for name in self._order for entry in self._groups[name] if entry.request.index not in indexes]
         self._groups.clear()
         self._order.clear()
         self._append(waiting)
-        left = [*self._returned, *(ranked[3] for ranked in self._ranking), *waiting]
+        left = [*self._returned, *ranked, *waiting]
         self.num = len(left)
         self.num_output_tokens = sum([entry.num_output_tokens for entry in left])
 
-    def take(self, room: Room, *, longest: float, avoided_by: str) -> list[LedgerEntry]:
+    def take(self, room: Room, *, longest: float, avoided_by: str, num_slots: int) -> list[LedgerEntry]:
         """Up to ``room.num`` requests, until their expected tokens reach ``room.num_tokens``.
 
-        The rest of a group is included if it has at most ``room.num_extra`` requests more. A request of more than
-        ``longest`` output tokens is skipped as long as a shorter one is among the next few. Requests that timed out at
-        the engine ``avoided_by`` are left for others.
+        The first ``num_slots`` (none, if that is negative) begin at once; those beyond wait in the engine. The rest of
+        a group is included if it has at most ``room.num_extra`` requests more. A request of more than ``longest``
+        output tokens is skipped as long as a shorter one is among the next few. Requests that timed out at the engine
+        ``avoided_by`` are left for others.
         """
         num, num_tokens, num_extra = room
         taken = self._take_returned(num, num_tokens, longest, avoided_by) if self._returned else []
         num_tokens -= sum([entry.num_tokens for entry in taken])
         if self.is_ending:
-            self._take_longest(taken, num, num_tokens, longest)
+            self._take_longest(taken, num, num_tokens, longest, num_slots)
         else:
             self._take_groups(taken, num, num_tokens, num_extra, longest)
         self.num -= len(taken)
@@ -148,15 +149,31 @@ class Queue:
                 del self._groups[name]
         self._order.extendleft(reversed(left))
 
-    def _take_longest(self, taken: list[LedgerEntry], num: int, num_tokens: float, longest: float) -> None:
-        ranking = self._ranking
-        while ranking and len(taken) < num and num_tokens > 0:
-            place = len(ranking)
-            if longest < ranking[-1][3].num_output_tokens:
-                place = bisect_left(ranking, _length_class(longest), key=_class_of)
-            entry = ranking.pop(max(0, place - 1))[3]
-            num_tokens -= entry.num_tokens
-            taken.append(entry)
+    def _take_longest(
+        self, taken: list[LedgerEntry], num: int, num_tokens: float, longest: float, num_slots: int
+    ) -> None:
+        bound = _length_class(longest) if longest < math.inf else math.inf
+        ascending = sorted(self._classes)
+        short = [each for each in ascending if each < bound]
+        order = short[::-1] + ascending[len(short) :]
+        # Free slots may mean that long ones got the others: what is beyond the last slot can wait until they are done.
+        num_first = num_slots if len(taken) < num_slots < num else num
+        num_tokens = self._take_classes(order, taken, num_first, num_tokens)
+        if num_first < num:
+            self._take_classes(sorted(self._classes), taken, num, num_tokens)
+
+    def _take_classes(self, order: Iterable[int], taken: list[LedgerEntry], num: int, num_tokens: float) -> float:
+        """Take from these classes, one after the other; returns what is left of ``num_tokens``."""
+        for each in order:
+            waiting = self._classes[each]
+            while waiting and len(taken) < num and num_tokens > 0:
+                entry = waiting.popleft()
+                num_tokens -= entry.num_tokens
+                taken.append(entry)
+            if waiting:
+                break
+            del self._classes[each]
+        return num_tokens
 
     def _take_returned(self, num: int, num_tokens: float, longest: float, avoided_by: str) -> list[LedgerEntry]:
         taken: list[LedgerEntry] = []
@@ -176,26 +193,31 @@ class Queue:
         self.num += len(entries)
         self.num_output_tokens += sum([entry.num_output_tokens for entry in entries])
         if self.is_ending:
-            for entry in entries:
-                insort(self._ranking, _ranked(entry, entry))
+            self._rank(entries)
         else:
             self._append(entries)
 
-    def _rank(self) -> None:
-        """The end is in sight: estimate again, and send the longest first from here on."""
+    def _see_the_end(self) -> None:
+        """Estimate again, and send the longest first from here on."""
         self.is_ending = True
-        for group in self._groups.values():
-            self._expect_anew(group)
-            self._ranking += [_ranked(entry, group[0]) for entry in group]
-        self._ranking.sort()
+        for name in self._order:
+            self._expect_anew(self._groups[name])
+            self._rank(self._groups[name])
         self._groups.clear()
         self._order.clear()
 
-    def _unrank(self) -> None:
+    def _see_no_end(self) -> None:
         """The end is not near after all: back to the order of arrival."""
         self.is_ending = False
-        self._append([entry for _, _, _, entry in sorted(self._ranking, key=lambda ranked: -ranked[2])])
-        self._ranking.clear()
+        self._append(sorted(self._ranked(), key=lambda entry: entry.request.index))
+        self._classes.clear()
+
+    def _rank(self, entries: Iterable[LedgerEntry]) -> None:
+        for entry in entries:
+            self._classes[_length_class(entry.num_output_tokens)].append(entry)
+
+    def _ranked(self) -> list[LedgerEntry]:
+        return [entry for waiting in self._classes.values() for entry in waiting]
 
     def _expect_anew(self, entries: Sequence[LedgerEntry]) -> None:
         for entry in entries:
@@ -228,11 +250,3 @@ def _until(num_tokens: float, entries: Iterable[LedgerEntry]) -> list[LedgerEntr
 
 def _length_class(num_output_tokens: float) -> int:
     return int(CLASSES_PER_DOUBLING * math.log2(num_output_tokens))
-
-
-def _ranked(entry: LedgerEntry, first: LedgerEntry) -> _Ranked:
-    return _length_class(entry.num_output_tokens), -first.request.index, -entry.request.index, entry
-
-
-def _class_of(ranked: _Ranked) -> int:
-    return ranked[0]

@@ -175,6 +175,19 @@ def test_the_longest_go_first_towards_the_end() -> None:
     assert indexes(dispatcher.assign("one", source))[:2] == [4, 2]
 
 
+def test_what_waits_in_an_engine_is_short_where_all_its_slots_may_have_long_ones() -> None:
+    dispatcher = pool("one", num_seqs=4)
+    source = Source([request(index, max_tokens=100 * (index + 1)) for index in range(16)])
+    assert indexes(dispatcher.assign("one", source)) == [*sorted(range(12, 16)), 0]
+
+
+def test_the_longest_are_known_before_all_engines_have_joined() -> None:
+    dispatcher = Dispatcher(num_engines=100)
+    dispatcher.join("one", limits(16))
+    source = Source([request(index, max_tokens=400 if index == 5999 else 40) for index in range(6000)])
+    assert indexes(dispatcher.assign("one", source))[0] == 5999
+
+
 def test_a_source_that_gives_more_after_all_is_back_in_order() -> None:
     dispatcher, source = pool("one", num_seqs=8), Source(requests(4))
     given = indexes(dispatcher.assign("one", source))
@@ -223,6 +236,32 @@ def test_a_slow_engine_leaves_long_requests_to_others_and_they_keep_their_place(
     settle(dispatcher, "slow", held[4:6])
     assert indexes(dispatcher.assign("slow", source)) == [23, 24]
     assert indexes(dispatcher.assign("other", source)) == [*range(11, 20), 25]
+
+
+def test_an_engine_that_turns_out_slow_gives_up_what_others_end_sooner() -> None:
+    dispatcher = pool("fast", "slow", num_seqs=8)
+    source = Source([request(index, max_tokens=2000 if index < 16 else 100) for index in range(200)])
+    held = indexes(dispatcher.assign("slow", source))
+    assert indexes(dispatcher.assign("fast", source))[:8] == list(range(8, 16))
+    for engine, tokens in (("fast", 800), ("slow", 240)):
+        dispatcher.report(engine, EngineStats(num_running=8, num_output_tokens=tokens, busy_s=2))
+    assignment = dispatcher.assign("slow", source)
+    assert sorted(assignment.cancel) == held[:8] == list(range(8))
+    assert not {each.index for each, _ in assignment.requests} & set(range(16))
+    assert settle(dispatcher, "slow", [0]) == [False]
+    settle(dispatcher, "fast", [8, 9])
+    again = dispatcher.assign("fast", source).requests
+    assert [(each.index, attempt) for each, attempt in again] == [(0, 2), (1, 2)]
+
+
+def test_a_slow_engine_keeps_what_it_has_nearly_written() -> None:
+    dispatcher = pool("fast", "slow", num_seqs=8)
+    source = Source([request(index, max_tokens=2000 if index < 16 else 100) for index in range(200)])
+    for engine in ("slow", "fast"):
+        dispatcher.assign(engine, source)
+    for engine, tokens in (("fast", 8 * 900), ("slow", 8 * 600)):
+        dispatcher.report(engine, EngineStats(num_running=8, num_output_tokens=tokens, busy_s=10))
+    assert dispatcher.assign("slow", source).cancel == []
 
 
 def test_a_slow_engine_gets_no_copies() -> None:
@@ -430,7 +469,7 @@ def test_an_engine_joins_once() -> None:
 ENGINES = ("one", "two", "three")
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["assign", "assign", "answer", "timeout", "die", "vanish", "withdraw"]),
+        st.sampled_from(["assign", "assign", "answer", "timeout", "die", "vanish", "withdraw", "report", "crawl"]),
         st.sampled_from(ENGINES),
     ),
     max_size=80,
@@ -446,6 +485,7 @@ class Model:
         self.source = Source(mixed)
         self.held: dict[str, set[int]] = {}
         self.working: dict[str, list[int]] = {}  # what an engine works on, cancelled or not
+        self.busy_s: Counter[str] = Counter()
         self.alone: dict[str, int] = {}
         self.deaths: Counter[int] = Counter()
         self.deaths_alone: Counter[int] = Counter()
@@ -463,6 +503,7 @@ class Model:
         self.join(engine)
         assignment = self.dispatcher.assign(engine, self.source)
         self.working[engine] = [index for index in self.working[engine] if index not in assignment.cancel]
+        self.held[engine].difference_update(assignment.cancel)  # a slow engine gives up what others end sooner
         given = indexes(assignment)
         if given:
             assert engine not in self.alone, "a suspect got company"
@@ -496,8 +537,17 @@ class Model:
                 del self.alone[engine]
         assert settle(self.dispatcher, engine, answered, answered if is_timeout else ()) == expected
 
+    def report(self, engine: str, num_tokens_per_s: int) -> None:
+        """Speeds differ by so much that ``crawl`` makes an engine slow."""
+        self.join(engine)
+        self.busy_s[engine] += 1
+        seconds = self.busy_s[engine]
+        stats = EngineStats(num_running=3, num_output_tokens=num_tokens_per_s * seconds, busy_s=seconds)
+        self.dispatcher.report(engine, stats)
+
     def lose(self, engine: str, *, is_blamed: bool) -> None:
         held = self.held.pop(engine, set())
+        del self.busy_s[engine]
         self.working.pop(engine, None)
         suspect = self.alone.pop(engine, None)
         loss = self.dispatcher.leave(engine, is_blamed=is_blamed)
@@ -550,6 +600,8 @@ def test_every_request_ends_exactly_once(steps: list[tuple[str, str]], num_reque
             model.answer(engine, is_timeout=action == "timeout")
         elif action == "withdraw":
             model.withdraw()
+        elif action in ("report", "crawl"):
+            model.report(engine, 1 if action == "crawl" else 30)
         else:
             model.lose(engine, is_blamed=action == "die")
     model.finish()
@@ -567,6 +619,12 @@ def test_pulling_beats_shards_and_barriers_where_an_engine_is_slow() -> None:
     pull = makespan_s(Dispatcher())
     assert pull < 0.8 * makespan_s(StaticShards(3))
     assert pull < 0.9 * makespan_s(BatchBarrier(32))
+
+
+def test_a_short_stage_takes_little_longer_than_its_longest_request() -> None:
+    """A hundred requests an engine, of which a tenth is slow; nothing is known of any at the start."""
+    shapes = [EngineShape(num_slots=32, tokens_per_s=20.0 if number % 10 == 3 else 40.0) for number in range(50)]
+    assert Simulation(Dispatcher(50), shapes, make_work(5000, seed=0)).run().efficiency > 0.8
 
 
 def test_pulling_comes_near_the_ideal_although_engines_die() -> None:
