@@ -1,6 +1,6 @@
 """Stages for benchmarks that ask how fast requests are answered, not which of them are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from s3ray.rounds.stage import Ending, Stage
 from s3ray.strategies.base import StagePlan
@@ -9,6 +9,9 @@ from s3ray.types import GenerationRequest, Outcome, Rejection
 
 class _KeepAll:
     """Judges nothing: curation has its own price."""
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        pass
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         return None

@@ -33,11 +33,14 @@ OUTCOME_SCHEMA = pa.schema(
         ("verdict", pa.list_(pa.float64())),
     ]
 )
+"""Outcomes as they are written to the journal."""
+SENT_SCHEMA = OUTCOME_SCHEMA.append(pa.field("sketch", pa.binary()))
+"""Outcomes as actors send them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A batch that a pool returns: outcomes (``OUTCOME_SCHEMA``), and the latest report of each engine."""
+    """A batch that a pool returns: outcomes (``SENT_SCHEMA``), and the latest report of each engine."""
 
     table: pa.Table
     engines: Mapping[str, EngineReport]
@@ -49,7 +52,7 @@ _STATUS = {status.value: status for status in OutcomeStatus}
 
 def table_from_outcomes(outcomes: Sequence[Outcome]) -> pa.Table:
     """Make a table of outcomes, in the given order."""
-    return table_from_rows(outcomes, OUTCOME_SCHEMA)
+    return table_from_rows(outcomes, SENT_SCHEMA)
 
 
 def table_from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -60,10 +63,11 @@ def table_from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Ta
 
 
 def outcomes_from_table(table: pa.Table) -> Iterator[Outcome]:
-    """Read a table that ``table_from_outcomes`` wrote."""
-    columns = [column.to_pylist() for column in table.columns]
+    """Read a table that ``table_from_outcomes`` wrote; in the journal it has no sketches."""
+    columns = [table[name].to_pylist() for name in OUTCOME_SCHEMA.names]
     columns[2] = [_STATUS[status] for status in columns[2]]
     columns[-1] = [tuple(label_probabilities) for label_probabilities in columns[-1]]
+    columns.append(table["sketch"].to_pylist() if "sketch" in table.column_names else [b""] * table.num_rows)
     return map(Outcome._make, zip(*columns, strict=True))
 
 

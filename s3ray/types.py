@@ -199,7 +199,8 @@ class Outcome(NamedTuple):
     can read it again without an engine). Whether an accepted outcome enters the dataset is decided later, in the order
     of ``index``, by the checks that need other rows (duplicates, copies of gold, quotas). ``label_probabilities`` are
     the generator's own probabilities of the labels, if it was asked. Token counts cover every try, ``seconds`` the time
-    at the engine that answered. A tuple, because millions are converted to Arrow columns and back (``tables``).
+    at the engine that answered. ``sketch`` (``curation.sketch``) travels with it to the search for copies, and is not
+    written to the journal. A tuple, because millions are converted to Arrow columns and back (``tables``).
     """
 
     request_id: str
@@ -217,6 +218,7 @@ class Outcome(NamedTuple):
     attempt: int = 0
     seconds: float = 0.0
     label_probabilities: tuple[float, ...] = ()
+    sketch: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,10 @@ class CurationConfig(StrictModel):
     """Reject refusals and truncated texts, strip prefaces and quotes, apply the task's word limits."""
     near_duplicate: Probability | None = 0.95
     """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
+    search: Literal["auto", "exact", "sketch"] = Field(default="auto", json_schema_extra=ADDED)
+    """How copies are looked for. exact: none is missed; time and memory suit some ten thousand rows. sketch: for
+    millions; of near copies of 0.95 and more, one in a thousand may be missed (docs/curation.md). auto: sketch where
+    `strategy.rows`, or else `seed_examples`, is above 20,000 and `near_duplicate` is 0.9 or more."""
     rouge_l: Probability | None = None
     """ROUGE-L (F-measure over words, 0 to 1) from which a text counts as a copy of another one, in any part of gold or
     among the rows written so far (LLM2LLM: 0.95); null: ignored."""

@@ -7,6 +7,8 @@ the normalised similarity of an alignment by insertions and deletions alone.
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import xxhash
 from rapidfuzz import process
@@ -17,6 +19,14 @@ from s3ray.types import RejectionReason
 
 # Similarities are floats: without slack a text exactly at the threshold is sometimes missed.
 _ROUNDING = 1e-6
+
+
+class NewText(NamedTuple):
+    """A text to look for. ``sketch`` (``curation.sketch``) is empty where nobody made it yet."""
+
+    text: str
+    scope: str = ""
+    sketch: bytes = b""
 
 
 class WordIndex:
@@ -87,6 +97,9 @@ class DuplicateIndex:
         self._exact: dict[int, str] = {}
         self._near: defaultdict[str, _Pieces] = defaultdict(lambda: _Pieces(threshold or 1.0))
         self._alike: defaultdict[str, WordIndex] = defaultdict(lambda: WordIndex(rouge_l or 1.0))
+
+    def expect(self, texts: Sequence[NewText]) -> None:
+        """Hear of the texts that will be asked for; this index prepares nothing."""
 
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
         """The kind of copy that the text is, and the id of its original; None if it is not a copy.

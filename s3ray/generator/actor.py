@@ -12,12 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from s3ray.curation.sketch import sketches
 from s3ray.errors import EngineDeadError, RequestRefusedError
 from s3ray.generator.engines import make_engine
 from s3ray.generator.engines.base import Engine, EngineSpec, Timing
 from s3ray.generator.worker import ServedTask, Worker, trial_prompts
 from s3ray.machine import collect_rarely
-from s3ray.tables import OUTCOME_SCHEMA, table_from_outcomes
+from s3ray.tables import SENT_SCHEMA, table_from_outcomes
 from s3ray.telemetry.logs import log_from, move_log, pass_on_to_vllm
 from s3ray.text import valid_text
 from s3ray.types import EngineLimits, EngineStats, FailureReason, GenerationRequest, Outcome, OutcomeStatus
@@ -56,7 +57,7 @@ class Exchange:
     timings: Sequence[Timing] = ()
 
 
-_NOTHING = Exchange(table=OUTCOME_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
+_NOTHING = Exchange(table=SENT_SCHEMA.empty_table(), num_running=0, stats=EngineStats(), death=None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class EngineHost:
         pass_on_to_vllm()
         self._spec, self._share, self._num_shares = spec, share, num_shares
         self._tasks = tasks
+        self._sketches = any(served.sketch for served in tasks.values())
         self._engine: Engine
         self._worker: Worker
         self._open = AsyncExitStack()
@@ -260,6 +262,9 @@ class EngineHost:
     def _table(self, outcomes: Sequence[Outcome]) -> pa.Table:
         """A table of outcomes; what no table can hold becomes a failed outcome, and spares the others."""
         try:
+            if self._sketches:
+                made = sketches([outcome.text for outcome in outcomes])
+                outcomes = [outcome._replace(sketch=sketch) for outcome, sketch in zip(outcomes, made, strict=True)]
             return table_from_outcomes(outcomes)
         except Exception:
             # Whatever is wrong with an outcome comes again when it is alone.

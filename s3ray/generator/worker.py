@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from s3ray.config.job import GeneratorConfig, RunConfig
+from s3ray.curation.sketch import uses_sketches
 from s3ray.errors import InputError, RequestRefusedError
 from s3ray.generator.engines.base import Choice, Engine
 from s3ray.tasks import Task
@@ -33,16 +34,19 @@ class ServedTask:
     """What an actor needs to know of each run whose requests it answers.
 
     ``clean``: texts are cleaned (``curation.clean``). ``verify``: the generator is asked for the label of each text.
+    ``sketch``: each text goes with its sketch, by which the driver finds copies.
     """
 
     task: Task
     clean: bool
     verify: bool = False
+    sketch: bool = False
 
     @classmethod
     def of(cls, config: RunConfig, task: Task) -> "ServedTask":
         """Read it from a run's settings."""
-        return cls(task=task, clean=config.curation.clean, verify=config.curation.verify != "none")
+        verify = config.curation.verify != "none"
+        return cls(task=task, clean=config.curation.clean, verify=verify, sketch=uses_sketches(config))
 
 
 class Worker:

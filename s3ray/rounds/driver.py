@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from s3ray.config.job import STAGES_ASIDE, VERDICTS, RunConfig
 from s3ray.curation.calibrate import Calibration
+from s3ray.curation.sketch import uses_sketches
 from s3ray.errors import DeadEndError
 from s3ray.machine import collect_rarely
 from s3ray.rounds.journal import RoundJournal, Tally, total
@@ -164,7 +165,13 @@ class Driver:
         gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
         earlier = [num for num in self._strategy.training(round_).rounds if num < round_]
         judge = ExampleJudge(
-            task, gold, self._synthetic(earlier), config.curation, journal.keep, calibration=self._calibration()
+            task,
+            gold,
+            self._synthetic(earlier),
+            config.curation,
+            journal.keep,
+            calibration=self._calibration(),
+            sketches=uses_sketches(config),
         )
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, journal)

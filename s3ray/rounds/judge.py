@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from s3ray.config.job import VERDICTS, CurationConfig
 from s3ray.curation.calibrate import Calibration, calibrate
-from s3ray.curation.duplicates import DuplicateIndex
+from s3ray.curation.duplicates import DuplicateIndex, NewText
+from s3ray.curation.sketch_index import SketchIndex
 from s3ray.strategies.base import RoundContext, StagePlan
 from s3ray.strategies.requests import make_request
 from s3ray.tasks import Task
 from s3ray.types import Example, GenerationRequest, Outcome, Rejection, RejectionReason
+
+_GOLD_KEYS = 48  # all that a sketch has to remember a text by: gold is small, and what is like it must not pass
+_ROWS_AT_ONCE = 4096
 
 
 class ExampleJudge:
@@ -26,21 +31,34 @@ class ExampleJudge:
         curation: CurationConfig,
         keep: Callable[[Example], None],
         calibration: Calibration | None = None,
+        sketches: bool = False,
     ) -> None:
         """``kept`` are the synthetic rows of earlier rounds; ``keep`` is called with every new one.
 
-        ``calibration`` corrects the generator's label probabilities.
+        ``calibration`` corrects the generator's label probabilities. With ``sketches`` copies are looked for by
+        sketches (``curation.sketch.uses_sketches``).
         """
         self._task = task
         self._curation = curation
         self._keep = keep
         self._calibration = calibration
-        self._gold = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
-        self._synthetic = DuplicateIndex(curation.near_duplicate, curation.rouge_l)
-        for example in gold:
-            self._gold.add(example.id, example.fields[task.written])
-        for example in kept:
-            self._synthetic.add(example.id, example.fields[task.written], scope=self._scope(example.fields))
+        limits = curation.near_duplicate, curation.rouge_l
+        gold = list(gold)
+        self._gold = (
+            SketchIndex(*limits, num_texts=len(gold), num_keys=_GOLD_KEYS) if sketches else DuplicateIndex(*limits)
+        )
+        self._synthetic = SketchIndex(*limits) if sketches else DuplicateIndex(*limits)
+        _add(self._gold, ((example.id, NewText(example.fields[task.written])) for example in gold))
+        if isinstance(self._gold, SketchIndex):
+            self._gold.enter()
+        rows = ((each.id, NewText(each.fields[task.written], self._scope(each.fields))) for each in kept)
+        _add(self._synthetic, rows)
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        """Look the texts up together."""
+        texts = [NewText(outcome.text, self._scope(request.context), outcome.sketch) for request, outcome in coming]
+        self._synthetic.expect(texts)
+        self._gold.expect([text._replace(scope="") for text in texts] if self._task.passage_fields else texts)
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """Keep the text as an example, or reject it as a copy, or because the generator doubts its label."""
@@ -78,6 +96,15 @@ class ExampleJudge:
         return "\x1f".join(fields[name] for name in self._task.passage_fields)
 
 
+def _add(index: DuplicateIndex | SketchIndex, rows: Iterable[tuple[str, NewText]]) -> None:
+    """Add rows to an index, many at a time."""
+    rows = iter(rows)
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        index.expect([text for _, text in some])
+        for id, text in some:
+            index.add(id, text.text, text.scope)
+
+
 class NoteJudge:
     """Collects the notes that a stage lists, until there are enough for each key: K reasons per label (Algorithm 1).
 
@@ -89,6 +116,9 @@ class NoteJudge:
         self._task = task
         self._keys = keys
         self._num_each = num_each
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        """Nothing to prepare."""
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """Keep the items of an answer that are new."""
@@ -120,6 +150,9 @@ class CalibrationJudge:
         self._task = task
         self._probabilities: list[Sequence[float]] = []
         self._truth: list[int] = []
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        """Nothing to prepare."""
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """Keep the probabilities, unless the generator named no label."""

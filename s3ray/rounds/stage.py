@@ -8,8 +8,9 @@ runs stages; the pool sees them as sources of requests only.
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from s3ray.errors import StoreError
@@ -19,9 +20,15 @@ from s3ray.types import NOT_YET, GenerationRequest, Outcome, OutcomeStatus, Reje
 _ENOUGH_TO_TELL = 20
 """Number of requests of a label that must have been judged before its yield counts as measured."""
 
+_MOST_AT_ONCE = 4096
+"""Outcomes that are judged, or read from the journal, as one batch."""
+
 
 class Judge(Protocol):
     """Decides, in sequence order, whether a text is kept, and keeps it."""
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        """Hear of the texts that will be judged next, so that they can be prepared together."""
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         """None if the outcome was kept, else the reason why not."""
@@ -131,18 +138,21 @@ class Stage:
         """
         unanswered: dict[int, GenerationRequest] = {}
         passed: dict[int, GenerationRequest] = {}
-        for outcome in journal:
-            request = unanswered.pop(outcome.index, None) or passed.pop(outcome.index, None)
-            if request is None:
-                request = self._draw_up_to(outcome.index, unanswered)
-            if request is None or request.id != outcome.request_id:
-                raise _unknown(self.plan.name, outcome)
-            key = self._key(request)
-            if self.finished or outcome.index < self._next_index or outcome.index in self._waiting:
-                self._conclude(request, outcome, key)
-            else:
-                self._send(request, key)
-                self.settle([outcome])
+        outcomes = iter(journal)
+        while some := list(islice(outcomes, _MOST_AT_ONCE)):
+            for outcome in some:
+                request = unanswered.pop(outcome.index, None) or passed.pop(outcome.index, None)
+                if request is None:
+                    request = self._draw_up_to(outcome.index, unanswered)
+                if request is None or request.id != outcome.request_id:
+                    raise _unknown(self.plan.name, outcome)
+                key = self._key(request)
+                if self.finished or outcome.index < self._next_index or outcome.index in self._waiting:
+                    self._conclude(request, outcome, key)
+                else:
+                    self._outstanding[key] += 1
+                    self._waiting[outcome.index] = (request, outcome)
+            self._judge_in_order()
             self._pass_over_full(unanswered, passed)
         if not self.finished:
             self._resend.extend(unanswered[index] for index in sorted(unanswered))
@@ -240,14 +250,22 @@ class Stage:
     # -- which outcomes to keep ------------------------------------------------------------------------------------
 
     def _judge_in_order(self) -> None:
-        while self._next_index in self._waiting:
-            request, outcome = self._waiting.pop(self._next_index)
-            self._next_index += 1
-            if outcome is not None:
+        while run := self._next_run():
+            texts = [(request, outcome) for request, outcome in run if outcome is not None]
+            self._judge.expect([pair for pair in texts if pair[1].status is OutcomeStatus.ACCEPTED])
+            for request, outcome in texts:
                 key = self._key(request)
                 self._outstanding[key] -= 1
                 self._conclude(request, outcome, key)
         self._finish_if_done()
+
+    def _next_run(self) -> list[tuple[GenerationRequest, Outcome | None]]:
+        """The requests whose turn has come, some thousands at most."""
+        run: list[tuple[GenerationRequest, Outcome | None]] = []
+        while self._next_index in self._waiting and len(run) < _MOST_AT_ONCE:
+            run.append(self._waiting.pop(self._next_index))
+            self._next_index += 1
+        return run
 
     def _conclude(self, request: GenerationRequest, outcome: Outcome, key: str) -> None:
         status, reason, detail = outcome.status, outcome.reason, outcome.detail

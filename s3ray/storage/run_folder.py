@@ -41,6 +41,7 @@ from s3ray.storage.contents import (
 from s3ray.storage.lease import held
 from s3ray.storage.local import Files, LocalFiles, Notify, Position, split, store_errors
 from s3ray.storage.object_store import open_folder, read_file
+from s3ray.tables import OUTCOME_SCHEMA
 
 _FINGERPRINT = "fingerprint.json"
 _CONFIG = "config.yaml"
@@ -368,12 +369,12 @@ class RunStore:
     # -- the journal of generation ---------------------------------------------------------------------------------
 
     def write_chunk(self, round_: int, stage: str, table: pa.Table) -> str:
-        """Add one chunk of outcomes to a stage's journal; returns its name."""
+        """Add one chunk of outcomes to a stage's journal, without their sketches; returns its name."""
         if (round_, stage) not in self._num_chunks:
             known = [int(name.removesuffix(".parquet").rpartition("-")[2]) for name in self._chunks(round_, stage)]
             self._num_chunks[round_, stage] = max(known, default=-1) + 1
         name = self.in_round(round_, f"chunks/{stage}-{self._num_chunks[round_, stage]:06d}.parquet")
-        self.write_table(name, table)
+        self.write_table(name, table.select(OUTCOME_SCHEMA.names))
         self._num_chunks[round_, stage] += 1
         return name
 

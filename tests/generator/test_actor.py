@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from s3ray.config.job import FakeConfig, GeneratorConfig, SamplingConfig
+from s3ray.curation.sketch import sketches
 from s3ray.errors import EngineDeadError, InputError, RequestRefusedError
 from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import EngineHost, Exchange, GeneratorActor, pack
@@ -62,6 +64,20 @@ async def collect(host: EngineHost, num: int, epoch: int = 1) -> list[Outcome]:
 
 def outcomes_of(answer: Exchange) -> list[Outcome]:
     return list(outcomes_from_table(answer.table))
+
+
+def test_texts_leave_with_their_sketches_where_a_run_asks_for_them() -> None:
+    async def scenario(sketch: bool) -> None:
+        spec = EngineSpec(engine="engine-0", config=CONFIG, device="cpu")
+        host = EngineHost(spec, {"": ServedTask(task=TASK, clean=True, sketch=sketch)}, run="test")
+        await host.start()
+        outcomes = outcomes_of(await host.exchange(1, requests(4)))
+        outcomes += await collect(host, 4 - len(outcomes))
+        made = sketches([outcome.text for outcome in outcomes]) if sketch else [b""] * 4
+        assert [outcome.sketch for outcome in outcomes] == made
+
+    for sketch in (True, False):
+        run(partial(scenario, sketch))
 
 
 def test_what_goes_in_comes_out_once() -> None:

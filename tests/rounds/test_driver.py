@@ -12,6 +12,8 @@ import pytest
 
 from s3ray.config.job import GoldConfig, RunConfig
 from s3ray.config.load import load_config
+from s3ray.curation import sketch_index
+from s3ray.curation.sketch import sketches
 from s3ray.errors import DeadEndError, PoolError, RunError
 from s3ray.rounds.driver import Driver, Parts
 from s3ray.rounds.stage import Stage
@@ -298,6 +300,37 @@ def test_too_few_gold_rows_leave_verdicts_as_they_are(tmp_path: Path) -> None:
 def test_rows_of_a_run_without_verdicts_have_no_column_for_them(tmp_path: Path) -> None:
     store, _, _ = drive(config(tmp_path), tmp_path / "run", WeighingGenerator())
     assert "soft" not in store.read_table("rounds/2/train.parquet").column_names
+
+
+class RepeatingGenerator(ScriptedGenerator):
+    """Writes many exact and near copies; sends a sketch with every other text."""
+
+    def _outcome(self, request: GenerationRequest) -> Outcome:
+        outcome = super()._outcome(request)
+        if request.template == "reasons":
+            return outcome
+        draw = random.Random(request.seed)
+        text = " ".join("".join(random.Random(draw.randrange(16)).choices("abcdefghij ", k=60)).split())
+        place = draw.randrange(3 * len(text) // 2)
+        text = text[:place] + "x" + text[place:] if place < len(text) else text
+        return outcome._replace(text=text, sketch=sketches([text])[0] if request.index % 2 else b"")
+
+
+def test_copies_found_by_sketches_are_those_of_the_exact_search_whatever_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketch_index, "_BLOCK", 4)
+    exact, _, _ = drive(config(tmp_path, curation__search="exact"), tmp_path / "exact", RepeatingGenerator())
+    settings = config(tmp_path, curation__search="sketch")
+    for num in (9, 5):
+        with pytest.raises(Interrupted):
+            drive(settings, tmp_path / "run", RepeatingGenerator(seed=num, die_after=num))
+    store, _, _ = drive(settings, tmp_path / "run", RepeatingGenerator(seed=3))
+    assert _final(store) == _final(exact)
+    tables = [run.read_table("rounds/0/rejected.parquet").to_pylist() for run in (store, exact)]
+    copies, expected = ([row for row in rows if row["reason"] != "surplus"] for rows in tables)
+    assert copies == expected
+    assert "near_duplicate" in {row["reason"] for row in copies}
 
 
 class SwappingGenerator(ScriptedGenerator):

@@ -1,7 +1,7 @@
 """A stage gives the same examples whatever the order in which outcomes arrive, and accounts for every request."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +39,9 @@ class KeepUnless:
     def __init__(self, refused: set[int] | None = None) -> None:
         self.refused = refused or set()
         self.kept: list[int] = []
+
+    def expect(self, coming: Sequence[tuple[GenerationRequest, Outcome]]) -> None:
+        pass
 
     def judge(self, request: GenerationRequest, outcome: Outcome) -> Rejection | None:
         if request.index in self.refused:
