@@ -24,14 +24,17 @@ def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -
     """
     if config.generates:
         _check_generator(config.generator, device)
-        if config.generator.accelerator:
+        if config.generator.accelerator and not config.placement.elastic:
             _check_accelerator(config.generator.accelerator, "generator.accelerator", nodes)
-    if config.placement.sleep_level:
+    if config.placement.elastic:
+        _check_elastic(config)
+    elif config.placement.sleep_level:
         _check_sleep(config, nodes, device)
     if config.student.accelerator:
         if device == "cpu":
             raise _gpus_missing("student.accelerator", config.student.accelerator)
-        _check_accelerator(config.student.accelerator, "student.accelerator", nodes)
+        if not config.placement.elastic:
+            _check_accelerator(config.student.accelerator, "student.accelerator", nodes)
     if config.student.least_workers > config.student.workers:
         raise _least_above_most("student.min_workers", config.student.least_workers, config.student.workers)
 
@@ -81,6 +84,21 @@ def _check_sleep(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> 
         hint = f"Set generator.engines to {num_gpus} and leave min_engines out, or set this to stop."
     if problem:
         raise InputError(problem, field="placement.leave", value=config.placement.leave, hint=hint)
+
+
+def _check_elastic(config: RunConfig) -> None:
+    """Refuse what a cluster cannot do whose nodes come and go."""
+    problem = hint = ""
+    if config.placement.mode == "split":
+        problem = "does not go with placement.mode split, which keeps devices of its own for train workers"
+        hint = "Set placement.mode to swap: engines and train workers then ask for nodes in turns."
+    elif config.placement.sleep_level:
+        problem = (
+            f"does not go with placement.leave {config.placement.leave}: engines that sleep would keep their nodes"
+        )
+        hint = "Set placement.leave to stop, or leave it out."
+    if problem:
+        raise InputError(problem, field="placement.elastic", value="true", hint=hint)
 
 
 def _gpus_missing(field: str, value: str) -> InputError:
