@@ -487,6 +487,8 @@ class GeneratorPool:
     def _raise_if_stranded(self, waiting: list[Replica]) -> None:
         """Raise if no engine runs and all have waited too long for a node."""
         limit = self._config.generator.ready_s
+        if self._demand and not any(replica.is_asking for replica in waiting):
+            self._alive_at = time.monotonic()  # none is wanted yet
         if not any(replica.placement for replica in waiting) and time.monotonic() - self._alive_at > limit:
             raise no_engine_left(self._replicas, f" for {limit:.0f} s (generator.ready_s)")
 

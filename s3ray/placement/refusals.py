@@ -133,7 +133,7 @@ def gpu_engines_refused(
         f"{_count(least, 'engine')} of {f'{stages} x ' if stages > 1 else ''}{need} do not fit: {', '.join(facts)}",
         field="generator.engines",
         value=str(generator.engines),
-        hint=f"{hint}, or add nodes.{_begin_with(num_fitting)}",
+        hint=f"{hint}, or add nodes.{_begin_with(num_fitting)}{_ask(config)}",
     )
 
 
@@ -143,7 +143,8 @@ def cpu_engines_refused(config: RunConfig, total: int, least: int, num_fitting: 
         f"{_count(least, 'engine')} do not fit: every engine needs a core of its own and the cluster has {total} CPUs",
         field="generator.engines",
         value=str(config.generator.engines),
-        hint=f"At most {num_fitting} fit here. Lower `engines`, or run on a larger cluster.{_begin_with(num_fitting)}",
+        hint=f"At most {num_fitting} fit here. Lower `engines`, or run on a larger cluster.{_begin_with(num_fitting)}"
+        f"{_ask(config)}",
     )
 
 
@@ -183,6 +184,12 @@ def _begin_with(num_fitting: int) -> str:
     if not num_fitting:
         return ""
     return f" With generator.min_engines: {num_fitting} the run begins with those, and the others join when nodes do."
+
+
+def _ask(config: RunConfig) -> str:
+    if config.placement.mode == "split":
+        return ""
+    return " On a cluster that starts nodes with GPUs when asked, placement.elastic: true asks for them."
 
 
 def _count(num: int, noun: str) -> str:

@@ -336,6 +336,14 @@ def test_what_would_keep_nodes_for_nothing_is_refused(config: RunConfig, says: s
     assert refusal.value.field == "placement.elastic"
 
 
+@pytest.mark.parametrize(("mode", "says_it"), [("swap", True), ("split", False)])
+@pytest.mark.parametrize("shape", [[(8, 1)], [(1, 0)]])
+def test_a_refusal_names_the_way_out_on_a_cluster_that_scales(shape: Shape, mode: str, says_it: bool) -> None:
+    with pytest.raises(InputError) as refusal:
+        plan_placement(job(engines=4, mode=mode), nodes(*shape))
+    assert refusal.value.hint.endswith("placement.elastic: true asks for them.") == says_it
+
+
 def test_engines_do_not_sleep_on_nodes_that_may_be_given_back() -> None:
     config = job(engines=1, leave="auto", elastic=True)
     card = [NodeFacts(node_id="n0", num_cpus=8, num_gpus=1, accelerator=H100, memory_gib=200.0)]
