@@ -88,3 +88,33 @@ def test_the_idle_leave_when_nothing_waits_and_one_stays() -> None:
     assert who_is_idle(idle_s, 0, work(3, waiting=0)) == ["b", "a"], "c stays"
     assert who_is_idle({"a": IDLE_S, "b": IDLE_S + 5}, 0, work(0, waiting=0)) == ["b"], "requests may come still"
     assert who_is_idle(idle_s, 1, work(3, waiting=1)) == []
+
+
+@pytest.mark.parametrize("start_s", [5.0, 60.0, 300.0])
+@pytest.mark.parametrize("starts_each", [1.5, 4.0, 20.0])
+def test_a_pool_that_grows_so_is_nearly_as_fast_as_a_full_one_and_costs_hardly_more(
+    start_s: float, starts_each: float
+) -> None:
+    """In virtual time, with work for eight engines that is ``starts_each`` times as long as a start."""
+    growth, most, step_s = Growth(least=1, most=8, num_seqs=10), 8, start_s / 100
+    left_s = all_s = most * starts_each * start_s
+    ready, comes_at, now, node_s = 0, list[float](), 0.0, 0.0
+    while left_s > 0:
+        num_requests = max(1, round(left_s / start_s * 100))
+        seen = Work(num_requests=num_requests, num_waiting=num_requests, engine_s=left_s if ready else math.inf)
+        comes_at += [now + start_s] * (growth.num_worth(seen, ready, len(comes_at)) - ready - len(comes_at))
+        now += step_s
+        for _ in [each for each in comes_at if each <= now]:
+            growth.note_start(start_s)
+            ready += 1
+        comes_at = [each for each in comes_at if each > now]
+        left_s -= ready * step_s
+        node_s += ready * step_s
+    assert now <= 1.15 * (all_s / most + start_s)
+    assert node_s <= 1.15 * all_s
+
+
+def test_a_short_stage_does_not_start_what_it_cannot_use(growth: Growth) -> None:
+    """One engine that is ready after a minute needs 150 s more; a second would come at its end."""
+    assert growth.num_worth(work(1000, 150.0), 1, 0) == 1
+    assert growth.num_worth(work(1000, 210.0), 1, 0) == 2
