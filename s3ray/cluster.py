@@ -1,6 +1,7 @@
 """Joining or starting a Ray cluster, and reading what its nodes have."""
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -139,7 +140,8 @@ def _own_signals() -> Iterator[None]:
 
 
 def node_facts() -> list[NodeFacts]:
-    """The living nodes of the joined cluster, in a stable order."""
+    """The living nodes of the joined cluster, in a stable order; none that is about to be taken away."""
+    ends = ending_nodes()
     nodes = [
         NodeFacts(
             node_id=node["NodeID"],
@@ -149,9 +151,19 @@ def node_facts() -> list[NodeFacts]:
             memory_gib=node["Resources"].get("memory", 0.0) / 2**30,
         )
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in ends
     ]
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def ending_nodes() -> dict[str, float]:
+    """When nodes of the joined cluster will be taken away (seconds since 1970; infinite: not said), by node id.
+
+    Clouds announce that they take a spot machine back, Kubernetes that a pod is evicted, and Ray's autoscaler that a
+    node has been idle for too long. Ray Train, too, reads the announcements here: Ray has no public function for them.
+    """
+    deadlines: dict[str, int] = ray._private.state.state.get_draining_nodes()
+    return {node_id: ms / 1000 if ms else math.inf for node_id, ms in deadlines.items()}
 
 
 def own_gpus() -> tuple[str, ...]:

@@ -162,6 +162,10 @@ def _run(config: CampaignConfig, path: Path, of_job: dict[str, Any], cell: dict[
         problem = f"run {name}: engines of a campaign make way one by one, by stopping"
         leave = job.placement.leave
         raise InputError(problem, field="placement.leave", value=leave, hint="Leave it out.")
+    if job.placement.elastic:
+        problem = f"run {name}: is for single runs; those of a campaign share out the devices that are there"
+        hint = "Leave it out, or start the runs one by one with s3ray run."
+        raise InputError(problem, field="placement.elastic", value="true", hint=hint)
     job = job.model_copy(update={"placement": job.placement.model_copy(update={"leave": "stop"})})
     priority = sum(config.priorities.get(value, 0) for value in cell.values())
     return GridRun(name=name, cell=cell, seed=seed, priority=priority, config=job)

@@ -428,6 +428,10 @@ class PlacementConfig(StrictModel):
     """How engines on GPUs make way in swap. stop: they end and start again. sleep_1: their weights wait in the host's
     memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation. auto:
     sleep_1 for vLLM engines of one GPU where cards and hosts allow it (docs/placement.md), else stop."""
+    elastic: bool = Field(default=False, json_schema_extra=EXECUTION)
+    """The cluster starts nodes with GPUs when asked for them, and takes idle ones away (`ray up`, KubeRay). Engines and
+    train workers then ask for what they need: `generator.min_engines` (null: 1) of `generator.engines` at first, more
+    where a start pays; engines without work give their nodes back. For one run, in swap, each engine on one node."""
 
     @property
     def sleep_level(self) -> int:

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import ray
 
-from s3ray.cluster import node_facts
 from s3ray.config.job import RunConfig
 from s3ray.errors import EngineStartError, InputError, PoolError
 from s3ray.generator.actor import Exchange, pack
-from s3ray.generator.node_models import TRY_AGAIN_S, NodeModels
+from s3ray.generator.demand import IDLE, Demand
 from s3ray.generator.pending import PendingChunk
+from s3ray.generator.places import KnownNodes, Places
 from s3ray.generator.replica import (
     CallFailure,
     Refusal,
@@ -34,22 +34,19 @@ from s3ray.generator.scheduling.queue import MIN_AHEAD, RequestSource
 from s3ray.generator.scheduling.room import Holder, may_join, num_units, who_leaves
 from s3ray.generator.shared_pool import Sharing
 from s3ray.generator.worker import ServedTask
-from s3ray.placement.place import as_planned, place_engine
-from s3ray.placement.plan import NodeFacts, Plan
+from s3ray.placement.place import as_planned
+from s3ray.placement.plan import Plan
 from s3ray.tables import Chunk
 from s3ray.telemetry import events
 from s3ray.types import EngineLimits
 
 Emit = Callable[[events.Event], None]
 
-_NO_ROOM = "no node has room for it"
-_FETCHES = "its node fetches the model"
+_NODE_ENDS = "its node is about to be taken away"
 # Answers end a wait at once; no other event (a new node, the end of a back-off) needs to be noticed sooner.
 _POLL_S = 1.0
 # Engines answer at least every two seconds (``actor``): no busy process or network pauses for so long.
 _SILENCE_S = 120.0
-# Listing the nodes costs a call to Ray's head, and a node takes longer than this to come or go.
-_NODES_EVERY_S = 3.0
 
 
 class GeneratorPool:
@@ -87,9 +84,9 @@ class GeneratorPool:
         num_engines, min_ahead = (1, 0) if sharing else (plan.num_wanted, MIN_AHEAD)
         self._dispatcher = Dispatcher(num_engines, min_ahead, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
-        self._models = NodeModels(config.generator.model if config.generator.loads_model else "")
-        self._nodes: list[NodeFacts] = []
-        self._nodes_at = float("-inf")
+        self._nodes = KnownNodes()
+        self._demand = Demand(self._config, plan, self._replicas, self._dispatcher) if plan.asking else None
+        self._places = Places(self._config, plan.device, self._nodes, self._replicas, self._demand)
         self._alive_at = time.monotonic()
         self._has_started = False
         self._epoch = 0
@@ -109,6 +106,8 @@ class GeneratorPool:
             PoolError: one of them died too often, or finds no place.
             EngineStartError: none can start, for a reason that is the same each time.
         """
+        if self._demand:
+            self._demand.want_all()
         self.start()
         while any(replica.state is not ReplicaState.READY for replica in self._replicas):
             if any(replica.state is ReplicaState.GIVEN_UP for replica in self._replicas):
@@ -141,14 +140,20 @@ class GeneratorPool:
 
     def close(self) -> None:
         """Stop every engine; one that does not stop in time is killed."""
-        self._stop(self._running())
+        if self._demand:
+            self._demand.end()
+        self._stop([replica for replica in self._replicas if replica.holds_place or replica.is_asking])
 
-    def _stop(self, replicas: list[Replica]) -> None:
-        close_in_time([replica for replica in replicas if replica.state is not ReplicaState.STARTING])
+    def _stop(self, replicas: list[Replica], reason: str = "") -> None:
+        close_in_time([replica for replica in replicas if replica.state in (ReplicaState.READY, ReplicaState.ASLEEP)])
+        self._remove(replicas, reason)
+
+    def _remove(self, replicas: list[Replica], reason: str) -> None:
+        """End engines at once; what they hold goes to others."""
         for replica in replicas:
             self._dispatcher.leave(replica.engine, is_blamed=False)
             replica.remove()
-            self._emit(events.EngineStopped(engine=replica.engine))
+            self._emit(events.EngineStopped(engine=replica.engine, reason=reason))
 
     def _running(self) -> list[Replica]:
         """The replicas that hold their place."""
@@ -169,8 +174,10 @@ class GeneratorPool:
         in_flight = self._dispatcher.num_in_flight
         return [replace(each.holder, num_in_flight=in_flight(each.engine)) for each in self._running()]
 
-    def _is_wanted(self) -> bool:
+    def _is_wanted(self, replica: Replica) -> bool:
         """Whether one more engine could be used, and its runs leave it devices somewhere."""
+        if self._demand:
+            return self._demand.wants(replica)
         sharing = self._sharing
         if sharing is None:
             return True
@@ -191,47 +198,32 @@ class GeneratorPool:
                 self._dispatcher.withdraw(indexes)
             self._make_room(self._sharing.num_allowed())
         now = time.monotonic()
+        self._leave_ending_nodes(now)
+        if self._demand:
+            self._stop(self._demand.review(now), IDLE)
         for replica in self._replicas:
             if replica.state is ReplicaState.ASLEEP:
                 replica.wake(now)
-            if not (replica.is_due(now) and self._is_wanted() and self._find_place(replica, now)):
+            if not (replica.is_due(now) and self._is_wanted(replica) and self._has_place(replica, now)):
                 continue
             if self._may_start(replica) and self._has_model(replica, now):
                 replica.launch(self._config.generator, self._tasks, run=self._config.name, now=now)
                 nodes = tuple(sorted(replica.nodes))
                 self._emit(events.EngineStarting(engine=replica.engine, nodes=nodes, restarts=replica.num_restarts))
 
-    def _find_place(self, replica: Replica, now: float) -> bool:
-        """Keep the replica's place, or find it another one; False while no node has room."""
-        nodes = self._living(now)
-        avoided = self._supervisor.unreliable_nodes(now)
-        if replica.placement is not None and replica.nodes <= {node.node_id for node in nodes} - set(avoided):
-            return True
-        others = [other.placement for other in self._replicas if other is not replica and other.placement is not None]
-        place = place_engine(self._config, replica.engine, nodes, others, device=self._plan.device, avoid=avoided)
-        if place is not None:
-            replica.settle(place)
-        elif replica.wait_for_room(now + _NODES_EVERY_S, _NO_ROOM):
-            self._emit(
-                events.EngineWaiting(
-                    engine=replica.engine, problem=_NO_ROOM, running=self.num_holding, wanted=self._num_wanted
-                )
-            )
-        return place is not None
+    def _has_place(self, replica: Replica, now: float) -> bool:
+        has_place, news = self._places.find(replica, self._supervisor.unreliable_nodes(now), now)
+        return self._tell_waiting(replica, news) or has_place
 
     def _has_model(self, replica: Replica, now: float) -> bool:
-        """Whether the nodes of a replica have its model; else they fetch it, and its start waits for that."""
-        if self._models.are_on(replica.nodes):
-            return True
-        problem = self._models.problem(replica.nodes)
-        is_new = replica.wait_for_room(now + TRY_AGAIN_S, problem) if problem else replica.wait_for_model(_FETCHES)
-        if is_new:
+        has_model, news = self._places.has_model(replica, now)
+        return self._tell_waiting(replica, news) or has_model
+
+    def _tell_waiting(self, replica: Replica, news: str) -> bool:
+        if news:
             self._emit(
                 events.EngineWaiting(
-                    engine=replica.engine,
-                    problem=problem or _FETCHES,
-                    running=self.num_holding,
-                    wanted=self._num_wanted,
+                    engine=replica.engine, problem=news, running=self.num_holding, wanted=self._num_wanted
                 )
             )
         return False
@@ -246,10 +238,15 @@ class GeneratorPool:
             replica.drain()
         self._stop([replica for replica in draining if not self._dispatcher.num_in_flight(replica.engine)])
 
-    def _living(self, now: float) -> list[NodeFacts]:
-        if now - self._nodes_at > _NODES_EVERY_S:
-            self._nodes, self._nodes_at = node_facts(), now
-        return self._nodes
+    def _leave_ending_nodes(self, now: float) -> None:
+        """Drain engines whose node is about to be taken away; what they still hold then goes to others in time."""
+        gone, ending = [], self._nodes.ending(now)
+        for replica in [each for each in self._running() if ending and not each.nodes.isdisjoint(ending)]:
+            replica.drain()
+            holds = replica.state is ReplicaState.READY and self._dispatcher.num_in_flight(replica.engine)
+            if not holds or self._nodes.end_soon(replica.nodes, now):
+                gone.append(replica)
+        self._remove(gone, _NODE_ENDS)
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -263,6 +260,8 @@ class GeneratorPool:
             EngineStartError: none can start, for a reason that is the same each time.
             InputError: no engine can do what the job asks of it.
         """
+        if self._demand:
+            self._demand.look(source, time.monotonic())
         self.start()
         self._epoch += 1
         self._pending = PendingChunk()
@@ -278,6 +277,8 @@ class GeneratorPool:
                 if not self._pending.num_rows:
                     raise
                 yield self._pending.take()  # the answers so far are not lost, and may be enough
+            if self._demand:
+                self._demand.look(source, time.monotonic())
             self._tend()
             if self._pending.is_due(time.monotonic(), nothing_else=self._dispatcher.is_empty):
                 yield self._pending.take()
@@ -339,7 +340,7 @@ class GeneratorPool:
     def _check_silent(self, silent: list[Replica]) -> None:
         """Replace engines whose node is gone, and those that have been starting or silent for too long."""
         now = time.monotonic()
-        living = {node.node_id for node in self._living(now)}
+        living = self._nodes.living(now)
         generator = self._config.generator
         for replica in silent:
             waited = replica.waited_s(now)
@@ -375,6 +376,8 @@ class GeneratorPool:
         now = self._alive_at = time.monotonic()
         self._has_started = True
         event = events.EngineAwake if replica.is_waking else events.EngineReady
+        if self._demand:
+            self._demand.note_ready(replica, now)
         replica.become_ready(now)
         self._dispatcher.join(replica.engine, limits)
         self._emit(
@@ -423,7 +426,7 @@ class GeneratorPool:
         if loss.poisoned:
             self._pending.add_poisoned(loss.poisoned, replica.engine, now)
         assert replica.placement is not None, "an engine that is lost was placed"
-        node_id = replica.placement.node_id
+        node_id, nodes = replica.placement.node_id, tuple(sorted(replica.nodes))
         replica.die(problem)
         self._emit(
             events.EngineLost(
@@ -432,7 +435,7 @@ class GeneratorPool:
                 in_flight=loss.num_in_flight,
                 poisoned=len(loss.poisoned),
                 restarts=replica.num_restarts,
-                nodes=tuple(sorted(replica.nodes)),
+                nodes=nodes,
             )
         )
         if failure.is_late:
@@ -443,7 +446,7 @@ class GeneratorPool:
             self._give_up(replica, problem, failure.refusal)
         else:
             replica.retry(not_before)
-            self._nodes_at = float("-inf")  # a node may just have gone, so the list of nodes is out of date
+            self._nodes.forget()  # one may just have gone
 
     def _give_up(self, replica: Replica, problem: str, refusal: Refusal | None) -> None:
         replica.give_up(refusal)
@@ -458,7 +461,7 @@ class GeneratorPool:
 
         They would fail one after the other, as each gets its turn.
         """
-        nodes = self._living(time.monotonic())
+        nodes = self._nodes.staying(time.monotonic())
         alike = nodes_like(failed, nodes)
         everywhere = alike >= {node.node_id for node in nodes}
         for replica in self._replicas:
@@ -485,6 +488,8 @@ class GeneratorPool:
     def _raise_if_stranded(self, waiting: list[Replica]) -> None:
         """Raise if no engine runs and all have waited too long for a node."""
         limit = self._config.generator.ready_s
+        if self._demand and not any(replica.is_asking for replica in waiting):
+            self._alive_at = time.monotonic()  # none is wanted yet
         if not any(replica.placement for replica in waiting) and time.monotonic() - self._alive_at > limit:
             raise no_engine_left(self._replicas, f" for {limit:.0f} s (generator.ready_s)")
 

@@ -11,7 +11,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s3ray.config.job import GeneratorConfig
@@ -54,7 +59,7 @@ class Replica:
     """
 
     def __init__(self, engine: str, number: int, placement: EnginePlacement | None, *, is_timed: bool = False) -> None:
-        """``placement`` is the planned one, None where no node has room yet. ``is_timed``: texts are timed."""
+        """``placement`` is the planned one, None where it has none yet. ``is_timed``: texts are timed."""
         self.engine = engine
         self._number = number
         self._is_timed = is_timed
@@ -70,6 +75,8 @@ class Replica:
         self.call: ray.ObjectRef | None = None
         self._gpus_call: ray.ObjectRef | None = None
         self._called = 0.0
+        self._asked_at: float | None = None
+        self._idle_since: float | None = None
         self._progress: object = None
         self._progress_at = 0.0
         self._forget_life()
@@ -79,6 +86,7 @@ class Replica:
         self._gpus_call = None
         self._unreachable_since = 0.0
         self._has_gap = False
+        self._idle_since = None
         self.is_waking = False
         self.is_draining = False
 
@@ -114,6 +122,20 @@ class Replica:
         """Whether it may start as soon as it has a place."""
         return self.state is ReplicaState.WAITING and self._not_before <= now
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether it has asked the cluster for its devices, and has not started on them yet."""
+        return self.state is ReplicaState.WAITING and self._group is not None
+
+    def asked_s(self, now: float) -> float:
+        """Seconds since it asked the cluster for the devices that it waits for or has."""
+        assert self._asked_at is not None, "it has asked"
+        return now - self._asked_at
+
+    def idle_s(self, now: float) -> float:
+        """Seconds in which it has had nothing to do."""
+        return 0.0 if self._idle_since is None else now - self._idle_since
+
     def waited_s(self, now: float) -> float:
         """Seconds that the last call has been under way."""
         return now - self._called
@@ -123,6 +145,24 @@ class Replica:
         return now - self._progress_at
 
     # -- place ---------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, wanted: EnginePlacement, run: str, accelerator: str | None, avoid: Collection[str], now: float
+    ) -> None:
+        """Ask the cluster for the devices of ``wanted`` on any node but those to ``avoid``.
+
+        While no node has them free, the request waits, and the cluster's autoscaler starts a node for it.
+        """
+        selector = {"ray.io/accelerator-type": accelerator} if accelerator else {}
+        if avoid:
+            selector["ray.io/node-id"] = f"!in({', '.join(sorted(avoid))})"
+        self._group = _reserve(wanted, f"s3ray {run} {self.engine}", selector)
+        self._asked_at = now
+
+    def granted_node(self) -> str:
+        """The node where it has been given the devices that it asked for; empty as long as it waits for one."""
+        table = placement_group_table(self._group)
+        return str(table["bundles_to_node_id"][0]) if table["state"] == "CREATED" else ""
 
     def settle(self, placement: EnginePlacement) -> None:
         """A node has room for it."""
@@ -135,6 +175,10 @@ class Replica:
             self.problem = problem
         self.placement, self._lacks_room, self._not_before = None, True, until
         return is_new
+
+    def look_again(self, at: float) -> None:
+        """It may soon have devices: due again then."""
+        self._not_before = at
 
     def wait_for_model(self, problem: str) -> bool:
         """Its node fetches the model; it keeps its place. Returns whether that was not so at the last look."""
@@ -159,7 +203,7 @@ class Replica:
             timed=self._is_timed,
             restarts=self.num_restarts,
         )
-        self._group = _reserve(placement, f"s3ray {run} {self.engine}")
+        self._group = self._group or _reserve(placement, f"s3ray {run} {self.engine}")
         remote = ray.remote(GeneratorActor).options(**_options(placement, self._group))
         shares = {"share": placement.share, "num_shares": placement.num_shares}
         self._actor = remote.remote(spec, tasks, run=run, **shares)
@@ -205,12 +249,14 @@ class Replica:
         return call
 
     def remove(self) -> None:
-        """End the actor and give its place back; it may start again at once."""
+        """End the actor and give its place back, or ask for none any more; it may start again at once."""
         if self._actor is not None:
             ray.kill(self._actor)
         if self._group is not None:
             remove_placement_group(self._group)
-        self._actor = self._group = self.call = None
+        if self._asked_at is not None:
+            self.placement, self._lacks_room, self._not_before = None, False, 0.0  # next time it asks anew
+        self._actor = self._group = self.call = self._asked_at = None
         self._forget_life()
         self.state = ReplicaState.WAITING
 
@@ -232,6 +278,7 @@ class Replica:
 
     def exchange(self, epoch: int, packed: bytes, cancel: list[int], now: float) -> None:
         """Hand requests over and ask for what is finished."""
+        self._idle_since = None
         self._begin(self._actor.exchange.remote(epoch, packed, cancel), now)
 
     def abort(self, epoch: int) -> None:
@@ -247,6 +294,8 @@ class Replica:
     def note_idle(self, now: float) -> None:
         """It has nothing to do, and so does not stall."""
         self._progress_at = now
+        if self._idle_since is None:
+            self._idle_since = now
 
     def note_answer(self, progress: object, now: float, *, has_rows: bool) -> None:
         """It answered. It makes progress if there are rows, or if ``progress`` differs from that of the last answer."""
@@ -389,7 +438,7 @@ def no_engine_left(replicas: Sequence[Replica], since: str = "") -> PoolError | 
     refusals = [replica.refusal for replica in replicas if replica.refusal is not None]
     if refusals and len(refusals) == len(replicas):
         return refusals[0]
-    problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas)
+    problems = "; ".join(f"{replica.engine}: {replica.problem}" for replica in replicas if replica.problem)
     return PoolError(
         f"no engine is left{since} ({problems})",
         "Ray keeps what engines print in session_latest/logs of its temporary folder (/tmp/ray).",
@@ -403,13 +452,17 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _reserve(placement: EnginePlacement, holder: str) -> PlacementGroup:
-    """One group per replica, each bundle on the node that the plan chose; its name says who holds the devices."""
+def _reserve(placement: EnginePlacement, holder: str, selector: dict[str, str] | None = None) -> PlacementGroup:
+    """One group per replica, whose name says who holds the devices.
+
+    Each bundle is on the node that the plan chose; with a ``selector``, on one that has such labels.
+    """
+    nodes = [{"ray.io/node-id": bundle.node_id} if selector is None else selector for bundle in placement.bundles]
     return placement_group(
         [_resources(bundle) or _ONE_BYTE for bundle in placement.bundles],
         strategy="PACK",
         name=f"{holder} {uuid.uuid4().hex[:8]}",  # names are unique, and the group of the last start may still exist
-        bundle_label_selector=[{"ray.io/node-id": bundle.node_id} for bundle in placement.bundles],
+        bundle_label_selector=nodes if selector != {} else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Puts a run together: the checked job, the cluster, the pool, the trainer and the driver. Prints nothing."""
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,10 @@ class Plan:
         return "\n  ".join((head, *self.lines, place))
 
 
+_NODE_START_S = 300
+"""How long train workers wait, each of three times, where the cluster is asked for nodes: machines take minutes."""
+
+
 def ignore(_: object) -> None:
     """A callback that does nothing."""
 
@@ -102,7 +107,7 @@ def plan_job(config: RunConfig, folder: str, *, fresh: bool = False) -> Plan:
         folder=folder,
         goes_on=goes_on,
         fingerprint=job.fingerprint,
-        num_engines=len(placement.engines),
+        num_engines=placement.num_planned,
         num_workers=placement.num_workers,
         lines=lines,
     )
@@ -135,6 +140,8 @@ def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
 
 
 def _forecast(job: Job, plan: Placement, folder: str) -> Iterator[str]:
+    if plan.asking:
+        return  # how many devices there will be is not known
     figures, store = guess(job.config, len(job.gold.extrapolate), plan.device), RunStore(folder)
     if store.has(METRICS):
         figures = measured(read_metrics(store), job.config, plan, figures)
@@ -241,6 +248,8 @@ def make_workers(plan: Placement, store: RunStore, name: str) -> "TrainWorkers":
     # Imported here, since a plan does not need Ray Train, which takes seconds to import.
     from s3ray.student.ray_trainer import TrainWorkers
 
+    if plan.is_elastic:  # handed on to Ray Train's controller
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_NODE_START_S))
     return TrainWorkers(name, store.url("ray_train"), stay=plan.workers_stay)
 
 
@@ -283,7 +292,7 @@ def carry_out(
             generator=(config.generator.model or config.generator.engine) if config.generates else None,
             student=config.student.model,
             rounds=strategy.last_round,
-            engines=len(plan.engines),
+            engines=plan.num_planned,
             workers=plan.num_workers,
             version=__version__,
             fingerprint=job.fingerprint,

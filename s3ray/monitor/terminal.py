@@ -193,6 +193,8 @@ def _say_engine(event: events.EngineEvent) -> str | None:
             return f"waits: {event.problem}; {_strength(event)}"
         case events.EngineGivenUp():
             return f"given up: {event.problem}; {_strength(event)}"
+        case events.EngineStopped() if event.reason:
+            return f"ends: {event.reason}"
     return None
 
 

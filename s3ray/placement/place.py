@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 
 from s3ray.config.job import RunConfig
 from s3ray.errors import InputError
-from s3ray.placement.packing import BESIDE_SLEEPER_SHARE, ENGINE_CPUS, SLEEPER_SHARE, FreeNode, GpusByNode, Packing
+from s3ray.placement.packing import (
+    BESIDE_SLEEPER_SHARE,
+    ENGINE_CPUS,
+    SLEEPER_SHARE,
+    WORKER_CPUS,
+    FreeNode,
+    GpusByNode,
+    Packing,
+)
 from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts, Plan
 from s3ray.placement.refusals import (
     check_settings,
@@ -103,7 +111,7 @@ def most_workers(batch_size: int, device: str) -> int | None:
 
 def without_idle_workers(config: RunConfig, nodes: Sequence[NodeFacts]) -> RunConfig:
     """The job with no more train workers than its batches have rows for."""
-    most, student = most_workers(config.student.batch_size, device_of(nodes)), config.student
+    most, student = most_workers(config.student.batch_size, _device(config, nodes)), config.student
     if most is None or student.workers <= most or student.least_workers > student.workers:  # the last is refused
         return config
     least = student.min_workers and min(student.min_workers, most)
@@ -116,6 +124,11 @@ def device_of(nodes: Sequence[NodeFacts]) -> str:
     return "gpu" if any(node.num_gpus for node in nodes) else "cpu"
 
 
+def _device(config: RunConfig, nodes: Sequence[NodeFacts]) -> str:
+    """As ``device_of``; on a cluster that starts nodes with GPUs when asked, there may be none yet."""
+    return "gpu" if config.placement.elastic else device_of(nodes)
+
+
 _PLENTY = 1_000_000  # CPUs, to find out whether more of them would help
 
 
@@ -125,9 +138,11 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     Raises:
         InputError: something does not fit, or a setting has no meaning here; says the arithmetic and what would fit.
     """
-    device = device_of(nodes)
+    device = _device(config, nodes)
     config = leaving(config, resolve_leave(config, nodes))
     check_settings(config, nodes, device)
+    if config.placement.elastic:
+        return _plan_elastic(config, nodes)
     room = _packing(config, nodes, 0).room_for_workers if device == "gpu" else sum(node.num_cpus for node in nodes)
     if config.student.least_workers > room:
         raise workers_refused(config, room, f"{device.upper()}s", 0, 0)
@@ -155,6 +170,30 @@ def plan_placement(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
     if deadlock := who_would_wait(plan, nodes):
         raise deadlock_refused(config, deadlock)
     return plan
+
+
+def _plan_elastic(config: RunConfig, nodes: Sequence[NodeFacts]) -> Plan:
+    """The plan for a cluster that is asked for nodes; it may bring any number, so none is refused for lack of room."""
+    wanted = config.generator.engines if config.generates else 0
+    asks = needs_device(config)
+    return Plan(
+        mode=config.placement.mode,
+        device="gpu",
+        engines=() if asks else tuple(_place_anywhere(nodes, wanted)),
+        num_wanted=wanted,
+        num_workers=config.student.workers,
+        cpus_per_worker=WORKER_CPUS,
+        gpus_per_worker=1,
+        worker_accelerator=config.student.accelerator,
+        is_elastic=True,
+        asking=place_on(config, "", "") if asks else None,
+        num_at_first=config.generator.min_engines or 1,
+    )
+
+
+def place_on(config: RunConfig, engine: str, node_id: str) -> EnginePlacement:
+    """The placement of an engine whose devices Ray has reserved on a node."""
+    return replace(_on_gpus(config, ((node_id, config.generator.world_size),)), engine=engine)
 
 
 def leaving(config: RunConfig, leave: str) -> RunConfig:

@@ -90,6 +90,9 @@ class Plan:
     ``engines`` may be fewer than ``num_wanted`` (``generator.min_engines``). Train workers go to nodes with the label
     ``worker_accelerator``, or to any node if that is None. ``workers_asked`` is what the job asks for, where its
     batches have too few rows for so many, else 0. Engines may take ``sleep_s`` to fall asleep.
+
+    Where the cluster ``is_elastic``, it is asked for nodes. Engines that need devices then have no place in the plan:
+    each asks for what ``asking`` holds, on whatever node, and ``num_at_first`` of them do so as soon as there is work.
     """
 
     mode: str
@@ -103,11 +106,20 @@ class Plan:
     sleep_level: int = 0
     sleep_s: float = 0.0
     workers_asked: int = 0
+    is_elastic: bool = False
+    asking: EnginePlacement | None = None
+    num_at_first: int = 0
+
+    @property
+    def num_planned(self) -> int:
+        """Engines that have a place, or may ask for one."""
+        return self.num_wanted if self.asking else len(self.engines)
 
     @property
     def engines_per_gpu(self) -> int:
         """How many engines may share a GPU; 1 where each has whole ones, or none."""
-        share = self.engines[0].num_gpus if self.engines else 0.0
+        first = self.asking or next(iter(self.engines), None)
+        share = first.num_gpus if first else 0.0
         return int(1 / share + 1e-6) if 0 < share < 1 else 1
 
     @property
@@ -123,20 +135,33 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in words: a line for each group of engines that are placed alike, and one for the train workers."""
         lines = list(_engine_lines(self.engines))
-        if len(self.engines) < self.num_wanted:
+        if self.asking:
+            lines.append(self._asking_line(self.asking))
+        elif len(self.engines) < self.num_wanted:
             missing = self.num_wanted - len(self.engines)
             lines.append(f"engines that wait for nodes to join: {missing} of {self.num_wanted}")
         per = f"{self.gpus_per_worker:g} GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU"
         if self.worker_accelerator:
             per += f" ({self.worker_accelerator})"
         line = f"{self.num_workers} train worker{'s' * (self.num_workers > 1)}: {per} each"
-        if self.engines:
+        line += ", for which the cluster is asked" if self.is_elastic else ""
+        if self.num_planned:
             line += ", in turns with the engines" if self.mode == "swap" else ", beside the engines"
             line += ", which sleep meanwhile" if self.sleep_level else ""
         line += ", kept between students" if self.workers_stay else ", new for each student"
         if self.workers_asked:
             line += f" (not {self.workers_asked}: a step would have fewer than 8 rows for each; see student.batch_size)"
         return [*lines, line]
+
+    def _asking_line(self, asking: EnginePlacement) -> str:
+        """What the cluster would be asked for."""
+        each = f"{asking.num_gpus:g} GPU and {asking.num_cpus:g} CPU on one node for each engine ({asking.executor})"
+        if self.num_at_first == self.num_wanted:
+            return f"the cluster is asked for {each}: for {self.num_wanted}"
+        return (
+            f"the cluster is asked for {each}: for {self.num_at_first} at first, for up to {self.num_wanted} where the "
+            "start of a node pays"
+        )
 
 
 def _engine_lines(engines: Sequence[EnginePlacement]) -> Iterator[str]:

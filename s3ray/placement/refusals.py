@@ -24,14 +24,17 @@ def check_settings(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -
     """
     if config.generates:
         _check_generator(config.generator, device)
-        if config.generator.accelerator:
+        if config.generator.accelerator and not config.placement.elastic:
             _check_accelerator(config.generator.accelerator, "generator.accelerator", nodes)
-    if config.placement.sleep_level:
+    if config.placement.elastic:
+        _check_elastic(config)
+    elif config.placement.sleep_level:
         _check_sleep(config, nodes, device)
     if config.student.accelerator:
         if device == "cpu":
             raise _gpus_missing("student.accelerator", config.student.accelerator)
-        _check_accelerator(config.student.accelerator, "student.accelerator", nodes)
+        if not config.placement.elastic:
+            _check_accelerator(config.student.accelerator, "student.accelerator", nodes)
     if config.student.least_workers > config.student.workers:
         raise _least_above_most("student.min_workers", config.student.least_workers, config.student.workers)
 
@@ -83,6 +86,21 @@ def _check_sleep(config: RunConfig, nodes: Sequence[NodeFacts], device: str) -> 
         raise InputError(problem, field="placement.leave", value=config.placement.leave, hint=hint)
 
 
+def _check_elastic(config: RunConfig) -> None:
+    """Refuse what a cluster cannot do whose nodes come and go."""
+    problem = hint = ""
+    if config.placement.mode == "split":
+        problem = "does not go with placement.mode split, which keeps devices of its own for train workers"
+        hint = "Set placement.mode to swap: engines and train workers then ask for nodes in turns."
+    elif config.placement.sleep_level:
+        problem = (
+            f"does not go with placement.leave {config.placement.leave}: engines that sleep would keep their nodes"
+        )
+        hint = "Set placement.leave to stop, or leave it out."
+    if problem:
+        raise InputError(problem, field="placement.elastic", value="true", hint=hint)
+
+
 def _gpus_missing(field: str, value: str) -> InputError:
     hint = "Leave it out, or run on a cluster with GPUs."
     return InputError("needs GPUs, and the cluster has none", field=field, value=value, hint=hint)
@@ -115,7 +133,7 @@ def gpu_engines_refused(
         f"{_count(least, 'engine')} of {f'{stages} x ' if stages > 1 else ''}{need} do not fit: {', '.join(facts)}",
         field="generator.engines",
         value=str(generator.engines),
-        hint=f"{hint}, or add nodes.{_begin_with(num_fitting)}",
+        hint=f"{hint}, or add nodes.{_begin_with(num_fitting)}{_ask(config)}",
     )
 
 
@@ -125,7 +143,8 @@ def cpu_engines_refused(config: RunConfig, total: int, least: int, num_fitting: 
         f"{_count(least, 'engine')} do not fit: every engine needs a core of its own and the cluster has {total} CPUs",
         field="generator.engines",
         value=str(config.generator.engines),
-        hint=f"At most {num_fitting} fit here. Lower `engines`, or run on a larger cluster.{_begin_with(num_fitting)}",
+        hint=f"At most {num_fitting} fit here. Lower `engines`, or run on a larger cluster.{_begin_with(num_fitting)}"
+        f"{_ask(config)}",
     )
 
 
@@ -165,6 +184,12 @@ def _begin_with(num_fitting: int) -> str:
     if not num_fitting:
         return ""
     return f" With generator.min_engines: {num_fitting} the run begins with those, and the others join when nodes do."
+
+
+def _ask(config: RunConfig) -> str:
+    if config.placement.mode == "split":
+        return ""
+    return " On a cluster that starts nodes with GPUs when asked, placement.elastic: true asks for them."
 
 
 def _count(num: int, noun: str) -> str:

@@ -48,6 +48,7 @@ def resolve_leave(config: RunConfig, nodes: Sequence[NodeFacts]) -> str:
     comes_back = config.strategy.name not in _ONE_TRAINING and config.strategy.rounds > 0
     sleeps = (
         config.placement.mode == "swap"
+        and not config.placement.elastic
         and config.generates
         and generator.engine == "vllm"
         and is_alone

@@ -330,7 +330,9 @@ class EngineAwake(EngineEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStopped(EngineEvent):
-    """It was ended on purpose."""
+    """It was ended on purpose; ``reason`` is empty where it made way for training, or the run was over."""
+
+    reason: str = ""
 
 
 # -- of a campaign's own log, beside those of engines and what it takes over from its runs -----------------------------

@@ -6,13 +6,24 @@ from typing import TypeVar
 
 import pytest
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray.util import placement_group_table
 
 from benchmarks.processes import below
 from s3ray.cluster import node_facts
 from s3ray.generator.pool import GeneratorPool
 from s3ray.tables import outcomes_from_table
-from s3ray.telemetry.events import EngineEvent, EngineLost, EngineReady, EngineStarting, EngineWaiting, Event
+from s3ray.telemetry.events import (
+    EngineEvent,
+    EngineLost,
+    EngineReady,
+    EngineStarting,
+    EngineStopped,
+    EngineWaiting,
+    Event,
+)
 from tests.cluster.heads import WAIT_S
 from tests.sources import InsistentSource, make_pool, make_request
 
@@ -142,6 +153,50 @@ def test_who_waits_for_a_place_takes_that_of_an_engine_that_was_given_up(cluster
         pool.close()
     assert sorted(chunks.indexes) == list(range(100))
     assert [event.engine for event in named(events, EngineReady)] == ["engine-0", "engine-1"]
+
+
+def test_engines_leave_a_node_that_is_about_to_be_taken_away_and_lose_nothing(cluster: Cluster) -> None:
+    events: list[Event] = []
+    pool = make_pool(events, engines=4, fake=SLOW)
+    ending = next(iter(cluster.worker_nodes))
+    try:
+        chunks = Chunks(pool, 120)
+        chunks.next()
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int((time.time() + 60) * 1000)
+        GcsClient(address=cluster.address).drain_node(ending.node_id, reason, "taken back", deadline)
+        while chunks.next():
+            pass
+    finally:
+        pool.close()
+        cluster.remove_node(ending, allow_graceful=False)
+    assert sorted(chunks.indexes) == list(range(120))
+    assert not named(events, EngineLost)
+    left = {event.engine for event in named(events, EngineStopped) if "taken away" in event.reason}
+    placed = {event.engine for event in named(events, EngineStarting) if event.nodes == (ending.node_id,)}
+    assert left == placed
+    assert len(left) == 2
+
+
+def test_an_elastic_pool_asks_for_nodes_and_takes_those_that_come(cluster: Cluster) -> None:
+    events: list[Event] = []
+    pool = make_pool(events, engines=5, placement={"elastic": True}, fake=SLOW)
+    try:
+        chunks = Chunks(pool, 200)
+        chunks.next()
+        while not named(events, EngineWaiting):
+            assert chunks.next()
+        (asking,) = {event.engine for event in named(events, EngineWaiting)}
+        pending = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
+        assert [group["name"].split()[2] for group in pending] == [asking]
+        joined = cluster.add_node(num_cpus=2, num_gpus=2)
+        while chunks.next():
+            pass
+    finally:
+        pool.close()
+    assert sorted(chunks.indexes) == list(range(200))
+    assert {event.engine: event.nodes for event in named(events, EngineStarting)}[asking] == (joined.node_id,)
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
 
 
 def named(events: list[Event], kind: type[_Kind]) -> list[_Kind]:

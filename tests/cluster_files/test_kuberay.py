@@ -12,6 +12,7 @@ import yaml
 from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 from ray.scripts import scripts
 
+from s3ray.config.job import PlacementConfig
 from s3ray.placement.place import plan_placement
 from s3ray.placement.plan import NodeFacts
 from tests.cluster_files.files import CLUSTER, ROOT, commands_in, documents
@@ -116,18 +117,32 @@ def test_pods_are_what_s3ray_needs(name: str) -> None:
         assert driver == {"key": "nvidia.com/cuda.driver-version.major", "operator": "Gt", "values": ["579"]}
         assert int(resources["limits"]["nvidia.com/gpu"]) >= 1
         assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-        assert worker["replicas"] == worker["minReplicas"] == worker["maxReplicas"]
+        assert worker["replicas"] == worker["minReplicas"]
+        scales = cluster_of(manifest(name)).get("enableInTreeAutoscaling", False)
+        assert worker["minReplicas"] == (0 if scales else worker["maxReplicas"])
         store = int(worker["rayStartParams"]["object-store-memory"])
         shm = next(v for v in worker["template"]["spec"]["volumes"] if v["name"] == "shm")
         assert store < amount(shm["emptyDir"]["sizeLimit"]) < amount(resources["limits"]["memory"])
 
 
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_pods_with_gpus_come_when_a_job_asks_and_the_autoscaler_keeps_the_rules_of_all_pods(name: str) -> None:
+    """KubeRay adds the autoscaler to the head's pod, with this security context and these resources."""
+    options = cluster_of(manifest(name))["autoscalerOptions"]
+    head = groups(name)[0]["template"]["spec"]["containers"][0]
+    assert options["version"] == "v2"
+    assert options["securityContext"] == head["securityContext"]
+    for kind in ("requests", "limits"):
+        assert set(options["resources"][kind]) == {"cpu", "memory", "ephemeral-storage"}
+    assert 60 <= options["idleTimeoutSeconds"] <= 600
+
+
 def facts(name: str) -> list[NodeFacts]:
-    """The nodes that Ray would count."""
+    """The nodes that Ray would count when all are there that there may be."""
     found = [NodeFacts(node_id="head", num_cpus=0, num_gpus=0)]
     for group in groups(name)[1:]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        for place in range(group["replicas"]):
+        for place in range(group["maxReplicas"]):
             num_cpus, num_gpus = int(limits["cpu"]), int(limits["nvidia.com/gpu"])
             found.append(NodeFacts(node_id=f"gpu-{place}", num_cpus=num_cpus, num_gpus=num_gpus))
     return found
@@ -148,8 +163,10 @@ def test_the_job_fits_the_cluster_and_can_be_tried_again(name: str) -> None:
     spec = manifest(name)["spec"]
     (command,) = commands_in(spec["entrypoint"], name)
     (config,) = command.configs()
-    found = plan_placement(config, facts(name))
+    assert config.placement.elastic == ("enableInTreeAutoscaling" in cluster_of(manifest(name)))
+    found = plan_placement(config.model_copy(update={"placement": PlacementConfig()}), facts(name))
     assert len(found.engines) == found.num_wanted == sum(node.num_gpus for node in facts(name))
+    assert plan_placement(config, facts(name)).num_planned == found.num_wanted
     assert command.parse()["out"].startswith("/shared/")  # the next attempt must find it
     assert spec["backoffLimit"] > 0
     assert 0 < spec.get("preRunningDeadlineSeconds", 1) < spec["activeDeadlineSeconds"]

@@ -47,13 +47,16 @@ def test_the_head_is_paid_for_and_the_workers_are_spot(config: dict[str, Any]) -
     assert section not in head["node_config"]
     assert worker["node_config"][section][field] == value
     assert head["resources"] == {"CPU": 0}
-    # No more are started on demand: the plan is made of the nodes that are there.
-    assert worker["min_workers"] == worker["max_workers"] == config["max_workers"]
+    # They come when a job asks for them. All that it may ask for fits on the most there can be, once they are there.
+    assert worker["min_workers"] == 0
+    assert worker["max_workers"] == config["max_workers"]
     facts = [NodeFacts(node_id="head", num_cpus=0, num_gpus=0)]
-    for place in range(worker["min_workers"]):
+    job, elastic = ROOT / "jobs" / "gpu-8.yaml", {"placement.elastic": True}
+    assert plan_placement(load_config(job, elastic), facts).num_planned == 8
+    for place in range(worker["max_workers"]):
         resources = worker["resources"]
         facts.append(NodeFacts(node_id=f"n{place}", num_cpus=resources["CPU"], num_gpus=resources["GPU"]))
-    assert len(plan_placement(load_config(ROOT / "jobs" / "gpu-8.yaml"), facts).engines) == 8
+    assert len(plan_placement(load_config(job), facts).engines) == 8
 
 
 def _starts(config: dict[str, Any], which: str) -> dict[str, Any]:

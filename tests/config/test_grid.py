@@ -143,6 +143,7 @@ def test_priorities_add_up(tmp_path: Path) -> None:
         ({"axes": {"method": {"s3": {"strategy.nam": "s3"}}}}, "run s3-3: unknown field"),
         ({"axes": {"method": {"s3": {"strategy.rows": 10}}}}, r"run s3-3: `rows` \(10\) is less than"),
         ({"axes": {"method": {"s3": {"placement.leave": "sleep_1"}}}}, "run s3-3: engines of a campaign make way"),
+        ({"axes": {"method": {"s3": {"placement.elastic": True}}}}, "run s3-3: is for single runs"),
         ({"seeds": [1, 1]}, "holds a seed twice"),
         (
             {"reference": "gold"},

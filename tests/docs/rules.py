@@ -24,6 +24,7 @@ _MODELS = (
     "generator.engines=2",
     "generator.min_engines=null",
     "generator.tensor_parallel=1",
+    "placement.elastic=false",
     *_STUDENT,
 )
 _SIZES = (

@@ -14,7 +14,7 @@ from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 from s3ray.errors import InputError
 from s3ray.placement import place as placement
-from s3ray.placement.place import place_engine, plan_placement, who_would_wait
+from s3ray.placement.place import place_engine, place_on, plan_placement, who_would_wait, without_idle_workers
 from s3ray.placement.plan import Bundle, EnginePlacement, NodeFacts, Plan
 
 H100, A10 = "H100", "A10G"
@@ -27,6 +27,7 @@ def job(
     on: str | None = None,
     min_workers: int | None = None,
     leave: str = "stop",
+    elastic: bool = False,
     **generator: Any,
 ) -> RunConfig:
     """A job; ``on`` is the GPU type of the train workers."""
@@ -35,7 +36,7 @@ def job(
         "task": "imdb",
         "generator": {"engine": "vllm", "model": "m", "engines": engines, **generator},
         "student": {"workers": workers, "accelerator": on, "min_workers": min_workers},
-        "placement": {"mode": mode, "leave": leave},
+        "placement": {"mode": mode, "leave": leave, "elastic": elastic},
     }
     return validate(RunConfig, raw)
 
@@ -284,6 +285,70 @@ def test_sleepers_hold_their_cpus_while_workers_need_some() -> None:
 def test_engines_that_share_a_gpu_share_its_memory() -> None:
     plan = plan_placement(job(engines=2, gpu_share=0.5, gpu_memory_utilization=0.8), nodes((8, 1)))
     assert [item.memory_share for item in plan.engines] == [0.4, 0.4]
+
+
+# -- a cluster that starts nodes when it is asked for them -------------------------------------------------------------
+
+HEAD = [(0, 0)]
+
+
+@pytest.mark.parametrize("shape", [HEAD, [*HEAD, (8, 1, A10)]])
+def test_an_elastic_job_is_planned_whatever_nodes_there_are(shape: Shape) -> None:
+    config = job(engines=6, workers=4, elastic=True, min_engines=2, tensor_parallel=2, accelerator=H100, on=H100)
+    plan = plan_placement(config, nodes(*shape))
+    assert (plan.engines, plan.num_planned, plan.num_workers, plan.device) == ((), 6, 4, "gpu")
+    assert plan.lines() == [
+        "the cluster is asked for 2 GPU and 1 CPU on one node for each engine (mp): for 2 at first, for up to 6 where "
+        "the start of a node pays",
+        "4 train workers: 1 GPU (H100) each, for which the cluster is asked, in turns with the engines, new for each "
+        "student",
+    ]
+    assert plan.engines_leave
+
+
+def test_engines_that_need_no_device_ask_for_nothing_but_their_students_do() -> None:
+    plan = plan_placement(job(engines=3, engine="fake", elastic=True), nodes(*HEAD))
+    assert (plan.asking, len(plan.engines), plan.is_elastic, plan.gpus_per_worker) == (None, 3, True, 1)
+
+
+def test_more_workers_than_a_batch_has_rows_for_are_not_asked_for() -> None:
+    assert without_idle_workers(job(workers=64, elastic=True), nodes(*HEAD)).student.workers == 2
+
+
+def test_engines_that_share_a_gpu_ask_for_their_part_of_it() -> None:
+    plan = plan_placement(job(engines=8, gpu_share=0.25, elastic=True), nodes(*HEAD))
+    assert plan.engines_per_gpu == 4
+    assert plan.asking is not None
+    assert [(bundle.num_gpus, bundle.num_cpus) for bundle in plan.asking.bundles] == [(0.25, 1)]
+    assert [bundle.node_id for bundle in place_on(job(elastic=True), "engine-3", "n7").bundles] == ["n7"]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (job(elastic=True, mode="split"), "Set placement.mode to swap"),
+        (job(elastic=True, leave="sleep_1"), "Set placement.leave to stop"),
+    ],
+)
+def test_what_would_keep_nodes_for_nothing_is_refused(config: RunConfig, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refusal:
+        plan_placement(config, nodes(*HEAD))
+    assert refusal.value.field == "placement.elastic"
+
+
+@pytest.mark.parametrize(("mode", "says_it"), [("swap", True), ("split", False)])
+@pytest.mark.parametrize("shape", [[(8, 1)], [(1, 0)]])
+def test_a_refusal_names_the_way_out_on_a_cluster_that_scales(shape: Shape, mode: str, says_it: bool) -> None:
+    with pytest.raises(InputError) as refusal:
+        plan_placement(job(engines=4, mode=mode), nodes(*shape))
+    assert refusal.value.hint.endswith("placement.elastic: true asks for them.") == says_it
+
+
+def test_engines_do_not_sleep_on_nodes_that_may_be_given_back() -> None:
+    config = job(engines=1, leave="auto", elastic=True)
+    card = [NodeFacts(node_id="n0", num_cpus=8, num_gpus=1, accelerator=H100, memory_gib=200.0)]
+    assert plan_placement(config, card).sleep_level == 0
+    assert plan_placement(job(engines=1, leave="auto"), card).sleep_level == 1
 
 
 # -- without GPUs ------------------------------------------------------------------------------------------------------

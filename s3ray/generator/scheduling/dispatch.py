@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from s3ray.generator.scheduling.estimates import Feedback, Fleet, Kind, Kinds
+from s3ray.generator.scheduling.growth import Work
 from s3ray.generator.scheduling.ledger import EngineLoad, Ledger, LedgerEntry
 from s3ray.generator.scheduling.queue import MIN_AHEAD, Queue, RequestSource
 from s3ray.types import EngineLimits, EngineStats, GenerationRequest
@@ -161,6 +162,22 @@ class Dispatcher:
     def is_empty(self) -> bool:
         """Whether nothing is in flight and nothing waits."""
         return not (self._ledger.num_in_flight or self._queue.num or self._quarantined)
+
+    def look_ahead(self, source: RequestSource, num_seqs: int) -> None:
+        """Draw from the source as for engines that decode ``num_seqs`` sequences in all, before one has joined."""
+        self._queue.draw(source, num_seqs, 0, self._kinds)
+
+    @property
+    def work(self) -> Work:
+        """What is left of the stage."""
+        is_known, pace, num = self._queue.is_ending, self._fleet.pace, len(self._members)
+        # On average, half of what is in flight is written already.
+        num_tokens = self._queue.num_output_tokens + self._ledger.num_output_tokens / 2
+        return Work(
+            num_requests=self._num_left if is_known else math.inf,
+            num_waiting=self._queue.num + len(self._quarantined),
+            engine_s=num_tokens * num / (pace * self._fleet.capacity) if is_known and pace and num else math.inf,
+        )
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
