@@ -42,7 +42,9 @@ def test_what_shapes_the_data_is_what_is_fingerprinted() -> None:
     # What came after the first runs is left out where it is at its default.
     penalties = {"repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.1}
     generator = {"thinking": "off", "adapter": "org/it", "sampling": {"top_k": 40, "min_p": 0.1, **penalties}}
-    config = RunConfig.model_validate({"name": "job", "task": "imdb", "generator": generator})
+    config = RunConfig.model_validate(
+        {"name": "job", "task": "imdb", "strategy": {"ahead": 0.5}, "generator": generator}
+    )
     assert {name for name, shapes in _marks().items() if shapes == "data"} == set(_names(data_shaping(config)))
 
 
