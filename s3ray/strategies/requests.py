@@ -161,8 +161,8 @@ def mistakes_plan(
         return rewrite_plan(context, "extrapolate", parents, num, config.candidates_per_row)
     # The sequence must not depend on what was kept ahead, or `reparse` with another curation would not find it again.
     plan = rewrite_plan(context, "extrapolate", parents, max(1, num - num_ahead(num)), config.candidates_per_row)
-    rest = num - context.num_ahead
-    return replace(plan, quota={ANY: rest}, max_requests=math.ceil(rest * config.candidates_per_row))
+    limit = math.ceil(num * config.candidates_per_row)
+    return replace(plan, quota={ANY: num - context.num_ahead}, max_requests=limit)
 
 
 def ahead_plan(

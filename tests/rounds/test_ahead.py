@@ -13,6 +13,7 @@ from s3ray.config.shaping import data_shaping
 from s3ray.errors import TrainerError
 from s3ray.monitor.metrics import build_metrics
 from s3ray.report.export import export_dataset
+from s3ray.report.run import write_report
 from s3ray.rounds.stage import Stage
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
@@ -185,6 +186,8 @@ def test_the_share_of_each_round_is_written_from_the_student_before_the_last(tmp
     assert exported["off_policy"].to_pylist().count(True) == 4
     assert exported["off_policy"].null_count == 0
     assert "| off_policy | true: the gold row was a mistake" in store.path("dataset/README.md").read_text()
+    write_report(store)
+    assert '<td data-name="Kept, off-policy">2</td>' in store.path("report.html").read_text()
     assert [each.off_policy for each in build_metrics(store, list(read_events(store))).rounds] == [0, 0, 2, 2]
 
 
@@ -239,7 +242,7 @@ def test_what_is_asked_of_the_last_student_does_not_depend_on_what_was_kept_ahea
     (usual,) = strategy.example_stages(replace(given, num_ahead=5))
     (plan,) = strategy.example_stages(replace(given, num_ahead=num_ahead))
     assert first(plan, 20) == first(usual, 20)
-    assert (plan.target, plan.max_requests) == (10 - num_ahead, 8 * (10 - num_ahead))
+    assert (plan.target, plan.max_requests) == (10 - num_ahead, 8 * 10)
     (ahead,) = strategy.ahead_stages(given)
     assert ahead.target == 5
     assert not {request.id for request in first(ahead, 40)} & {request.id for request in first(plan, 40)}
