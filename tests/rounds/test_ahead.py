@@ -1,5 +1,6 @@
 """Rounds ahead of themselves: shares decide what is asked for, whatever is fast, slow or killed."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,17 +11,24 @@ import pytest
 
 from s3ray.config.job import RunConfig, StrategyConfig, to_yaml
 from s3ray.config.shaping import data_shaping
-from s3ray.errors import TrainerError
+from s3ray.devices import local_facts
+from s3ray.errors import PoolError, TrainerError
+from s3ray.generator.local_pool import LocalPool, alone
+from s3ray.generator.worker import only_task
 from s3ray.monitor.metrics import build_metrics
+from s3ray.placement.place import plan_placement
 from s3ray.report.export import export_dataset
 from s3ray.report.run import write_report
+from s3ray.rounds.driver import Driver, Parts
 from s3ray.rounds.stage import Stage
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.tables import Chunk, outcomes_from_table
-from s3ray.telemetry.events import read_events
+from s3ray.telemetry.events import EventLog, read_events
 from s3ray.types import AHEAD, GenerationRequest, Outcome, StudentJob, StudentResult
 from tests.rounds.test_driver import (
+    GOLD,
+    TASK,
     Interrupted,
     ScriptedGenerator,
     ScriptedTrainer,
@@ -132,6 +140,50 @@ def test_a_driver_that_dies_anywhere_goes_on_to_the_same_rows(tmp_path: Path, mo
         with pytest.raises(Interrupted):
             drive(settings, folder, Generator(seed=die_after, die_after=die_after), Trainer())
         store, _, _ = drive(settings, folder, Generator(seed=5, overlaps=die_after % 2 == 0), Trainer())
+        assert kept(store) == expected
+        assert len(set(journal(store))) == len(journal(store)), "a request was answered twice"
+
+
+class BesideTraining(LocalPool):
+    """The shipped fake engine in this process, which goes on while a student is trained."""
+
+    works_while_training = True
+
+
+def on_fake_engine(settings: RunConfig, folder: Path, die_after: int | None = None) -> RunStore:
+    """Run, or go on with, a job on an engine that may die after so many answers."""
+    config = alone(settings)
+    fake = config.generator.fake.model_copy(update={"die_after": die_after})
+    config = config.model_copy(update={"generator": config.generator.model_copy(update={"fake": fake})})
+    store = RunStore(folder)
+    store.create({}, "")
+    events = EventLog(store, "job", 1)
+    plan = plan_placement(config, local_facts())
+    with contextlib.closing(BesideTraining(config, only_task(config, TASK), plan, emit=events.emit)) as pool:
+        parts = Parts(
+            config=config,
+            task=TASK,
+            gold=GOLD,
+            store=store,
+            events=events,
+            requests={"seed": "f", "later": "f"},
+            generator=pool,
+            trainer=Trainer(),
+        )
+        Driver(parts).run()
+    return store
+
+
+def test_a_fake_engine_that_dies_anywhere_leaves_the_same_rows(tmp_path: Path) -> None:
+    settings = job(tmp_path, EQUAL_ROWS)
+    undisturbed = on_fake_engine(settings, tmp_path / "undisturbed")
+    expected, num = kept(undisturbed), len(journal(undisturbed))
+    beside = sum(undisturbed.num_journalled(round_, stage) for round_ in (2, 3) for stage in (AHEAD, "extrapolate"))
+    for die_after in range(num - beside, num, max(1, beside // 6)):
+        folder = tmp_path / f"run-{die_after}"
+        with pytest.raises(PoolError, match="scripted death"):
+            on_fake_engine(settings, folder, die_after)
+        store = on_fake_engine(settings, folder)
         assert kept(store) == expected
         assert len(set(journal(store))) == len(journal(store)), "a request was answered twice"
 
