@@ -97,15 +97,17 @@ MISTAKE_SCHEMA = pa.schema([*ORIGIN_SCHEMA, ("predicted", pa.string()), ("confid
 _REJECTED = ("request_id", "stage", "status", "reason", "detail", "label", "parent", "text", "raw")
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in _REJECTED])
 """The texts that a round did not keep, each with its reason."""
-TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "predicted", "confidence")
+TABLE_COLUMNS = ("id", "label", "answers", "source", "round", "parent", "soft", "off_policy", "predicted", "confidence")
 """The columns of our own in tables of examples and mistakes: no field of a task is called so."""
 
 
-def example_schema(fields: Sequence[str], has_labels: bool, has_soft: bool = False) -> pa.Schema:
-    """The Arrow schema of a task's example table."""
+def example_schema(
+    fields: Sequence[str], has_labels: bool, has_soft: bool = False, has_off_policy: bool = False
+) -> pa.Schema:
+    """The Arrow schema of a task's example table; the last two columns are there in runs that have use for them."""
     target = ("label", pa.string()) if has_labels else ("answers", ANSWERS_TYPE)
-    soft = [("soft", pa.list_(pa.float64()))] if has_soft else []
-    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *_ORIGIN, *soft])
+    more = [("soft", pa.list_(pa.float64()))] * has_soft + [("off_policy", pa.bool_())] * has_off_policy
+    return pa.schema([("id", pa.string()), *((name, pa.string()) for name in fields), target, *_ORIGIN, *more])
 
 
 def text_fields(table: pa.Table) -> list[str]:
@@ -116,11 +118,16 @@ def text_fields(table: pa.Table) -> list[str]:
 
 
 def table_from_examples(
-    examples: Iterable[Example], fields: Sequence[str], has_labels: bool, has_soft: bool | None = None
+    examples: Iterable[Example],
+    fields: Sequence[str],
+    has_labels: bool,
+    has_soft: bool | None = None,
+    has_off_policy: bool = False,
 ) -> pa.Table:
     """Make a table of examples, in the given order; ``has_soft`` None: with soft labels if any example has some."""
     examples = list(examples)
     has_soft = any(example.soft for example in examples) if has_soft is None else has_soft
+    schema = example_schema(fields, has_labels, has_soft, has_off_policy)
     rows = []
     for example in examples:
         row: dict[str, object] = {"id": example.id, **{name: example.fields[name] for name in fields}}
@@ -131,13 +138,16 @@ def table_from_examples(
         if example.soft:
             row["soft"] = example.soft
         origin = example.origin
-        rows.append(row | {"source": origin.source.value, "round": origin.round, "parent": origin.parent})
-    return pa.Table.from_pylist(rows, schema=example_schema(fields, has_labels, has_soft))
+        row |= {"source": origin.source.value, "round": origin.round, "parent": origin.parent}
+        rows.append(row | {"off_policy": origin.off_policy} if has_off_policy else row)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def join_tables(tables: Iterable[pa.Table]) -> pa.Table:
-    """Concatenate example tables of one task; the result has soft labels if one of them does."""
-    return pa.concat_tables(tables, promote_options="default")
+    """Concatenate example tables of one task; the result has the columns of all of them."""
+    joined = pa.concat_tables(tables, promote_options="default")
+    place = joined.schema.get_field_index("off_policy")
+    return joined if place < 0 else joined.set_column(place, "off_policy", pc.fill_null(joined["off_policy"], False))
 
 
 def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]:
@@ -149,7 +159,12 @@ def examples_from_table(table: pa.Table, fields: Sequence[str]) -> list[Example]
             label=row.get("label"),
             answers=tuple(Span(text=span["text"], start=span["start"]) for span in row.get("answers") or ()),
             soft=tuple(row.get("soft") or ()),
-            origin=Origin(source=Source(row["source"]), round=row["round"], parent=row["parent"]),
+            origin=Origin(
+                source=Source(row["source"]),
+                round=row["round"],
+                parent=row["parent"],
+                off_policy=bool(row.get("off_policy")),
+            ),
         )
         for row in table.to_pylist()
     ]

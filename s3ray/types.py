@@ -19,6 +19,10 @@ class Source(StrEnum):
     IMITATED = "imitated"
 
 
+AHEAD = "ahead"
+"""The stage that is written from mistakes of the student before the last one (``strategy.ahead``)."""
+
+
 class RejectionReason(StrEnum):
     """Why a generation does not become an example. The list is complete: reports account for every request by it."""
 
@@ -67,11 +71,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where an example comes from, from which round, and from which gold example (``parent`` is its id)."""
+    """Where an example comes from, from which round, and from which gold example (``parent`` is its id).
+
+    ``off_policy``: the parent was a mistake of the student before the last one at that time (stage ``AHEAD``).
+    """
 
     source: Source
     round: int = 0
     parent: str | None = None
+    off_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

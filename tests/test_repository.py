@@ -220,7 +220,7 @@ def _sample(hint: Any) -> Any:
         return _build(typing.cast("type[Any]", hint))
     if issubclass(hint, StrEnum):
         return next(iter(hint))
-    return {str: "text", int: 0, float: 0.5}[hint]
+    return {str: "text", int: 0, float: 0.5, bool: True}[hint]
 
 
 def _build(value: type[Any]) -> Any:

@@ -94,6 +94,10 @@ class StrategyConfig(StrictModel):
     """Reasons drawn into one seed prompt (k in Algorithm 1)."""
     candidates_per_row: float = Field(default=8.0, ge=1)
     """How many requests may be spent per accepted example before a stage gives up and says so."""
+    ahead: float = Field(default=0.0, ge=0, le=1, json_schema_extra=ADDED)
+    """Share of each round from the second on that is written from mistakes of the student before the last one, while
+    the last one is being trained; the rest is written from the last one. 0: all of it, as in the paper
+    (docs/strategies.md). For s3, transfer and llm2llm."""
     plus: PlusConfig = PlusConfig()
     """The parts of s3plus. Used by s3plus alone."""
 
@@ -114,6 +118,8 @@ class StrategyConfig(StrictModel):
             raise ValueError(f"with `rounds` 0 only the {seeds} `seed_examples` are written, not `rows`")
         if name in ("gold", "llm2llm") and self.two_stage:
             raise ValueError(f"strategy {name} writes no seed examples, so `two_stage` has nothing to do")
+        if self.ahead and name not in ("s3", "transfer", "llm2llm"):
+            raise ValueError(f"`ahead` is for s3, transfer and llm2llm, and the strategy is {name}")
         if name != "s3plus" and self.plus != PlusConfig():
             raise ValueError(f"`plus` holds the parts of s3plus, and the strategy is {name}")
         return self

@@ -1,7 +1,8 @@
 """How long a job would take in either placement mode, and how much of its devices' time would be idle.
 
-A simple model: the phases of a run strictly alternate, devices generate at one rate and train at another, and engines
-and train workers take some time to start. Pure. Figures come from an earlier run in the same folder, or are guesses.
+A simple model: the phases of a run strictly alternate, except for what is written ahead in split. Devices generate at
+one rate and train at another, and engines and train workers take some time to start. Pure. Figures come from an earlier
+run in the same folder, or are guesses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ _MISTAKE_SHARE = 0.2  # of gold, guessed
 _ROW_SHARE = 0.6  # tokens generated per kept row, as a share of max_tokens, guessed
 _LEAST_STEP_S = 0.014  # starting a GPU's kernels takes so long, however few rows a step has; guessed
 _WAKE_S = 10.0  # an engine whose weights wait in the host's memory, guessed
+_MANY = 1_000_000  # rows of a round: no share of so many is rounded down to none
 _ALIKE = 0.05  # a smaller difference means nothing: forecasts are not that exact
 
 
@@ -169,6 +171,8 @@ def predict(
 ) -> Prediction:
     """Predict one mode with so many devices for engines and for train workers; ``rows`` has the new rows per round.
 
+    In split, what a round writes ahead (``strategy.ahead``) is written while the student before it is trained.
+
     On GPUs no more train workers are at work than a batch has rows for, and a step has a least duration.
     """
     write_s = [num * figures.tokens_per_row / (figures.tokens_s * engine_devices) for num in rows]
@@ -182,6 +186,8 @@ def predict(
     workers_s = _worker_starts(mode, device, len(rows)) * figures.worker_start_s
     starting_s = figures.engine_start_s + again_s + workers_s
     seconds = starting_s + sum(write_s) + sum(train_s)
+    if mode == "split":
+        seconds -= sum(map(min, _ahead_s(config, rows, write_s), train_s))
     at_work = engine_devices * sum(write_s) + num_trainers * sum(train_s)
     num_devices = engine_devices + worker_devices if mode == "split" else max(engine_devices, worker_devices)
     return Prediction(
@@ -191,6 +197,30 @@ def predict(
         starting_s=starting_s,
         idle_share=1 - at_work / (num_devices * seconds),
     )
+
+
+def _ahead_s(config: RunConfig, rows: Sequence[float], write_s: Sequence[float]) -> Iterator[float]:
+    """Seconds that each round but the first writes ahead."""
+    strategy = make_strategy(config.strategy)
+    for num in range(1, len(rows)):
+        share = strategy.num_ahead(num, round(rows[num])) / rows[num] if rows[num] else 0.0
+        yield share * write_s[num]
+
+
+def says_ahead(config: RunConfig, plan: Plan) -> Iterator[str]:
+    """What ``strategy.ahead`` does in this plan, if anything."""
+    strategy = make_strategy(config.strategy)
+    rounds = [num for num in range(strategy.last_round + 1) if strategy.num_ahead(num, _MANY)]
+    if not rounds:
+        return
+    line = (
+        f"strategy.ahead: {config.strategy.ahead:.0%} of round{'s' * (len(rounds) > 1)} "
+        f"{'-'.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} from mistakes of the student before the last one"
+    )
+    if plan.engines_leave or plan.sleep_level:
+        yield f"{line}; it saves no time in swap, where engines make way for every training (placement.mode: split)"
+    else:
+        yield f"{line}, written while the last one is trained"
 
 
 def _advice(swap: Prediction, split: Prediction, num_rounds: int, figures: Figures) -> str:

@@ -14,7 +14,7 @@ from s3ray.devices import local_facts
 from s3ray.errors import InputError, RunError, StoreError
 from s3ray.generator.local_pool import LocalPool, alone
 from s3ray.generator.worker import only_task
-from s3ray.launch.forecast import forecast, guess, measured
+from s3ray.launch.forecast import forecast, guess, measured, says_ahead
 from s3ray.launch.preflight import Job, check_job, check_placement, try_planned_student, try_student, warnings
 from s3ray.launch.revisions import Revisions, kept_commits
 from s3ray.models import local_weights
@@ -124,6 +124,7 @@ def _plan_lines(job: Job, plan: Placement) -> Iterator[str]:
     on_gold = ", students learn from gold too" if strategy.train_on_gold else ""
     yield f"strategy {strategy.name}: {make_strategy(strategy).in_words()}{on_gold}"
     yield from without_effect(strategy, job.task, generator.prompt_form)
+    yield from says_ahead(config, plan)
     if config.generates:
         dtype = f", {generator.dtype}" if generator.engine == "vllm" else ""
         yield (

@@ -54,9 +54,10 @@ class RoundMetrics:
     """One round: what became of its requests, and the student that was trained after it.
 
     ``rejected`` and ``failed`` count requests by reason. ``output_tokens_per_s`` is None where nothing was written.
-    ``rows`` is the size of the training set. Of the student, None while it is not trained: ``select`` (its scores on
-    the selection part, 0 to 1, by metric), ``mistakes`` among ``mined`` gold rows (None also if it was asked none),
-    ``best_epoch``. ``seconds`` are by phase (``generate``, ``train``, ``score``, ``start``), ``stages`` by name.
+    ``rows`` is the size of the training set; ``off_policy`` of the accepted rows were written from mistakes of the
+    student before the last one (``strategy.ahead``). Of the student, None while it is not trained: ``select`` (its
+    scores on the selection part, 0 to 1, by metric), ``mistakes`` among ``mined`` gold rows (None also if it was asked
+    none), ``best_epoch``. ``seconds`` are by phase (``generate``, ``train``, ``score``, ``start``), ``stages`` by name.
     """
 
     round: int
@@ -69,6 +70,7 @@ class RoundMetrics:
     output_tokens: int = 0
     output_tokens_per_s: float | None = None
     rows: int = 0
+    off_policy: int = 0
     select: Mapping[str, float] | None = None
     mistakes: int | None = None
     mined: int | None = None

@@ -71,7 +71,7 @@ def write_pages(store: RunStore, events: Sequence[Event], metrics: Metrics) -> s
         answers=_answers(store, metrics, line, time_account, data),
         lanes=rows(time_account),
         plots=plots,
-        round_rows=[(str(entry.round), _round_cells(entry, metrics.metric)) for entry in rounds],
+        round_rows=_round_rows(rounds, metrics.metric),
         engines=_engine_rows(metrics.pool) if view.pool.has_reported else [],
         data=data,
         stories=examples.stories(store),
@@ -230,6 +230,15 @@ def _reason_rows(rounds: Sequence[RoundMetrics]) -> list[tuple[str, list[int], i
             rows.append((reason.replace("_", " "), [getattr(entry, kind).get(reason, 0) for entry in rounds]))
     rows.append(("requested", [entry.requested for entry in rounds]))
     return [(name, by_round, sum(by_round)) for name, by_round in rows]
+
+
+def _round_rows(rounds: Sequence[RoundMetrics], metric: str | None) -> list[tuple[str, dict[str, str]]]:
+    """The cells of each round; rows written ahead have a column where there are any."""
+    rows = [(str(entry.round), _round_cells(entry, metric)) for entry in rounds]
+    if any(entry.off_policy for entry in rounds):
+        for entry, (_, cells) in zip(rounds, rows, strict=True):
+            cells["Kept, off-policy"] = f"{entry.off_policy:,}"
+    return rows
 
 
 def _round_cells(entry: RoundMetrics, metric: str | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from s3ray.storage.contents import Notes
 from s3ray.storage.run_folder import RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
+from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.tables import (
     Chunk,
     count_outcomes,
@@ -120,7 +121,10 @@ class Driver:
             self._students.end()
 
     def _make_student(self, round_: int) -> None:
-        """Train and score a student; if engines may run meanwhile, the next round starts from its first mistakes."""
+        """Train and score a student; if engines may run meanwhile, it returns at once and the next round begins.
+
+        What is written ahead is written during the training, the rest from the student's first mistakes on.
+        """
         generator = self._parts.generator
         generator.pause()
         has_next = round_ < self._strategy.last_round and round_ + 1 not in self._store.rounds()
@@ -149,34 +153,44 @@ class Driver:
 
     def write_round(self, round_: int) -> None:
         """Run all stages of a round, then write its tables, then the marker that closes it."""
+        context = self._context(round_)
+        ahead = list(self._strategy.ahead_stages(context))
+        if not ahead:
+            self._students.wait_for_first()
         started = time.monotonic()
         config, task = self._parts.config, self._task
-        context = self._context(round_)
         has_soft = task.has_labels and config.curation.verify == "soft"
-        journal = RoundJournal(self._store, round_, task.fields, task.has_labels, has_soft)
+        journal = RoundJournal(self._store, round_, task.fields, task.has_labels, has_soft, bool(ahead))
         stages: dict[str, dict[str, Any]] = {}
         notes = {}
         if round_ == 0 and self._calibrates:
             stages[VERDICTS] = self._calibrate(context, journal)
+        judge = self._judge(round_, journal)
+        for plan in ahead:
+            stages[plan.name] = self._run_stage(round_, plan, judge, journal)
+        self._students.wait_for_first()
         for stage in self._strategy.note_stages(context):
             name = stage.plan.name
             stages[name], notes[name] = self._write_notes(round_, stage, journal)
-        context = replace(context, notes=notes)
-        gold = [*self._parts.gold.extrapolate, *self._parts.gold.select, *self._parts.gold.test]
-        earlier = [num for num in self._strategy.training(round_).rounds if num < round_]
-        judge = ExampleJudge(
-            task,
-            gold,
-            self._synthetic(earlier),
-            config.curation,
-            journal.keep,
-            calibration=self._calibration(),
-            sketches=uses_sketches(config),
-        )
+        context = replace(context, notes=notes, num_ahead=journal.num_kept)
         for plan in self._strategy.example_stages(context):
             stages[plan.name] = self._run_stage(round_, plan, judge, journal)
         self._students.finish()
         self._close_round(round_, journal, stages, time.monotonic() - started)
+
+    def _judge(self, round_: int, journal: RoundJournal) -> ExampleJudge:
+        """Decides which examples of a round are kept, beside those of the rounds before it."""
+        gold = self._parts.gold
+        before = [num for num in self._strategy.training(round_).rounds if num < round_]
+        return ExampleJudge(
+            self._task,
+            [*gold.extrapolate, *gold.select, *gold.test],
+            self._synthetic(before),
+            self._parts.config.curation,
+            journal.keep,
+            calibration=self._calibration(),
+            sketches=uses_sketches(self._parts.config),
+        )
 
     def _context(self, round_: int) -> RoundContext:
         config, store = self._parts.config, self._store
@@ -186,6 +200,7 @@ class Driver:
             gold=self._parts.gold.extrapolate,
             contexts=self._parts.gold.contexts,
             mistakes=self._students.mistakes(round_),
+            earlier=self._students.earlier(round_) if config.strategy.ahead else MistakeStream(),
             prompts=self._task.note_prompts(config.generator.prompt_form),
             probes=lambda name: self._students.probes(round_, name),
             synthetic=lambda: self._rows_before(round_),
@@ -300,9 +315,11 @@ class Driver:
         store.write_table(store.train(round_), training)
         written = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
-        report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
+        num_off = journal.num_off_policy
+        more = {"off_policy": num_off} if self._parts.config.strategy.ahead else {}
+        report = {"round": round_, **totals, "rows": training.num_rows, **more, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows, off_policy=num_off))
 
 
 def _nothing_kept(round_: int, journal: RoundJournal, table: str) -> DeadEndError:

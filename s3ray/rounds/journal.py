@@ -145,15 +145,28 @@ class RoundJournal:
     """Writes ``requests.parquet``, ``rejected.parquet`` and ``accepted.parquet`` of one round."""
 
     def __init__(
-        self, store: RunStore, round_: int, fields: Sequence[str], has_labels: bool, has_soft: bool = False
+        self,
+        store: RunStore,
+        round_: int,
+        fields: Sequence[str],
+        has_labels: bool,
+        has_soft: bool = False,
+        has_off_policy: bool = False,
     ) -> None:
+        """The counts are those of the round so far: ``tallies`` by stage, of the examples ``num_kept``.
+
+        ``has_soft`` and ``has_off_policy``: the examples have these columns (``tables.example_schema``).
+        """
         self.tallies: dict[str, Tally] = {}
+        self.num_kept = 0
+        self.num_off_policy = 0
         self._fields = fields
         self._has_labels = has_labels
         self._has_soft = has_soft
+        self._has_off_policy = has_off_policy
         self._requests = store.table_writer(store.request_table(round_), REQUESTS_SCHEMA)
         self._rejected = store.table_writer(store.rejected(round_), REJECTED_SCHEMA)
-        examples = example_schema(fields, has_labels, has_soft)
+        examples = example_schema(fields, has_labels, has_soft, has_off_policy)
         self._accepted = store.table_writer(store.accepted(round_), examples)
         self._asked: list[tuple[Any, ...]] = []
         self._refused: list[tuple[Any, ...]] = []
@@ -176,6 +189,8 @@ class RoundJournal:
 
     def keep(self, example: Example) -> None:
         """Record an example that was kept."""
+        self.num_kept += 1
+        self.num_off_policy += example.origin.off_policy
         self._examples.append(example)
 
     def close(self) -> None:
@@ -187,5 +202,6 @@ class RoundJournal:
     def _turn_page(self) -> None:
         self._requests.write(table_from_rows(self._asked, REQUESTS_SCHEMA))
         self._rejected.write(table_from_rows(self._refused, REJECTED_SCHEMA))
-        self._accepted.write(table_from_examples(self._examples, self._fields, self._has_labels, self._has_soft))
+        columns = (self._fields, self._has_labels, self._has_soft, self._has_off_policy)
+        self._accepted.write(table_from_examples(self._examples, *columns))
         self._asked, self._refused, self._examples = [], [], []

@@ -122,14 +122,13 @@ class Students:
     def make(self, round_: int, *, in_background: bool) -> None:
         """Train, score and save a student.
 
-        With ``in_background`` this happens in a thread: the call returns once the first mistake is known (or it is
-        certain that there is none), and ``finish`` waits for the rest.
+        With ``in_background`` this happens in a thread: the call returns at once, ``wait_for_first`` and ``finish``
+        wait for it.
         """
         if not in_background:
             self._train(round_, self._on_trained)
             return
         self._background = BackgroundTraining(partial(self._train_in_thread, round_), partial(self._blocks, round_ + 1))
-        self._background.mistakes.wait_for_first()
 
     def mistakes(self, round_: int) -> MistakeStream:
         """The mistakes that a round is written from.
@@ -139,6 +138,15 @@ class Students:
         if self._background is not None:
             return self._background.mistakes
         return MistakeStream(*self._blocks(round_)) if round_ else MistakeStream()
+
+    def earlier(self, round_: int) -> MistakeStream:
+        """The mistakes of the student before the last one that precedes a round; none before round 2."""
+        return MistakeStream(*self._blocks(round_ - 1)) if round_ >= 2 else MistakeStream()
+
+    def wait_for_first(self) -> None:
+        """Wait until the student in training, if there is one, has its first mistake or is known to have none."""
+        if self._background is not None:
+            self._background.mistakes.wait_for_first()
 
     def probes(self, round_: int, name: str) -> Probes:
         """What the student before a round predicts on table ``name``; waits for that student.

@@ -58,7 +58,8 @@ class RoundContext:
     ``mistakes`` are those of the last student on gold. ``probes("gold")`` and ``probes("train")`` are its answers on
     gold and on its training set (``Strategy.probes``); they wait until it is finished. ``synthetic()`` returns the
     synthetic rows that it was trained on, ``history()`` the ids of the gold rows that each student before it got wrong,
-    oldest first.
+    oldest first. ``earlier`` are the mistakes of the student before the last one, which are known while the last one is
+    still in training; ``num_ahead`` is how many rows of this round were written from them and kept, so far.
     """
 
     round: int
@@ -66,6 +67,8 @@ class RoundContext:
     gold: Sequence[Example]
     contexts: Sequence[Context] = ()
     mistakes: MistakeStream = field(default_factory=MistakeStream)
+    earlier: MistakeStream = field(default_factory=MistakeStream)
+    num_ahead: int = 0
     prompts: Set[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     probes: Callable[[str], Probes] = _no_probes
@@ -128,6 +131,10 @@ class Strategy(ABC):
     def num_rows(self, round_: int, num_mistakes: int) -> int:
         """Number of rows that a round should add, if the student before it makes ``num_mistakes`` mistakes."""
 
+    def num_ahead(self, round_: int, num_rows: int) -> int:
+        """How many of a round's ``num_rows`` are to be written while the student before it is still in training."""
+        return 0
+
     @property
     def reads_rows(self) -> bool:
         """Whether later rounds depend on the kept rows too, besides mistakes, probes and notes."""
@@ -136,6 +143,10 @@ class Strategy(ABC):
     @abstractmethod
     def in_words(self) -> str:
         """How many rows are written in how many rounds, as part of a line for users."""
+
+    def ahead_stages(self, context: RoundContext) -> Iterator[StagePlan]:
+        """The stages of a round that need nothing of the last student, which may still be in training."""
+        return iter(())
 
     def note_stages(self, context: RoundContext) -> Iterator[NoteStage]:
         """The first stages of a round, in which the generator writes lists that the prompts for examples quote."""

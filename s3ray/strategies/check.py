@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from s3ray.config.job import StrategyConfig
 from s3ray.errors import InputError
-from s3ray.strategies import like_builtin
+from s3ray.strategies import like_builtin, make_strategy
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Form
+
+_MANY = 1_000_000
+"""More rows than a share that rounds down to none."""
 
 
 def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
@@ -14,8 +17,10 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
 
     Raises:
         InputError: the strategy of another package breaks the contract, the strategy is progen and the task has no
-            labels or shows no examples in its prompt, or the job asks for two stages and the task lacks the prompt.
+            labels or shows no examples in its prompt, the job asks for two stages and the task lacks the prompt, or for
+            rows ahead and the strategy overrides all but these.
     """
+    _check_ahead(config)
     config = like_builtin(config)
     if config.name == "progen" and not task.has_labels:
         hint = "It shows rows of the label that is asked for. Use zerogen, goldgen or s3."
@@ -34,12 +39,25 @@ def check_strategy(config: StrategyConfig, task: Task, form: Form) -> None:
         raise InputError(problem, field="strategy.two_stage", value="true", hint=hint)
 
 
+def _check_ahead(config: StrategyConfig) -> None:
+    """A strategy of another package must not write all of a round beside what the builtin one writes ahead."""
+    own, builtin = type(make_strategy(config)), type(make_strategy(like_builtin(config)))
+    is_new = own.example_stages is not builtin.example_stages
+    if config.ahead and is_new and own.ahead_stages is builtin.ahead_stages:
+        hint = "Leave it out, or let the strategy override `ahead_stages` too (docs/troubleshooting.md)."
+        problem = f"strategy {config.name} writes its own rows, and none of them ahead"
+        raise InputError(problem, field="strategy.ahead", value=str(config.ahead), hint=hint)
+
+
 def without_effect(config: StrategyConfig, task: Task, form: Form) -> Iterator[str]:
     """A line for each setting of a strategy that has no effect with this task's prompts and labels."""
 
     def uses(name: str) -> bool:
         return task.uses(form, "extrapolate", name)
 
+    strategy = make_strategy(config)
+    if config.ahead and not any(strategy.num_ahead(num, _MANY) for num in range(strategy.last_round + 1)):
+        yield "strategy.ahead has no effect: nothing is written ahead before the second round of mistakes"
     config = like_builtin(config)
     yield from _notes_without_prompt(config, task, form)
     prompt, plus = f"the {form} prompt `extrapolate` of task {task.name}", config.plus

@@ -2,15 +2,15 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import xxhash
 
 from s3ray.config.job import StrategyConfig
 from s3ray.strategies.base import ANY, RoundContext, StagePlan
 from s3ray.tasks.spec import SUBJECT
-from s3ray.types import NOT_YET, Example, GenerationRequest, Mistake, Span
+from s3ray.types import AHEAD, NOT_YET, Example, GenerationRequest, Mistake, Span
 
 Shown = Callable[[int, str | None], Sequence[Example]]
 """Returns the examples that a seed prompt shows, for the index of the request and its label."""
@@ -136,15 +136,56 @@ def _seed_requests(
         index += 1
 
 
+AsParent = Callable[[Mistake], Parent]
+"""Returns what the prompt for a mistake shows."""
+NumAhead = Callable[[int], int]
+"""Returns how many of so many rows, or mistakes, of a round belong to the stage ``AHEAD``."""
+
+
 def mistakes_plan(
-    context: RoundContext, config: StrategyConfig, num: int | None, as_parent: Callable[[Mistake], Parent]
+    context: RoundContext, config: StrategyConfig, num: int | None, as_parent: AsParent, num_ahead: NumAhead
 ) -> StagePlan:
-    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` for each, starting while they are mined."""
-    if num is not None:
-        # How often each mistake is shown depends on how many there are.
-        parents = [as_parent(mistake) for mistake in context.mistakes.all()]
+    """Extrapolate mistakes: ``num`` rows in all, or (None) ``per_mistake`` for each, starting while they are mined.
+
+    What ``num_ahead`` gives to ``ahead_plan`` is left out; of ``num`` rows, those that were not kept there are written
+    here. Where only some mistakes get rows, those go last whose gold row has got some ahead.
+    """
+    if num is None:
+        chosen = _mistakes_ahead(context, num_ahead)
+        taken = frozenset(mistake.example.id for mistake in chosen)
+        requests = _each_mistake(context, config.per_mistake, as_parent, num_ahead, taken)
+        return StagePlan(name="extrapolate", requests=requests)
+    # How often each mistake is shown depends on how many there are.
+    parents = [as_parent(mistake) for mistake in context.mistakes.all()]
+    if not num_ahead(num):
         return rewrite_plan(context, "extrapolate", parents, num, config.candidates_per_row)
-    return StagePlan(name="extrapolate", requests=_each_mistake(context, config.per_mistake, as_parent))
+    # The sequence must not depend on what was kept ahead, or `reparse` with another curation would not find it again.
+    plan = rewrite_plan(context, "extrapolate", parents, max(1, num - num_ahead(num)), config.candidates_per_row)
+    limit = math.ceil(num * config.candidates_per_row)
+    return replace(plan, quota={ANY: num - context.num_ahead}, max_requests=limit)
+
+
+def ahead_plan(
+    context: RoundContext, config: StrategyConfig, num: int | None, as_parent: AsParent, num_ahead: NumAhead
+) -> StagePlan | None:
+    """As ``mistakes_plan``, but ``num_ahead`` of the rows, or of the mistakes, of the student before the last one.
+
+    None if there are none.
+    """
+    if num is not None:
+        parents = [as_parent(mistake) for mistake in context.earlier.all()]
+        num = num_ahead(num)
+        return rewrite_plan(context, AHEAD, parents, num, config.candidates_per_row) if num and parents else None
+    chosen = [as_parent(mistake) for mistake in _mistakes_ahead(context, num_ahead)]
+    turns = _turns(context, chosen, range(config.per_mistake), context.generator(AHEAD, "turns"))
+    requests = (_rewrite(context, AHEAD, index, turn) for index, turn in enumerate(turns))
+    return StagePlan(name=AHEAD, requests=requests) if chosen else None
+
+
+def _mistakes_ahead(context: RoundContext, num_ahead: NumAhead) -> list[Mistake]:
+    """The mistakes of the student before the last one that are extrapolated ahead, in a random order."""
+    mistakes = context.earlier.all()
+    return context.generator(AHEAD).sample(mistakes, num_ahead(len(mistakes)))
 
 
 def rewrite_plan(
@@ -193,17 +234,24 @@ def _merged(sequences: Mapping[str, Iterator[_Turn]], quota: Mapping[str, int]) 
 
 
 def _each_mistake(
-    context: RoundContext, num_each: int, as_parent: Callable[[Mistake], Parent]
+    context: RoundContext, num_each: int, as_parent: AsParent, num_ahead: NumAhead, taken: Set[str]
 ) -> Iterator[GenerationRequest]:
     """Requests from each mistake, and ``NOT_YET`` while the next block is not mined (Algorithms 2 and 3).
 
-    Parents are shuffled within their block only, so that the sequence does not depend on when the blocks arrive.
+    Parents are shuffled within their block only, so that the sequence does not depend on when the blocks arrive. As
+    many mistakes as ``num_ahead`` says are passed over, first those of gold rows in ``taken``.
     """
-    index = num_block = 0
+    index = num_block = num_seen = 0
     for block in context.mistakes.blocks():
         if block is None:
             yield NOT_YET
             continue
+        num_passed = num_ahead(num_seen + len(block)) - num_ahead(num_seen)
+        num_seen += len(block)
+        if num_passed:
+            shuffled = context.generator("rest", num_block).sample(block, len(block))
+            shuffled.sort(key=lambda mistake: mistake.example.id in taken)
+            block = shuffled[: len(block) - num_passed]
         draw = context.generator("extrapolate", num_block)
         for turn in _turns(context, [as_parent(mistake) for mistake in block], range(num_each), draw):
             yield _rewrite(context, "extrapolate", index, turn)

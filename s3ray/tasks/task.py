@@ -23,6 +23,7 @@ from s3ray.tasks.spec import SUBJECT, Form, TaskSpec, load_spec, template_parts
 from s3ray.tasks.templates import compile_template, names_in
 from s3ray.text import has_word, normalise, num_words
 from s3ray.types import (
+    AHEAD,
     Example,
     GenerationRequest,
     Origin,
@@ -43,7 +44,12 @@ STILL_THINKING = "cut while the model was still thinking aloud"
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _KINDS: dict[str, type[Classification] | type[SpanAnswers]] = {"classification": Classification, "span": SpanAnswers}
-_SOURCES = {"seed": Source.SEED, "extrapolate": Source.EXTRAPOLATED, "imitate": Source.IMITATED}
+_SOURCES = {
+    "seed": Source.SEED,
+    "extrapolate": Source.EXTRAPOLATED,
+    AHEAD: Source.EXTRAPOLATED,
+    "imitate": Source.IMITATED,
+}
 
 
 class Task:
@@ -181,6 +187,7 @@ class Task:
             source=_SOURCES[request.stage],
             round=request.round,
             parent=request.parent.id if request.parent else None,
+            off_policy=request.stage == AHEAD,
         )
         return self.make_example(self._filled(request, text), self.target.of_request(request), origin)
 

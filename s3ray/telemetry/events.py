@@ -140,7 +140,10 @@ class StageFinished(StageEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundClosed(Event):
-    """The round's tables are on disk and its counts balance; ``rows`` is the size of the training set."""
+    """The round's tables are on disk and its counts balance; ``rows`` is the size of the training set.
+
+    ``off_policy`` of the accepted rows were written from the student before the last one (``strategy.ahead``).
+    """
 
     round: int
     requested: int
@@ -151,6 +154,7 @@ class RoundClosed(Event):
     cached_tokens: int = 0
     output_tokens: int = 0
     rows: int
+    off_policy: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,8 @@ def test_what_shapes_the_data_is_what_is_fingerprinted() -> None:
     # What came after the first runs is left out where it is at its default.
     penalties = {"repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.1}
     generator = {"thinking": "off", "adapter": "org/it", "sampling": {"top_k": 40, "min_p": 0.1, **penalties}}
-    job = {"name": "job", "task": "imdb", "generator": generator, "curation": {"search": "sketch"}}
+    strategy, curation = {"ahead": 0.5}, {"search": "sketch"}
+    job = {"name": "job", "task": "imdb", "strategy": strategy, "generator": generator, "curation": curation}
     config = RunConfig.model_validate(job)
     assert {name for name, shapes in _marks().items() if shapes == "data"} == set(_names(data_shaping(config)))
 

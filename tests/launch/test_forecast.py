@@ -7,7 +7,7 @@ import pytest
 
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
-from s3ray.launch.forecast import Figures, forecast, guess, measured, predict, rows_by_round
+from s3ray.launch.forecast import Figures, forecast, guess, measured, predict, rows_by_round, says_ahead
 from s3ray.monitor.metrics import PoolMetrics, RoundMetrics, TimeMetrics, TimeShares
 from s3ray.monitor.run_view import EngineMetrics
 from s3ray.placement.place import plan_placement
@@ -61,6 +61,33 @@ def test_split_by_hand() -> None:
     writing, training = 2 * 800 * 50 / 300, 160 + 320
     assert found.seconds == pytest.approx(60 + 10 + writing + training)
     assert found.idle_share == pytest.approx(1 - (3 * writing + training) / (4 * found.seconds))
+
+
+@pytest.mark.parametrize(("ahead", "tokens_s"), [(0.1, 100), (1.0, 100), (1.0, 1)])
+def test_what_is_written_ahead_in_split_hides_behind_the_training_before_it(ahead: float, tokens_s: float) -> None:
+    """600 rows in each of rounds 2 and 3; the students before them are trained for 240 s and 360 s."""
+    figures = replace(FIGURES, tokens_s=tokens_s)
+
+    def seconds(mode: str, share: float) -> float:
+        config = job(3, 1, "split", rows=2400, rounds=3, ahead=share)
+        return predict(mode, 3, 1, [800, 400, 600, 600], config, "gpu", figures).seconds
+
+    ahead_s = ahead * 600 * 50 / (3 * tokens_s)
+    assert seconds("split", 0.0) - seconds("split", ahead) == pytest.approx(min(ahead_s, 240) + min(ahead_s, 360))
+    assert seconds("swap", ahead) == seconds("swap", 0.0)
+
+
+def test_a_plan_says_what_is_written_ahead_and_whether_that_saves_time() -> None:
+    def told(mode: str, **strategy: Any) -> list[str]:
+        config = job(3, 1, mode, **strategy)
+        return list(says_ahead(config, planned(config)))
+
+    share = "strategy.ahead: 50% of rounds 2-4 from mistakes of the student before the last one"
+    assert told("split", rounds=4, ahead=0.5) == [f"{share}, written while the last one is trained"]
+    (swap,) = told("swap", rounds=4, ahead=0.5)
+    assert swap.startswith(f"{share}; it saves no time in swap")
+    assert told("split", rounds=2, ahead=0.5)[0].startswith("strategy.ahead: 50% of round 2 from")
+    assert told("split", rounds=4) == told("split", rounds=1, ahead=0.5) == []
 
 
 def test_a_worker_more_saves_nothing_where_the_batch_has_no_rows_for_it_or_a_step_is_as_short_as_it_gets() -> None:

@@ -190,12 +190,14 @@ def test_other_rules_give_other_data_from_the_same_generations(
     assert content(RunStore(again), "accepted.parquet") == content(new, "accepted.parquet")
 
 
-@pytest.mark.parametrize("name", ["progen", "s3plus", "transfer", "llm2llm"])
+@pytest.mark.parametrize(
+    ("name", "ahead"), [("progen", 0.0), ("s3plus", 0.0), ("transfer", 0.0), ("llm2llm", 0.0), ("s3", 0.5), ("s3", 1.0)]
+)
 def test_requests_that_depend_on_rows_are_made_again_under_other_rules(
-    job: RunConfig, tmp_path: Path, name: str
+    job: RunConfig, tmp_path: Path, name: str, ahead: float
 ) -> None:
     """Rows that were kept then decide what was asked; which of them are kept now does not matter for that."""
-    strategy = job.strategy.model_copy(update={"name": name, "rows": 60, "seed_examples": 30})
+    strategy = job.strategy.model_copy(update={"name": name, "rows": 60, "seed_examples": 30, "ahead": ahead})
     old, _, _ = go_on(job.model_copy(update={"strategy": strategy}), tmp_path / "run")
     new = reparse(tmp_path / "run", curation__near_duplicate=0.3)
     accepted = [sum(store.read_table(store.accepted(num)).num_rows for num in store.rounds()) for store in (old, new)]

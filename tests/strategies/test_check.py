@@ -1,12 +1,16 @@
 """Whether a task's prompts suit a strategy is known before anything starts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from s3ray.config.job import StrategyConfig
 from s3ray.errors import InputError, located
+from s3ray.strategies.base import RoundContext, StagePlan
 from s3ray.strategies.check import check_strategy, without_effect
+from s3ray.strategies.s3 import S3
 from s3ray.tasks import Task, builtin_names, load_task
 from s3ray.tasks.spec import Form, TaskSpec
 from tests.strategies.given import ADVERSARIAL, QNLI, REVIEWS
@@ -81,3 +85,40 @@ def test_builtin_tasks_suit_every_strategy(name: str, form: Form) -> None:
         told = list(without_effect(config(strategy), task, form))
         without = ("no labels", "says `near`")
         assert all(any(text in line for text in without) for line in told)
+
+
+class Shouting(S3):
+    """Writes its own rows."""
+
+    def example_stages(self, context: RoundContext) -> Iterator[StagePlan]:
+        yield from super().example_stages(context)
+
+
+class Quiet(S3):
+    """Changes nothing."""
+
+
+def test_a_strategy_of_another_package_that_writes_its_own_rows_must_say_what_it_writes_ahead() -> None:
+    mine = f"{__name__}:Shouting"
+    check_strategy(config(mine), REVIEWS, "completion")
+    check_strategy(config(f"{__name__}:Quiet", ahead=0.5), REVIEWS, "completion")
+    with pytest.raises(InputError, match="writes its own rows, and none of them ahead") as refused:
+        check_strategy(config(mine, ahead=0.5), REVIEWS, "completion")
+    assert refused.value.field == "strategy.ahead"
+
+
+@pytest.mark.parametrize("name", ["gold", "zerogen", "goldgen", "progen", "s3plus"])
+def test_only_rounds_that_are_written_from_mistakes_can_be_ahead(name: str) -> None:
+    with pytest.raises(ValidationError, match="`ahead` is for s3, transfer and llm2llm"):
+        config(name, ahead=0.5)
+
+
+def test_a_share_ahead_has_no_effect_before_the_second_round() -> None:
+    def said(**settings: Any) -> list[str]:
+        lines = list(without_effect(config("s3", **settings), REVIEWS, "completion"))
+        return [line for line in lines if "ahead" in line]
+
+    assert said(rounds=1, ahead=0.5) == [
+        "strategy.ahead has no effect: nothing is written ahead before the second round of mistakes"
+    ]
+    assert said(rounds=2, ahead=0.5) == said(rounds=1) == []

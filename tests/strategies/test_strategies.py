@@ -147,6 +147,7 @@ OTHERWISE: dict[str, Any] = {
     "reasons_per_label": 7,
     "reasons_per_prompt": 2,
     "candidates_per_row": 3.0,
+    "ahead": 0.5,
 }
 
 
@@ -155,6 +156,8 @@ def round_0(name: str, **settings: Any) -> tuple[dict[str, object], list[Any]]:
     usual = {"rows": 20, "seed_examples": 8, "rounds": 1}
     if name in ("gold", "llm2llm"):
         settings.pop("two_stage", None)
+    if name not in ("s3", "transfer", "llm2llm"):
+        settings.pop("ahead", None)
     strategy = make_strategy(StrategyConfig(name=name, **usual | settings))
     stages = list(strategy.note_stages(context(REVIEWS)))
     notes = {stage.plan.name: NOTES[stage.plan.name] for stage in stages}
