@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -89,7 +90,7 @@ def blaming_model(model: str, also: type[Exception] = InputError) -> Iterator[No
         yield
     except (S3RayError, torch.OutOfMemoryError):
         raise
-    except (*_FAULTS, SafetensorError, RuntimeError, also) as error:
+    except (*_FAULTS, SafetensorError, StrictDataclassError, RuntimeError, also) as error:
         words = valid_text(str(error)).strip()
         if type(error) is RuntimeError and any(word in words for word in ("memory", "CUDA", "NCCL", "gloo")):
             raise
@@ -120,6 +121,8 @@ def _load(config: StudentConfig, task: Task, device: torch.device) -> Student:
         "dtype": torch.float32,
         "trust_remote_code": config.trust_remote_code,
         "ignore_mismatched_sizes": True,  # a checkpoint's head for other labels is replaced
+        # Whatever its config.json says: scores are read by their names, and nothing else is.
+        **{"return_dict": True, "output_attentions": False, "output_hidden_states": False},
     }
     if task.has_labels:
         id2label = dict(enumerate(task.labels))

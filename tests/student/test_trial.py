@@ -8,22 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3ray.config.job import StudentConfig
 from s3ray.errors import InputError
 from s3ray.student.local_trainer import LocalStudentTrainer
+from s3ray.student.model import load_student
 from s3ray.student.trial import answer, asked, check_student, try_student
 from s3ray.tasks import Task
 from s3ray.types import Example, StudentJob
 from tests.models import make_bert
 
 
+def made_with(folder: Path, **settings: object) -> StudentConfig:
+    """A model with other settings in its ``config.json``."""
+    make_bert(folder)
+    usual = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(usual | settings))
+    return StudentConfig(model=str(folder), max_length=32)
+
+
 def with_few_places(folder: Path) -> StudentConfig:
     """A model that says it reads longer texts than it does."""
-    make_bert(folder)
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 4}))
-    return StudentConfig(model=str(folder), max_length=32)
+    return made_with(folder, max_position_embeddings=4)
 
 
 def test_what_went_well_is_not_tried_again_and_anything_else_is(
@@ -87,6 +94,22 @@ def test_a_broken_file_of_weights_is_a_fault_of_the_model(
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="SafetensorError"):
         try_student(StudentConfig(model=str(tmp_path)), reviews, toy_reviews(range(2)))
+
+
+def test_what_a_checkpoint_returns_besides_scores_is_switched_off(
+    tmp_path: Path, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    config = made_with(tmp_path, return_dict=False, output_attentions=True, output_hidden_states=True)
+    student = load_student(config, reviews, torch.device("cpu"))
+    assert student.logits(student.encode(toy_reviews(range(2))))[0].shape == (2, 2)
+    student.model.config.save_pretrained(tmp_path)  # which refuses to output attentions
+
+
+def test_a_setting_of_the_wrong_type_is_a_fault_of_the_model(
+    tmp_path: Path, reviews: Task, toy_reviews: Callable[[range], list[Example]]
+) -> None:
+    with pytest.raises(InputError, match=r"cannot be this task's student: Strict.*hidden_size"):
+        try_student(made_with(tmp_path, hidden_size="wide"), reviews, toy_reviews(range(2)))
 
 
 def test_the_other_process_says_what_is_wrong_as_this_one_would(

@@ -74,6 +74,8 @@ def of_status(error: openai.APIStatusError) -> Trouble:
         advice = "The server speaks https there: write https:// in the URL."
     elif is_web_page(body):
         advice = page_advice(str(error.request.url))
+    elif "enable_thinking" in words:
+        advice = "Its model's thinking is switched off by `extra_body: {enable_thinking: false}` of the endpoint."
     now, milliseconds = datetime.now(UTC), headers.get("retry-after-ms")
     retry_after_s = read_retry_after(headers.get("retry-after", ""), now, milliseconds)
     return replace(found, advice=advice, is_hopeless=is_plain, retry_after_s=retry_after_s)

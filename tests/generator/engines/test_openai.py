@@ -383,6 +383,20 @@ def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: 
     run(scenario)
 
 
+def test_a_server_that_wants_no_thinking_is_told_with_the_way_out() -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        wants = "parameter.enable_thinking must be set to false for non-streaming calls"
+        return refuse(400, wants) if body.get("enable_thinking", True) else None
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail) as endpoint:
+            with pytest.raises(InputError, match=r"must be set to false[^\n]*\n.*extra_body: {enable_thinking: false}"):
+                await started(endpoint)
+            await make_engine(EndpointConfig(url=endpoint.url, extra_body={"enable_thinking": False})).start()
+
+    run(scenario)
+
+
 def test_a_model_that_is_unknown_is_told_by_the_servers_words_too() -> None:
     async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
         return refuse(400, "Model not exist: writer")
