@@ -4,10 +4,10 @@
 
 Real Ray actors, each with a fake engine of fixed speed; everything else is real: requests made by the seed strategy,
 prompts rendered and texts read in the actors, outcomes as Arrow, chunks durable in a journal, outcomes judged in order
-by the default curation of a large run, beside gold of 1,000 rows. (Fake texts are drawn from 64 words and share far more
-phrases than those of a model.) ``efficiency`` is requests/s against the speed of the engines;
-where it falls, the CPU time of driver, actors and Ray says why. There are two speeds: many slow engines show what
-their number costs, few fast ones how much one driver carries. The last line is a JSON object.
+by the default curation of a large run, beside gold of 1,000 rows. (Fake texts are drawn from 64 words and share far
+more phrases than those of a model.) ``efficiency`` is requests/s against the speed of the engines; where it falls, the
+CPU time of driver, actors and Ray says why. There are two speeds: many slow engines show what their number costs, few
+fast ones how much one driver carries. The last line is a JSON object.
 """
 
 import argparse

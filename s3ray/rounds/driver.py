@@ -21,12 +21,13 @@ from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibr
 from s3ray.rounds.stage import Judge, Stage
 from s3ray.rounds.students import Students, Trainer
 from s3ray.storage.contents import Notes
-from s3ray.storage.run_folder import RunStore
+from s3ray.storage.run_folder import RunStore, TableWriter
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
 from s3ray.tables import (
     Chunk,
     count_outcomes,
+    example_schema,
     examples_from_table,
     join_tables,
     outcomes_from_table,
@@ -294,15 +295,34 @@ class Driver:
         learned = self._strategy.training(round_)
         names = [store.gold("extrapolate")] * learned.gold
         names += [store.accepted(num) for num in learned.rounds]
-        training = join_tables(store.read_table(name, self._task.fields) for name in names)
-        if not training.num_rows:
+        num_rows = self._write_training_set(round_, names)
+        if not num_rows:
             raise _nothing_kept(round_, journal, store.url(store.rejected(round_)))
-        store.write_table(store.train(round_), training)
         written = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
-        report = {"round": round_, **totals, "rows": training.num_rows, "stages": stages}
+        report = {"round": round_, **totals, "rows": num_rows, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows))
+        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=num_rows))
+
+    def _write_training_set(self, round_: int, names: Sequence[str]) -> int:
+        """Put the rows of these tables into one, which appears if there are any; returns how many there are.
+
+        One table is in memory at a time.
+        """
+        store, fields = self._store, self._task.fields
+        has_soft = self._parts.config.curation.verify == "soft" and bool(self._strategy.training(round_).rounds)
+        schema = example_schema(fields, self._task.has_labels, has_soft and self._task.has_labels)
+        none, num_rows = schema.empty_table(), 0
+        writer: TableWriter | None = None
+        for name in names:
+            table = store.read_table(name, fields)
+            if table.num_rows:
+                writer = writer or store.table_writer(store.train(round_), schema)
+                writer.write(join_tables([none, table]).select(schema.names))
+                num_rows += table.num_rows
+        if writer is not None:
+            writer.close()
+        return num_rows
 
 
 def _nothing_kept(round_: int, journal: RoundJournal, table: str) -> DeadEndError:
