@@ -35,6 +35,7 @@ _UNIT = regex.compile(
 # Texts of these characters alone, nearly all in Latin script, have words that Python's faster ``re`` finds as well.
 _NEEDS_CARE = re.compile(r"[^\x00-\u02ff\u2010-\u2027\u20ac]")
 _BETWEEN = re.compile(r"[\W_]+")
+_BLANKED = {code: " " for code in range(128) if not chr(code).isalnum()}
 _UNSEEN = regex.compile(rf"[\ufe00-\ufe0f]|(?<={_INSIDE})[\u200c\u200d]+(?={_INSIDE})")
 """Variation selectors, and joiners between letters: they change how a word is drawn, not which word it is."""
 
@@ -58,7 +59,7 @@ def words_of(text: str) -> list[str]:
 def normalise(text: str) -> str:
     """Remove differences that are ignored in comparisons: case, punctuation, white space, Unicode forms."""
     if text.isascii():
-        return _BETWEEN.sub(" ", text.lower()).strip()
+        return " ".join(text.lower().translate(_BLANKED).split())  # as with _BETWEEN, several times faster
     text = unicodedata.normalize("NFKC", text).casefold()
     if _NEEDS_CARE.search(text) is None:
         return _BETWEEN.sub(" ", text).strip()

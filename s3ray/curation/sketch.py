@@ -1,6 +1,6 @@
 """Sketches of texts: what a search for near copies needs to know of each, small and made where the texts are.
 
-A sketch has the hash of the whole text, its length, how often it has each of 16 groups of bytes, and *keys*: hashes of
+A sketch has the hash of the whole text, its length, how often it has each of 32 groups of bytes, and *keys*: hashes of
 runs of its bytes (n-grams). Which runs are taken follows from their content alone (those with the smallest hashes), so
 that a copy with some edits takes mostly the same ones. Long runs tell more, short ones survive more edits; so each text
 has keys of two or three lengths, which depend on its own.
@@ -20,12 +20,12 @@ Words = npt.NDArray[np.uint32]
 _Longs = npt.NDArray[np.uint64]
 _Ints = npt.NDArray[np.int64]
 
-HEADER_WORDS = 8
+HEADER_WORDS = 12
 """Words of 32 bits before the keys: hash of the text (2), number of characters, number of keys to remember it by (and
-``IS_WIDE``), bytes by group (4)."""
+``IS_WIDE``), bytes by group (8)."""
 IS_WIDE = 1 << 16
 """Added for a text that has characters of several bytes."""
-NUM_GROUPS = 16
+NUM_GROUPS = 32
 _LENGTHS = (8, 12, 16, 24)
 """Bytes of the runs that become keys."""
 _CLASSES = ((0, (8, 12, 0)), (40, (12, 16, 24)), (160, (16, 24, 0)))
@@ -56,7 +56,7 @@ def _table(name: str) -> _Longs:
 
 
 _BYTES = _table("byte")
-_GROUPS = (_table("group") % NUM_GROUPS).astype(np.int64)
+_GROUPS = np.arange(256) % NUM_GROUPS  # each of the letters a to z and the blank has its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +114,8 @@ def _sketch_block(normals: Sequence[bytes]) -> list[bytes]:
     words[starts + 2] = num_chars
     words[starts + 3] = by_row[:, : len(_LENGTHS)].sum(1) + np.where(num_chars < sizes, IS_WIDE, 0)
     groups = np.bincount(rows * NUM_GROUPS + _GROUPS[text], minlength=len(normals) * NUM_GROUPS)
-    packed = np.minimum(groups, 255).astype(np.uint8).view(np.uint32).reshape(len(normals), 4)
-    words[starts[:, None] + np.arange(4, 8)] = packed
+    packed = np.minimum(groups, 255).astype(np.uint8).view(np.uint32).reshape(len(normals), -1)
+    words[starts[:, None] + np.arange(4, HEADER_WORDS)] = packed
     content = words.tobytes()
     return [content[4 * start : 4 * end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 

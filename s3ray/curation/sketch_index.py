@@ -29,7 +29,8 @@ from s3ray.types import RejectionReason
 _BLOCK = 1024  # texts that are entered into the tables at once; until then, a dictionary has their keys
 _FIRST_LEVEL = 1 << 16  # texts; every further level holds as many as all before it
 _NUM_KEYS = 16
-_NUM_NEW_KEYS = 24  # of a text that is in no table yet
+_NUM_NEW_KEYS = 24  # of a text that is in no table yet, of which near copies share several
+_FEWEST_SHARED = 2
 _MOST_COMPARED = 8
 _MOST_BYTES = 4  # of a character
 _ROUNDING = 1e-6  # similarities are floats: without slack a text exactly at the threshold is sometimes missed
@@ -80,7 +81,7 @@ class _Pending:
         self.hashes: dict[int, int] = {}
         self.num_chars: list[int] = []
         self.groups: list[bytes] = []
-        self._with_key: dict[int, list[int]] = {}
+        self._with_key: dict[int, int | list[int]] = {}  # lists only where needed: they cost most of the time
 
     def add(self, batch: _Batch, place: int, id: str, text: str) -> None:
         """Remember a text of a batch."""
@@ -93,33 +94,45 @@ class _Pending:
         self.groups.append(batch.groups[place].tobytes())
         with_key = self._with_key
         for key in keys[:_NUM_NEW_KEYS].tolist():
-            numbers = with_key.get(key)
-            if numbers is None:
-                with_key[key] = [number]
-            elif len(numbers) < WAYS:
-                numbers.append(number)
+            known = with_key.setdefault(key, number)
+            if known is number:
+                continue
+            if isinstance(known, int):
+                with_key[key] = [known, number]
+            elif len(known) < WAYS:
+                known.append(number)
 
     def alike(self, batch: _Batch, place: int, threshold: float | None) -> list[int]:
         """The texts that have keys of a text and, where there is a threshold, may be near copies; most keys first."""
-        asked = batch.keys_of(place).tolist()
-        if self._with_key.keys().isdisjoint(asked):
+        shared = self._with_key.keys() & batch.keys_of(place).tolist() if self._with_key else ()
+        if not shared:
             return []
-        found = Counter(number for key in asked for number in self._with_key.get(key, ()))
+        found: Counter[int] = Counter()
+        for key in shared:
+            numbers = self._with_key[key]
+            found.update((numbers,) if isinstance(numbers, int) else numbers)
         if threshold is not None:
-            own, width = int(batch.num_chars[place]), int(batch.num_bytes_a_char[place])
-            groups = batch.groups[place].tobytes()
-            for number in list(found):
+            own = int(batch.num_chars[place])
+            near = []
+            for number, num_shared in found.items():
                 other = self.num_chars[number - self.first]
-                num_edits = int(max(own, other) * (1 - threshold) + _ROUNDING)
-                others = self.groups[number - self.first]
-                if abs(own - other) > num_edits or _surplus(groups, others) > num_edits * width:
-                    del found[number]
+                is_likely = num_shared >= _FEWEST_SHARED or len(self.keys[number - self.first]) < _NUM_NEW_KEYS
+                if is_likely and abs(own - other) <= int(max(own, other) * (1 - threshold) + _ROUNDING):
+                    near.append(number)
+            found = Counter({number: found[number] for number in self._with_like_bytes(near, batch, place, threshold)})
         return sorted(found, key=lambda number: (-found[number], number))[:_MOST_COMPARED]
 
-
-def _surplus(groups: bytes, others: bytes) -> int:
-    """How many bytes were put in at least (bag distance)."""
-    return sum([one - other for one, other in zip(groups, others, strict=True) if one > other])
+    def _with_like_bytes(self, numbers: list[int], batch: _Batch, place: int, threshold: float) -> list[int]:
+        """Those that have nearly the bytes of a text."""
+        if not numbers:
+            return []
+        groups = b"".join([self.groups[number - self.first] for number in numbers])
+        others = np.frombuffer(groups, np.uint8).reshape(len(numbers), -1)
+        longest = max(self.num_chars[number - self.first] for number in numbers)
+        num_edits = int(max(batch.num_chars[place], longest) * (1 - threshold) + _ROUNDING)
+        surplus = np.maximum(batch.groups[place].astype(np.int16) - others, 0).sum(1)
+        may_be = surplus <= num_edits * int(batch.num_bytes_a_char[place])
+        return [number for number, is_near in zip(numbers, may_be.tolist(), strict=True) if is_near]
 
 
 class SketchIndex:

@@ -21,13 +21,14 @@ from s3ray.rounds.judge import CalibrationJudge, ExampleJudge, NoteJudge, calibr
 from s3ray.rounds.stage import Judge, Stage
 from s3ray.rounds.students import Students, Trainer
 from s3ray.storage.contents import Notes
-from s3ray.storage.run_folder import RunStore
+from s3ray.storage.run_folder import RunStore, TableWriter
 from s3ray.strategies import make_strategy
 from s3ray.strategies.base import NoteStage, RoundContext, StagePlan, Strategy
 from s3ray.strategies.mistake_stream import MistakeStream
 from s3ray.tables import (
     Chunk,
     count_outcomes,
+    example_schema,
     examples_from_table,
     join_tables,
     outcomes_from_table,
@@ -309,17 +310,38 @@ class Driver:
         learned = self._strategy.training(round_)
         names = [store.gold("extrapolate")] * learned.gold
         names += [store.accepted(num) for num in learned.rounds]
-        training = join_tables(store.read_table(name, self._task.fields) for name in names)
-        if not training.num_rows:
+        num_rows = self._write_training_set(round_, names)
+        if not num_rows:
             raise _nothing_kept(round_, journal, store.url(store.rejected(round_)))
-        store.write_table(store.train(round_), training)
         written = total(tally for stage, tally in journal.tallies.items() if stage not in STAGES_ASIDE)
         totals = written.summary() | {"seconds": seconds}
         num_off = journal.num_off_policy
         more = {"off_policy": num_off} if self._parts.config.strategy.ahead else {}
-        report = {"round": round_, **totals, "rows": training.num_rows, **more, "stages": stages}
+        report = {"round": round_, **totals, "rows": num_rows, **more, "stages": stages}
         store.write_json(store.round_report(round_), report)
-        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=training.num_rows, off_policy=num_off))
+        self._events.emit(RoundClosed(round=round_, **written.summary(), rows=num_rows, off_policy=num_off))
+
+    def _write_training_set(self, round_: int, names: Sequence[str]) -> int:
+        """Put the rows of these tables into one, which appears if there are any; returns how many there are.
+
+        One table is in memory at a time.
+        """
+        store, config, fields = self._store, self._parts.config, self._task.fields
+        rounds, has_labels = self._strategy.training(round_).rounds, self._task.has_labels
+        has_soft = has_labels and config.curation.verify == "soft" and bool(rounds)
+        has_off_policy = config.strategy.ahead > 0 and max(rounds, default=0) > 1  # round 1 has one student before it
+        schema = example_schema(fields, has_labels, has_soft, has_off_policy)
+        none, num_rows = schema.empty_table(), 0
+        writer: TableWriter | None = None
+        for name in names:
+            table = store.read_table(name, fields)
+            if table.num_rows:
+                writer = writer or store.table_writer(store.train(round_), schema)
+                writer.write(join_tables([none, table]).select(schema.names))
+                num_rows += table.num_rows
+        if writer is not None:
+            writer.close()
+        return num_rows
 
 
 def _nothing_kept(round_: int, journal: RoundJournal, table: str) -> DeadEndError:

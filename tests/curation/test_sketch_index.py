@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 from rapidfuzz.distance import Levenshtein
 
+from benchmarks.curation import measure
 from s3ray.config.job import RunConfig
 from s3ray.config.load import validate
 from s3ray.curation import sketch_index
@@ -166,3 +167,11 @@ def test_auto_follows_from_the_number_of_rows_that_are_planned(
 ) -> None:
     job = {"name": "run", "task": "imdb", "curation": curation, "strategy": strategy, "generator": {"engine": "fake"}}
     assert uses_sketches(validate(RunConfig, job)) is expected
+
+
+def test_its_benchmark_plants_copies_that_are_found_and_others_that_pass() -> None:
+    point = measure(num_words=15, num_rows=1200, num_planted=320)
+    assert (point["recall"], point["precision"]) == (1.0, 1.0)
+    assert {name: share for name, share in point["curve"].items() if float(name) < 0.95} == dict.fromkeys(
+        ("0.90", "0.92", "0.94"), 0.0
+    )
