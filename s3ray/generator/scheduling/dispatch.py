@@ -41,7 +41,7 @@ class Assignment:
     """What an engine gets with its next exchange.
 
     ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of requests to give up, because
-    another engine answered them first or will end them sooner; an exchange is needed even if there is nothing but these.
+    another engine answered them first or can end them sooner; an exchange is needed even if there is nothing else.
     """
 
     requests: list[tuple[GenerationRequest, int]]
