@@ -42,7 +42,7 @@ class Assignment:
     """What an engine gets with its next exchange.
 
     ``requests`` come with the number of the attempt, from 1. ``cancel`` are the indexes of requests to give up, because
-    another engine answered them first or will end them sooner; for these alone, too, an exchange is needed.
+    another engine answered them first or can end them sooner; for these alone, too, an exchange is needed.
     """
 
     requests: list[tuple[GenerationRequest, int]]

@@ -99,7 +99,8 @@ class Feedback:
         # The shared prefix of a divided group is read twice; a quarter more is what an engine holds in surplus anyway.
         num_extra = self.capacity // 4
         if num_left < math.inf:
-            most = min(most, max(1, math.ceil(num_left)))
+            # What waits in an engine now is long, and what comes back from a dead one would wait behind it.
+            most = min(most, max(1, int(self.capacity * START_ALLOWANCE)), max(1, math.ceil(num_left)))
             num_extra = 0
         left_tokens = self.num_kv_tokens * self.allowance - num_tokens if self.num_kv_tokens else math.inf
         return Room(most - num_in_flight, left_tokens, num_extra)
