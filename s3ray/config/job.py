@@ -96,8 +96,7 @@ class StrategyConfig(StrictModel):
     """How many requests may be spent per accepted example before a stage gives up and says so."""
     ahead: float = Field(default=0.0, ge=0, le=1, json_schema_extra=ADDED)
     """Share of each round from the second on that is written from mistakes of the student before the last one, while
-    the last one is being trained; the rest is written from the last one. 0: all of it, as in the paper
-    (docs/strategies.md). For s3, transfer and llm2llm."""
+    the last one is trained; 0: none, as in the paper (docs/strategies.md). For s3, transfer and llm2llm."""
     plus: PlusConfig = PlusConfig()
     """The parts of s3plus. Used by s3plus alone."""
 
@@ -133,9 +132,8 @@ class CurationConfig(StrictModel):
     near_duplicate: Probability | None = 0.95
     """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
     search: Literal["auto", "exact", "sketch"] = Field(default="auto", json_schema_extra=ADDED)
-    """How copies are looked for. exact: none is missed; time and memory suit some ten thousand rows. sketch: for
-    millions; of near copies of 0.95 and more, one in a thousand may be missed (docs/curation.md). auto: sketch where
-    `strategy.rows`, or else `seed_examples`, is above 20,000 and `near_duplicate` is 0.9 or more."""
+    """How copies are looked for. exact: none is missed. sketch: for millions of rows; one near copy in a thousand may be
+    missed. auto: sketch for more than 20,000 rows if `near_duplicate` is 0.9 or more (docs/curation.md)."""
     rouge_l: Probability | None = None
     """ROUGE-L (F-measure over words, 0 to 1) from which a text counts as a copy of another one, in any part of gold or
     among the rows written so far (LLM2LLM: 0.95); null: ignored."""
@@ -435,9 +433,8 @@ class PlacementConfig(StrictModel):
     memory. sleep_2: weights are dropped and read again. Asleep they keep a part of their GPU's reservation. auto:
     sleep_1 for vLLM engines of one GPU where cards and hosts allow it (docs/placement.md), else stop."""
     elastic: bool = Field(default=False, json_schema_extra=EXECUTION)
-    """The cluster starts nodes with GPUs when asked for them, and takes idle ones away (`ray up`, KubeRay). Engines and
-    train workers then ask for what they need: `generator.min_engines` (null: 1) of `generator.engines` at first, more
-    where a start pays; engines without work give their nodes back. For one run, in swap, each engine on one node."""
+    """The cluster starts nodes with GPUs when asked for them, and takes idle ones away (`ray up`, KubeRay): begin with
+    `generator.min_engines` (null: 1), ask for more where they pay, give idle ones back. For one run, in swap."""
 
     @property
     def sleep_level(self) -> int:
