@@ -81,8 +81,7 @@ class GeneratorPool:
         self._sharing = sharing
         self._recorder = recorder
         # Requests drawn far ahead of need would delay those of a more urgent stage.
-        num_engines, min_ahead = (1, 0) if sharing else (plan.num_wanted, MIN_AHEAD)
-        self._dispatcher = Dispatcher(num_engines, min_ahead, recorder=recorder)
+        self._dispatcher = Dispatcher(1 if sharing else plan.num_wanted, 0 if sharing else MIN_AHEAD, recorder=recorder)
         self._supervisor = Supervisor(config.generator.max_restarts)
         self._nodes = KnownNodes()
         self._demand = Demand(self._config, plan, self._replicas, self._dispatcher) if plan.asking else None
