@@ -37,6 +37,7 @@ from s3ray.machine import LIMIT_S, cpu_flags, cpu_name, has_bfloat16
 from s3ray.models import resolve_model
 from s3ray.types import EngineLimits, EngineStats, Generation, Prompt
 
+_END_ON_CPU_S = 0.5  # vLLM gives its process 5 s to give GPU memory back; on a CPU there is none, and they all pass
 _ENDING = 48  # characters at the end of a prompt that decide how the text after it is tokenised
 
 
@@ -337,7 +338,7 @@ class VLLMEngine:
     async def close(self) -> None:
         """Stop the engine's process."""
         if self._engine is not None:
-            self._engine.shutdown()
+            self._engine.shutdown(timeout=_END_ON_CPU_S if self._spec.device == "cpu" else None)
             self._engine = None
         if self._gpus is not None:
             self._gpus.close()
