@@ -50,7 +50,7 @@ def run_shapes(tokens_per_s: float) -> list[RunShape]:
     """Four tasks, four strategies, three seeds; every device generates ``tokens_per_s``."""
     shapes = []
     for _ in range(3):
-        for name, task in TASKS.items():
+        for task in TASKS.values():
             rows = task["seed"] + task["added"]
             middle = task["seed"] + task["added"] / 2
             sizes: dict[str, list[tuple[float, float]]] = {
@@ -62,7 +62,7 @@ def run_shapes(tokens_per_s: float) -> list[RunShape]:
             for rounds in sizes.values():
                 generate_s = [written * task["tokens"] / YIELD / tokens_per_s for written, _ in rounds]
                 train_s = [trained * task["epochs"] / task["rows_s"] for _, trained in rounds]
-                shapes.append(RunShape(generate_s=generate_s, train_s=train_s, task=name, rows_s=task["rows_s"]))
+                shapes.append(RunShape(generate_s=generate_s, train_s=train_s))
     return shapes
 
 

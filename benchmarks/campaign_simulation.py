@@ -2,15 +2,14 @@
 
 What decides is ``s3ray.campaign.sharing`` and the order of urgency of ``s3ray.campaign.run``; what is simulated is
 how long things take. Engines share a stage's work evenly and a stage ends ``TAIL_S`` after its last request was sent.
-An engine takes ``ENGINE_START_S`` to load and ``TAIL_S`` to answer what it holds when it has to leave, unless no stage
-wants answers: then it holds nothing. A student's workers take ``TRAINER_START_S`` to start. Busy is who generates or
-trains.
+An engine takes ``ENGINE_START_S`` to load and ``TAIL_S`` to answer what it holds when it has to leave; a student's
+workers take ``TRAINER_START_S`` to start. Only generating and training count as busy.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from s3ray.campaign.sharing import Demand, Devices, Shares, TrainingCosts
+from s3ray.campaign.sharing import Demand, Devices, Shares
 
 ENGINE_START_S = 60
 TRAINER_START_S = 20
@@ -20,15 +19,10 @@ SCALING = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunShape:
-    """A run: device-seconds of generation of each round, and of training with one worker after it.
-
-    Students of a ``task`` train ``rows_s`` rows a second (times epochs), which is not known before the first one.
-    """
+    """A run: device-seconds of generation of each round, and of training with one worker after it."""
 
     generate_s: Sequence[float]
     train_s: Sequence[float]
-    task: str = ""
-    rows_s: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,10 +38,10 @@ class _State:
     busy_from: float = 0.0
     num_workers: int = 0
 
-    def urgency(self, costs: TrainingCosts) -> tuple[int, int, int]:
-        """As in a campaign of equal priorities: most rounds to go first, then the costliest last student."""
-        cost_s = round(costs.expected_s(self.shape.task, self.shape.train_s[-1] * self.shape.rows_s))
-        return (self.round - len(self.shape.train_s), -cost_s, self.number)
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """As in a campaign of equal priorities: most rounds to go first, then the order of the grid."""
+        return (self.round - len(self.shape.train_s), self.number)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +60,6 @@ class CampaignSimulation:
 
     def __init__(self, shapes: Sequence[RunShape], devices: Devices) -> None:
         self._shares = Shares(devices)
-        self._costs = TrainingCosts()
         self._devices = devices
         self._runs = [_State(number=number, shape=shape) for number, shape in enumerate(shapes)]
         self._loading: list[float] = []
@@ -111,7 +104,7 @@ class CampaignSimulation:
             num_many -= 1
         leaving = min(max(0, num_many), self._num_ready)
         self._num_ready -= leaving
-        self._leaving += [self._now + TAIL_S * bool(demand.num_stages)] * leaving
+        self._leaving += [self._now + TAIL_S] * leaving
         room = self._devices.num_devices - demand.num_workers * self._devices.per_worker
         num_free = int(room / self._devices.per_engine) - self._num_engines
         for _ in range(min(-num_many, num_free) if demand.num_stages else 0):
@@ -123,13 +116,11 @@ class CampaignSimulation:
         for run in self._runs:
             if run.phase == "train" and run.until <= self._now:
                 held_s = run.until - run.busy_from + TRAINER_START_S
-                work = run.shape.train_s[run.round] * run.shape.rows_s
-                self._costs.learn(run.shape.task, (run.until - run.busy_from) * run.num_workers, work)
                 self._shares.learn("train", held_s * run.num_workers * self._devices.per_worker, 1)
                 run.num_workers = 0
                 run.round += 1
                 self._begin_round(run)
-        waiting = sorted((run for run in self._runs if run.phase == "wait"), key=lambda run: run.urgency(self._costs))
+        waiting = sorted((run for run in self._runs if run.phase == "wait"), key=lambda run: run.urgency)
         for place, run in enumerate(waiting):
             work = run.shape.train_s[run.round]
             part = work / sum(other.shape.train_s[other.round] for other in waiting[place:])
@@ -146,7 +137,7 @@ class CampaignSimulation:
 
     def _generate(self) -> None:
         room = float(self._num_ready)
-        for run in sorted(self._runs, key=lambda run: run.urgency(self._costs)):
+        for run in sorted(self._runs, key=lambda run: run.urgency):
             if run.phase == "generate" and room > 0:
                 done = min(room, run.left)
                 room -= done

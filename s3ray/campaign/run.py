@@ -11,7 +11,7 @@ from functools import partial
 from s3ray.campaign.report import to_markdown, write_comparison
 from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
 from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_round, trained_students
-from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer, TrainingCosts
+from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.table import Results, Row, compare
 from s3ray.cluster import connected, node_facts
 from s3ray.config.grid import Campaign, GridRun
@@ -20,7 +20,6 @@ from s3ray.errors import RunError, S3RayError, located
 from s3ray.generator.pool import GeneratorPool
 from s3ray.generator.shared_pool import SharedSource, Sharing, Urgency
 from s3ray.generator.worker import ServedTask
-from s3ray.launch.forecast import guess, rows_by_round
 from s3ray.launch.preflight import Job, check_job, check_placement, try_student
 from s3ray.launch.revisions import Revisions, kept_commits
 from s3ray.launch.run import Callbacks, carry_out, make_trainer, make_workers, next_attempt, recorded_failures
@@ -34,7 +33,6 @@ from s3ray.stopping import why_stopped
 from s3ray.storage.contents import RoundRecord
 from s3ray.storage.local import join
 from s3ray.storage.run_folder import RunStore, locked
-from s3ray.strategies import make_strategy
 from s3ray.student.trained import questions, training_id
 from s3ray.telemetry import events
 from s3ray.telemetry.events import Event, EventLog, read_events
@@ -72,28 +70,9 @@ class _Run:
         rows = self.store.read_record(self.store.round_report(student.round), RoundRecord)["rows"]
         return float(rows * self.job.config.student.epochs)
 
-    @property
-    def kind(self) -> str:
-        """Students of the same kind cost about as much by their work: those of one task and one model."""
-        return f"{self.job.settings['task_content']}/{self.job.config.student.model}"
-
-    @property
-    def last_work(self) -> float:
-        """How much its last student is to learn, as far as it is known before the run."""
-        config, num_gold = self.job.config, len(self.job.gold.extrapolate)
-        strategy = make_strategy(config.strategy)
-        num_rounds = strategy.last_round + 1
-        rows = sum(rows_by_round(config, num_rounds, guess(config, num_gold, self.plan.device).mistakes))
-        return config.student.epochs * (rows + num_gold * strategy.training(strategy.last_round).gold)
-
-    def urgency(self, costs: TrainingCosts) -> Urgency:
-        """By priority, then by the number of students left to train, most first, then by the cost of the last one.
-
-        The longest trainings must not be left over at the end, when no other run has work for the other devices. What
-        is equal so far keeps the order of the grid.
-        """
-        cost_s = round(costs.expected_s(self.kind, self.last_work))
-        return (-self.spec.priority, -num_students_left(self.store, self.job.config), -cost_s, self.number)
+    def urgency(self) -> Urgency:
+        """By priority, then by the number of students left to train, most first, then by the order of the grid."""
+        return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +235,6 @@ class _Group:
             lambda: source.num_customers,
             lambda: pool.num_units,
         )
-        self._costs = TrainingCosts()
         tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
         sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
         pool = GeneratorPool(config, tasks, self._plan, emit=shared.log.emit, sharing=sharing)
@@ -310,9 +288,7 @@ class _Group:
         log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
         log.listen(partial(self._note_round, run))
         plan = replace(self._plan, num_workers=run.plan.num_workers)
-        generator = RunGenerator(
-            service=self._service, served_task=run.served_task, urgency=partial(run.urgency, self._costs)
-        )
+        generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
         try:
             with recorded_failures(run.store, log), _seed_set(run, log, shared.seeds):
                 carry_out(run.job, plan, run.store, log, generator, self._trainer(run, log))
@@ -326,12 +302,11 @@ class _Group:
             devices=self._devices,
             students=self._shared.students,
             store=run.store,
-            urgency=partial(run.urgency, self._costs),
+            urgency=run.urgency,
             work=run.work,
             training_id=partial(training_id, run.job.config.student),
             questions=questions,
             on_copy=lambda student: log.emit(events.StudentLinked(from_run=student.store.name, student=student.folder)),
-            on_trained=partial(self._costs.learn, run.kind),
         )
 
     def _trainer_with(self, run: _Run, num_workers: int) -> Trainer:

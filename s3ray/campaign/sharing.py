@@ -116,27 +116,6 @@ class Shares:
         return max(1, round(most * generate / (generate + train)))
 
 
-class TrainingCosts:
-    """Device-seconds of training by its work (rows times epochs), learned from the students of each kind so far."""
-
-    def __init__(self) -> None:
-        self._spent: dict[str, tuple[float, float]] = {}
-        self._lock = threading.Lock()
-
-    def learn(self, kind: str, device_s: float, work: float) -> None:
-        """A student was trained."""
-        with self._lock:
-            known_s, known_work = self._spent.get(kind, (0.0, 0.0))
-            self._spent[kind] = (known_s + device_s, known_work + work)
-
-    def expected_s(self, kind: str, work: float) -> float:
-        """What a student costs; one of a kind that was never trained costs as much by its work as all others did."""
-        with self._lock:
-            spent = [self._spent[kind]] if kind in self._spent else list(self._spent.values())
-        device_s, known_work = (sum(column) for column in zip(*spent, strict=True)) if spent else (0.0, 0.0)
-        return work * device_s / known_work if known_work else work
-
-
 _LOOK_EVERY_S = 0.25  # engines leave, and stages end, without a signal to those that wait
 
 
@@ -310,8 +289,7 @@ class RunTrainer:
 
     ``make_trainer`` takes the number of workers, ``most_workers`` at most; ``work`` is how much a student is to learn.
     ``training_id`` identifies everything that shapes a student, ``questions`` everything that it is asked; ``on_copy``
-    is called with each student that is copied from another run, ``on_trained`` with the device-seconds and the work of
-    each that was trained here.
+    is called with each student that is copied from another run.
     """
 
     make_trainer: Callable[[int], Trainer]
@@ -324,7 +302,6 @@ class RunTrainer:
     training_id: Callable[[StudentJob], str]
     questions: Callable[[StudentJob], str]
     on_copy: Callable[[TrainedStudent], None]
-    on_trained: Callable[[float, float], None]
 
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student once devices are free, or copy that of another run and only let it answer new questions.
@@ -354,7 +331,6 @@ class RunTrainer:
             }
             result = replace(result, seconds={**result.seconds, "wait": waited_s, **all_workers})
             if found is None:
-                self.on_trained(training_s, self.work(job))
                 made = TrainedStudent(
                     store=self.store, folder=folder, training_s=training_s, questions=questions, result=result
                 )

@@ -15,16 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.campaign import simulate
 from benchmarks.campaign_simulation import CampaignSimulation, RunShape
 from s3ray.campaign.reuse import SharedWork, TrainedStudent
-from s3ray.campaign.sharing import (
-    Demand,
-    DeviceQueue,
-    Devices,
-    PoolService,
-    RunGenerator,
-    RunTrainer,
-    Shares,
-    TrainingCosts,
-)
+from s3ray.campaign.sharing import Demand, DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer, Shares
 from s3ray.errors import PoolError
 from s3ray.generator.shared_pool import SharedSource
 from s3ray.storage.run_folder import RunStore
@@ -233,7 +224,6 @@ def train_in_two_runs(
             training_id=lambda job: "same",
             questions=questions,
             on_copy=lambda student: copied.append(student.store.name),
-            on_trained=lambda device_s, work: None,
         )
         job = StudentJob(
             round=number,
@@ -355,16 +345,6 @@ def test_no_device_is_promised_twice_and_there_is_always_a_way_on(
         assert shares.num_workers(now, min(num_engines, allowed), part), "nobody trains and nobody will"
 
 
-def test_students_cost_what_others_of_their_kind_have_cost_by_their_work() -> None:
-    costs = TrainingCosts()
-    assert costs.expected_s("imdb", 500.0) == 500.0, "only the work is known"
-    costs.learn("qnli", 100.0, 1000.0)
-    assert costs.expected_s("imdb", 500.0) == 50.0
-    costs.learn("imdb", 100.0, 250.0)
-    assert (costs.expected_s("imdb", 500.0), costs.expected_s("qnli", 500.0)) == (200.0, 50.0)
-    assert costs.expected_s("rte", 500.0) == 80.0
-
-
 def test_a_simulated_campaign_ends_with_its_devices_busy() -> None:
     shapes = [RunShape(generate_s=[600.0, 200.0], train_s=[60.0, 80.0]) for _ in range(12)]
     result = CampaignSimulation(shapes, gpus()).run()
@@ -374,7 +354,3 @@ def test_a_simulated_campaign_ends_with_its_devices_busy() -> None:
 
 def test_48_runs_keep_64_devices_busy() -> None:
     assert simulate(300)["busy_share"] > 0.95
-
-
-def test_48_runs_keep_64_devices_busy_where_generation_is_fast() -> None:
-    assert simulate(1500)["busy_share"] > 0.86
