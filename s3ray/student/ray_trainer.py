@@ -229,8 +229,11 @@ class _Group:
         return result
 
     def close(self) -> None:
-        """Send the workers home, also those that are loading, and wait until their devices are free."""
+        """Send the workers home and wait until their devices are free, unless they may be loading still."""
         if self._mailbox is None or not ray.is_initialized():
+            return
+        if not self._num_trained:  # Ray kills a job that does not end within three seconds of its stop
+            self.abandon()
             return
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self._mailbox.close.remote(), timeout=CLOSE_S)
