@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,16 +33,7 @@ from s3ray.storage.local import Notify
 from s3ray.storage.run_folder import METRICS, RunStore
 from s3ray.strategies import make_strategy
 from s3ray.strategies.check import without_effect
-from s3ray.telemetry.events import (
-    ChunkWritten,
-    Event,
-    EventLog,
-    Listener,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    read_events,
-)
+from s3ray.telemetry.events import EventLog, Listener, RunFailed, RunFinished, RunStarted, read_events
 from s3ray.telemetry.logs import move_log
 
 if TYPE_CHECKING:
@@ -247,21 +238,7 @@ def _parts_of(
     ends.callback(pool.close)
     workers = make_workers(plan, store, config.name)
     ends.callback(workers.close)
-    trainer = make_trainer(config.student, job, plan, store, workers, run_name=config.name)
-    if not store.students():
-        events.listen(_at_first_chunk(trainer.prepare))
-    return pool, trainer
-
-
-def _at_first_chunk(act: Callable[[], None]) -> Listener:
-    """Act once the first answers are on disk: the engines have their devices, and what cannot start has failed."""
-    acts = [act]
-
-    def listen(event: Event) -> None:
-        if isinstance(event, ChunkWritten) and acts:
-            acts.pop()()
-
-    return listen
+    return pool, make_trainer(config.student, job, plan, store, workers, run_name=config.name)
 
 
 def make_workers(plan: Placement, store: RunStore, name: str) -> "TrainWorkers":

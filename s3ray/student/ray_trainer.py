@@ -93,15 +93,6 @@ class TrainWorkers:
         self._idle: list[_Group] = []
         self._busy: list[_Group] = []
 
-    def prepare(self, workers: Workers) -> None:
-        """Let new workers load for the first student; returns at once, and does nothing if workers would not stay."""
-        if not self._stay:
-            return
-        with self._lock:
-            group = self._new_group(workers)
-            group.start()
-            self._idle.append(group)
-
     def train(self, workers: Workers, settings: dict[str, Any]) -> StudentResult | S3RayError:
         """Train one student with workers that are there already, or with new ones.
 
@@ -114,11 +105,14 @@ class TrainWorkers:
     @contextlib.contextmanager
     def _group(self, workers: Workers) -> "Iterator[_Group]":
         with self._lock:
+            if not self._is_swept:  # what a driver that was killed has left
+                _remove(self._filesystem, self._place, self._prefix)
+                self._is_swept = True
             group = next((group for group in self._idle if group.workers == workers), None)
             # Others hold devices that a new group may need.
             others = [] if group else self._idle[:]
             self._idle = [each for each in self._idle if each is not group and each not in others]
-            group = group or self._new_group(workers)
+            group = group or _Group(self._prefix, workers, self._place, self._filesystem)
             self._busy.append(group)
         for other in others:
             other.close()
@@ -135,12 +129,6 @@ class TrainWorkers:
                 self._idle.append(group)
         if not self._stay:
             group.close()
-
-    def _new_group(self, workers: Workers) -> "_Group":
-        if not self._is_swept:  # what a driver that was killed has left
-            _remove(self._filesystem, self._place, self._prefix)
-            self._is_swept = True
-        return _Group(self._prefix, workers, self._place, self._filesystem)
 
     def close(self) -> None:
         """Send all workers home; those that are training stop where they are."""
@@ -182,10 +170,8 @@ class _Group:
         student = pickle.dumps(settings)
         problem: Exception | None = None
         for _ in range(MAX_STARTS):
-            if self._fit.done():  # there was no room for workers that should load ahead, or they were killed since
-                self.abandon()
             if self._mailbox is None:
-                self.start()
+                self._start()
             try:
                 result = self._ask(student)
                 self._num_trained += 1
@@ -205,7 +191,7 @@ class _Group:
             self.abandon()
         raise TrainerError(f"Ray Train was started {MAX_STARTS} times and always died: {problem}") from problem
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start Ray Train in a thread, where it leaves the process's signals alone."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))  # handed on to Ray Train's controller
         # Ray Train's placement groups have no names. A random number of bytes of memory, which nothing else reserves,
@@ -229,11 +215,8 @@ class _Group:
         return result
 
     def close(self) -> None:
-        """Send the workers home and wait until their devices are free, unless they may be loading still."""
+        """Send the workers home and wait until their devices are free."""
         if self._mailbox is None or not ray.is_initialized():
-            return
-        if not self._num_trained:  # Ray kills a job that does not end within three seconds of its stop
-            self.abandon()
             return
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self._mailbox.close.remote(), timeout=CLOSE_S)
@@ -349,10 +332,6 @@ class RayStudentTrainer:
             accelerator=config.accelerator,
         )
         self._num_trainings = num_trainings
-
-    def prepare(self) -> None:
-        """Let train workers load while the first training set is written, if they stay afterwards; returns at once."""
-        self._groups.prepare(self._workers)
 
     def train(self, job: StudentJob) -> StudentResult:
         """Train one student, or go on where an interrupted training of the same student stopped.
