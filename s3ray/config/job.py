@@ -132,8 +132,8 @@ class CurationConfig(StrictModel):
     near_duplicate: Probability | None = 0.95
     """Similarity (0 to 1, normalised edit similarity) from which a text counts as a copy; null: exact copies only."""
     search: Literal["auto", "exact", "sketch"] = Field(default="auto", json_schema_extra=ADDED)
-    """How copies are found. exact: none is missed. sketch: for millions of rows; one near copy in a thousand may be
-    missed. auto: sketch for more than 20,000 rows if `near_duplicate` is 0.9 or more (docs/curation.md)."""
+    """How copies are found. exact: none is missed. sketch: for millions of rows; a few near copies may be missed. auto:
+    sketch for more than 20,000 rows if `near_duplicate` is 0.9 or more (docs/curation.md)."""
     rouge_l: Probability | None = None
     """ROUGE-L (F-measure over words, 0 to 1) from which a text counts as a copy of another one, in any part of gold or
     among the rows written so far (LLM2LLM: 0.95); null: ignored."""

@@ -136,7 +136,7 @@ class _Pending:
 
 
 class SketchIndex:
-    """Texts seen so far, each within a scope, like ``DuplicateIndex``; it misses one near copy in thousands.
+    """Texts seen so far, each within a scope, like ``DuplicateIndex``; it may miss a few near copies.
 
     Texts that were announced by ``expect`` are looked up many at once, others one by one, which is slow.
     """

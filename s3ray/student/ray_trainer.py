@@ -14,6 +14,7 @@ import gc
 import itertools
 import os
 import pickle
+import platform
 import random
 import threading
 import time
@@ -33,6 +34,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from s3ray.cluster import occupancy, own_gpus, remove_groups
 from s3ray.config.job import StudentConfig
 from s3ray.errors import S3RayError, TrainerError
+from s3ray.machine import student_bytes, wait_for_memory
+from s3ray.models import resolve_model
 from s3ray.storage.local import absolute, join
 from s3ray.storage.object_store import arrow_files
 from s3ray.student.mailbox import Mailbox
@@ -451,12 +454,12 @@ def train_on_worker(
     import torch
 
     from s3ray.student.checkpoint import FolderCheckpoints
-    from s3ray.student.session import memory_problem, train_student
+    from s3ray.student.session import train_student
 
     log_from(run=run, round=job.round, phase="train")
     if ranks.device.type == "cpu":
         torch.set_num_threads(_num_threads(ray.train.get_context().get_local_world_size() * num_trainings))
-    memory = memory_problem(ranks.device, config.model) if ranks.device.type == "cuda" else None
+    memory = _memory_problem(ranks.device, config.model) if ranks.device.type == "cuda" else None
     if (problem := next(filter(None, ranks.gather(memory)), None)) is not None:  # all give up together
         return problem
     try:
@@ -468,6 +471,23 @@ def train_on_worker(
 def _is_leaving() -> bool:
     """Whether the node of one of the workers is about to go."""
     return ray.train.get_preemption_info() is not None
+
+
+def _memory_problem(device: Any, model: str) -> S3RayError | None:
+    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not.
+
+    A model of the hub is fetched to this node first, if it is not there yet.
+    """
+    import torch
+
+    where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
+    try:
+        folder = Path(resolve_model(model, field="student.model"))
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        wait_for_memory("a student", where, student_bytes(weights), lambda: torch.cuda.mem_get_info(device))
+    except S3RayError as error:
+        return error
+    return None
 
 
 def _num_threads(num_local_workers: int) -> int:

@@ -1,19 +1,14 @@
 """One training from start to end: what every train worker runs, with or without Ray (``Ranks`` stands between)."""
 
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
 from s3ray.config.job import StudentConfig
-from s3ray.errors import S3RayError
-from s3ray.machine import student_bytes, wait_for_memory
-from s3ray.models import resolve_model
 from s3ray.storage.run_folder import read_table
 from s3ray.student.checkpoint import Checkpoints
 from s3ray.student.encode import Encoded
@@ -207,18 +202,3 @@ def _answer(task: Task, example: Example, given: Prediction) -> Answer:
     """An answer with the main metric computed on this row alone, which is 1 or 0."""
     score = task.score([example], [given.text]).value
     return Answer(id=example.id, predicted=given.text, confidence=given.confidence, score=score)
-
-
-def memory_problem(device: torch.device, model: str) -> S3RayError | None:
-    """Wait until the engine that was on this GPU has freed its memory; returns the error if it does not.
-
-    A model of the hub is fetched to this node first, if it is not there yet.
-    """
-    where = f"{device} ({torch.cuda.get_device_name(device)}) on {platform.node()}"
-    try:
-        folder = Path(resolve_model(model, field="student.model"))
-        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        wait_for_memory("a student", where, student_bytes(weights), lambda: torch.cuda.mem_get_info(device))
-    except S3RayError as error:
-        return error
-    return None

@@ -28,9 +28,9 @@ from s3ray.types import Example
 
 TRIAL_LIMIT_S = 1800.0
 """A trial may fetch the model first."""
-READ_BYTES = 32 * 2**20
+_READ_BYTES = 32 * 2**20
 """Files of a model up to this size are known by their content, larger ones by name and size: reading takes seconds."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """What a trial depends on beside model and rows."""
 
 
@@ -67,13 +67,13 @@ def _mark(config: StudentConfig, task: Task, rows: Sequence[Example]) -> Path | 
     if place is None:
         return None
     settings = (config.max_length, config.trust_remote_code, task.has_labels, task.fields, task.labels)
-    versions = [__version__, *map(version, LIBRARIES)]
+    versions = [__version__, *map(version, _LIBRARIES)]
     digest = hashlib.sha256(json.dumps([settings, [row.fields for row in rows], versions], default=list).encode())
     for file in sorted(place.iterdir()) if place.is_dir() else [place]:
         if file.is_file():
             size = file.stat().st_size
             digest.update(f"{file.name} {size}\n".encode())
-            digest.update(file.read_bytes() if size <= READ_BYTES else b"")
+            digest.update(file.read_bytes() if size <= _READ_BYTES else b"")
     return cache_root() / "tried" / digest.hexdigest()
 
 

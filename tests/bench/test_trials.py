@@ -89,12 +89,12 @@ def test_what_was_measured_is_read_again_and_other_settings_have_other_files(tmp
         read_part(store, trial_name(MORE), Trial)
 
 
-def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
-    settings: dict[str, Any] = {"generator": {"engines": 2, "model": "m"}}
-    start = Start(
+def make_start(settings: dict[str, Any], asked: int | None) -> Start:
+    """A search with 96 requests, of ``asked`` that it was told."""
+    return Start(
         settings=settings,
         cluster="1 node, 2 CPU cores, no GPU",
-        asked=None,
+        asked=asked,
         requests=96,
         total=384,
         prompt_notes={},
@@ -102,6 +102,11 @@ def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
         identity=phases.IDENTITY,
         notes=(),
     )
+
+
+def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
+    settings: dict[str, Any] = {"generator": {"engines": 2, "model": "m"}}
+    start = make_start(settings, asked=None)
     assert start.differences(settings, start.cluster, None) == start.differences(settings, start.cluster, 96) == ""
     assert "generator.engines was 2, is 3" in start.differences(
         {"generator": {"engines": 3, "model": "m"}}, start.cluster, None
@@ -111,16 +116,6 @@ def test_a_search_goes_on_only_with_the_same_job_on_the_same_cluster() -> None:
 
 
 def test_a_search_goes_on_by_the_same_command_where_the_strategy_makes_fewer_requests_than_were_asked_for() -> None:
-    start = Start(
-        settings={},
-        cluster="1 node",
-        asked=1000,
-        requests=96,
-        total=4000,
-        prompt_notes={},
-        calibration=None,
-        identity=phases.IDENTITY,
-        notes=(),
-    )
-    assert start.differences({}, "1 node", 1000) == start.differences({}, "1 node", 96) == ""
-    assert "--requests was 96, is 64" in start.differences({}, "1 node", 64)
+    start = make_start({}, asked=1000)
+    assert start.differences({}, start.cluster, 1000) == start.differences({}, start.cluster, 96) == ""
+    assert "--requests was 96, is 64" in start.differences({}, start.cluster, 64)

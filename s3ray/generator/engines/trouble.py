@@ -42,8 +42,7 @@ class Trouble:
     ``is_excused``: it refuses the text, not the manner of asking. ``is_busy``: the server works but wants fewer
     requests. ``is_away``: nobody answers there. ``is_hopeless``: no later try will do better. ``is_filtered``: the
     server's policy forbids this text, and maybe no other. ``is_faulty``: the server itself fails, maybe each time.
-    ``is_spent``: the credit of the key is used up; nothing is
-    refused for good, since it may be topped up.
+    ``is_spent``: the credit of the key is used up; nothing is refused for good, since it may be topped up.
     """
 
     text: str
