@@ -11,16 +11,18 @@ What is found depends on the texts that were added and on their order, never on 
 import os
 import tempfile
 import weakref
-from bisect import bisect_right
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 from rapidfuzz.distance import Indel, Levenshtein
 
 from s3ray.curation.duplicates import NewText
-from s3ray.curation.sketch import HEADER_WORDS, IS_WIDE, Words, sketches
+from s3ray.curation.sketch import HEADER_WORDS, IS_WIDE, NUM_GROUPS, Words, sketches
 from s3ray.curation.sketch_tables import WAYS, Ints, Level, Longs
 from s3ray.errors import StoreError
 from s3ray.text import normalise, units_of
@@ -33,7 +35,26 @@ _NUM_NEW_KEYS = 24  # of a text that is in no table yet, of which near copies sh
 _FEWEST_SHARED = 2
 _MOST_COMPARED = 8
 _MOST_BYTES = 4  # of a character
+_MOST_PAIRS = 1 << 18  # at once
+_FILTER_BITS = 20
+_FILTER_SHIFT = np.uint64(64 - _FILTER_BITS)
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_NO_INTS = np.zeros(0, np.int64)
+_NO_WORDS = np.zeros(0, np.uint32)
+_NO_GROUPS = np.zeros((0, NUM_GROUPS), np.uint8)
 _ROUNDING = 1e-6  # similarities are floats: without slack a text exactly at the threshold is sometimes missed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """What is known of some texts, and the keys to remember them by, one text after the other."""
+
+    num_chars: Ints
+    num_bytes_a_char: Ints
+    groups: npt.NDArray[np.uint8]
+    num_keys: Ints
+    keys: Words
 
 
 class _Batch:
@@ -51,24 +72,48 @@ class _Batch:
         scopes = np.array(
             [xxhash.xxh3_64_intdigest(new.scope.encode()) if new.scope else 0 for new in texts], np.uint64
         )
-        self.places = {(new.scope, new.text): place for place, new in enumerate(texts)}
-        self.hashes: Longs = (head[:, 0] | (head[:, 1].astype(np.uint64) << np.uint64(32))) ^ scopes
+        self._places: dict[tuple[str, str], list[int]] = {}
+        for place, new in enumerate(texts):
+            self._places.setdefault((new.scope, new.text), []).append(place)
+        self.hashes: Longs = (head[:, 0] | (head[:, 1].astype(np.uint64) << _HALF)) ^ scopes
         self.hashes += self.hashes == 0  # 0 marks an empty slot of a table
-        self.num_chars = head[:, 2].astype(np.int64)
-        self.num_bytes_a_char = np.where(head[:, 3] >= IS_WIDE, _MOST_BYTES, 1)
-        self.num_remembered = head[:, 3].astype(np.int64) % IS_WIDE
-        self.groups = np.ascontiguousarray(head[:, 4:]).view(np.uint8)
-        self.num_keys = sizes - HEADER_WORDS
-        self.starts = np.cumsum(self.num_keys) - self.num_keys
-        self.keys: Words = words[is_key] ^ np.repeat(scopes, self.num_keys).astype(np.uint32)
+        self.hash_of: list[int] = self.hashes.tolist()
+        self._num_bytes_a_char = np.where(head[:, 3] >= IS_WIDE, _MOST_BYTES, 1)
+        self._num_chars = head[:, 2].astype(np.int64)
+        self._num_remembered = head[:, 3].astype(np.int64) % IS_WIDE
+        self._groups = np.ascontiguousarray(head[:, 4:]).view(np.uint8)
+        self._num_keys = sizes - HEADER_WORDS
+        self._starts = np.cumsum(self._num_keys) - self._num_keys
+        self._keys: Words = words[is_key] ^ np.repeat(scopes, self._num_keys).astype(np.uint32)
 
     def __len__(self) -> int:
-        return len(self.num_keys)
+        return len(self.hash_of)
 
-    def keys_of(self, place: int) -> Words:
-        """All keys of one text, those to remember it by first."""
-        start = self.starts[place]
-        return self.keys[start : start + self.num_keys[place]]
+    def place(self, text: str, scope: str, first: int) -> int | None:
+        """Where a text was announced, at ``first`` or later if that can be; None if it was not."""
+        places = self._places.get((scope, text))
+        if places is None:
+            return None
+        return places[0] if len(places) == 1 else places[bisect_left(places, first) % len(places)]
+
+    def all_keys(self, places: range) -> tuple[Words, Ints]:
+        """All keys of some texts, and the place of the text that has each."""
+        whose = np.repeat(np.arange(places.start, places.stop), self._num_keys[places.start : places.stop])
+        start = int(self._starts[places.start])
+        return self._keys[start : start + len(whose)], whose
+
+    def columns(self, places: Sequence[int]) -> _Columns:
+        """Some texts, with those of their keys that they are remembered by."""
+        rows = np.array(places, np.int64)
+        num_keys = self._num_remembered[rows]
+        keys = self._keys[np.repeat(self._starts[rows], num_keys) + _ranks(num_keys)]
+        return _Columns(
+            num_chars=self._num_chars[rows],
+            num_bytes_a_char=self._num_bytes_a_char[rows],
+            groups=self._groups[rows],
+            num_keys=num_keys,
+            keys=keys,
+        )
 
 
 class _Pending:
@@ -77,62 +122,41 @@ class _Pending:
     def __init__(self, first: int) -> None:
         self.first = first
         self.texts: list[tuple[str, str]] = []
-        self.keys: list[Words] = []
         self.hashes: dict[int, int] = {}
-        self.num_chars: list[int] = []
-        self.groups: list[bytes] = []
-        self._with_key: dict[int, int | list[int]] = {}  # lists only where needed: they cost most of the time
+        self._parts: list[tuple[_Batch, list[int]]] = []
 
-    def add(self, batch: _Batch, place: int, id: str, text: str) -> None:
-        """Remember a text of a batch."""
+    def add(self, batch: _Batch, place: int, id: str, text: str) -> int:
+        """Remember a text of a batch; the number that it gets."""
         number = self.first + len(self.texts)
+        self.hashes[batch.hash_of[place]] = number
         self.texts.append((id, text))
-        keys = batch.keys_of(place)[: batch.num_remembered[place]].copy()
-        self.keys.append(keys)
-        self.hashes[int(batch.hashes[place])] = number
-        self.num_chars.append(int(batch.num_chars[place]))
-        self.groups.append(batch.groups[place].tobytes())
-        with_key = self._with_key
-        for key in keys[:_NUM_NEW_KEYS].tolist():
-            known = with_key.setdefault(key, number)
-            if known is number:
-                continue
-            if isinstance(known, int):
-                with_key[key] = [known, number]
-            elif len(known) < WAYS:
-                known.append(number)
+        if not self._parts or self._parts[-1][0] is not batch:
+            self._parts.append((batch, []))
+        self._parts[-1][1].append(place)
+        return number
 
-    def alike(self, batch: _Batch, place: int, threshold: float | None) -> list[int]:
-        """The texts that have keys of a text and, where there is a threshold, may be near copies; most keys first."""
-        shared = self._with_key.keys() & batch.keys_of(place).tolist() if self._with_key else ()
-        if not shared:
-            return []
-        found: Counter[int] = Counter()
-        for key in shared:
-            numbers = self._with_key[key]
-            found.update((numbers,) if isinstance(numbers, int) else numbers)
-        if threshold is not None:
-            own = int(batch.num_chars[place])
-            near = []
-            for number, num_shared in found.items():
-                other = self.num_chars[number - self.first]
-                is_likely = num_shared >= _FEWEST_SHARED or len(self.keys[number - self.first]) < _NUM_NEW_KEYS
-                if is_likely and abs(own - other) <= int(max(own, other) * (1 - threshold) + _ROUNDING):
-                    near.append(number)
-            found = Counter({number: found[number] for number in self._with_like_bytes(near, batch, place, threshold)})
-        return sorted(found, key=lambda number: (-found[number], number))[:_MOST_COMPARED]
+    def columns(self) -> _Columns:
+        """What is known of them."""
+        return _joined([batch.columns(places) for batch, places in self._parts])
 
-    def _with_like_bytes(self, numbers: list[int], batch: _Batch, place: int, threshold: float) -> list[int]:
-        """Those that have nearly the bytes of a text."""
-        if not numbers:
-            return []
-        groups = b"".join([self.groups[number - self.first] for number in numbers])
-        others = np.frombuffer(groups, np.uint8).reshape(len(numbers), -1)
-        longest = max(self.num_chars[number - self.first] for number in numbers)
-        num_edits = int(max(batch.num_chars[place], longest) * (1 - threshold) + _ROUNDING)
-        surplus = np.maximum(batch.groups[place].astype(np.int16) - others, 0).sum(1)
-        may_be = surplus <= num_edits * int(batch.num_bytes_a_char[place])
-        return [number for number, is_near in zip(numbers, may_be.tolist(), strict=True) if is_near]
+
+class _Found:
+    """What was found for the next texts of a batch."""
+
+    def __init__(self, places: range) -> None:
+        self.places = places
+        self.copies: dict[int, int] = {}
+        self.alike: dict[int, list[int]] = {}
+        self.new: dict[int, list[int]] = {}
+        """By place: the places of texts in no table yet, most alike first. Those that were added earlier have places
+        before the others."""
+        self.numbers: dict[int, int] = {}
+        """By place: the numbers of these texts, once they were added."""
+
+    def to_compare(self, place: int) -> list[int]:
+        """The texts that a text is to be compared with, in their order."""
+        new = (self.numbers[other] for other in self.new.get(place, ()) if other in self.numbers)
+        return sorted([*self.alike.get(place, ()), *islice(new, _MOST_COMPARED)])
 
 
 class SketchIndex:
@@ -159,14 +183,14 @@ class SketchIndex:
         self._file = tempfile.TemporaryFile(prefix="s3ray-texts-")  # noqa: SIM115 (closed with the index)
         weakref.finalize(self, self._file.close)
         self._pending = _Pending(0)
+        self._is_growing = True
         self._batch = _Batch(())
-        self._looked_up = range(0)
-        self._copies: dict[int, int] = {}
-        self._alike: dict[int, list[int]] = {}
+        self._place_asked_for = 0
+        self._found = _Found(range(0))
 
     def expect(self, texts: Sequence[NewText]) -> None:
         """Announce the texts that will be asked for or added next, roughly in their order."""
-        self._batch, self._looked_up = _Batch(texts), range(0)
+        self._batch, self._place_asked_for, self._found = _Batch(texts), 0, _Found(range(0))
 
     def find(self, text: str, scope: str = "") -> tuple[RejectionReason, str] | None:
         """As ``DuplicateIndex.find``.
@@ -180,8 +204,8 @@ class SketchIndex:
             return RejectionReason.DUPLICATE, self._read(original)[0]
         if self._threshold is None and self._rouge_l is None:
             return None
-        others = self._alike.get(place, []) + self._pending.alike(self._batch, place, self._bound)
-        found = self._most_similar(text, sorted(others)) if others else None
+        others = self._found.to_compare(place)
+        found = self._most_similar(text, others) if others else None
         return None if found is None else (RejectionReason.NEAR_DUPLICATE, found)
 
     def add(self, id: str, text: str, scope: str = "") -> None:
@@ -190,34 +214,39 @@ class SketchIndex:
         Raises:
             StoreError: the temporary file cannot be written.
         """
+        if not self._is_growing:
+            self._is_growing, self._found = True, _Found(range(0))
         place = self._place(text, scope)
         if self._copy(place) is not None:
             return
-        self._pending.add(self._batch, place, id, text)
+        self._found.numbers[place] = self._pending.add(self._batch, place, id, text)
         if len(self._pending.texts) == _BLOCK:
-            self.enter()
+            self._enter()
 
-    def enter(self) -> None:
+    def close(self) -> None:
         """Enter what was added into the tables now, not when there is a block of it: no more will come for long.
 
         Raises:
             StoreError: the temporary file cannot be written.
         """
+        self._enter()
+        self._is_growing = False
+
+    def _enter(self) -> None:
         pending, num = self._pending, len(self._pending.texts)
         if not num:
             return
         level = self._level_for(pending.first, num)
         texts = np.arange(num) + (pending.first - level.first)
-        level.num_chars[texts] = pending.num_chars
-        level.groups[texts] = np.frombuffer(b"".join(pending.groups), np.uint8).reshape(num, -1)
+        columns = pending.columns()
+        level.num_chars[texts] = columns.num_chars
+        level.groups[texts] = columns.groups
         level.add_hashes(np.array(list(pending.hashes), np.uint64), texts)
-        counts = np.array([len(keys) for keys in pending.keys], np.int64)
-        ranks = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        level.add_keys(np.concatenate(pending.keys), np.repeat(texts, counts), ranks)
+        level.add_keys(columns.keys, np.repeat(texts, columns.num_keys), _ranks(columns.num_keys))
         records = [f"{id}\0{text}".encode("utf-8", "surrogatepass") for id, text in pending.texts]
         level.places[texts + 1] = level.places[texts[0]] + np.cumsum([len(record) for record in records])
         self._write(b"".join(records))
-        self._pending, self._looked_up = _Pending(pending.first + num), range(0)
+        self._pending, self._found = _Pending(pending.first + num), _Found(range(0))
 
     def _level_for(self, first: int, num: int) -> Level:
         if not self._levels or first + num > self._levels[-1].end:
@@ -232,53 +261,96 @@ class SketchIndex:
 
     def _place(self, text: str, scope: str) -> int:
         """The place of a text in the batch, which is looked up."""
-        place = self._batch.places.get((scope, text))
+        place = self._batch.place(text, scope, self._place_asked_for)
         if place is None:
             self.expect([NewText(text, scope)])
             place = 0
-        if place not in self._looked_up:
+        # What was added since stands after an earlier place.
+        if place not in self._found.places or place < self._place_asked_for:
             # No more than may be added before the tables change.
             num = _BLOCK - len(self._pending.texts)
             self._look_up(range(place, min(place + num, len(self._batch))))
+        self._place_asked_for = place
         return place
 
     def _copy(self, place: int) -> int | None:
         """The exact copy of a text of the batch."""
-        return self._pending.hashes.get(int(self._batch.hashes[place]), self._copies.get(place))
+        return self._pending.hashes.get(self._batch.hash_of[place], self._found.copies.get(place))
 
     def _look_up(self, places: range) -> None:
         """Find exact copies in the tables, and the texts to compare with."""
         batch = self._batch
-        self._looked_up, self._copies, self._alike = places, {}, {}
+        self._found = found = _Found(places)
         hashes = batch.hashes[places.start : places.stop]
         for level in self._levels:
             originals = level.with_hashes(hashes)
             for place in np.flatnonzero(originals >= 0).tolist():
-                self._copies[places.start + place] = level.first + int(originals[place])
+                found.copies[places.start + place] = level.first + int(originals[place])
         if self._threshold is None and self._rouge_l is None:
             return
-        start, end = batch.starts[places.start], batch.starts[places.stop - 1] + batch.num_keys[places.stop - 1]
-        keys = batch.keys[start:end]
-        whose = np.repeat(np.arange(places.start, places.stop), batch.num_keys[places.start : places.stop])
-        pairs = [self._pairs(level, keys, whose) for level in self._levels]
-        if pairs:
-            self._alike = _most_alike(np.concatenate(pairs))
+        own = batch.columns(places)
+        keys, whose = batch.all_keys(places)
+        # Sorted, so that the tables are read in the order in which they lie in memory.
+        keyed = np.sort((keys.astype(np.uint64) << _HALF) | (whose - places.start).astype(np.uint64))
+        if self._levels:
+            pairs, is_common = self._old(own, keyed)
+            found.alike = _most_alike(pairs, places.start)
+            keyed = keyed[~is_common]
+        if self._is_growing:
+            num_before = len(self._pending.texts)
+            found.new, num = self._new(own, keyed, places.start - num_before)
+            found.places = places[:num]
+            found.numbers = dict(zip(range(places.start - num_before, places.start), count(self._pending.first)))
 
-    def _pairs(self, level: Level, keys: Words, whose: Ints) -> Ints:
-        """Texts of the batch and of a level that share a key and may be near copies: both places in one number."""
-        found, others = level.with_keys(keys)
-        texts = whose[found]
+    def _old(self, own: _Columns, keyed: Longs) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Texts of the batch and of the tables that share a key and may be near copies, and which keys tell little.
+
+        Both texts of a pair are in one number.
+        """
+        keys, num_known = (keyed >> _HALF).astype(np.uint32), np.zeros(len(keyed), np.int64)
+        all_pairs = [_NO_INTS]
+        for level in self._levels:
+            places, others = level.with_keys(keys)
+            num_known += np.bincount(places, minlength=len(keyed))
+            texts = (keyed[places] & _LOW).astype(np.int64)
+            may_be = self._may_be_near(own, texts, level, others)
+            all_pairs.append((texts[may_be] << 32) | (others[may_be] + level.first))
+        return np.concatenate(all_pairs), num_known >= WAYS
+
+    def _new(self, own: _Columns, keyed: Longs, start: int) -> tuple[dict[int, list[int]], int]:
+        """As ``_Found.new``, for a number of texts of the batch that follows: as many as do not take too much memory.
+
+        ``start`` is the place of the first text that is in no table yet.
+        """
+        before = self._pending.columns()
+        columns, num_before = _joined([before, own]), len(before.num_keys)
+        is_early = _ranks(columns.num_keys) < _NUM_NEW_KEYS
+        owners = np.repeat(np.arange(len(columns.num_keys)), columns.num_keys)[is_early]
+        owned = np.sort((columns.keys[is_early].astype(np.uint64) << _HALF) | owners.astype(np.uint64))
+        texts, others, counts, end = _sharing(owned, keyed + np.uint64(num_before), len(columns.num_keys))
         if self._bound is not None:
-            batch = self._batch
-            own, other = batch.num_chars[texts], level.num_chars[others]
-            num_edits = (np.maximum(own, other) * (1 - self._bound) + _ROUNDING).astype(np.int64)
-            may_be = np.abs(own - other) <= num_edits
-            texts, others, num_edits = texts[may_be], others[may_be], num_edits[may_be]
-            # Bytes that only one of them has were put in by edits (bag distance).
-            surplus = batch.groups[texts].astype(np.int16) - level.groups[others]
-            may_be = np.maximum(surplus, 0).sum(1) <= num_edits * batch.num_bytes_a_char[texts]
-            texts, others = texts[may_be], others[may_be]
-        return (texts << 32) | (others + level.first)
+            may_be = (counts >= _FEWEST_SHARED) | (columns.num_keys[others] < _NUM_NEW_KEYS)
+            texts, others, counts = texts[may_be], others[may_be], counts[may_be]
+        order = np.flatnonzero(self._may_be_near(columns, texts, columns, others))
+        order = order[np.lexsort((others[order], -counts[order], texts[order]))]
+        found: dict[int, list[int]] = {}
+        for text, other in zip((texts[order] + start).tolist(), (others[order] + start).tolist(), strict=True):
+            found.setdefault(text, []).append(other)
+        return found, end - num_before
+
+    def _may_be_near(self, own: _Columns, texts: Ints, level: Level | _Columns, others: Ints) -> npt.NDArray[np.bool_]:
+        """Which texts, by length and bytes, can reach the threshold of edit similarity with the other of each pair."""
+        if self._bound is None:
+            return np.ones(len(texts), bool)
+        num_chars, num_other_chars = own.num_chars[texts], level.num_chars[others]
+        num_edits = (np.maximum(num_chars, num_other_chars) * (1 - self._bound) + _ROUNDING).astype(np.int64)
+        may_be: npt.NDArray[np.bool_] = np.abs(num_chars - num_other_chars) <= num_edits
+        left = np.flatnonzero(may_be)
+        texts, others = texts[left], others[left]
+        # Bytes that only one of them has were put in by edits (bag distance).
+        surplus = own.groups[texts].astype(np.int16) - level.groups[others]
+        may_be[left] = np.maximum(surplus, 0).sum(1) <= num_edits[left] * own.num_bytes_a_char[texts]
+        return may_be
 
     def _most_similar(self, text: str, others: Iterable[int]) -> str | None:
         """The id of the most similar of some texts, the earliest of equals; None if none reaches a threshold."""
@@ -322,17 +394,57 @@ class SketchIndex:
         return id, text
 
 
-def _most_alike(pairs: Ints) -> dict[int, list[int]]:
-    """By text of the batch: the texts that share most keys with it."""
+def _most_alike(pairs: Ints, start: int) -> dict[int, list[int]]:
+    """By text of the batch, the first of which has the place ``start``: the texts that share most keys with it."""
     pairs, counts = np.unique(pairs, return_counts=True)
     texts = pairs >> 32
     order = np.lexsort((pairs, -counts, texts))
-    texts, others = texts[order], (pairs & 0xFFFFFFFF)[order]
+    texts, others = texts[order] + start, (pairs & 0xFFFFFFFF)[order]
     firsts = np.flatnonzero(np.diff(texts, prepend=-1))
     return {
         int(texts[first]): others[first : min(end, first + _MOST_COMPARED)].tolist()
         for first, end in zip(firsts, [*firsts[1:], len(texts)], strict=False)
     }
+
+
+def _sharing(owned: Longs, keyed: Longs, num_texts: int) -> tuple[Ints, Ints, Ints, int]:
+    """Pairs of texts, the second of which is the earlier one, and how many keys they share.
+
+    ``owned`` are the keys by which texts are found, ``keyed`` those that are looked for; both are sorted, with the text
+    in the lower half. The last number is that of the first text that was left out, as there were too many pairs.
+    """
+    is_owned = np.zeros(1 << _FILTER_BITS, bool)
+    is_owned[owned >> _FILTER_SHIFT] = True
+    keyed = keyed[is_owned[keyed >> _FILTER_SHIFT]]
+    ends = np.searchsorted(owned, keyed)
+    is_shared = owned[ends - 1] >> _HALF == keyed >> _HALF
+    is_shared &= ends > 0
+    keyed, ends = keyed[is_shared], ends[is_shared]
+    texts = (keyed & _LOW).astype(np.int64)
+    starts = np.searchsorted(owned, keyed & ~_LOW)
+    counts = ends - starts
+    totals = np.cumsum(np.bincount(texts, counts, minlength=num_texts))
+    first = int(np.searchsorted(totals, 0, side="right"))
+    end = min(max(int(np.searchsorted(totals, _MOST_PAIRS, side="right")), first + 1), num_texts)
+    starts, counts, texts = starts[texts < end], counts[texts < end], texts[texts < end]
+    others = (owned[np.repeat(starts, counts) + _ranks(counts)] & _LOW).astype(np.int64)
+    pairs, num_shared = np.unique((np.repeat(texts, counts) << 32) | others, return_counts=True)
+    return pairs >> 32, pairs & 0xFFFFFFFF, num_shared, end
+
+
+def _joined(parts: Sequence[_Columns]) -> _Columns:
+    return _Columns(
+        num_chars=np.concatenate([_NO_INTS, *(part.num_chars for part in parts)]),
+        num_bytes_a_char=np.concatenate([_NO_INTS, *(part.num_bytes_a_char for part in parts)]),
+        groups=np.concatenate([_NO_GROUPS, *(part.groups for part in parts)]),
+        num_keys=np.concatenate([_NO_INTS, *(part.num_keys for part in parts)]),
+        keys=np.concatenate([_NO_WORDS, *(part.keys for part in parts)]),
+    )
+
+
+def _ranks(counts: Ints) -> Ints:
+    """The numbers from 0 for each of some groups of these sizes, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _no_file(error: OSError) -> StoreError:

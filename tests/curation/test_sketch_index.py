@@ -66,6 +66,8 @@ def test_what_is_found_is_what_the_exact_search_finds(num_words: int, monkeypatc
     texts = with_copies(700, num_words, random.Random(num_words))
     exact = judged(DuplicateIndex(0.95), texts, [len(texts)])
     assert judged(SketchIndex(0.95, num_texts=128), texts, [len(texts)]) == exact
+    monkeypatch.setattr(sketch_index, "_MOST_PAIRS", 20)
+    assert judged(SketchIndex(0.95, num_texts=128), texts, [len(texts)]) == exact
     assert sum(found is not None for found in exact) > 150
 
 
@@ -86,6 +88,20 @@ def test_batches_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         if found[-1] is None:
             alone.add(f"id {len(found)}", text)
     assert whole == found
+
+
+@pytest.mark.parametrize("announced", ["abcb", "bac", "xbac"])
+def test_a_text_is_compared_with_all_that_were_added_before_it_was_asked_for(announced: str) -> None:
+    texts = {"a": f"{TEXT} {TEXT}", "x": "Nothing like it."}
+    texts["b"] = texts["a"].replace("The battery of this phone", "Thq bqttqry qf thqs phqne", 1)
+    texts["c"] = texts["b"].replace("two whole days", "ten whole dayz", 1)
+    index = SketchIndex(0.95)
+    index.expect([NewText(texts[name]) for name in announced])
+    for name in {"abcb": "abcb", "bac": "acb", "xbac": "xacb"}[announced]:
+        found = index.find(texts[name])
+        if found is None:
+            index.add(name, texts[name])
+    assert found == (RejectionReason.NEAR_DUPLICATE, "c")
 
 
 def test_a_sketch_depends_on_the_normalised_text_alone() -> None:
@@ -120,7 +136,7 @@ def test_texts_are_compared_within_one_scope_only() -> None:
         assert index.find(TEXT.replace("two", "ten"), scope="second passage") is None
         assert index.find(TEXT.replace("two", "ten"), scope="first passage") == (RejectionReason.NEAR_DUPLICATE, "a")
         assert index.find(TEXT.upper(), scope="first passage") == (RejectionReason.DUPLICATE, "a")
-        index.enter()
+        index.close()
 
 
 def test_without_a_threshold_only_exact_copies_count() -> None:
@@ -133,7 +149,7 @@ def test_without_a_threshold_only_exact_copies_count() -> None:
 def test_rouge_l_finds_copies_with_words_of_any_length_exchanged() -> None:
     index = SketchIndex(0.95, rouge_l=0.9)
     index.add("a", "The waiter, who smiled, brought the soup; then he brought the bill!")
-    index.enter()
+    index.close()
     near = "the waiter who smiled brought the soup then he brought the incomprehensibilities"
     assert index.find(near) == (RejectionReason.NEAR_DUPLICATE, "a")
 
@@ -147,7 +163,7 @@ def test_a_full_disk_is_named() -> None:
     index.add("a", TEXT)
     index._file = Full()  # type: ignore[assignment]
     with pytest.raises(StoreError, match=r"cannot be kept in .*: No space left on device"):
-        index.enter()
+        index.close()
 
 
 @pytest.mark.parametrize(
