@@ -11,7 +11,7 @@ What is found depends on the texts that were added and on their order, never on 
 import os
 import tempfile
 import weakref
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -23,13 +23,12 @@ from rapidfuzz.distance import Indel, Levenshtein
 
 from s3ray.curation.duplicates import NewText
 from s3ray.curation.sketch import HEADER_WORDS, IS_WIDE, NUM_GROUPS, Words, sketches
-from s3ray.curation.sketch_tables import WAYS, Ints, Level, Longs
+from s3ray.curation.sketch_tables import WAYS, Ints, Longs, Tables
 from s3ray.errors import StoreError
 from s3ray.text import normalise, units_of
 from s3ray.types import RejectionReason
 
 _BLOCK = 1024  # texts that are entered into the tables at once; until then, a dictionary has their keys
-_FIRST_LEVEL = 1 << 16  # texts; every further level holds as many as all before it
 _NUM_KEYS = 16
 _NUM_NEW_KEYS = 24  # of a text that is in no table yet, of which near copies share several
 _FEWEST_SHARED = 2
@@ -170,16 +169,14 @@ class SketchIndex:
         threshold: float | None,
         rouge_l: float | None = None,
         *,
-        num_texts: int = _FIRST_LEVEL,
+        num_texts: int = _BLOCK,
         num_keys: int = _NUM_KEYS,
     ) -> None:
         """``num_texts`` is how many there will be, if that is known; each is remembered by ``num_keys`` keys."""
         self._threshold, self._rouge_l = threshold, rouge_l
         # Alike words may differ in any number of letters.
         self._bound = threshold if rouge_l is None else None
-        self._num_keys = num_keys
-        self._level_size = max(num_texts, _BLOCK)
-        self._levels: list[Level] = []
+        self._tables = Tables(num_texts, num_keys)
         self._file = tempfile.TemporaryFile(prefix="s3ray-texts-")  # noqa: SIM115 (closed with the index)
         weakref.finalize(self, self._file.close)
         self._pending = _Pending(0)
@@ -236,26 +233,16 @@ class SketchIndex:
         pending, num = self._pending, len(self._pending.texts)
         if not num:
             return
-        level = self._level_for(pending.first, num)
-        texts = np.arange(num) + (pending.first - level.first)
-        columns = pending.columns()
-        level.num_chars[texts] = columns.num_chars
-        level.groups[texts] = columns.groups
-        level.add_hashes(np.array(list(pending.hashes), np.uint64), texts)
-        level.add_keys(columns.keys, np.repeat(texts, columns.num_keys), _ranks(columns.num_keys))
+        tables, columns = self._tables, pending.columns()
+        texts = tables.make_room(num)
+        tables.num_chars[texts] = columns.num_chars
+        tables.groups[texts] = columns.groups
+        tables.add_hashes(np.array(list(pending.hashes), np.uint64), texts)
+        tables.add_keys(columns.keys, np.repeat(texts, columns.num_keys), _ranks(columns.num_keys))
         records = [f"{id}\0{text}".encode("utf-8", "surrogatepass") for id, text in pending.texts]
-        level.places[texts + 1] = level.places[texts[0]] + np.cumsum([len(record) for record in records])
+        tables.places[texts + 1] = tables.places[texts[0]] + np.cumsum([len(record) for record in records])
         self._write(b"".join(records))
         self._pending, self._found = _Pending(pending.first + num), _Found(range(0))
-
-    def _level_for(self, first: int, num: int) -> Level:
-        if not self._levels or first + num > self._levels[-1].end:
-            level = Level(first, max(self._level_size, first), self._num_keys)
-            if self._levels:
-                last = self._levels[-1]
-                level.places[0] = last.places[first - last.first]
-            self._levels.append(level)
-        return self._levels[-1]
 
     # -- looking up ------------------------------------------------------------------------------------------------
 
@@ -281,41 +268,30 @@ class SketchIndex:
         """Find exact copies in the tables, and the texts to compare with."""
         batch = self._batch
         self._found = found = _Found(places)
-        hashes = batch.hashes[places.start : places.stop]
-        for level in self._levels:
-            originals = level.with_hashes(hashes)
-            for place in np.flatnonzero(originals >= 0).tolist():
-                found.copies[places.start + place] = level.first + int(originals[place])
+        originals = self._tables.with_hashes(batch.hashes[places.start : places.stop])
+        for place in np.flatnonzero(originals >= 0).tolist():
+            found.copies[places.start + place] = int(originals[place])
         if self._threshold is None and self._rouge_l is None:
             return
         own = batch.columns(places)
         keys, whose = batch.all_keys(places)
         # Sorted, so that the tables are read in the order in which they lie in memory.
         keyed = np.sort((keys.astype(np.uint64) << _HALF) | (whose - places.start).astype(np.uint64))
-        if self._levels:
-            pairs, is_common = self._old(own, keyed)
-            found.alike = _most_alike(pairs, places.start)
-            keyed = keyed[~is_common]
+        found.alike, is_common = self._old(own, keyed, places.start)
+        keyed = keyed[~is_common]
         if self._is_growing:
             num_before = len(self._pending.texts)
             found.new, num = self._new(own, keyed, places.start - num_before)
             found.places = places[:num]
             found.numbers = dict(zip(range(places.start - num_before, places.start), count(self._pending.first)))
 
-    def _old(self, own: _Columns, keyed: Longs) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """Texts of the batch and of the tables that share a key and may be near copies, and which keys tell little.
-
-        Both texts of a pair are in one number.
-        """
-        keys, num_known = (keyed >> _HALF).astype(np.uint32), np.zeros(len(keyed), np.int64)
-        all_pairs = [_NO_INTS]
-        for level in self._levels:
-            places, others = level.with_keys(keys)
-            num_known += np.bincount(places, minlength=len(keyed))
-            texts = (keyed[places] & _LOW).astype(np.int64)
-            may_be = self._may_be_near(own, texts, level, others)
-            all_pairs.append((texts[may_be] << 32) | (others[may_be] + level.first))
-        return np.concatenate(all_pairs), num_known >= WAYS
+    def _old(self, own: _Columns, keyed: Longs, start: int) -> tuple[dict[int, list[int]], npt.NDArray[np.bool_]]:
+        """As ``_Found.alike``, and which keys have so many texts that they tell little."""
+        places, others = self._tables.with_keys((keyed >> _HALF).astype(np.uint32))
+        is_common = np.bincount(places, minlength=len(keyed)) >= WAYS
+        texts = (keyed[places] & _LOW).astype(np.int64)
+        may_be = self._may_be_near(own, texts, self._tables, others)
+        return _most_alike((texts[may_be] << 32) | others[may_be], start), is_common
 
     def _new(self, own: _Columns, keyed: Longs, start: int) -> tuple[dict[int, list[int]], int]:
         """As ``_Found.new``, for a number of texts of the batch that follows: as many as do not take too much memory.
@@ -338,17 +314,17 @@ class SketchIndex:
             found.setdefault(text, []).append(other)
         return found, end - num_before
 
-    def _may_be_near(self, own: _Columns, texts: Ints, level: Level | _Columns, others: Ints) -> npt.NDArray[np.bool_]:
+    def _may_be_near(self, own: _Columns, texts: Ints, other: Tables | _Columns, others: Ints) -> npt.NDArray[np.bool_]:
         """Which texts, by length and bytes, can reach the threshold of edit similarity with the other of each pair."""
         if self._bound is None:
             return np.ones(len(texts), bool)
-        num_chars, num_other_chars = own.num_chars[texts], level.num_chars[others]
+        num_chars, num_other_chars = own.num_chars[texts], other.num_chars[others]
         num_edits = (np.maximum(num_chars, num_other_chars) * (1 - self._bound) + _ROUNDING).astype(np.int64)
         may_be: npt.NDArray[np.bool_] = np.abs(num_chars - num_other_chars) <= num_edits
         left = np.flatnonzero(may_be)
         texts, others = texts[left], others[left]
         # Bytes that only one of them has were put in by edits (bag distance).
-        surplus = own.groups[texts].astype(np.int16) - level.groups[others]
+        surplus = own.groups[texts].astype(np.int16) - other.groups[others]
         may_be[left] = np.maximum(surplus, 0).sum(1) <= num_edits[left] * own.num_bytes_a_char[texts]
         return may_be
 
@@ -384,8 +360,7 @@ class SketchIndex:
         """The id of a text that was added, and the text."""
         if number >= self._pending.first:
             return self._pending.texts[number - self._pending.first]
-        level = self._levels[bisect_right(self._levels, number, key=lambda level: level.first) - 1]
-        start, end = level.places[number - level.first : number - level.first + 2].tolist()
+        start, end = self._tables.places[number : number + 2].tolist()
         try:
             record = os.pread(self._file.fileno(), end - start, start)
         except OSError as error:

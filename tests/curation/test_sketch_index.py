@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
@@ -15,6 +16,7 @@ from s3ray.curation import sketch_index
 from s3ray.curation.duplicates import DuplicateIndex, NewText
 from s3ray.curation.sketch import sketches, uses_sketches
 from s3ray.curation.sketch_index import SketchIndex
+from s3ray.curation.sketch_tables import Tables
 from s3ray.errors import StoreError
 from s3ray.tasks import load_task
 from s3ray.text import normalise
@@ -97,11 +99,34 @@ def test_a_text_is_compared_with_all_that_were_added_before_it_was_asked_for(ann
     texts["c"] = texts["b"].replace("two whole days", "ten whole dayz", 1)
     index = SketchIndex(0.95)
     index.expect([NewText(texts[name]) for name in announced])
+    found: Found = None
     for name in {"abcb": "abcb", "bac": "acb", "xbac": "xacb"}[announced]:
         found = index.find(texts[name])
         if found is None:
             index.add(name, texts[name])
     assert found == (RejectionReason.NEAR_DUPLICATE, "c")
+
+
+def test_tables_remember_what_they_did_when_they_grow() -> None:
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 1 << 32, 1024 * 12, dtype=np.uint32)
+    keys[::3] &= np.uint32(0xFFFF0000)  # like empty entries
+    keys[::50] = keys[0]  # of more texts than there is room for
+    tables = Tables(1024, 512)
+    texts = np.repeat(tables.make_room(1024), 12)
+    tables.add_keys(keys, texts, np.arange(len(keys)) % 12)
+    tables.add_hashes(np.arange(1, 1025, dtype=np.uint64), np.arange(1024))
+
+    def known() -> set[tuple[int, int]]:
+        places, others = tables.with_keys(np.sort(keys))
+        return set(zip(np.sort(keys)[places].tolist(), others.tolist(), strict=True))
+
+    before = known()
+    assert before <= set(zip(keys.tolist(), texts.tolist(), strict=True))
+    assert len(before) > 0.95 * len(set(keys.tolist()))
+    tables.make_room(5000)
+    assert known() == before
+    assert tables.with_hashes(np.array([5000, 1024, 1], np.uint64)).tolist() == [-1, 1023, 0]
 
 
 def test_a_sketch_depends_on_the_normalised_text_alone() -> None:
