@@ -56,6 +56,17 @@ def test_all_wrong_rows_are_counted_by_kind_with_the_first_of_each_in_the_order_
     ]
 
 
+def test_wrong_rows_of_several_files_are_listed_with_the_file(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = news(20)
+        rows[3]["label"] = "sprot"
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as refused:
+        load_gold(make_task(topics | {"columns": {}}), GoldConfig(extrapolate=4, select=4), str(tmp_path))
+    for split in ("train", "test"):
+        assert f"1 x {tmp_path}/{split}.jsonl: label: unknown label: row 4 ('sprot')" in str(refused.value)
+
+
 @pytest.mark.parametrize("label", [None, "", " ", float("nan"), "NaN", "N/A", -1, "missing key"])
 def test_a_row_without_a_label_is_refused_or_left_out_as_the_task_says(
     make_task: Make, topics: Spec, tmp_path: Path, label: object
@@ -188,4 +199,10 @@ def test_files_of_a_folder_that_belong_to_no_split_are_told(make_task: Make, top
 def test_column_names_are_the_same_composed_or_not(make_task: Make, topics: Spec, tmp_path: Path) -> None:
     rows = [{"title": row["title"], "a\u0308u": row["text"], "e\u0301": row["label"]} for row in news(40)]
     for text, label in (("a\u0308u", "e\u0301"), ("\u00e4u", "\u00e9")):
-        assert size(load(make_task(topics | {"columns": {"text": text}, "label_column": label}), tmp_path, rows)) == 40
+        task = make_task(topics | {"columns": {"text": text}, "label_column": label})
+        assert size(load(task, tmp_path, rows)) == 40
+        sheet = tmp_path / "all.csv"
+        sheet.write_text("\n".join(map(",".join, [list(rows[0]), *(row.values() for row in rows)])), encoding="utf-8")
+        gold = load_gold(task, GoldConfig(extrapolate=4, select=4), str(sheet))
+        assert size(gold) == 40
+        assert gold.notes[0] == f"{sheet}: 40 rows of 41 lines (1 with the names)"
