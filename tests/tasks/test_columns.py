@@ -98,6 +98,8 @@ def test_numbers_that_are_named_as_the_label_are_told_to_look_like_regression() 
         ("phone", lambda n: f"+49 30 {n * 7919}", "no words"),
         ("parts", lambda n: f"['{WORDS[n % 7]}', 'came', '{n}']", "they hold lists"),
         ("model_says", lambda n: ("good", "BAD")[n * n % 3 % 2], "labels too, of another annotator or model"),
+        ("vague", lambda n: ("it is good", "it is bad")[n % 2 if n != 7 else 0], "they tell the label"),
+        ("profileName", lambda n: f"{WORDS[n % 5]} of {WORDS[n * n % 3]}", "how a row was made"),
         ("user_name", lambda n: f"{WORDS[n % 5]} of {WORDS[n * n % 3]}", "how a row was made"),
         ("copy", lambda n: f"[The {WORDS[n % 7]}  number {n} CAME late.]", "repeat the text"),
     ],
@@ -127,6 +129,11 @@ def test_products_and_passages_are_given() -> None:
     columns = sort_columns(rows(product=lambda n: WORDS[n * n % 5], before=unlike_text), None, "text")
     assert (columns.given, columns.categories) == (("product", "before"), ("product",))
     assert columns.left_out == {}
+
+
+def test_a_few_passages_that_come_twice_tell_nothing_of_the_label() -> None:
+    columns = sort_columns(rows(before=lambda n: unlike_text(n - 2 if n in (2, 3) else n)), None, "text")
+    assert columns.given == ("before",)
 
 
 @pytest.mark.parametrize(

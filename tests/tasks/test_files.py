@@ -20,6 +20,9 @@ LIST = json.dumps(ROWS)
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
+NEW = "a,b,c\n" + "".join(f"x{n},y{n},z{n}\n" for n in range(20))  # no value comes again
+
+
 def sheet(separator: str = ",", end: str = "\n") -> str:
     return end.join([f"text{separator}label", *(f"{row['text']}{separator}{row['label']}" for row in ROWS), ""])
 
@@ -112,6 +115,7 @@ def swallowing(separator: str, first: int, last: int, closed: str = "") -> str:
         ("a.csv", swallowing(",", 10, 40), "row 10 (line 11): a quote that is opened there swallows 30 lines"),
         ("a.csv", swallowing(",", 10, 30).replace("29,b", '29",b'), "row 10 (line 11): a quote that is opened there"),
         ("a.csv", swallowing(",", 10, 11).replace("10,a", '10",a'), "row 10 (line 11): a quote that is opened there"),
+        ("a.csv", NEW.replace("x3", '"x3').replace("x9", 'x9"'), "row 4 (line 5): a quote that is opened there"),
         ("a.csv", 'text,label\n"a" b,c\n', "row 1 (line 2): text follows the end of a quote"),
         ("a.csv", 'text,label\n"a \\"new\\", b",c\n', "A backslash does not escape"),
         ("a.tsv", swallowing("\t", 10, 30, '"').replace("text number 6", '"text number 6"'), "a quote that is opened"),

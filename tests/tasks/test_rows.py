@@ -9,6 +9,7 @@ from s3ray.config.job import GoldConfig, RunConfig
 from s3ray.errors import InputError
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.tasks import Task
+from s3ray.tasks.faults import Faults
 from s3ray.tasks.gold import GoldSplit, load_gold
 
 Make = Callable[[dict[str, Any]], Task]
@@ -54,6 +55,24 @@ def test_all_wrong_rows_are_counted_by_kind_with_the_first_of_each_in_the_order_
         "row 32 ('sprot'), row 40 ('sprot') and 2 more",
         "    1 x text: no text: row 31 ('')",
     ]
+
+
+def test_no_more_than_eight_kinds_are_listed_and_no_value_is_told_at_length() -> None:
+    faults = Faults()
+    for n in range(10):
+        with faults.gathered("a.csv", f"row {n + 1}"):
+            raise InputError("no text", field=f"field {n}", value="x" * 100, hint="Fill it.")
+    with pytest.raises(InputError) as refused:
+        faults.refuse()
+    *_, eighth, last = str(refused.value).splitlines()
+    assert eighth == f"    1 x field 7: no text: row 8 ({'x' * 40}...)"
+    assert last == "    and 2 more kinds"
+
+
+def test_of_rows_that_are_left_out_the_first_five_are_named(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    rows = [row | {"label": None} if n < 7 else row for n, row in enumerate(news(40))]
+    notes = load(make_task(topics | {"leave_out": ["unlabelled"]}), tmp_path, rows).notes
+    assert notes[-1].endswith("7 x unlabelled, left out: row 1, row 2, row 3, row 4, row 5, ...")
 
 
 def test_wrong_rows_of_several_files_are_listed_with_the_file(make_task: Make, topics: Spec, tmp_path: Path) -> None:
