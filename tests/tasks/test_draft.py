@@ -327,6 +327,12 @@ def test_what_is_odd_about_the_characters_of_texts_is_told() -> None:
     assert "40 x text held half an emoji" in "\n".join(draft(Path("half.jsonl")).guesses)
 
 
+def test_a_row_that_plan_would_refuse_is_refused_by_init() -> None:
+    lines = [[f"The text number {n}." if n != 7 else " ", "ab"[n % 2]] for n in range(40)]
+    with pytest.raises(InputError, match=r"holes.csv, row 8 \(line 9\): text: no text"):
+        draft(write("holes.csv", ["text", "label"], lines))
+
+
 def test_a_name_on_two_lines_is_told_on_one_and_an_apostrophe_stays_in_its_word() -> None:
     lines = [[f"The text number {n}.", ("don't know", "know")[n % 2]] for n in range(40)]
     made = draft(write("two.csv", ["Review\nText", "\u0130l"], lines))
