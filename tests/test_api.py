@@ -182,6 +182,7 @@ def test_a_plan_is_checked_typed_and_printable(tmp_path: Path, capfd: pytest.Cap
     assert first == "comments: this job can run on this machine."
     assert rest[-1] == f"  would write to {plan.folder}"
     assert "  task comments: gold 20 extrapolate, 10 select, 10 test" in rest
+    assert any(line.endswith("rows.parquet: 60 rows") for line in rest)
     assert not Path("runs").exists()
 
 

@@ -153,9 +153,10 @@ def _line_at(content: bytes, position: int) -> int:
 
 def _read_parquet(path: Path, content: bytes) -> FileRows:
     try:
-        table = parquet.read_table(pa.BufferReader(content))
-        _refuse_twice(table.column_names)
-        rows = table.to_pylist()  # Arrow looks at texts and times of day only now
+        _refuse_twice(parquet.read_schema(pa.BufferReader(content)).names)  # read_table says it less clearly
+        rows = parquet.read_table(
+            pa.BufferReader(content)
+        ).to_pylist()  # Arrow looks at texts and times of day only now
     except (OSError, pa.ArrowException, MemoryError, ValueError, OverflowError) as error:
         hint = "Is it .parquet? Fetch or write it again."
         raise InputError("cannot be read", value=str(error), hint=hint) from error
@@ -163,6 +164,7 @@ def _read_parquet(path: Path, content: bytes) -> FileRows:
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
+    names = [valid_text(name) for name in names]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         hint = "Rename one of them in the file: it cannot be known which is meant."
@@ -292,9 +294,13 @@ def _as_row(value: object, shown: str) -> Row:
         twice = _twice_in(value)
     except RecursionError:
         raise InputError("is nested too deeply", value=shown, hint="A row holds texts and numbers.") from None
+    row = _named(value)
+    if not twice and len(row) < len(value):  # names that differ in their Unicode form alone
+        names = [valid_text(name) for name in value]
+        twice = next(name for name in names if names.count(name) > 1)
     if twice:
         raise InputError("a key comes twice", value=repr(twice), hint="Remove or rename one of them.")
-    return _named(value)
+    return row
 
 
 def _twice_in(value: object) -> str:

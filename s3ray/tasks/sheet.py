@@ -205,7 +205,7 @@ def _kept_columns(header: _Record, filled: Sequence[_Record], notes: list[str]) 
     """The columns with a name. One without may be left out if it holds nothing, or only the numbers of the rows."""
     kept: list[int] = []
     num_nameless = 0
-    names = [name.strip() for name in header.cells]
+    names = [valid_text(name).strip() for name in header.cells]
     for column, name in enumerate(names):
         values = [record.cells[column] for record in filled if len(record.cells) > column]
         if name and names.count(name) > 1:

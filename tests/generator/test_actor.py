@@ -187,12 +187,12 @@ def test_a_text_that_cannot_be_verified_is_not_lost() -> None:
         await host.start()
 
         async def refuse(request_id: str, prompt: Prompt) -> Choice:
-            raise RequestRefusedError("too long")
+            raise RequestRefusedError("too long \ud83d")
 
         host._engine.choose = refuse  # type: ignore[method-assign]
         (outcome,) = await answers_of(host, 1)
         assert (outcome.status, outcome.label_probabilities) == (OutcomeStatus.ACCEPTED, ())
-        assert outcome.detail == "not verified: too long"
+        assert outcome.detail == "not verified: too long \ufffd"
         assert outcome.text
 
     run(scenario)
@@ -259,18 +259,41 @@ def test_a_dead_engine_gives_back_what_is_finished_and_ends_the_process(monkeypa
     run(scenario)
 
 
+def test_last_words_that_no_file_can_hold_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        ended = asyncio.Event()
+        monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
+        actor = make_actor()
+        await actor.start()
+
+        async def die(request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+            raise EngineDeadError("gone with half \ud83d")
+
+        actor._host._engine.generate = die  # type: ignore[method-assign]
+        assert (await actor.exchange(1, requests(1), [])).death == "gone with half \ufffd"
+        await ended.wait()
+
+    run(scenario)
+
+
 def test_a_death_that_open_requests_do_not_notice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         ended = asyncio.Event()
         monkeypatch.setattr(actor_module.os, "_exit", lambda code: ended.set())  # type: ignore[attr-defined]
-        actor = make_actor(tokens_per_s=0.001)
+        monkeypatch.setattr(actor_module, "_REPLY_AFTER_S", 0.05)
+        actor = make_actor()
         await actor.start()
 
         async def gone() -> None:
-            raise EngineDeadError("gone in silence")
+            raise EngineDeadError("gone in silence \ud83d")
 
+        async def hang(request_id: str, prompt: Prompt, *, seed: int, max_tokens: int) -> Generation:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        actor._host._engine.generate = hang  # type: ignore[method-assign]
         actor._host._engine.check = gone  # type: ignore[method-assign]
-        assert (await actor.exchange(1, requests(3), [])).death == "gone in silence"
+        assert (await actor.exchange(1, requests(3), [])).death == "gone in silence \ufffd"
         await ended.wait()
 
     run(scenario)

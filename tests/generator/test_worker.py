@@ -13,7 +13,7 @@ from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.fake import FakeEngine
 from s3ray.generator.worker import ServedTask, Worker
 from s3ray.tasks.task import STILL_THINKING
-from s3ray.types import Generation, Outcome, OutcomeStatus, Prompt, RejectionReason
+from s3ray.types import Generation, GenerationRequest, Outcome, OutcomeStatus, Prompt, RejectionReason
 from tests.sources import TASK, make_request
 
 CONFIG = GeneratorConfig(engine="fake")
@@ -35,11 +35,14 @@ class Scripted(FakeEngine):
         return replace(told, text=text, finish_reason=finish_reason)
 
 
-def answer(*said: tuple[str, str]) -> tuple[Outcome, list[int]]:
+REQUEST = make_request(0)
+
+
+def answer(*said: tuple[str, str], request: GenerationRequest = REQUEST) -> tuple[Outcome, list[int]]:
     engine = Scripted(*said)
     tasks = {"": ServedTask(task=TASK, clean=True)}
     worker = Worker(engine, tasks, CONFIG, "engine-0")  # type: ignore[arg-type]
-    return asyncio.run(worker.answer(make_request(0), 1)), engine.limits
+    return asyncio.run(worker.answer(request, 1)), engine.limits
 
 
 @pytest.mark.parametrize(
@@ -66,9 +69,14 @@ def test_an_answer_that_was_cut_before_its_text_is_asked_for_again_with_more_tok
 
 @pytest.mark.parametrize("blanks", ["", "\n", " "])
 def test_a_prompt_that_the_answer_repeats_first_is_no_part_of_the_text(blanks: str) -> None:
-    prompt = TASK.render(make_request(0), "chat").user or ""
+    prompt = TASK.render(REQUEST, "chat").user or ""
     outcome, _ = answer((f"{blanks}{prompt}\n{TEXT}", "stop"))
     assert (outcome.status, outcome.text) == (OutcomeStatus.ACCEPTED, TEXT)
+    decomposed = REQUEST._replace(attributes=dict.fromkeys(REQUEST.attributes, "cafe\u0301"))
+    other = TASK.render(decomposed, "chat").user or ""
+    assert "cafe\u0301" in other
+    outcome, _ = answer((f"{blanks}{other}\n{TEXT}", "stop"), request=decomposed)
+    assert outcome.text == TEXT
     outcome, _ = answer((prompt, "stop"))
     assert outcome.reason == RejectionReason.EMPTY.value
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from s3ray.config.job import StudentConfig
+from s3ray.errors import InputError
 from s3ray.student.evaluate import head_of
-from s3ray.student.model import computes_in_bfloat16, cuda_has_bfloat16, load_student
+from s3ray.student.model import blaming_model, computes_in_bfloat16, cuda_has_bfloat16, load_student
 from s3ray.tasks import Task
 from s3ray.types import Example
 
@@ -27,6 +28,11 @@ def test_the_number_format_follows_the_device(
     device: str, cuda_has_it: bool, flags: set[str], in_bfloat16: bool
 ) -> None:
     assert computes_in_bfloat16(device, cuda_has_it, flags) == in_bfloat16
+
+
+def test_words_of_a_library_that_no_file_can_hold_are_told_with_what_can_be_held_of_them() -> None:
+    with pytest.raises(InputError, match="ValueError: half \ufffd of it"), blaming_model("m"):
+        raise ValueError("half \ud83d of it")
 
 
 def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,16 @@ def test_an_offset_that_is_right_in_one_unit_is_moved(context: str, start: int, 
     assert (span, told) == (Span(text="Linz", start=valid.rindex("Linz")), why)
 
 
+def test_an_answer_is_made_valid_as_its_context_is() -> None:
+    found = find_answer(nfd(CONTEXT), nfd("Törte"), nfd(CONTEXT).index(nfd("Törte")), "answers")
+    assert found == (Span(text="Törte", start=20), "")
+
+
+def test_an_offset_that_is_right_in_two_units_at_different_places_is_refused() -> None:
+    with pytest.raises(InputError, match="it stands at 2, 4"):
+        find_answer("😀 a a b", "a", 5, "answers")
+
+
 def test_an_answer_at_one_place_alone_is_moved_there() -> None:
     assert find_answer(CONTEXT, "Törte", 2, "answers") == (Span(text="Törte", start=20), "it stands at one place alone")
 

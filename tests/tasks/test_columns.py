@@ -48,6 +48,7 @@ def test_the_names_that_people_give_to_labels_are_known(name: str) -> None:
         ({"label": lambda n: "one"}, ["label is called a label", "1 different value in 60 rows"]),
         ({"label": lambda n: ..., "stars": lambda n: n % 5, "kind": lambda n: n % 3}, ["several columns", "stars: 5"]),
         ({"label": lambda n: ..., "score": lambda n: n % 45 / 10}, ["no column looks like", "regression"]),
+        ({"label": lambda n: ..., "score": lambda n: n % 25 / 10}, ["no column looks like", "25 different numbers"]),
     ],
 )
 def test_what_cannot_be_told_is_asked_with_what_the_columns_hold(
@@ -97,6 +98,8 @@ def test_numbers_that_are_named_as_the_label_are_told_to_look_like_regression() 
         ("phone", lambda n: f"+49 30 {n * 7919}", "no words"),
         ("parts", lambda n: f"['{WORDS[n % 7]}', 'came', '{n}']", "they hold lists"),
         ("model_says", lambda n: ("good", "BAD")[n * n % 3 % 2], "labels too, of another annotator or model"),
+        ("vague", lambda n: ("it is good", "it is bad")[n % 2 if n != 7 else 0], "they tell the label"),
+        ("profileName", lambda n: f"{WORDS[n % 5]} of {WORDS[n * n % 3]}", "how a row was made"),
         ("user_name", lambda n: f"{WORDS[n % 5]} of {WORDS[n * n % 3]}", "how a row was made"),
         ("copy", lambda n: f"[The {WORDS[n % 7]}  number {n} CAME late.]", "repeat the text"),
     ],
@@ -128,6 +131,11 @@ def test_products_and_passages_are_given() -> None:
     assert columns.left_out == {}
 
 
+def test_a_few_passages_that_come_twice_tell_nothing_of_the_label() -> None:
+    columns = sort_columns(rows(before=lambda n: unlike_text(n - 2 if n in (2, 3) else n)), None, "text")
+    assert columns.given == ("before",)
+
+
 @pytest.mark.parametrize(
     ("given", "written"),
     [("premise", "hypothesis"), ("sentence1", "sentence2"), ("Sentence", "Question"), ("question", "answer")],
@@ -140,6 +148,21 @@ def test_of_a_pair_the_conventional_one_is_written_though_the_other_is_longer(gi
     made = [{key: value for key, value in row.items() if key != "text"} for row in rows(**pair)]
     columns = sort_columns(made, None, None)
     assert (columns.given, columns.writes) == ((given,), written)
+
+
+def test_of_two_labels_that_say_the_same_the_first_is_taken() -> None:
+    columns = sort_columns(rows(target=lambda n: n % 2), None, None)
+    assert (columns.label, columns.given) == ("label", ())
+
+
+def test_how_a_row_was_made_is_not_taken_for_the_label() -> None:
+    made = rows(label=lambda n: ..., fold=lambda n: "ab"[n % 2], stars=lambda n: n % 5)
+    assert sort_columns(made, None, None).label == "stars"
+
+
+def test_an_id_is_not_the_text_to_be_written_however_long_it_is() -> None:
+    columns = sort_columns(rows(key=lambda n: f"{n * 7919:x}".rjust(64, "0")), None, None)
+    assert (columns.writes, columns.given) == ("text", ())
 
 
 def test_a_label_in_a_list_of_its_own_is_taken() -> None:

@@ -1,6 +1,7 @@
 """`s3ray init`: from a file of rows to a task and a job that are whole, whatever columns and labels are called."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,13 @@ def test_files_of_spreadsheets_are_read(separator: str, encoding: str) -> None:
         ("data.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"label": "kinds"}, ["--label", "kinds", "text, kind"]),
         ("data.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"writes": "kind"}, ["--writes", "kind"]),
         ("data.csv", "n,kind\n" + "1,1\n2,2\n" * 40, {}, ["holds no text"]),
+        (
+            "one.csv",
+            "text,kind\n" + "x,Good\ny z,good\n" * 40,
+            {"label": "kind"},
+            ["all labels are one", "'Good', 'good'"],
+        ),
+        ("twice.csv", "text,kind\n" + "x y,1\nz,2\n" * 40, {"label": "kind"}, ["too few different texts"]),
         ("data.xlsx", "PK", {}, [".xlsx", "CSV UTF-8"]),
         ("ragged.csv", "text,kind\n" + "x, y,1\n" * 40, {}, ["ragged.csv", "into quotes, and double"]),
         (
@@ -238,9 +246,40 @@ def test_sizes_are_those_of_different_texts_and_what_is_odd_is_told() -> None:
     assert task.labels == ("Good", "bad")
     assert sizes.extrapolate in range(10, 21)
     told = "\n".join(draft(Path("odd.csv")).guesses)
+    assert told.startswith("odd.csv: 80 rows of 81 lines (1 with the names)\n")
     assert "taken for one class, as they differ by case, blanks or signs alone: Good, good" in told
     assert "texts come with several labels; gold keeps one row of each" in told
     assert "40 rows repeat the text of another one" in told
+
+
+def test_texts_with_several_labels_are_left_out_of_the_sizes_too_and_it_is_told() -> None:
+    lines = [[f"The text {n % 60} is here.", "ab"[n % 2 if n < 60 else 1 - n % 2]] for n in range(80)]
+    made = draft(write("both.csv", ["text", "label"], lines), leave_out=["contradictory"])
+    assert "  left out, since they have several labels: 20 texts" in made.guesses
+    made.write()
+    config = load_config("both-job.yaml")
+    gold = load_gold(load_task(config.task), config.gold)
+    assert len(gold.extrapolate) == (40 - len(gold.test)) // 2
+
+
+def test_parts_of_gold_grow_with_the_number_of_classes() -> None:
+    lines = [[f"The text {n} is here.", f"intent {n % 100}"] for n in range(1500)]
+    made = draft(write("many.csv", ["text", "label"], lines))
+    assert "gold: {extrapolate: 500, select: 300," in made.files["many-job.yaml"]
+
+
+def test_a_given_passage_counts_in_the_length_that_the_student_reads() -> None:
+    lines = [[f"Premise {n} " + "is here and " * 30, f"A hypothesis {n}.", str(n % 2)] for n in range(60)]
+    loaded(write("pairs.csv", ["premise", "hypothesis", "label"], lines))
+    assert load_config("pairs-job.yaml").student.max_length > 92
+
+
+def test_what_is_odd_about_columns_is_told() -> None:
+    lines = [{"": n, "text": f"The text {n} is here.", "score": n % 3 / 2} for n in range(60)]
+    Path("odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = "\n".join(draft(Path("odd.jsonl"), label="score").guesses)
+    assert "  looks like regression: score holds 3 different numbers" in told
+    assert "  left out, since they hold numbers: the column without a name" in told
 
 
 def test_a_class_has_some_rows_written_and_classes_of_a_few_rows_are_told() -> None:
@@ -283,6 +322,15 @@ def test_words_of_labels_that_are_numbers_come_from_a_column_that_says_them() ->
 def test_what_is_odd_about_the_characters_of_texts_is_told() -> None:
     lines = [[f"The caf\u00c3\u00a9 number {n}.", "ab"[n % 2]] for n in range(40)]
     assert "40 x text looks wrongly decoded" in "\n".join(draft(write("spoilt.csv", ["text", "label"], lines)).guesses)
+    rows = [{"text": f"Half \ud83d number {n}.", "label": "ab"[n % 2]} for n in range(40)]
+    Path("half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "40 x text held half an emoji" in "\n".join(draft(Path("half.jsonl")).guesses)
+
+
+def test_a_row_that_plan_would_refuse_is_refused_by_init() -> None:
+    lines = [[f"The text number {n}." if n != 7 else " ", "ab"[n % 2]] for n in range(40)]
+    with pytest.raises(InputError, match=r"holes.csv, row 8 \(line 9\): text: no text"):
+        draft(write("holes.csv", ["text", "label"], lines))
 
 
 def test_a_name_on_two_lines_is_told_on_one_and_an_apostrophe_stays_in_its_word() -> None:

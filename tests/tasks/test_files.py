@@ -20,6 +20,9 @@ LIST = json.dumps(ROWS)
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
+NEW = "a,b,c\n" + "".join(f"x{n},y{n},z{n}\n" for n in range(20))  # no value comes again
+
+
 def sheet(separator: str = ",", end: str = "\n") -> str:
     return end.join([f"text{separator}label", *(f"{row['text']}{separator}{row['label']}" for row in ROWS), ""])
 
@@ -112,6 +115,7 @@ def swallowing(separator: str, first: int, last: int, closed: str = "") -> str:
         ("a.csv", swallowing(",", 10, 40), "row 10 (line 11): a quote that is opened there swallows 30 lines"),
         ("a.csv", swallowing(",", 10, 30).replace("29,b", '29",b'), "row 10 (line 11): a quote that is opened there"),
         ("a.csv", swallowing(",", 10, 11).replace("10,a", '10",a'), "row 10 (line 11): a quote that is opened there"),
+        ("a.csv", NEW.replace("x3", '"x3').replace("x9", 'x9"'), "row 4 (line 5): a quote that is opened there"),
         ("a.csv", 'text,label\n"a" b,c\n', "row 1 (line 2): text follows the end of a quote"),
         ("a.csv", 'text,label\n"a \\"new\\", b",c\n', "A backslash does not escape"),
         ("a.tsv", swallowing("\t", 10, 30, '"').replace("text number 6", '"text number 6"'), "a quote that is opened"),
@@ -122,6 +126,8 @@ def swallowing(separator: str, first: int, last: int, closed: str = "") -> str:
         ("a.csv", sheet() + sheet(), "row 41 (line 42): is the line of names again"),
         ("a.csv", sheet() + "\ufeff" + sheet(), "row 41 (line 42): is the line of names again"),
         ("a.csv", "text,label,text\na,b,c\n", "text: two columns have one name"),
+        ("a.csv", "\u00fc,label,u\u0308\na,b,c\n", "\u00fc: two columns have one name"),
+        ("a.jsonl", '{"\u00fc": 1, "u\u0308": 2}\n' + LINES, "row 1: a key comes twice (got '\u00fc')"),
         ("a.csv", "text,,label\na,b,c\n", "column 2 has no name"),
         ("a.csv", sheet().partition("\n")[2], "line 1: is a row, not the names of the columns (got text number 0, a)"),
         ("a.csv", "", "is empty"),
@@ -153,6 +159,13 @@ def test_what_cannot_be_read_for_certain_is_refused_with_its_place(
     tmp_path: Path, name: str, content: str | bytes, says: str
 ) -> None:
     assert says in refusal(tmp_path, name, content)
+
+
+@pytest.mark.parametrize("names", [("text", "text"), ("\u00fc", "u\u0308")])
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=[names[0], "label", names[1]]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns have one name"):
+        read_rows(tmp_path / "a.parquet")
 
 
 def test_quotes_of_a_file_without_quoting_are_letters(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from s3ray.config.job import GoldConfig, RunConfig
 from s3ray.errors import InputError
 from s3ray.launch.fingerprint import shaping_settings
 from s3ray.tasks import Task
+from s3ray.tasks.faults import Faults
 from s3ray.tasks.gold import GoldSplit, load_gold
 
 Make = Callable[[dict[str, Any]], Task]
@@ -54,6 +55,35 @@ def test_all_wrong_rows_are_counted_by_kind_with_the_first_of_each_in_the_order_
         "row 32 ('sprot'), row 40 ('sprot') and 2 more",
         "    1 x text: no text: row 31 ('')",
     ]
+
+
+def test_no_more_than_eight_kinds_are_listed_and_no_value_is_told_at_length() -> None:
+    faults = Faults()
+    for n in range(10):
+        with faults.gathered("a.csv", f"row {n + 1}"):
+            raise InputError("no text", field=f"field {n}", value="x" * 100, hint="Fill it.")
+    with pytest.raises(InputError) as refused:
+        faults.refuse()
+    *_, eighth, last = str(refused.value).splitlines()
+    assert eighth == f"    1 x field 7: no text: row 8 ({'x' * 40}...)"
+    assert last == "    and 2 more kinds"
+
+
+def test_of_rows_that_are_left_out_the_first_five_are_named(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    rows = [row | {"label": None} if n < 7 else row for n, row in enumerate(news(40))]
+    notes = load(make_task(topics | {"leave_out": ["unlabelled"]}), tmp_path, rows).notes
+    assert notes[-1].endswith("7 x unlabelled, left out: row 1, row 2, row 3, row 4, row 5, ...")
+
+
+def test_wrong_rows_of_several_files_are_listed_with_the_file(make_task: Make, topics: Spec, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = news(20)
+        rows[3]["label"] = "sprot"
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as refused:
+        load_gold(make_task(topics | {"columns": {}}), GoldConfig(extrapolate=4, select=4), str(tmp_path))
+    for split in ("train", "test"):
+        assert f"1 x {tmp_path}/{split}.jsonl: label: unknown label: row 4 ('sprot')" in str(refused.value)
 
 
 @pytest.mark.parametrize("label", [None, "", " ", float("nan"), "NaN", "N/A", -1, "missing key"])
@@ -188,4 +218,10 @@ def test_files_of_a_folder_that_belong_to_no_split_are_told(make_task: Make, top
 def test_column_names_are_the_same_composed_or_not(make_task: Make, topics: Spec, tmp_path: Path) -> None:
     rows = [{"title": row["title"], "a\u0308u": row["text"], "e\u0301": row["label"]} for row in news(40)]
     for text, label in (("a\u0308u", "e\u0301"), ("\u00e4u", "\u00e9")):
-        assert size(load(make_task(topics | {"columns": {"text": text}, "label_column": label}), tmp_path, rows)) == 40
+        task = make_task(topics | {"columns": {"text": text}, "label_column": label})
+        assert size(load(task, tmp_path, rows)) == 40
+        sheet = tmp_path / "all.csv"
+        sheet.write_text("\n".join(map(",".join, [list(rows[0]), *(row.values() for row in rows)])), encoding="utf-8")
+        gold = load_gold(task, GoldConfig(extrapolate=4, select=4), str(sheet))
+        assert size(gold) == 40
+        assert gold.notes[0] == f"{sheet}: 40 rows of 41 lines (1 with the names)"

@@ -128,9 +128,9 @@ def test_speculation_that_does_not_keep_the_distribution_shapes_the_data() -> No
 
 
 def test_what_vllm_refuses_is_said_in_its_own_words() -> None:
-    text = str(refused_by_vllm(ValueError("fp8 does not go\n  with this card"), FIELD))
+    text = str(refused_by_vllm(ValueError("fp8 does not go\n  with this \ud83d card"), FIELD))
     assert text.startswith("generator.engine_args: vLLM ")
-    assert "does not take these settings: fp8 does not go with this card" in text
+    assert "does not take these settings: fp8 does not go with this \ufffd card" in text
     assert str(refused_by_vllm(AssertionError(), "generator")).startswith("generator: vLLM ")
 
 

@@ -383,6 +383,18 @@ def test_what_is_wrong_with_an_endpoint_is_said_at_the_start(status: int, says: 
     run(scenario)
 
 
+def test_a_message_that_no_file_can_hold_is_told_with_what_can_be_held_of_it() -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
+        return refuse(400, "go \ud83d away")
+
+    async def scenario() -> None:
+        async with Endpoint(script=fail) as endpoint:
+            with pytest.raises(InputError, match="go \ufffd away"):
+                await started(endpoint)
+
+    run(scenario)
+
+
 def test_a_server_that_wants_no_thinking_is_told_with_the_way_out() -> None:
     async def fail(request: web.Request, body: dict[str, Any]) -> Answer:
         wants = "parameter.enable_thinking must be set to false for non-streaming calls"

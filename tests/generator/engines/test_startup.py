@@ -39,6 +39,11 @@ run=imdb phase=start engine=engine-0 (EngineCore pid=4711) INFO 11-29 10:33:01 [
     assert "session_latest/logs" in failure.hint
 
 
+def test_a_cause_that_no_file_can_hold_is_told_with_what_can_be_held_of_it() -> None:
+    failure = start_failure(RuntimeError("half \ud83d of it"), "")
+    assert failure.problem == "the engine did not start: RuntimeError: half \ufffd of it"
+
+
 def test_the_cause_of_a_worker_is_found_behind_what_its_engine_makes_of_it() -> None:
     output = f"""\
 (Worker_TP1 pid=4712) ERROR 11-29 10:33:01 [multiproc_executor.py:871] torch.OutOfMemoryError: CUDA out of memory. Tried
