@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_a_plan_is_checked_typed_and_printable(tmp_path: Path, capfd: pytest.Cap
     assert rest[-1] == f"  would write to {plan.folder}"
     assert "  task comments: gold 20 extrapolate, 10 select, 10 test" in rest
     assert any(line.endswith("rows.parquet: 60 rows") for line in rest)
+    assert not Path("runs").exists()
+
+
+def test_a_student_that_cannot_be_loaded_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    weights = make_bert(tmp_path / "student") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    job = s3ray.load_job(JOB, {"student.model": str(tmp_path / "student")})
+    for begin in (s3ray.plan, partial(s3ray.run, local=True)):
+        with pytest.raises(s3ray.InputError, match="cannot be this task's student: SafetensorError"):
+            begin(job)
     assert not Path("runs").exists()
 
 

@@ -1,11 +1,14 @@
 """What Ray wants of the environment and does not find there is made up for, or the variable to blame is named."""
 
 import os
+import pwd
 import socket
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from s3ray.api import bring_ray_token
 from s3ray.environment import bring_own_token, proxy_between, temporary_folder
 from s3ray.errors import InputError
 
@@ -72,6 +75,18 @@ def test_a_ray_of_ours_has_a_token_though_no_home_can_keep_one(tmp_path: Path, m
     bring_own_token()
     assert "RAY_AUTH_TOKEN" not in os.environ, "Ray makes one and keeps it in ~/.ray"
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    bring_own_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_a_user_without_a_home_and_a_name_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_entry(user: int) -> NoReturn:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    bring_ray_token()
+    assert "RAY_AUTH_MODE" not in os.environ, "there is no token that could be sent"
     bring_own_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from s3ray import hub as hub_module
 from s3ray.errors import InputError, located
 from s3ray.models import check_model, convert_once, is_of_hub, look_up_model, resolve_model
 from s3ray.storage.local import put_in_place
@@ -315,3 +317,17 @@ def test_an_unreachable_hub_is_told_at_once(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
     with pytest.raises(InputError, match=r"does not answer and the cache has not got it \(ConnectError: .*refused"):
         look_up_model("org/model", field="student.model")
+
+
+def test_a_hub_that_never_answers_is_given_up(
+    hub: tuple[str, list[tuple[int, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "HUB_LIMIT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/{revision}/{filename}")
+        leaves = threading.Timer(5.0, partial(silent.shutdown, socket.SHUT_RDWR))  # so that a test that fails ends
+        leaves.start()
+        with pytest.raises(InputError, match=r"does not answer and the cache has not got it \(ReadTimeout"):
+            look_up_model("org/model", field="student.model")
+        leaves.cancel()

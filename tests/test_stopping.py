@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from s3ray import api
+from s3ray.cli import main
 from s3ray.errors import StoppedError
+from s3ray.launch.run import recorded_failures
 from s3ray.stopping import heard_signals, why_stopped
+from s3ray.storage.run_folder import RunStore
+from s3ray.telemetry.events import EventLog, read_events
 
 COMMAND = [sys.executable, "-c", "import sys; sys.argv[0] = 's3ray'; from s3ray.cli import main; main()"]
 
@@ -47,6 +52,27 @@ def test_an_interrupt_that_a_library_raises_for_a_signal_keeps_its_name() -> Non
             os.kill(os.getpid(), signal.SIGTERM)
         assert why_stopped(KeyboardInterrupt()) == str(stops.error) == "stopped by SIGTERM"
     assert why_stopped(KeyboardInterrupt()) == "stopped by Ctrl-C"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_says_so_and_ends_with_the_code_of_its_signal(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["s3ray", "plan", "job.yaml"])
+    monkeypatch.setattr(api, "load_job", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert f"s3ray: {StoppedError(number)}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_keeps_why_in_its_events(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.create({}, "", requests={}, lineage={}, task={})
+    with pytest.raises(StoppedError), recorded_failures(store, EventLog(store, "job", 1)):
+        raise StoppedError(signal.SIGTERM)
+    [event] = read_events(store)
+    assert (event.kind, getattr(event, "problem", "")) == ("run_stopped", "stopped by SIGTERM")
 
 
 def test_the_second_signal_ends_the_process_at_once() -> None:

@@ -14,7 +14,7 @@ from s3ray.generator import actor as actor_module
 from s3ray.generator.actor import EngineHost, Exchange, GeneratorActor, pack
 from s3ray.generator.engines.base import Choice, EngineSpec, Timing
 from s3ray.generator.engines.fake import FakeEngine
-from s3ray.generator.worker import ServedTask
+from s3ray.generator.worker import ServedTask, trial_prompts
 from s3ray.tables import outcomes_from_table
 from s3ray.tasks import Task
 from s3ray.tasks.spec import Limits
@@ -78,6 +78,23 @@ def test_texts_leave_with_their_sketches_where_a_run_asks_for_them() -> None:
 
     for sketch in (True, False):
         run(partial(scenario, sketch))
+
+
+def test_an_engine_can_try_out_the_prompts_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    specs: list[EngineSpec] = []
+
+    def make(spec: EngineSpec) -> FakeEngine:
+        specs.append(spec)
+        return FakeEngine(spec)
+
+    async def scenario() -> None:
+        await make_writer().start()
+
+    monkeypatch.setattr(actor_module, "make_engine", make)
+    run(scenario)
+    [spec] = specs
+    assert spec.trials == trial_prompts([ServedTask(task=TASK, clean=True)], "completion")
+    assert spec.trials
 
 
 def test_what_goes_in_comes_out_once() -> None:

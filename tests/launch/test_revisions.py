@@ -64,6 +64,13 @@ def models(of: Job) -> tuple[str, str]:
     return of.config.generator.model, of.config.student.model
 
 
+@pytest.mark.parametrize("field", ["generator.model", "student.model"])
+def test_a_model_that_the_hub_does_not_have_is_told_when_the_job_is_checked(field: str, hub: Hub) -> None:
+    with pytest.raises(InputError, match="has no such model") as refused:
+        job(**{field: "org/none"})
+    assert refused.value.field == field
+
+
 def test_a_run_keeps_the_commits_that_it_began_with(hub: Hub) -> None:
     commits = {"generator": hub.refs["org/writer"]["main"], "student": hub.refs["org/student"]["main"]}
     named = job()

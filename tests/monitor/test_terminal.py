@@ -69,6 +69,16 @@ def test_a_stage_whose_model_thinks_aloud_says_how_to_stop_it(tmp_path: Path, cl
     assert "thinks" not in seldom
 
 
+def test_a_stage_that_fell_short_says_why(tmp_path: Path, clock: Clock) -> None:
+    causes = ("5 failed, refused_by_engine: HTTP 400: no system role", "1 rejected, empty")
+    log = EventLog(store := new_store(tmp_path / "run"), "quickstart", 1, clock)
+    start_run(log)
+    log.emit(an_event("stage_finished", stage="seed", requested=6, short={"positive": 6}, causes=causes))
+    ended, *why = _plain_lines(store)[1:]
+    assert "SHORT of positive 6" in ended
+    assert [line.strip() for line in why] == list(causes)
+
+
 @pytest.mark.parametrize(
     ("mistakes", "mined", "says"),
     [

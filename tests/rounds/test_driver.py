@@ -28,7 +28,8 @@ from s3ray.tables import (
 )
 from s3ray.tasks import Task, load_task
 from s3ray.tasks.gold import GoldSplit, load_gold
-from s3ray.telemetry.events import EventLog
+from s3ray.tasks.task import STILL_THINKING
+from s3ray.telemetry.events import EventLog, StageFinished, read_events
 from s3ray.types import (
     Answer,
     EpochReport,
@@ -479,3 +480,23 @@ def test_a_round_without_an_example_says_what_the_requests_were_told(tmp_path: P
     said = str(caught.value)
     assert "failed, refused_by_engine: HTTP 400: no role " in said
     assert "do not suit" not in said
+
+
+class ThinkingGenerator(ScriptedGenerator):
+    """Is cut within its thoughts whenever it is to write an example."""
+
+    def _outcome(self, request: GenerationRequest) -> Outcome:
+        outcome = super()._outcome(request)
+        if request.template == "reasons":
+            return outcome
+        return outcome._replace(status=OutcomeStatus.REJECTED, reason="truncated", detail=STILL_THINKING, text="")
+
+
+def test_the_end_of_a_stage_says_why_its_requests_gave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DeadEndError, match="do not suit this generator"):
+        drive(config(tmp_path), tmp_path / "run", ThinkingGenerator())
+    ends = [event for event in read_events(RunStore(tmp_path / "run")) if isinstance(event, StageFinished)]
+    reasons, seed = ends[0], ends[-1]
+    assert seed.thinking == seed.requested > 0
+    assert seed.causes == (f"{seed.requested} rejected, truncated (one of them: {STILL_THINKING})",)
+    assert (reasons.thinking, reasons.causes) == (0, None), "a stage that has what it wanted says nothing"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from s3ray.config.job import RunConfig
-from s3ray.errors import InputError, RunError
+from s3ray.errors import DeadEndError, InputError, PoolError, RunError
 from s3ray.launch.preflight import check_job, check_placement
 from s3ray.launch.run import _plan_lines, recorded_failures
 from s3ray.placement.plan import NodeFacts
@@ -89,6 +89,27 @@ def test_what_the_job_has_wrong_stays_its_fault_while_nothing_is_written(tmp_pat
         recorded_failures(written, EventLog(written, "x", 2)),
     ):
         raise InputError("wrong port")
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_again"),
+    [
+        (IndexError("index out of range in self"), True),
+        (UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"), True),
+        (DeadEndError("round 0 wrote no example that was kept"), True),
+        (PoolError("no engine is left"), False),
+        (OSError("the network is down"), False),
+    ],
+)
+def test_what_would_end_a_run_in_the_same_way_again_is_told_as_such(
+    error: Exception, comes_again: bool, tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path / "run")
+    store.create({}, "", requests={}, lineage={}, task={})
+    with pytest.raises(RunError, match="Safe in") as ended, recorded_failures(store, EventLog(store, "x", 2)):
+        raise error
+    said = str(ended.value)
+    assert ("would end here again" in said, "goes on from there" in said) == (comes_again, not comes_again)
 
 
 def test_log_lines_hold_none(capsys: pytest.CaptureFixture[str]) -> None:

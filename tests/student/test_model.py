@@ -1,4 +1,4 @@
-"""A student computes in bfloat16 on the devices that have it, and all that it gives and keeps is float32."""
+"""A student computes in bfloat16 where that pays, keeps float32, and is blamed for what its own code raises."""
 
 from collections.abc import Callable
 
@@ -62,3 +62,33 @@ def test_logits_gradients_and_weights_are_float32_whatever_the_model_computes_in
     weights = list(student.model.parameters())
     assert {weight.dtype for weight in weights} == {torch.float32}
     assert {weight.grad.dtype for weight in weights if weight.grad is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("index out of range in self"),
+        ValueError("All examples must have the same number of <eos> tokens."),
+        RuntimeError("Could not infer dtype of NoneType"),
+    ],
+)
+def test_what_the_code_of_a_model_raises_is_its_fault(error: Exception) -> None:
+    with pytest.raises(InputError) as refused, blaming_model("bert"):
+        raise error
+    assert f"cannot be this task's student: {type(error).__name__}: {error}" in refused.value.problem
+    assert (refused.value.field, refused.value.value) == ("student.model", "bert")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+        RuntimeError("NCCL error: unhandled system error"),
+        ConnectionError("the hub is away"),
+    ],
+)
+def test_what_a_machine_raises_is_no_fault_of_the_model(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, blaming_model("bert"):
+        raise error
+    assert raised.value is error

@@ -1,11 +1,14 @@
 """What stands in a text is text to a student, whatever it spells, also to whoever loads the saved student."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     LlamaConfig,
     LlamaModel,
@@ -115,8 +118,11 @@ def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(tmp_path: Path,
         load(make_llama(tmp_path, {"bos_token": "<s>"}, num_known=20), reviews)
 
 
-def test_a_head_for_another_task_becomes_one_for_answers(tmp_path: Path, questions: Task) -> None:
-    settings = LlamaConfig.from_pretrained(make_llama(tmp_path, {"bos_token": "<s>"}))
+@pytest.mark.parametrize("make", [make_bert, partial(make_llama, special={"bos_token": "<s>"})])
+def test_a_head_for_another_task_becomes_one_for_answers(
+    make: Callable[[Path], Path], tmp_path: Path, questions: Task
+) -> None:
+    settings = AutoConfig.from_pretrained(make(tmp_path))
     settings.num_labels = 3
     settings.save_pretrained(tmp_path)
     student = load(tmp_path, questions, max_length=64)

@@ -182,6 +182,15 @@ def test_the_command_writes_both_files_and_overwrites_none(
     assert not Path("mine-job.yaml").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = draft(write("mine.csv", HEADER, rows(60)))
+    (here / "gone").mkdir()
+    monkeypatch.chdir(here / "gone")
+    (here / "gone").rmdir()
+    with pytest.raises(InputError, match=r"mine-task\.yaml: cannot be written: No such file(.|\n)*or name one"):
+        made.write()
+
+
 @pytest.mark.parametrize(
     ("said", "words", "field"),
     [
@@ -215,6 +224,17 @@ def test_rows_without_a_label_are_named_and_left_out_on_request_alone() -> None:
     assert {example.label for example in (*gold.extrapolate, *gold.select, *gold.test)} == {"good", "bad"}
     with pytest.raises(InputError, match="Choose from unlabelled, contradictory"):
         draft(data, leave_out=["empty"])
+
+
+def test_rows_may_lack_the_key_of_a_column() -> None:
+    lines = [{"text": f"The text {n} is here.", "label": ("x", "y")[n % 2], "note": "n"} for n in range(40)]
+    del lines[3]["label"], lines[5]["note"]
+    data = Path("few.jsonl")
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"label: row 4 has no label"):
+        draft(data)
+    made = draft(data, leave_out=["unlabelled"])
+    assert "  left out, since some rows have nothing there: note" in made.guesses
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The engine around vLLM, without vLLM: what it is told, what is read of what it says, and the memory of its GPU."""
 
 import asyncio
+import gc
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +13,13 @@ import pytest
 
 from s3ray.config.job import GeneratorConfig
 from s3ray.errors import InputError
+from s3ray.generator.engines import vllm as vllm_module
 from s3ray.generator.engines.base import EngineSpec
 from s3ray.generator.engines.gpus import Gpus
 from s3ray.generator.engines.vllm import VLLMEngine, read_limits, resolve_dtype
+from s3ray.types import Prompt
 from tests.generator.engines.nvml import Nvml
+from tests.generator.engines.test_chat import DEEPSEEK_AS_IT_WAS, EMPTY, Tokenizer
 from tests.test_adapters import make_adapter_files
 
 
@@ -97,3 +103,43 @@ def test_of_a_hybrid_model_s_cache_vllm_s_own_count_is_taken(said: int | None, n
     )
     limits = read_limits(resolved, "cpu")
     assert (limits.num_kv_tokens, limits.max_num_seqs, limits.dtype) == (num_kv_tokens, 8, "float32")
+
+
+class Hosted(VLLMEngine):
+    """Its model was loaded by something else than vLLM, which says of it what vLLM would."""
+
+    async def _build(self, folder: str) -> dict[str, float]:
+        resolved = SimpleNamespace(
+            scheduler_config=SimpleNamespace(max_num_seqs=8, max_num_batched_tokens=9),
+            model_config=SimpleNamespace(max_model_len=10, dtype="torch.float32"),
+            cache_config=SimpleNamespace(num_gpu_blocks=64, block_size=16, kv_cache_size_tokens=1000),
+        )
+        self._engine = SimpleNamespace(logger_manager=SimpleNamespace(stat_loggers=[]), vllm_config=resolved)
+        return {}
+
+
+class Slow(Tokenizer):
+    """The tokenizer of a model whose chat template shows thoughts, and knows no switch for them."""
+
+    is_fast = False
+
+    @classmethod
+    def from_pretrained(cls, folder: str, **_: Any) -> "Slow":
+        return cls(DEEPSEEK_AS_IT_WAS)
+
+
+@pytest.mark.parametrize(("thinking", "end"), [("auto", ""), ("off", EMPTY)])
+def test_a_hosted_model_thinks_as_the_job_says(
+    thinking: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    vllm = SimpleNamespace(PrometheusStatLogger=object, enable_envs_cache=lambda: None)
+    monkeypatch.setattr(vllm_module, "_import_vllm", lambda: vllm)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoTokenizer=Slow))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    config = GeneratorConfig.model_validate({"model": str(tmp_path), "prompt_form": "chat", "thinking": thinking})
+    engine = Hosted(EngineSpec(engine="engine-0", config=config, device="cpu"))
+    asyncio.run(engine.start())
+    assert engine._text_of(Prompt(user="Tell!")) == (f"Tell!<|Assistant|>{end}", True)
