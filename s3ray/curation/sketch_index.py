@@ -1,9 +1,10 @@
 """Finding copies and near copies among millions of texts, in little memory, by their sketches.
 
-The texts themselves lie in a temporary file. In memory there are about 200 bytes for each: where it lies, how long it
-is, how often it has which bytes, and some of its keys (``sketch``). A text is compared with the few that have a key of
-it and nearly its bytes: these are read again and aligned, so that whatever is called a near copy is one. What is missed
-are near copies all of whose remembered keys were changed; ``benchmarks/curation.py`` measures how many these are.
+The texts themselves lie in a temporary file. In memory there are 170 to 330 bytes for each (tables double): where it
+lies, how long it is, how often it has which bytes, and some of its keys (``sketch``). A text is compared with the few
+that have a key of it and nearly its bytes: these are read again and aligned, so that whatever is called a near copy is
+one. What is missed are near copies all of whose remembered keys were changed; ``benchmarks/curation.py`` measures how
+many these are.
 
 What is found depends on the texts that were added and on their order, never on how they came in batches.
 """
@@ -28,8 +29,8 @@ from s3ray.errors import StoreError
 from s3ray.text import normalise, units_of
 from s3ray.types import RejectionReason
 
-_BLOCK = 1024  # texts that are entered into the tables at once; until then, a dictionary has their keys
-_NUM_KEYS = 16
+_BLOCK = 1024  # texts that are entered into the tables at once; until then, they are compared with each other
+_NUM_KEYS = 12  # with more, buckets are fuller when the tables are, and texts get keys of runs that more edits change
 _NUM_NEW_KEYS = 24  # of a text that is in no table yet, of which near copies share several
 _FEWEST_SHARED = 2
 _MOST_COMPARED = 8

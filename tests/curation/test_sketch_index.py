@@ -182,7 +182,7 @@ def test_rouge_l_finds_copies_with_words_of_any_length_exchanged() -> None:
 def test_rouge_l_compares_characters_where_a_script_has_no_blanks() -> None:
     index = SketchIndex(None, rouge_l=0.8)
     index.add("a", "这家店的面条又冷又硬服务员也不理人")
-    index.enter()
+    index.close()
     assert index.find("这家店的面条又冷又硬,服务员都不理人") == (RejectionReason.NEAR_DUPLICATE, "a")
 
 
