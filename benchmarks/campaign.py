@@ -1,13 +1,16 @@
 """What is a shared cluster worth to a campaign? The same runs by `s3ray compare` and one after another.
 
-    python -m benchmarks.campaign --results benchmarks/results/campaign.json
+    git worktree add runs/before COMMIT
+    python -m benchmarks.campaign --before runs/before --results benchmarks/results/campaign.json
 
 Real models, real Ray: two strategies and three seeds on review_sentences at a small size, first all at once, then one
-`s3ray run` after the other, in new folders. Then 48 runs on 64 devices in virtual time (``campaign_simulation``): the
+`s3ray run` after the other, in new folders; with ``--before`` these are run by the code of another commit, that one
+before runs and campaigns were made faster. Then 48 runs on 64 devices in virtual time (``campaign_simulation``): the
 decisions are the product's, what things take is assumed and stands in the result. The last line printed is the JSON.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -112,22 +115,32 @@ def write_grid(folder: Path, rows: int, seeds: Sequence[int]) -> Path:
     return path
 
 
-def timed(*command: str) -> float:
-    """Wall seconds of an s3ray command, process and Ray included."""
+def timed(*command: str, code: Path | None = None) -> float:
+    """Wall seconds of an s3ray command, process and Ray included; ``code`` is another checkout to run."""
     print("$ s3ray", " ".join(command), flush=True)
+    environment = os.environ | ({"PYTHONPATH": str(code)} if code else {})
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", "from s3ray.cli import main; main()", *command], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from s3ray.cli import main; main()", *command], check=True, env=environment, cwd=code
+    )
     return time.monotonic() - start
 
 
-def run_one_by_one(campaign: Campaign, folder: Path) -> float:
-    """Each run as a user would start it alone."""
+def run_one_by_one(campaign: Campaign, folder: Path, code: Path | None) -> float:
+    """Each run as a user would start it alone, with the code of another checkout if one is given."""
     seconds = 0.0
     for run in campaign.runs:
         job = folder / f"{run.name}.yaml"
-        job.write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        seconds += timed("run", str(job), "--out", str(folder / run.name))
+        settings = run.config.model_dump(mode="json", exclude_defaults=True)  # other code may not know the others
+        job.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        seconds += timed("run", str(job), "--out", str(folder / run.name), code=code)
     return seconds
+
+
+def commit_of(checkout: Path) -> str:
+    """The commit of a checkout."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def scores(folder: Path, campaign: Campaign) -> dict[str, float]:
@@ -136,7 +149,7 @@ def scores(folder: Path, campaign: Campaign) -> dict[str, float]:
     return {name: metrics["test"][metrics["metric"]] for name, metrics in found.items()}
 
 
-def measure(rows: int, seeds: Sequence[int]) -> dict[str, Any]:
+def measure(rows: int, seeds: Sequence[int], before: Path | None) -> dict[str, Any]:
     """Both ways, one after the other."""
     with tempfile.TemporaryDirectory(prefix="s3ray-campaign-") as name:
         folder = Path(name)
@@ -144,9 +157,10 @@ def measure(rows: int, seeds: Sequence[int]) -> dict[str, Any]:
         campaign = load_campaign(grid)
         compare_s = timed("compare", str(grid), "--out", str(folder / "together"))
         (folder / "alone").mkdir()
-        sequential_s = run_one_by_one(campaign, folder / "alone")
+        sequential_s = run_one_by_one(campaign, folder / "alone", before)
         return {
             "rows": rows,
+            "sequential_commit": commit_of(before) if before else None,
             "runs": [run.name for run in campaign.runs],
             "compare_s": compare_s,
             "sequential_s": sequential_s,
@@ -162,11 +176,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=80, help="examples that each run writes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the real runs")
+    parser.add_argument("--before", type=Path, help="checkout of the commit that does the runs one after another")
     parser.add_argument("--results", type=Path, help="file for the result")
     options = parser.parse_args()
     simulated = [simulate(tokens_per_s) for tokens_per_s in TOKENS_PER_S]
     result = {
-        **measure(options.rows, options.seeds),
+        **measure(options.rows, options.seeds, options.before and options.before.resolve()),
         "sim_busy_share": simulated[0]["busy_share"],
         "sim_by_speed": simulated,
         "sim_assumed": {

@@ -63,6 +63,7 @@ ONE_BY_ONE = (
     "tests/cluster/test_bench.py",
     "tests/cluster/test_chaos.py",
     "tests/cluster/test_compare.py",
+    "tests/cluster/test_pretend_gpus.py::test_quarters",
     "tests/cluster/test_submit.py",
     "tests/docs/test_commands.py::test_pages_with_a_cluster",
 )

@@ -144,7 +144,7 @@ def test_tensors_over_two_nodes_survive_the_death_of_the_part_on_the_other_node(
 
     with gpus.pool(events, tensor_parallel=2) as pool:
         threading.Thread(target=kill_on_the_other_node, daemon=True).start()
-        gpus.check(answers(pool, 200))
+        gpus.check(answers(pool, 100))
         assert len(by_node(vllm_workers())) == 2
     (lost,) = named(events, EngineLost)
     starts = named(events, EngineStarting)

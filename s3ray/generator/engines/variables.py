@@ -30,6 +30,10 @@ def variables(spec: EngineSpec, set_by_user: Mapping[str, str]) -> dict[str, str
         wanted["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         if root := set_by_user.get("VLLM_CACHE_ROOT"):
             wanted |= {name: str(Path(root).expanduser() / folder) for name, folder in _CACHES.items()}
+    if spec.device == "cpu" and spec.executor == "uni":
+        # On CPUs vLLM would give the model another process, to bind its threads, which no engine here does. To start
+        # one takes as long as all the rest.
+        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     wanted = {name: value for name, value in wanted.items() if name not in set_by_user}
     if spec.device == "cpu":
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(spec.config.kv_cache_gib)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def test_every_cache_of_compiled_code_moves_with_vllm_s() -> None:
 
 def test_a_cpu_engine_computes_with_its_own_threads_whatever_is_set() -> None:
     assert variables(spec("cpu"), {"OMP_NUM_THREADS": "64"})["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_cpu_engine_of_one_worker_takes_no_process_for_it() -> None:
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert variables(spec("cpu"), {})[name] == "0"
+    assert name not in variables(spec("cpu"), {name: "1"})
+    assert name not in variables(replace(spec("cpu"), executor="mp"), {})
+    assert name not in variables(spec("gpu"), {})
 
 
 def test_secrets_are_not_handed_to_vllm_s_ray_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
