@@ -65,7 +65,9 @@ def run_shapes(tokens_per_s: float) -> list[RunShape]:
             for rounds in sizes.values():
                 generate_s = [written * task["tokens"] / YIELD / tokens_per_s for written, _ in rounds]
                 train_s = [trained * task["epochs"] / task["rows_s"] for _, trained in rounds]
-                shapes.append(RunShape(generate_s=generate_s, train_s=train_s))
+                num_rows = [written for written, _ in rounds]
+                work = [trained * task["epochs"] for _, trained in rounds]
+                shapes.append(RunShape(generate_s=generate_s, train_s=train_s, num_rows=num_rows, work=work))
     return shapes
 
 

@@ -9,7 +9,7 @@ workers take ``TRAINER_START_S`` to start. Only generating and training count as
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from s3ray.campaign.sharing import Demand, Devices, Shares
+from s3ray.campaign.sharing import Demand, Devices, Left, Shares
 
 ENGINE_START_S = 60
 TRAINER_START_S = 20
@@ -19,10 +19,16 @@ SCALING = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunShape:
-    """A run: device-seconds of generation of each round, and of training with one worker after it."""
+    """A run: device-seconds of generation of each round, and of training with one worker after it.
+
+    ``num_rows`` are the rows that each round writes, ``work`` what its student learns: rows times epochs. These alone
+    are known beforehand.
+    """
 
     generate_s: Sequence[float]
     train_s: Sequence[float]
+    num_rows: Sequence[float]
+    work: Sequence[float]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,9 +45,9 @@ class _State:
     num_workers: int = 0
 
     @property
-    def urgency(self) -> tuple[int, int]:
-        """As in a campaign of equal priorities: most rounds to go first, then the order of the grid."""
-        return (self.round - len(self.shape.train_s), self.number)
+    def urgency(self) -> tuple[int, float, int]:
+        """As in a campaign of equal priorities: most rounds to go first, then the largest student, then the grid's."""
+        return (self.round - len(self.shape.train_s), -sum(self.shape.work[self.round : self.round + 1]), self.number)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +98,20 @@ class CampaignSimulation:
             num_workers=sum(run.num_workers for run in self._runs),
         )
 
+    def _left(self) -> Left:
+        runs = [run for run in self._runs if run.phase != "done"]
+        begun = {"generate": 0, "tail": 0, "wait": 1, "train": 1}
+        return Left(
+            num_rows=sum(sum(run.shape.num_rows[run.round + begun[run.phase] :]) for run in runs),
+            work=sum(sum(run.shape.work[run.round + (run.phase == "train") :]) for run in runs),
+        )
+
+    def _training_s(self) -> float:
+        training = [run for run in self._runs if run.phase == "train"]
+        spent_s = {run.number: (self._now - run.busy_from + TRAINER_START_S) * run.num_workers for run in training}
+        should_s = {run.number: self._shares.work_s(run.shape.work[run.round]) for run in training}
+        return sum(max(0.0, should_s[number] - spent_s[number] * self._devices.per_worker) for number in spent_s)
+
     def _move_engines(self) -> None:
         self._leaving = [until for until in self._leaving if until > self._now]
         ready = [until for until in self._loading if until <= self._now]
@@ -116,20 +136,22 @@ class CampaignSimulation:
         for run in self._runs:
             if run.phase == "train" and run.until <= self._now:
                 held_s = run.until - run.busy_from + TRAINER_START_S
-                self._shares.learn("train", held_s * run.num_workers * self._devices.per_worker, 1)
+                device_s = held_s * run.num_workers * self._devices.per_worker
+                self._shares.learn("train", device_s, 1, run.shape.work[run.round])
                 run.num_workers = 0
                 run.round += 1
                 self._begin_round(run)
         waiting = sorted((run for run in self._runs if run.phase == "wait"), key=lambda run: run.urgency)
         for place, run in enumerate(waiting):
-            work = run.shape.train_s[run.round]
-            part = work / sum(other.shape.train_s[other.round] for other in waiting[place:])
-            num = self._shares.num_workers(self._demand(), self._num_engines, part)
+            work = run.shape.work[run.round]
+            part = work / sum(other.shape.work[other.round] for other in waiting[place:])
+            least = self._shares.least_workers(work, self._left(), self._training_s())
+            num = self._shares.num_workers(self._demand(), self._num_engines, part, least)
             if not num:
                 break
             run.phase, run.num_workers = "train", num
             run.busy_from = self._now + TRAINER_START_S
-            run.until = run.busy_from + work / num**SCALING
+            run.until = run.busy_from + run.shape.train_s[run.round] / num**SCALING
         training = [run for run in self._runs if run.phase == "train"]
         for run in training:
             spent = "training" if run.busy_from <= self._now else "starting"
@@ -148,7 +170,7 @@ class CampaignSimulation:
                     run.phase, run.until = "tail", self._now + TAIL_S
             elif run.phase == "tail" and run.until <= self._now:
                 run.phase = "wait"
-                self._shares.learn("generate", 0.0, 1)
+                self._shares.learn("generate", 0.0, 1, run.shape.num_rows[run.round])
 
     def _begin_round(self, run: _State) -> None:
         if run.round == len(run.shape.train_s):

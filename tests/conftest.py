@@ -63,11 +63,15 @@ ONE_BY_ONE = (
     "tests/cluster/test_bench.py",
     "tests/cluster/test_chaos.py",
     "tests/cluster/test_compare.py",
-    "tests/cluster/test_pretend_gpus.py::test_quarters",
     "tests/cluster/test_submit.py",
     "tests/docs/test_commands.py::test_pages_with_a_cluster",
 )
 """Tests that share nothing with their neighbours but a head, which every process has once."""
+APART = tuple(
+    f"tests/cluster/test_pretend_gpus.py::test_{name}"
+    for name in ("engines_sleep", "two_engines_that_share", "quarters_of_gpus")
+)
+"""The half of a long file that another process may take, with a cluster of its own."""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -93,7 +97,8 @@ class InFiles(LoadFileScheduling):  # type: ignore[misc]
     """Each process of pytest-xdist takes whole files, whose tests share what is made once, or single tests."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith(ONE_BY_ONE) else str(super()._split_scope(nodeid))
+        scope = nodeid if nodeid.startswith(ONE_BY_ONE) else str(super()._split_scope(nodeid))
+        return f"{scope}, second half" if nodeid.startswith(APART) else scope
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,7 @@ gold/test.parquet, where macro-F1 decides; audit.json, where there is one
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import (
     Annotated,
@@ -54,6 +55,28 @@ class _Audit(TypedDict):
 def num_students_left(store: RunStore, config: RunConfig) -> int:
     """Students that are still to be trained."""
     return make_strategy(config.strategy).last_round + 1 - len(store.students())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStudent:
+    """The rows that a round should write, and the work of the student after it: rows times epochs."""
+
+    num_rows: int
+    work: int
+
+
+def planned_students(config: RunConfig, num_gold: int) -> tuple[PlannedStudent, ...]:
+    """What each round should write and its student learn; ``num_gold`` rows are those of the extrapolation part.
+
+    Where the number of mistakes decides, nothing is counted for the rounds after the first.
+    """
+    strategy = make_strategy(config.strategy)
+    rows = [strategy.num_rows(round_, 0) for round_ in range(strategy.last_round + 1)]
+    is_on_gold = config.strategy.train_on_gold or not any(rows)
+    return tuple(
+        PlannedStudent(num_rows=num, work=(total + num_gold * is_on_gold) * config.student.epochs)
+        for num, total in zip(rows, accumulate(rows), strict=True)
+    )
 
 
 def is_finished(store: RunStore, config: RunConfig) -> bool:

@@ -9,9 +9,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from s3ray.campaign.report import to_markdown, write_comparison
-from s3ray.campaign.results import check_finished, is_finished, num_students_left, read_result
+from s3ray.campaign.results import (
+    PlannedStudent,
+    check_finished,
+    is_finished,
+    num_students_left,
+    planned_students,
+    read_result,
+)
 from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_round, trained_students
-from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer
+from s3ray.campaign.sharing import DeviceQueue, Devices, Left, PoolService, RunGenerator, RunTrainer
 from s3ray.campaign.table import Results, Row, compare
 from s3ray.cluster import connected, node_facts
 from s3ray.config.grid import Campaign, GridRun
@@ -70,9 +77,19 @@ class _Run:
         rows = self.store.read_record(self.store.round_report(student.round), RoundRecord)["rows"]
         return float(rows * self.job.config.student.epochs)
 
+    @property
+    def planned(self) -> tuple[PlannedStudent, ...]:
+        """What its rounds should write and its students learn."""
+        return planned_students(self.job.config, len(self.job.gold.extrapolate))
+
     def urgency(self) -> Urgency:
-        """By priority, then by the number of students left to train, most first, then by the order of the grid."""
-        return (-self.spec.priority, -num_students_left(self.store, self.job.config), self.number)
+        """By priority, by the number of students left to train, by the work of the next one, by the order of the grid.
+
+        Most students and most work go first: what is long must not begin last.
+        """
+        num_left = num_students_left(self.store, self.job.config)
+        next_work = self.planned[-num_left].work if num_left else 0
+        return (-self.spec.priority, -num_left, -next_work, self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +240,8 @@ class _Group:
         self._shared = shared
         self._runs = runs
         self._under_way: dict[str, EventLog] = {}
+        # By run: rounds that are to be closed, and students that are to be trained.
+        self._todo = {run.spec.name: _todo(run) for run in runs}
         self._is_stopped = False
         nodes, settings = shared.nodes, shared.campaign.config
         passes = _passes_devices(runs[0].job.config, nodes)
@@ -234,6 +253,7 @@ class _Group:
             _devices(config, self._plan, nodes, settings.trainings, passes),
             lambda: source.num_customers,
             lambda: pool.num_units,
+            self._left,
         )
         tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
         sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
@@ -276,6 +296,7 @@ class _Group:
             if self._is_stopped:  # torn down with the process
                 return
             failed.append(run.spec.name)
+            self._todo[run.spec.name] = ((), ())
             self._shared.callbacks.on_note(f"[{run.spec.name}] {error}")
 
     def _carry_out(self, run: _Run) -> None:
@@ -316,13 +337,28 @@ class _Group:
         return make_trainer(student, run.job, plan, run.store, self._workers, run_name=name, num_trainings=num)
 
     def _note_busy(self, seconds: float) -> None:
-        self._devices.learn_generation(seconds * _per_engine(self._plan), 0)
+        self._devices.learn_generation(seconds * _per_engine(self._plan), 0, 0)
+
+    def _left(self) -> Left:
+        """What all runs have still to do."""
+        todo = list(self._todo.values())
+        return Left(
+            num_rows=sum(each.num_rows for rounds, _ in todo for each in rounds),
+            work=sum(each.work for _, students in todo for each in students),
+        )
 
     def _note_round(self, run: _Run, event: Event) -> None:
         if type(event) is events.RoundClosed:
-            self._devices.learn_generation(0.0, 1)
+            self._devices.learn_generation(0.0, 1, run.planned[event.round].num_rows)
             if event.round == 0:
                 self._shared.seeds.note(run.job.requests["seed"], run.store)
+        if type(event) in (events.RoundClosed, events.StudentFinished):
+            self._todo[run.spec.name] = _todo(run)
+
+
+def _todo(run: _Run) -> tuple[Sequence[PlannedStudent], Sequence[PlannedStudent]]:
+    """What a run has planned for rounds that are not closed, and for students that are not trained."""
+    return run.planned[len(run.store.rounds()) :], run.planned[len(run.store.students()) :]
 
 
 @contextlib.contextmanager

@@ -2,15 +2,17 @@
 
 Training comes first: it ends soon, and the next round of generation waits for it. But engines that leave must be loaded
 again, so they keep the part of the devices that generation has cost so far, and only those beyond that part leave and
-come back. While there is nothing to generate, students take as many workers as fit.
+come back. While there is nothing to generate, students take as many workers as fit, and towards the end as many as a
+student needs to be done when all the rest may be.
 """
 
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -62,17 +64,56 @@ class Demand:
     num_workers: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a campaign has still to do: rows of rounds that are not closed, and the work of students not yet trained.
+
+    The work of a student is rows times epochs, as planned.
+    """
+
+    num_rows: float
+    work: float
+
+
+# A student does not wait for the last quarter of the workers that it could use.
+_ENOUGH = 0.75
+
+
 class Shares:
     """Divides the devices of a campaign by what rounds and students have cost so far (``learn``)."""
 
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
-        self._cost = {"generate": [0.0, 0], "train": [0.0, 0]}
+        self._cost = {"generate": [0.0, 0, 0.0], "train": [0.0, 0, 0.0]}
 
-    def learn(self, phase: str, device_s: float, num_done: int) -> None:
-        """Add ``num_done`` generated rounds (``generate``) or trained students (``train``) and their device-seconds."""
+    def learn(self, phase: str, device_s: float, num_done: int, amount: float = 0.0) -> None:
+        """Add ``num_done`` generated rounds (``generate``) or trained students (``train``) and their device-seconds.
+
+        ``amount`` is the number of their rows, or their work.
+        """
         self._cost[phase][0] += device_s
         self._cost[phase][1] += num_done
+        self._cost[phase][2] += amount
+
+    def least_workers(self, work: float, left: Left, training_s: float) -> int:
+        """Workers with which a student of this ``work`` is done when everything may be done, if no device ever waits.
+
+        ``training_s`` are the device-seconds that students in training still need. Never more than fit beside the part
+        of the engines. While nothing is known of the cost of rows or of students, one is enough.
+        """
+        devices = self._devices
+        (generate_s, _, num_rows), (train_s, _, done) = self._cost["generate"], self._cost["train"]
+        if not (devices.num_devices and num_rows and done):
+            return 1
+        left_s = (left.num_rows * generate_s / num_rows + left.work * train_s / done + training_s) / devices.num_devices
+        beside = devices.num_devices - (self._own_part() * devices.per_unit if left.num_rows else 0)
+        most = min(devices.max_workers, int(beside // devices.per_worker))
+        return max(1, min(most, math.ceil(work * train_s / done / max(left_s, 1.0))))
+
+    def work_s(self, work: float) -> float:
+        """Device-seconds that a student of this work should take; 0 while no student was trained."""
+        train_s, _, done = self._cost["train"]
+        return work * train_s / done if done else 0.0
 
     def num_units(self, demand: Demand) -> int:
         """Units that may hold devices; where fewer engines are wanted, so many units are enough."""
@@ -88,17 +129,20 @@ class Shares:
             beside = max(beside, min(self._own_part(), int((devices.num_devices - least) // devices.per_unit)))
         return max(0, min(beside, devices.num_engines))
 
-    def num_workers(self, demand: Demand, num_units: int, part: float) -> int:
+    def num_workers(self, demand: Demand, num_units: int, part: float, least: int = 1) -> int:
         """Workers for the next student while ``num_units`` of engines hold devices; 0: it has to wait.
 
-        ``part`` (0 to 1) is its part of the work of all students that wait.
+        ``part`` (0 to 1) is its part of the work of all students that wait; ``least`` is how many it needs.
         """
         devices = self._devices
         if devices.is_split:
             return devices.max_workers if demand.num_training < devices.num_trainings else 0
         room = self._room(demand, min(num_units, self.num_units(demand)))  # once those that are too many have left
-        wanted = min(max(round(room * part), devices.min_workers), devices.max_workers)
-        return wanted if wanted <= self._room(demand, num_units) else 0
+        wanted = min(max(round(room * part), least, devices.min_workers), devices.max_workers)
+        free = self._room(demand, num_units)
+        if devices.min_workers <= free < wanted and free >= _ENOUGH * wanted:
+            return free
+        return wanted if wanted <= free else 0
 
     def _room(self, demand: Demand, num_units: int) -> int:
         """Train workers that would fit beside ``num_units`` of engines."""
@@ -109,7 +153,7 @@ class Shares:
     def _own_part(self) -> int:
         """The number of units whose share of all devices is generation's share of the cost of a round."""
         most = self._devices.num_devices / self._devices.per_unit
-        (generate_s, num_rounds), (train_s, num_students) = self._cost["generate"], self._cost["train"]
+        (generate_s, num_rounds, _), (train_s, num_students, _) = self._cost["generate"], self._cost["train"]
         if not (num_rounds and num_students):
             return max(1, int(most / 2))
         generate, train = generate_s / num_rounds, train_s / num_students
@@ -127,17 +171,36 @@ class _Waiting:
     most_workers: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """A student in training."""
+
+    work: float
+    num_workers: int
+    started: float = field(default_factory=time.monotonic)
+
+
 class DeviceQueue:
     """Grants devices for training, the most urgent student first, once engines have made room."""
 
-    def __init__(self, devices: Devices, num_stages: Callable[[], int], num_units: Callable[[], int]) -> None:
-        """``num_stages`` says how many stages want answers now, ``num_units`` how many units hold devices."""
+    def __init__(
+        self,
+        devices: Devices,
+        num_stages: Callable[[], int],
+        num_units: Callable[[], int],
+        left: Callable[[], Left],
+    ) -> None:
+        """``num_stages`` says how many stages want answers now, ``num_units`` how many units hold devices.
+
+        ``left`` says what the campaign has still to do, students in training included.
+        """
         self._shares = Shares(devices)
         self._per_worker = devices.per_worker
         self._num_stages = num_stages
         self._num_units = num_units
+        self._left = left
         self._waiting: dict[Urgency, _Waiting] = {}
-        self._num_workers: list[int] = []
+        self._training: list[_Training] = []
         self._changed = threading.Condition()
 
     def num_allowed(self) -> int:
@@ -157,35 +220,42 @@ class DeviceQueue:
             while not (num_workers := self._granted(urgency)):
                 self._changed.wait(_LOOK_EVERY_S)
             del self._waiting[urgency]
-            self._num_workers.append(num_workers)
-        started = time.monotonic()
+            training = _Training(work=work, num_workers=num_workers)
+            self._training.append(training)
         try:
             yield num_workers
         finally:
             with self._changed:
-                self._num_workers.remove(num_workers)
-                self._shares.learn("train", (time.monotonic() - started) * num_workers * self._per_worker, 1)
+                self._training.remove(training)
+                self._shares.learn("train", self._spent_s(training), 1, work)
                 self._changed.notify_all()
 
-    def learn_generation(self, device_s: float, num_rounds: int) -> None:
-        """Add device-seconds of generation, and rounds that were finished."""
+    def learn_generation(self, device_s: float, num_rounds: int, num_rows: int) -> None:
+        """Add device-seconds of generation, and rounds that were closed with their planned rows."""
         with self._changed:
-            self._shares.learn("generate", device_s, num_rounds)
+            self._shares.learn("generate", device_s, num_rounds, num_rows)
 
     def _demand(self) -> Demand:
         return Demand(
             num_stages=self._num_stages(),
             num_waiting=len(self._waiting),
-            num_training=len(self._num_workers),
-            num_workers=sum(self._num_workers),
+            num_training=len(self._training),
+            num_workers=sum(training.num_workers for training in self._training),
         )
+
+    def _spent_s(self, training: _Training) -> float:
+        return (time.monotonic() - training.started) * training.num_workers * self._per_worker
 
     def _granted(self, urgency: Urgency) -> int:
         if min(self._waiting) != urgency:
             return 0
         own = self._waiting[urgency]
         part = own.work / sum(waiting.work for waiting in self._waiting.values())
-        return min(own.most_workers, self._shares.num_workers(self._demand(), self._num_units(), part))
+        left, shares = self._left(), self._shares
+        left = replace(left, work=left.work - sum(training.work for training in self._training))
+        training_s = sum(max(0.0, shares.work_s(each.work) - self._spent_s(each)) for each in self._training)
+        least = shares.least_workers(own.work, left, training_s)
+        return min(own.most_workers, shares.num_workers(self._demand(), self._num_units(), part, least))
 
 
 class PoolService:

