@@ -231,7 +231,12 @@ def _keep_answer(row: dict[str, Any]) -> dict[str, Any]:
 
 
 Peer = PoolPeer | VLLMPeer | RayDataPeer
-PEERS: dict[str, type[Peer]] = {"pool": PoolPeer, "vllm": VLLMPeer, "ray_data": RayDataPeer}
+PEERS: dict[str, type[Peer]] = {
+    "pool": PoolPeer,
+    "vllm": VLLMPeer,
+    "vllm_in_process": VLLMPeer,
+    "ray_data": RayDataPeer,
+}
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ alternating order, medians. Two kinds of work (``benchmarks.workload``): request
 variants for each of 32 long contexts, handed over as a careless user has them. ``tok_s`` is output tokens per second
 from the first request handed over to the last answer; start-up is reported apart. ``prefix_distinct_tokens`` of all
 contexts stand against ``limits.num_kv_tokens``; ``prefix_ray_data_sorted_tok_s`` is what Ray Data LLM does for a user
-who sorts the rows by context first. The last line is a JSON object.
+who sorts the rows by context first. ``vllm`` is ``LLM`` as it comes, with its engine in processes of their own;
+``vllm_in_process`` is ``LLM`` with all in one process, which no server and no pool can have, as they hear of new
+requests while they compute. The last line is a JSON object.
 """
 
 import argparse
@@ -22,7 +24,13 @@ from benchmarks.processes import run_peer
 from benchmarks.provenance import keep_result
 from benchmarks.workload import BATCH, NUM_VARIANTS, engine_environment, make_config
 
-PARTS = {"pool": ("uneven", "prefix"), "vllm": ("uneven",), "ray_data": ("uneven", "prefix", "sorted")}
+PARTS = {
+    "pool": ("uneven", "prefix"),
+    "vllm": ("uneven",),
+    "vllm_in_process": ("uneven",),
+    "ray_data": ("uneven", "prefix", "sorted"),
+}
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 TOLERANCE = 0.03  # of the output tokens: sums of bfloat16 depend on the batch, and so a few texts end elsewhere
 
 Report = dict[str, Any]
@@ -55,6 +63,7 @@ def summarise(runs: dict[str, list[Report]]) -> dict[str, Any]:
     return {
         **{f"{peer}_tok_s": value for peer, value in uneven.items()},
         "pool_over_vllm": uneven["pool"] / uneven["vllm"],
+        "pool_over_vllm_in_process": uneven["pool"] / uneven["vllm_in_process"],
         "pool_over_ray_data": uneven["pool"] / uneven["ray_data"],
         **{f"prefix_{peer}_tok_s": value for peer, value in prefix.items()},
         "prefix_pool_over_ray_data": prefix["pool"] / prefix["ray_data"],
@@ -67,14 +76,14 @@ def summarise(runs: dict[str, list[Report]]) -> dict[str, Any]:
 
 def print_table(runs: dict[str, list[Report]]) -> None:
     """Every measurement, a line for each peer and part."""
-    print(f"{'peer':<10}{'part':<8}{'start s':>8}{'requests':>10}{'prompt':>9}{'output':>8}  tok/s of each repetition")
+    print(f"{'peer':<16}{'part':<8}{'start s':>8}{'requests':>10}{'prompt':>9}{'output':>8}  tok/s of each repetition")
     for peer, reports in runs.items():
         start_s = statistics.median(run["start_s"] for run in reports)
         for part in PARTS[peer]:
             first = reports[0]["parts"][part]
             counts = f"{first['num_requests']:>10}{first['num_prompt_tokens']:>9}{first['num_output_tokens']:>8}"
             speeds = "  ".join(f"{speed:.1f}" for speed in tok_s(reports, part))
-            print(f"{peer:<10}{part:<8}{start_s:>8.1f}{counts}  {speeds}")
+            print(f"{peer:<16}{part:<8}{start_s:>8.1f}{counts}  {speeds}")
 
 
 def main() -> None:
@@ -91,7 +100,8 @@ def main() -> None:
         order = [*PARTS][repeat % len(PARTS) :] + [*PARTS][: repeat % len(PARTS)]
         for peer in order:
             flags = [*PARTS[peer], "--requests", str(options.requests)]
-            runs[peer].append(run_peer("benchmarks.peers", peer, flags, engine_environment(make_config())))
+            environment = engine_environment(make_config()) | (IN_PROCESS if peer == "vllm_in_process" else {})
+            runs[peer].append(run_peer("benchmarks.peers", peer, flags, environment))
             speeds = ", ".join(f"{part} {tok_s(runs[peer][-1:], part)[0]:.1f} tok/s" for part in PARTS[peer])
             print(f"repetition {repeat + 1}, {peer}: {speeds}", flush=True)
     check(runs)

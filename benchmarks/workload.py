@@ -189,7 +189,6 @@ def engine_environment(config: RunConfig) -> dict[str, str]:
         "cpu": {
             "VLLM_CPU_KVCACHE_SPACE": str(config.generator.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # as engines have it: no process more than on a GPU
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
             "HF_HUB_OFFLINE": "1",
         },
