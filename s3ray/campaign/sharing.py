@@ -103,7 +103,7 @@ class Shares:
         """
         devices = self._devices
         (generate_s, _, num_rows), (train_s, _, done) = self._cost["generate"], self._cost["train"]
-        if not (devices.num_devices and num_rows and done):
+        if devices.is_split or not (num_rows and done):
             return 1
         left_s = (left.num_rows * generate_s / num_rows + left.work * train_s / done + training_s) / devices.num_devices
         beside = devices.num_devices - (self._own_part() * devices.per_unit if left.num_rows else 0)
@@ -252,7 +252,8 @@ class DeviceQueue:
         own = self._waiting[urgency]
         part = own.work / sum(waiting.work for waiting in self._waiting.values())
         left, shares = self._left(), self._shares
-        left = replace(left, work=left.work - sum(training.work for training in self._training))
+        begun = sum(training.work for training in self._training)
+        left = replace(left, work=max(own.work, left.work - begun))
         training_s = sum(max(0.0, shares.work_s(each.work) - self._spent_s(each)) for each in self._training)
         least = shares.least_workers(own.work, left, training_s)
         return min(own.most_workers, shares.num_workers(self._demand(), self._num_units(), part, least))

@@ -54,7 +54,7 @@ class GridRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """A checked grid. With equal priorities, runs get work in the order of ``runs``."""
+    """A checked grid. Runs get work by priority, by what they have still to do, and then in the order of ``runs``."""
 
     file: str
     config: CampaignConfig

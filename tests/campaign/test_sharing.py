@@ -359,6 +359,10 @@ def test_a_student_gets_the_workers_with_which_it_is_done_when_all_the_rest_may_
     assert shares.least_workers(50.0, Left(num_rows=1, work=50.0), 0.0) == 2
     assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 0.0) == 8
     assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 100.0) == 4
+    split = Shares(without_gpus(num_engines=2, max_workers=2))
+    split.learn("generate", 400.0, 1, 100)
+    split.learn("train", 100.0, 1, 50.0)
+    assert split.least_workers(50.0, Left(num_rows=0, work=50.0), 0.0) == 1
 
 
 def test_a_student_begins_with_most_of_the_workers_that_it_needs_and_waits_where_there_are_few() -> None:

@@ -56,7 +56,7 @@ def test_a_killed_comparison_goes_on_and_each_run_goes_on_alone(tmp_path: Path) 
 
 
 def write_two_sizes(folder: Path, student: Path, address: str, fake: str) -> Path:
-    """A grid of two runs of unlike size that have two pretend GPUs for two engines and their students."""
+    """A grid of two runs of unlike size, the small one first, that have two pretend GPUs for engines and students."""
     (folder / "job.yaml").write_text(
         "name: job\ntask: review_sentences\ngold: {extrapolate: 30, select: 20, test: 20}\n"
         "strategy: {name: zerogen, rows: 2400}\n"
@@ -68,6 +68,7 @@ def write_two_sizes(folder: Path, student: Path, address: str, fake: str) -> Pat
     grid = folder / "grid.yaml"
     grid.write_text(
         "name: grid\njob: job.yaml\naxes:\n  rows:\n    few: {strategy.rows: 30}\n    many: {}\nseeds: [0]\n"
+        "priorities: {few: 1}\n"
     )
     return grid
 

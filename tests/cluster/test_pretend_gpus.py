@@ -244,6 +244,7 @@ def test_quarters_of_gpus_leave_whole_ones_to_the_students_of_a_campaign(gpus: G
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "name: grid\njob: job.yaml\naxes:\n  rows:\n    few: {strategy.rows: 30}\n    many: {}\nseeds: [0]\n"
+        "priorities: {few: 1}\n"  # else the large one is written first, and nobody trains meanwhile
     )
     found = s3ray.compare(grid, out=tmp_path / "out")
     found.raise_failed()
