@@ -115,6 +115,7 @@ def start_local() -> str:
                 log_to_driver=False,
                 logging_level="ERROR",
                 _temp_dir=folder,
+                _system_config={"prestart_worker_first_driver": False},  # no process here has the environment of those
             )
     except Exception as error:  # Ray raises whatever the machine raises
         raise InputError(
