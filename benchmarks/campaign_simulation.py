@@ -9,7 +9,7 @@ workers take ``TRAINER_START_S`` to start. Only generating and training count as
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from s3ray.campaign.sharing import Demand, Devices, Left, Shares
+from s3ray.campaign.sharing import Demand, Devices, Remaining, Shares
 
 ENGINE_START_S = 60
 TRAINER_START_S = 20
@@ -98,10 +98,10 @@ class CampaignSimulation:
             num_workers=sum(run.num_workers for run in self._runs),
         )
 
-    def _left(self) -> Left:
+    def _remaining(self) -> Remaining:
         runs = [run for run in self._runs if run.phase != "done"]
         begun = {"generate": 0, "tail": 0, "wait": 1, "train": 1}
-        return Left(
+        return Remaining(
             num_rows=sum(sum(run.shape.num_rows[run.round + begun[run.phase] :]) for run in runs),
             work=sum(sum(run.shape.work[run.round + (run.phase == "train") :]) for run in runs),
         )
@@ -145,7 +145,7 @@ class CampaignSimulation:
         for place, run in enumerate(waiting):
             work = run.shape.work[run.round]
             part = work / sum(other.shape.work[other.round] for other in waiting[place:])
-            least = self._shares.least_workers(work, self._left(), self._training_s())
+            least = self._shares.least_workers(work, self._remaining(), self._training_s())
             num = self._shares.num_workers(self._demand(), self._num_engines, part, least)
             if not num:
                 break

@@ -18,7 +18,7 @@ from s3ray.campaign.results import (
     read_result,
 )
 from s3ray.campaign.reuse import SharedWork, TrainedStudent, copy_round, trained_students
-from s3ray.campaign.sharing import DeviceQueue, Devices, Left, PoolService, RunGenerator, RunTrainer
+from s3ray.campaign.sharing import DeviceQueue, Devices, PoolService, Remaining, RunGenerator, RunTrainer
 from s3ray.campaign.table import Results, Row, compare
 from s3ray.cluster import connected, node_facts
 from s3ray.config.grid import Campaign, GridRun
@@ -253,7 +253,7 @@ class _Group:
             _devices(config, self._plan, nodes, settings.trainings, passes),
             lambda: source.num_customers,
             lambda: pool.num_units,
-            self._left,
+            self._remaining,
         )
         tasks = {run.served_task: ServedTask.of(run.job.config, run.job.task) for run in runs}
         sharing = Sharing(source=source, num_allowed=self._devices.num_allowed)
@@ -307,7 +307,7 @@ class _Group:
         log.listen(shared.callbacks.on_event)
         log.listen(shared.metrics.of(name, RunView.replay(read_events(run.store))))
         log.listen(lambda event: shared.log.pass_on(event) if type(event) in _PASSED_ON else None)
-        log.listen(partial(self._note_round, run))
+        log.listen(partial(self._note_progress, run))
         plan = replace(self._plan, num_workers=run.plan.num_workers)
         generator = RunGenerator(service=self._service, served_task=run.served_task, urgency=run.urgency)
         try:
@@ -339,15 +339,15 @@ class _Group:
     def _note_busy(self, seconds: float) -> None:
         self._devices.learn_generation(seconds * _per_engine(self._plan), 0, 0)
 
-    def _left(self) -> Left:
+    def _remaining(self) -> Remaining:
         """What all runs have still to do."""
         todo = list(self._todo.values())
-        return Left(
+        return Remaining(
             num_rows=sum(each.num_rows for rounds, _ in todo for each in rounds),
             work=sum(each.work for _, students in todo for each in students),
         )
 
-    def _note_round(self, run: _Run, event: Event) -> None:
+    def _note_progress(self, run: _Run, event: Event) -> None:
         if type(event) is events.RoundClosed:
             self._devices.learn_generation(0.0, 1, run.planned[event.round].num_rows)
             if event.round == 0:

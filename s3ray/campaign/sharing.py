@@ -65,7 +65,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Remaining:
     """What a campaign has still to do: rows of rounds that are not closed, and the work of students not yet trained.
 
     The work of a student is rows times epochs, as planned.
@@ -95,20 +95,20 @@ class Shares:
         self._cost[phase][1] += num_done
         self._cost[phase][2] += amount
 
-    def least_workers(self, work: float, left: Left, training_s: float) -> int:
+    def least_workers(self, work: float, remaining: Remaining, training_s: float) -> int:
         """Workers with which a student of this ``work`` is done when everything may be done, if no device ever waits.
 
         ``training_s`` are the device-seconds that students in training still need. Never more than fit beside the part
         of the engines. While nothing is known of the cost of rows or of students, one is enough.
         """
         devices = self._devices
-        (generate_s, _, num_rows), (train_s, _, done) = self._cost["generate"], self._cost["train"]
-        if devices.is_split or not (num_rows and done):
+        generate_s, _, num_rows = self._cost["generate"]
+        if devices.is_split or not (num_rows and self.work_s(work)):
             return 1
-        left_s = (left.num_rows * generate_s / num_rows + left.work * train_s / done + training_s) / devices.num_devices
-        beside = devices.num_devices - (self._own_part() * devices.per_unit if left.num_rows else 0)
+        all_s = remaining.num_rows * generate_s / num_rows + self.work_s(remaining.work) + training_s
+        beside = devices.num_devices - (self._own_part() * devices.per_unit if remaining.num_rows else 0)
         most = min(devices.max_workers, int(beside // devices.per_worker))
-        return max(1, min(most, math.ceil(work * train_s / done / max(left_s, 1.0))))
+        return max(1, min(most, math.ceil(self.work_s(work) / max(all_s / devices.num_devices, 1.0))))
 
     def work_s(self, work: float) -> float:
         """Device-seconds that a student of this work should take; 0 while no student was trained."""
@@ -188,17 +188,17 @@ class DeviceQueue:
         devices: Devices,
         num_stages: Callable[[], int],
         num_units: Callable[[], int],
-        left: Callable[[], Left],
+        remaining: Callable[[], Remaining],
     ) -> None:
         """``num_stages`` says how many stages want answers now, ``num_units`` how many units hold devices.
 
-        ``left`` says what the campaign has still to do, students in training included.
+        ``remaining`` says what the campaign has still to do, students in training included.
         """
         self._shares = Shares(devices)
         self._per_worker = devices.per_worker
         self._num_stages = num_stages
         self._num_units = num_units
-        self._left = left
+        self._remaining = remaining
         self._waiting: dict[Urgency, _Waiting] = {}
         self._training: list[_Training] = []
         self._changed = threading.Condition()
@@ -251,11 +251,11 @@ class DeviceQueue:
             return 0
         own = self._waiting[urgency]
         part = own.work / sum(waiting.work for waiting in self._waiting.values())
-        left, shares = self._left(), self._shares
+        remaining, shares = self._remaining(), self._shares
         begun = sum(training.work for training in self._training)
-        left = replace(left, work=max(own.work, left.work - begun))
+        remaining = replace(remaining, work=max(own.work, remaining.work - begun))
         training_s = sum(max(0.0, shares.work_s(each.work) - self._spent_s(each)) for each in self._training)
-        least = shares.least_workers(own.work, left, training_s)
+        least = shares.least_workers(own.work, remaining, training_s)
         return min(own.most_workers, shares.num_workers(self._demand(), self._num_units(), part, least))
 
 

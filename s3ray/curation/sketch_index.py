@@ -1,10 +1,10 @@
 """Finding copies and near copies among millions of texts, in little memory, by their sketches.
 
-The texts themselves lie in a temporary file. In memory there are 170 to 330 bytes for each (tables double): where it
-lies, how long it is, how often it has which bytes, and some of its keys (``sketch``). A text is compared with the few
-that have a key of it and nearly its bytes: these are read again and aligned, so that whatever is called a near copy is
-one. What is missed are near copies all of whose remembered keys were changed; ``benchmarks/curation.py`` measures how
-many these are.
+The texts themselves lie in a temporary file. In memory there are 170 bytes for each, or up to twice that, as the tables
+double when they are full: where it lies, how long it is, how often it has which bytes, and some of its keys
+(``sketch``). A text is compared with the few that have a key of it and nearly its bytes: these are read again and
+aligned, so that whatever is called a near copy is one. What is missed are near copies all of whose remembered keys were
+changed; ``benchmarks/curation.py`` measures how many these are.
 
 What is found depends on the texts that were added and on their order, never on how they came in batches.
 """

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from benchmarks.campaign import simulate
 from benchmarks.campaign_simulation import CampaignSimulation, RunShape
 from s3ray.campaign.reuse import SharedWork, TrainedStudent
-from s3ray.campaign.sharing import Demand, DeviceQueue, Devices, Left, PoolService, RunGenerator, RunTrainer, Shares
+from s3ray.campaign.sharing import (
+    Demand,
+    DeviceQueue,
+    Devices,
+    PoolService,
+    Remaining,
+    RunGenerator,
+    RunTrainer,
+    Shares,
+)
 from s3ray.errors import PoolError
 from s3ray.generator.shared_pool import SharedSource
 from s3ray.storage.run_folder import RunStore
@@ -24,7 +33,7 @@ from s3ray.types import EngineReport, Outcome, OutcomeStatus, Score, StudentJob,
 from tests.sources import InsistentSource, make_request
 
 WAIT_S = 20
-NOTHING_LEFT = Left(num_rows=0, work=0)
+NOTHING_LEFT = Remaining(num_rows=0, work=0)
 
 
 class ScriptedPool:
@@ -349,20 +358,20 @@ def test_no_device_is_promised_twice_and_there_is_always_a_way_on(
 def test_a_student_gets_the_workers_with_which_it_is_done_when_all_the_rest_may_be() -> None:
     shares = Shares(gpus(max_workers=8))
     shares.learn("generate", 400.0, 1, 100)
-    assert shares.least_workers(50.0, Left(num_rows=0, work=100.0), 0.0) == 1, "nothing is known of students"
+    assert shares.least_workers(50.0, Remaining(num_rows=0, work=100.0), 0.0) == 1, "nothing is known of students"
     shares.learn("train", 100.0, 1, 50.0)
     assert shares.work_s(25.0) == 50.0
     # 100 s of it alone; 8 devices take 100 s for the rest.
-    assert shares.least_workers(50.0, Left(num_rows=150, work=100.0), 0.0) == 1
+    assert shares.least_workers(50.0, Remaining(num_rows=150, work=100.0), 0.0) == 1
     # 50 s for the rest: two workers, which are what the engines, with four fifths of the cost, leave.
-    assert shares.least_workers(50.0, Left(num_rows=50, work=100.0), 0.0) == 2
-    assert shares.least_workers(50.0, Left(num_rows=1, work=50.0), 0.0) == 2
-    assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 0.0) == 8
-    assert shares.least_workers(50.0, Left(num_rows=0, work=50.0), 100.0) == 4
+    assert shares.least_workers(50.0, Remaining(num_rows=50, work=100.0), 0.0) == 2
+    assert shares.least_workers(50.0, Remaining(num_rows=1, work=50.0), 0.0) == 2
+    assert shares.least_workers(50.0, Remaining(num_rows=0, work=50.0), 0.0) == 8
+    assert shares.least_workers(50.0, Remaining(num_rows=0, work=50.0), 100.0) == 4
     split = Shares(without_gpus(num_engines=2, max_workers=2))
     split.learn("generate", 400.0, 1, 100)
     split.learn("train", 100.0, 1, 50.0)
-    assert split.least_workers(50.0, Left(num_rows=0, work=50.0), 0.0) == 1
+    assert split.least_workers(50.0, Remaining(num_rows=0, work=50.0), 0.0) == 1
 
 
 def test_a_student_begins_with_most_of_the_workers_that_it_needs_and_waits_where_there_are_few() -> None:

@@ -31,8 +31,7 @@ def variables(spec: EngineSpec, set_by_user: Mapping[str, str]) -> dict[str, str
         if root := set_by_user.get("VLLM_CACHE_ROOT"):
             wanted |= {name: str(Path(root).expanduser() / folder) for name, folder in _CACHES.items()}
     if spec.device == "cpu" and spec.executor == "uni":
-        # On CPUs vLLM would give the model another process, to bind its threads, which no engine here does. To start
-        # one takes as long as all the rest.
+        # On CPUs vLLM would give the model a process of its own, to bind its threads, which no engine here does.
         wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     wanted = {name: value for name, value in wanted.items() if name not in set_by_user}
     if spec.device == "cpu":
