@@ -2,8 +2,8 @@
 
 Training comes first: it ends soon, and the next round of generation waits for it. But engines that leave must be loaded
 again, so they keep the part of the devices that generation has cost so far, and only those beyond that part leave and
-come back. While there is nothing to generate, students take as many workers as fit, and towards the end as many as a
-student needs to be done when all the rest may be.
+come back. While there is nothing to generate, students take as many workers as fit. Towards the end a student takes as
+many as it needs to end no later than all the rest.
 """
 
 import contextlib
@@ -96,10 +96,11 @@ class Shares:
         self._cost[phase][2] += amount
 
     def least_workers(self, work: float, remaining: Remaining, training_s: float) -> int:
-        """Workers with which a student of this ``work`` is done when everything may be done, if no device ever waits.
+        """The fewest workers with which a student of this ``work`` ends no later than all the rest could.
 
-        ``training_s`` are the device-seconds that students in training still need. Never more than fit beside the part
-        of the engines. While nothing is known of the cost of rows or of students, one is enough.
+        The rest could end when its device-seconds are spent with no device idle; ``training_s`` are those that students
+        in training still need. Never more workers than fit beside the engines' part of the devices; one while nothing
+        is known of the cost of rows or of students.
         """
         devices = self._devices
         generate_s, _, num_rows = self._cost["generate"]

@@ -221,8 +221,8 @@ class SketchIndex:
         if len(self._pending.texts) == _BLOCK:
             self._enter()
 
-    def close(self) -> None:
-        """Enter what was added into the tables now, not when there is a block of it: no more will come for long.
+    def flush(self) -> None:
+        """Move all texts that were added into the tables now, for an index that is mostly searched from here on.
 
         Raises:
             StoreError: the temporary file cannot be written.

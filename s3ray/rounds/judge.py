@@ -50,7 +50,7 @@ class ExampleJudge:
         self._synthetic = SketchIndex(*limits) if sketches else DuplicateIndex(*limits)
         _add(self._gold, ((example.id, NewText(example.fields[task.written])) for example in gold))
         if isinstance(self._gold, SketchIndex):
-            self._gold.close()
+            self._gold.flush()
         rows = ((each.id, NewText(each.fields[task.written], self._scope(each.fields))) for each in kept)
         _add(self._synthetic, rows)
 

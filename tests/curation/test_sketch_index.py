@@ -161,7 +161,7 @@ def test_texts_are_compared_within_one_scope_only() -> None:
         assert index.find(TEXT.replace("two", "ten"), scope="second passage") is None
         assert index.find(TEXT.replace("two", "ten"), scope="first passage") == (RejectionReason.NEAR_DUPLICATE, "a")
         assert index.find(TEXT.upper(), scope="first passage") == (RejectionReason.DUPLICATE, "a")
-        index.close()
+        index.flush()
 
 
 def test_without_a_threshold_only_exact_copies_count() -> None:
@@ -174,7 +174,7 @@ def test_without_a_threshold_only_exact_copies_count() -> None:
 def test_rouge_l_finds_copies_with_words_of_any_length_exchanged() -> None:
     index = SketchIndex(0.95, rouge_l=0.9)
     index.add("a", "The waiter, who smiled, brought the soup; then he brought the bill!")
-    index.close()
+    index.flush()
     near = "the waiter who smiled brought the soup then he brought the incomprehensibilities"
     assert index.find(near) == (RejectionReason.NEAR_DUPLICATE, "a")
 
@@ -182,7 +182,7 @@ def test_rouge_l_finds_copies_with_words_of_any_length_exchanged() -> None:
 def test_rouge_l_compares_characters_where_a_script_has_no_blanks() -> None:
     index = SketchIndex(None, rouge_l=0.8)
     index.add("a", "这家店的面条又冷又硬服务员也不理人")
-    index.close()
+    index.flush()
     assert index.find("这家店的面条又冷又硬,服务员都不理人") == (RejectionReason.NEAR_DUPLICATE, "a")
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_is_named() -> None:
     index.add("a", TEXT)
     index._file = Full()  # type: ignore[assignment]
     with pytest.raises(StoreError, match=r"cannot be kept in .*: No space left on device"):
-        index.close()
+        index.flush()
 
 
 @pytest.mark.parametrize(
